@@ -1,0 +1,17 @@
+"""Errors a user can mend: every command prints them as one line and exits with code 2."""
+
+
+class UserError(Exception):
+    """Something the user gave or asked for is wrong; the message says what to do about it."""
+
+
+class BundleError(UserError):
+    """A bundle is missing, damaged, or breaks its contract."""
+
+
+class EngineError(UserError):
+    """No engine can run the bundle here, or a running engine failed."""
+
+
+class ImageError(ValueError):
+    """An image cannot be used: wrong size, step, amount of data, or an unknown encoding."""

@@ -1,0 +1,1 @@
+"""Offline compression of multi-task perception networks: train, score, prune, distil, export."""
