@@ -117,10 +117,9 @@ def _view(
 ) -> npt.NDArray[np.uint8]:
     if step < width * channels:
         raise ImageError(f"step is {step} bytes, {width} pixels need {width * channels}")
-    size = memoryview(data).nbytes
-    if size != step * height:
+    if len(data) != step * height:
         raise ImageError(
-            f"image has {size} bytes, {height} rows of step {step} are {step * height}"
+            f"image has {len(data)} bytes, {height} rows of step {step} are {step * height}"
         )
     pixels: npt.NDArray[np.uint8] = np.ndarray(
         (height, width, channels), np.uint8, buffer=data, strides=(step, channels, 1)

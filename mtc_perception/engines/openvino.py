@@ -1,0 +1,99 @@
+"""OpenVINO on the CPU."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
+from mtc_perception.engines.cpu import available_physical_cores
+from mtc_perception.errors import EngineError
+
+
+def load(network: Network, threads: int | None) -> "OpenVinoEngine":
+    """Compile `network` for the CPU. Raises EngineError, or BundleError for a broken contract."""
+    return OpenVinoEngine(network, threads or available_physical_cores())
+
+
+class OpenVinoEngine:
+    """One compiled network with its buffers bound once: no copies, no allocation per image."""
+
+    name = "openvino"
+
+    def __init__(self, network: Network, threads: int) -> None:
+        try:
+            import openvino as ov
+        except (ImportError, OSError) as error:
+            raise EngineError(
+                f"the Python package openvino cannot be imported ({error}); pip install openvino"
+            ) from error
+        try:
+            core = ov.Core()
+            model = core.read_model(network.model)
+            if model.inputs[0].partial_shape.is_dynamic:
+                model.reshape([1, network.height, network.width, 3])
+        except Exception as error:  # the runtime documents no narrower type
+            raise EngineError(f"OpenVINO cannot read the network: {_brief(error)}") from error
+        check_tensors(
+            network,
+            [_tensor_info(port) for port in model.inputs],
+            [_tensor_info(port) for port in model.outputs],
+        )
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            # Left alone, OpenVINO runs float32 graphs in bfloat16 where the CPU has it.
+            "INFERENCE_PRECISION_HINT": "f16" if network.precision == "fp16" else "f32",
+        }
+        try:
+            self._compiled: Any = core.compile_model(model, "CPU", settings)
+            self._request: Any = self._compiled.create_infer_request()
+            float_type = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        except Exception as error:
+            raise EngineError(f"OpenVINO cannot compile the network: {_brief(error)}") from error
+        self.precision = "int8" if network.precision == "int8" else float_type.replace("f", "fp")
+        self.device = f"OpenVINO {ov.__version__.split('-')[0]}, {cpu}, {threads} threads"
+
+        self.input: npt.NDArray[np.uint8] = np.zeros(
+            (1, network.height, network.width, 3), np.uint8
+        )
+        labels = next(port for port in model.outputs if port.any_name == "labels")
+        self._outputs = allocate_outputs(network, labels.element_type.to_dtype().name)
+        self._request.set_tensor("image", ov.Tensor(self.input, shared_memory=True))
+        for name in ("boxes", "scores", "labels", "drivable", "lane"):
+            buffer = ov.Tensor(getattr(self._outputs, name), shared_memory=True)
+            self._request.set_tensor(name, buffer)
+
+    def start(self) -> None:
+        if self._request is None:
+            raise EngineError("OpenVINO: the engine is closed")
+        try:
+            self._request.start_async()
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed to start: {_brief(error)}") from error
+
+    def wait(self) -> Outputs:
+        if self._request is None:
+            raise EngineError("OpenVINO: the engine is closed")
+        try:
+            self._request.wait()
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {_brief(error)}") from error
+        return self._outputs
+
+    def close(self) -> None:
+        self._request = None
+        self._compiled = None
+
+
+def _tensor_info(port: Any) -> TensorInfo:
+    shape = tuple(
+        None if dimension.is_dynamic else dimension.get_length() for dimension in port.partial_shape
+    )
+    return TensorInfo(port.any_name, port.element_type.to_dtype().name, shape)
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
