@@ -1,0 +1,194 @@
+"""Export: a trained network becomes the deployable graph and its bundle."""
+
+import hashlib
+import io
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtc_perception.bundle import (
+    InputSpec,
+    LineageStep,
+    Manifest,
+    Thresholds,
+    Training,
+    Variant,
+    sha256_hex,
+    write_bundle,
+)
+from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
+from mtc_perception.errors import UserError
+from offline_compress.losses import box_iou
+from offline_compress.models.network import NetworkOutput
+from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
+
+MEAN = 112.0
+SCALE = 1 / 64.0
+"""One mean and scale for all channels: exact in every precision, and enough before BatchNorm."""
+CANDIDATES = 200
+MAX_DETECTIONS = 100
+NMS_IOU = 0.6
+NMS_ROUNDS = 4
+OPSET = 17
+
+
+def normalise(image: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, H, W] RGB -> float32, about zero mean and unit variance."""
+    return (image.float() - MEAN) * SCALE
+
+
+def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Scores [N, K], descending, with those of duplicates set to 0.
+
+    Cluster-NMS (arXiv 2005.03572): each round is one masked matrix maximum; the fixed point is
+    greedy non-maximum suppression, and real scenes reach it in a few rounds.
+    """
+    # Boxes of different classes never overlap once shifted apart by more than any image is wide.
+    shifted = boxes + labels[..., None].to(boxes.dtype) * 8192.0
+    iou = box_iou(shifted[:, :, None], shifted[:, None])
+    better = torch.ones_like(iou[0]).triu(1)
+    duplicate = ((iou > NMS_IOU).to(iou.dtype)) * better
+    keep = torch.ones_like(scores)
+    for _ in range(NMS_ROUNDS):
+        keep = 1 - (duplicate * keep[..., None]).amax(1)
+    return scores * keep
+
+
+class DeployGraph(nn.Module):
+    """The bundle's graph: uint8 pixels in; boxes, scores, labels and uint8 masks out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane of the bundle contract."""
+        output: NetworkOutput = self.model(normalise(image.permute(0, 3, 1, 2)))
+        found = output.detections
+        height, width = output.drivable.shape[-2:]
+        scores, labels = found.logits.max(-1)
+        scores, index = scores.topk(min(CANDIDATES, scores.shape[1]), 1)
+        labels = labels.gather(1, index)
+        boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        limit = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        scores = suppress(boxes, scores.sigmoid(), labels)
+        scores, index = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), 1)
+        return (
+            boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+            scores,
+            labels.gather(1, index).to(torch.int32),
+            probability_bytes(output.drivable),
+            probability_bytes(output.lane),
+        )
+
+
+def probability_bytes(logits: torch.Tensor) -> torch.Tensor:
+    """Logits -> uint8 probability x 255, rounded."""
+    return (logits.sigmoid() * 255 + 0.5).to(torch.uint8)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters as deployed: a BatchNorm is folded into its convolution, leaving one bias each."""
+    count = 0
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            count += module.num_features
+        else:
+            count += sum(p.numel() for p in module.parameters(recurse=False))
+    return count
+
+
+def count_gmacs(model: nn.Module, height: int, width: int) -> float:
+    """Multiply-accumulates of convolutions and matrix products for one image, in 1e9."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, height, width))
+    return counter.get_total_flops() / 2e9
+
+
+def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
+    """The deployable graph of `model` for one `height` x `width` image, fp32, as ONNX bytes."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The scripting exporter needs no extra package and folds BatchNorm; its notice is noise.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            DeployGraph(model).eval(),
+            (torch.zeros(1, height, width, 3, dtype=torch.uint8),),
+            buffer,
+            input_names=["image"],
+            output_names=["boxes", "scores", "labels", "drivable", "lane"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    graph = onnx.load_model_from_string(buffer.getvalue())
+    onnx.checker.check_model(graph, full_check=True)
+    for tensor in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UserError(f"the network holds NaN or infinite weights ({tensor.name})")
+    return graph.SerializeToString()
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    training: Training,
+    thresholds: Thresholds,
+    accuracy: dict[str, Any] | None = None,
+) -> Manifest:
+    """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
+
+    The golden self-test values are measured by running the exported graph itself.
+    Raises UserError when the checkpoint does not load or holds non-finite weights.
+    """
+    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    graph = onnx_graph(model, spec.height, spec.width)
+    file = "model.onnx"
+    weights_sha256 = hashlib.sha256((checkpoint / WEIGHTS_FILE).read_bytes()).hexdigest()
+    network = Network(graph, "fp32", spec.height, spec.width, MAX_DETECTIONS)
+    engine = load_engine(network, "onnxruntime")
+    golden = measure_self_test(run_self_test(engine))
+    engine.close()
+    manifest = Manifest(
+        name=spec.name,
+        version=version("mtc_perception"),
+        variants={
+            "fp32": Variant(
+                file=file,
+                sha256=sha256_hex(graph),
+                precision="fp32",
+                engines=["tensorrt", "openvino", "onnxruntime"],
+                accuracy=accuracy,
+            )
+        },
+        input=InputSpec(height=spec.height, width=spec.width),
+        classes=spec.classes,
+        thresholds=thresholds,
+        max_detections=MAX_DETECTIONS,
+        params=count_parameters(model),
+        gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
+        training=training,
+        lineage=[
+            LineageStep(
+                step="train",
+                detail=f"{spec.name}: {spec.architecture} trained from scratch",
+                sha256=weights_sha256,
+                accuracy=accuracy,
+            ),
+            LineageStep(step="export", detail="fp32 ONNX, post-processing inside the graph"),
+        ],
+        opset=OPSET,
+        exporter={"torch": torch.__version__, "onnx": onnx.__version__},
+        self_test={"fp32": golden},
+    )
+    write_bundle(out, manifest, {file: graph})
+    return manifest

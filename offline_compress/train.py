@@ -1,0 +1,255 @@
+"""Training: one resumable loop for every model of the registry."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mtc_perception.errors import UserError
+from offline_compress.data.dataset import RunningNumbers, TrainingSet, collate
+from offline_compress.export import normalise
+from offline_compress.losses import TaskLosses, task_losses
+from offline_compress.models.registry import ModelSpec, model_spec, save_checkpoint
+from offline_compress.recipe import Recipe, Schedule
+
+STATE_FILE = "state.pt"
+LOG_FILE = "log.jsonl"
+FINAL_RATE = 0.01
+CHECKPOINT_EVERY_S = 300.0
+GRADIENT_NORM = 10.0
+
+Validator = Callable[[nn.Module, ModelSpec], dict[str, Any]]
+"""Metric JSON of a network, for the log and to pick the best epoch."""
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int, warmup_steps: int) -> float:
+    """Linear warm-up, then cosine decay to FINAL_RATE of the peak."""
+    if step < warmup_steps:
+        return schedule.learning_rate * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return schedule.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
+
+
+class MovingAverage:
+    """Exponential moving average of a network's parameters and BatchNorm statistics."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Blend in the current weights; early steps average less, so that it catches up."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.state[key].lerp_(value, 1 - decay)
+            else:
+                self.state[key].copy_(value)
+
+
+def score(metrics: dict[str, Any]) -> float:
+    """One number to pick the best epoch by: the mean of the tasks' headline metrics."""
+    detection = (metrics["detection"]["recall"] + metrics["detection"]["map50"]) / 2
+    return (detection + metrics["drivable"]["miou"] + metrics["lane"]["iou"]) / 3
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for convolution and linear weights only, not for norms and biases."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run stands."""
+
+    step: int
+    best: float
+
+
+class Trainer:
+    """One training run in one folder: `last/` and `best/` checkpoints, state and log."""
+
+    def __init__(self, recipe: Recipe, out: Path, validate: Validator) -> None:
+        self.recipe, self.out, self.validate = recipe, out, validate
+        schedule = recipe.schedule
+        self.steps_per_epoch = max(1, schedule.samples_per_epoch // schedule.batch)
+        self.steps = self.steps_per_epoch * schedule.epochs
+        self.warmup = max(1, round(schedule.warmup_epochs * self.steps_per_epoch))
+        self.spec = model_spec(
+            recipe.model, recipe.classes, recipe.input.height, recipe.input.width
+        )
+        torch.manual_seed(recipe.seed)
+        self.model = self.spec.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, schedule.weight_decay), schedule.learning_rate
+        )
+        self.average = MovingAverage(self.model, schedule.ema_decay)
+        self.data = TrainingSet(recipe.train, recipe.input, recipe.crop, recipe.seed)
+        self.step, self.best = 0, 0.0
+
+    def resume(self) -> bool:
+        """Continue where an earlier run in the same folder stopped; False if there is none.
+
+        Raises UserError if the folder holds a run of a different recipe.
+        """
+        path = self.out / STATE_FILE
+        if not path.exists():
+            return False
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != self.recipe.model_dump_json():
+            raise UserError(
+                f"{self.out} holds a run of a different recipe; choose another --out or delete it"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.state = state["average"]
+        self.step, self.best = state["step"], state["best"]
+        return True
+
+    def save(self) -> None:
+        """Write everything `resume` needs, atomically."""
+        part = self.out / f".{STATE_FILE}.part"
+        torch.save(
+            {
+                "recipe": self.recipe.model_dump_json(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state,
+                "step": self.step,
+                "best": self.best,
+            },
+            part,
+        )
+        os.replace(part, self.out / STATE_FILE)
+        save_checkpoint(self.out / "last", self.spec, self.averaged())
+
+    def averaged(self) -> nn.Module:
+        """A copy of the network with the averaged weights, in eval mode."""
+        model = self.spec.build()
+        model.load_state_dict(self.average.state)
+        return model.eval()
+
+    def train_step(self, images: torch.Tensor, targets: Any) -> TaskLosses:
+        """One optimiser step. Raises UserError when the loss is not finite."""
+        rate = learning_rate(self.recipe.schedule, self.step, self.steps, self.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16):
+            output = self.model(normalise(images))
+        losses = task_losses(output, targets)
+        total = losses.total()
+        if not torch.isfinite(total):
+            raise UserError(
+                f"the loss became {total.item()} at step {self.step}; "
+                "lower learning_rate or lengthen warmup_epochs in the recipe, then resume"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.optimizer.step()
+        self.average.update(self.model, self.step)
+        self.step += 1
+        return losses
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end (or Ctrl-C, which saves first); returns the last metrics."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        batch = self.recipe.schedule.batch
+        metrics: dict[str, Any] = {}
+        with _progress() as progress:
+            loading = progress.add_task("decoding images", total=len(self.data))
+            for done in self.data.preload():
+                progress.update(loading, completed=done)
+            loader = DataLoader(
+                self.data,
+                batch,
+                sampler=RunningNumbers(self.step * batch, self.steps * batch),
+                collate_fn=collate,
+                num_workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
+                worker_init_fn=_single_threaded,
+                prefetch_factor=4,
+            )
+            bar = progress.add_task("training", total=self.steps, completed=self.step)
+            saved_s = time.monotonic()
+            sums, count = torch.zeros(3), 0
+            try:
+                for images, targets in loader:
+                    losses = self.train_step(images, targets)
+                    sums += torch.stack((losses.detection, losses.drivable, losses.lane)).detach()
+                    count += 1
+                    progress.update(bar, completed=self.step)
+                    if time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
+                        self.save()
+                        saved_s = time.monotonic()
+                    if self.step % self.steps_per_epoch == 0:
+                        metrics = self._end_epoch(progress, bar, (sums / count).tolist())
+                        sums, count = torch.zeros(3), 0
+            except KeyboardInterrupt:
+                self.save()
+                progress.console.print(f"stopped at step {self.step}; the same command resumes")
+                raise
+        self.save()
+        return metrics
+
+    def _end_epoch(self, progress: Progress, bar: Any, losses: list[float]) -> dict[str, Any]:
+        epoch = self.step // self.steps_per_epoch
+        schedule = self.recipe.schedule
+        row: dict[str, Any] = {"epoch": epoch, "step": self.step}
+        row["loss"] = dict(zip(("detection", "drivable", "lane"), losses, strict=True))
+        text = " ".join(f"{k} {v:.3f}" for k, v in row["loss"].items())
+        metrics: dict[str, Any] = {}
+        if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
+            model = self.averaged()
+            metrics = self.validate(model, self.spec)
+            row["metrics"] = metrics
+            current = score(metrics)
+            if current > self.best:
+                self.best = current
+                save_checkpoint(self.out / "best", self.spec, model)
+            text += (
+                f" | recall {metrics['detection']['recall']:.3f}"
+                f" mAP50 {metrics['detection']['map50']:.3f}"
+                f" drivable mIoU {metrics['drivable']['miou']:.4f}"
+                f" lane IoU {metrics['lane']['iou']:.4f}"
+                f" | score {current:.4f} best {self.best:.4f}"
+            )
+        with (self.out / LOG_FILE).open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        progress.console.print(f"epoch {epoch}/{schedule.epochs} {text}", soft_wrap=True)
+        return metrics
+
+
+def _single_threaded(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
