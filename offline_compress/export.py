@@ -3,7 +3,6 @@
 import hashlib
 import io
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mtc_perception import __version__
 from mtc_perception.bundle import (
     InputSpec,
     LineageStep,
@@ -69,7 +69,7 @@ class DeployGraph(nn.Module):
         self.model = model
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane of the bundle contract."""
+        """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane (bundle contract)."""
         output: NetworkOutput = self.model(normalise(image.permute(0, 3, 1, 2)))
         found = output.detections
         height, width = output.drivable.shape[-2:]
@@ -122,7 +122,7 @@ def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
         torch.onnx.export(
             DeployGraph(model).eval(),
             (torch.zeros(1, height, width, 3, dtype=torch.uint8),),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["image"],
             output_names=["boxes", "scores", "labels", "drivable", "lane"],
             opset_version=OPSET,
@@ -160,7 +160,7 @@ def export_bundle(
     engine.close()
     manifest = Manifest(
         name=spec.name,
-        version=version("mtc_perception"),
+        version=__version__,
         variants={
             "fp32": Variant(
                 file=file,

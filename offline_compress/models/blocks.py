@@ -6,7 +6,7 @@ from torch import nn
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm and, unless `act` is False, ReLU. [N, C, H, W] -> [N, C', H/s, W/s]."""
+    """Convolution, BatchNorm and, unless `act` is False, ReLU."""
 
     def __init__(
         self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, act: bool = True
