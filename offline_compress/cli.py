@@ -1,6 +1,9 @@
 """`mtc-compress`: the offline commands. Each command only parses and prints; work lives beside."""
 
+import json
 import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -15,9 +18,78 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keep `mtc-compress COMMAND` the form even while there is a single command."""
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe YAML, see config/recipes/.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, state, log.")],
+    device_threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; default: all physical cores.")
+    ] = None,
+) -> None:
+    """Train a network; the same command resumes an interrupted run exactly.
+
+    Example: [bold]mtc-compress train config/recipes/mtc_nano.yaml --out runs/mtc_nano[/bold]
+    """
+    import torch
+
+    from offline_compress.evaluate import evaluate_network
+    from offline_compress.recipe import load_recipe
+    from offline_compress.train import Trainer
+
+    if device_threads:
+        torch.set_num_threads(device_threads)
+    loaded = load_recipe(recipe)
+    trainer = Trainer(
+        loaded,
+        out,
+        lambda model, spec: evaluate_network(
+            model, spec, loaded.validate_on.root, loaded.validate_on.split
+        ),
+    )
+    if trainer.resume():
+        print(f"resuming {out} at step {trainer.step} of {trainer.steps}")
+    trainer.run()
+    print(f"done: {out / 'best'}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, e.g. RUN/best.")],
+    out: Annotated[Path, typer.Argument(help="Bundle to write: NAME.mtc, or NAME.mtc.zip.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe the checkpoint was trained by.")],
+    metrics: Annotated[
+        Path | None, typer.Option(help="metrics.json of `evaluate`, recorded in the manifest.")
+    ] = None,
+    score: Annotated[float, typer.Option(help="Default detection threshold.")] = 0.3,
+    drivable: Annotated[float, typer.Option(help="Default drivable-area threshold.")] = 0.5,
+    lane: Annotated[float, typer.Option(help="Default lane threshold.")] = 0.5,
+) -> None:
+    """Export a checkpoint as the bundle that engines and the node run.
+
+    Example: [bold]mtc-compress export runs/mtc_nano/best mtc_nano.mtc
+    --recipe config/recipes/mtc_nano.yaml[/bold]
+    """
+    from mtc_perception.bundle import Thresholds
+    from offline_compress.export import export_bundle
+    from offline_compress.recipe import load_recipe
+
+    manifest = export_bundle(
+        checkpoint,
+        out,
+        load_recipe(recipe),
+        Thresholds(score=score, drivable=drivable, lane=lane),
+        read_accuracy(metrics) if metrics else None,
+    )
+    print(f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs")
+
+
+def read_accuracy(path: Path) -> dict[str, Any]:
+    """The accuracy part of a metrics file. Raises UserError if it cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+        return {task: content[task] for task in ("detection", "drivable", "lane")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no metrics file of `mtc-compress evaluate`: {error}") from None
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from mtc_perception.errors import UserError
 from offline_compress.losses import box_iou
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
+from offline_compress.recipe import Recipe
 
 MEAN = 112.0
 SCALE = 1 / 64.0
@@ -140,12 +141,13 @@ def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
 def export_bundle(
     checkpoint: Path,
     out: Path,
-    *,
-    training: Training,
+    recipe: Recipe,
     thresholds: Thresholds,
-    accuracy: dict[str, Any] | None = None,
+    accuracy: dict[str, Any] | None,
 ) -> Manifest:
     """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
+
+    `recipe` says what the checkpoint was trained on; `accuracy` is recorded as given.
 
     The golden self-test values are measured by running the exported graph itself.
     Raises UserError when the checkpoint does not load or holds non-finite weights.
@@ -176,7 +178,10 @@ def export_bundle(
         max_detections=MAX_DETECTIONS,
         params=count_parameters(model),
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
-        training=training,
+        training=Training(
+            data=[f"{source.root.name} {source.split}" for source in recipe.train],
+            licence=recipe.licence,
+        ),
         lineage=[
             LineageStep(
                 step="train",

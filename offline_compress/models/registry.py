@@ -89,7 +89,7 @@ def load_spec(path: Path) -> ModelSpec:
 
 
 def load_checkpoint(path: Path) -> nn.Module:
-    """Rebuild a network from its checkpoint, in eval mode. Raises UserError saying what is wrong."""
+    """Rebuild a network from its checkpoint, in eval mode. Raises UserError with the reason."""
     model = load_spec(path).build()
     try:
         model.load_state_dict(load_file(path / WEIGHTS_FILE))
