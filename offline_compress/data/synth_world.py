@@ -1,0 +1,558 @@
+"""What stands where along a synthetic road: an endless world that is a pure function of its seed.
+
+Nothing is simulated step by step: where a vehicle or a tree is follows from the seed and the time
+alone, so any frame of a drive can be rendered on its own, in any order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_compress.data.synth_geometry import RoadShape
+from offline_compress.data.synth_vehicles import KINDS, Paintwork
+
+CHUNK_M = 24.0
+STYLES = ("urban", "town", "rural", "highway")
+_BODY_COLOURS = np.array(
+    [
+        (228, 229, 230),
+        (226, 227, 229),
+        (196, 199, 203),
+        (150, 153, 158),
+        (92, 95, 100),
+        (48, 50, 54),
+        (26, 27, 30),
+        (28, 29, 33),
+        (150, 24, 26),
+        (36, 62, 118),
+        (58, 84, 112),
+        (44, 74, 58),
+        (148, 132, 104),
+        (196, 156, 40),
+        (190, 84, 30),
+    ],
+    float,
+)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A band of ground along the road from d0 to d1 (metres right of the centre line)."""
+
+    d0: float
+    d1: float
+    colour: tuple[float, float, float]
+    grain: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A painted line along the road; `dash` is (painted, period, phase) in metres."""
+
+    d: float
+    width_m: float
+    yellow: bool
+    dash: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A polygon on the road in road coordinates: absolute s and d, [n, 2]."""
+
+    outline: NDArray[np.float64]
+    kind: str  # "white", "yellow" (paint) or "patch" (a repair or a manhole cover)
+    tone: float
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A piece of scenery, standing at absolute s and d."""
+
+    kind: str  # "tree", "bare_tree", "bush", "building", "pole", "person", "sign", "bollard"
+    s: float
+    d: float
+    size: tuple[float, float, float]  # width along the road, height, depth away from it
+    variant: int
+    tint: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Vehicle:
+    """A vehicle at relative s, d at one moment; heading relative to the road."""
+
+    s: float
+    d: float
+    heading: float
+    kind: str
+    variant: int
+    paint: Paintwork
+
+
+@dataclass(frozen=True)
+class World:
+    """A road and everything along it. `side` is +1 in right-hand traffic, -1 in left-hand."""
+
+    seed: int
+    style: str
+    side: int
+    shape: RoadShape
+    lane_m: float
+    lanes: int
+    oncoming: int
+    ego_lane: int
+    strips: tuple[Strip, ...]
+    lines: tuple[Line, ...]
+    drivable: tuple[tuple[float, float], ...]  # bands of d
+    road: tuple[float, float]  # own carriageway
+    opposite: tuple[float, float] | None  # oncoming carriageway behind a median
+    parking: tuple[float, ...]  # d of the rows of parked cars
+    parking_density: float
+    verge: tuple[float, float]  # distance of the scenery from the road, left and right
+    barriers: tuple[tuple[float, str], ...]
+    asphalt: tuple[float, float, float]
+    terrain: tuple[float, float, float]
+    terrain_grain: float
+    traffic_gap_m: float
+    ego_speed: float
+    crossings: bool
+    leafless: float
+    buildings: float
+    wear: float
+
+    @property
+    def ego_d(self) -> float:
+        """Lateral position of the ego lane's middle."""
+        return self.side * (self.ego_lane + 0.5) * self.lane_m
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """A generator of its own for one thing of this world; keys may be negative."""
+        return np.random.default_rng((self.seed, *(k & 0xFFFFFFFF for k in key)))
+
+    def things(self, s0: float, s1: float) -> Iterator[Thing]:
+        """Scenery between the absolute positions s0 and s1."""
+        for chunk in range(int(s0 // CHUNK_M), int(s1 // CHUNK_M) + 1):
+            for edge in (-1, 1):
+                yield from self._chunk(chunk, edge)
+
+    def _chunk(self, chunk: int, edge: int) -> Iterator[Thing]:
+        rng = self.rng(1, chunk, edge)
+        start = chunk * CHUNK_M
+        left, right = self.verge
+        near = right if edge > 0 else left
+        outer = edge * near
+        grey = rng.uniform(0.75, 1.15)
+        if rng.random() < self.buildings:
+            height = rng.uniform(4.0, 16.0 if self.style == "urban" else 8.0)
+            set_back = 0.0 if self.style == "urban" else rng.uniform(1.0, 9.0)
+            width = CHUNK_M * rng.uniform(0.55, 1.0)
+            tint = rng.choice(
+                [(196, 170, 140), (160, 98, 78), (205, 200, 190), (140, 138, 134), (214, 192, 150)]
+            ) * rng.uniform(0.7, 1.1)
+            yield Thing(
+                "building",
+                start,
+                outer + edge * set_back,
+                (width, height, rng.uniform(6, 12)),
+                int(rng.integers(1 << 20)),
+                tuple(tint),
+            )
+            trees = rng.poisson(0.5)
+        else:
+            trees = rng.poisson(2.6 if self.style in ("rural", "town") else 1.6)
+        for _ in range(trees):
+            kind = "bare_tree" if rng.random() < self.leafless else "tree"
+            height = rng.uniform(4, 13)
+            yield Thing(
+                kind,
+                start + rng.uniform(0, CHUNK_M),
+                outer + edge * abs(rng.normal(2.0, 9.0)),
+                (height * rng.uniform(0.6, 1.0), height, 0.0),
+                int(rng.integers(1 << 20)),
+                tuple(np.array((1, 1, 1)) * grey + rng.uniform(-0.12, 0.12, 3)),
+            )
+        if rng.random() < 0.5:
+            yield Thing(
+                "bush",
+                start + rng.uniform(0, CHUNK_M),
+                outer + edge * rng.uniform(0.5, 5),
+                (rng.uniform(2, 6), rng.uniform(0.8, 2.4), 0.0),
+                int(rng.integers(1 << 20)),
+                tuple(np.array((1, 1, 1)) * grey),
+            )
+        if chunk % 2 == 0 and rng.random() < 0.75:
+            yield Thing(
+                "pole",
+                start,
+                edge * (near - rng.uniform(0.2, 0.9)),
+                (0.16, rng.uniform(6, 9), 1.8 * rng.integers(0, 2)),
+                0,
+                (90, 92, 94),
+            )
+        if rng.random() < 0.3:
+            yield Thing(
+                "sign",
+                start + 9,
+                edge * (near - 0.5),
+                (rng.uniform(0.6, 1.0), rng.uniform(2.0, 2.8), 0.0),
+                int(rng.integers(6)),
+                (1, 1, 1),
+            )
+        if self.style in ("urban", "town"):
+            for _ in range(rng.poisson(0.7 if self.style == "urban" else 0.25)):
+                yield Thing(
+                    "person",
+                    start + rng.uniform(0, CHUNK_M),
+                    edge * (near - rng.uniform(0.3, 1.6)),
+                    (0.5, rng.uniform(1.55, 1.9), 0.0),
+                    int(rng.integers(1 << 20)),
+                    tuple(rng.uniform(20, 200, 3)),
+                )
+
+    def marks(self, s0: float, s1: float) -> Iterator[Mark]:
+        """Crosswalks, stop lines, arrows, repairs and manholes between absolute s0 and s1."""
+        length = 60.0
+        low, high = self.road
+        for chunk in range(int(s0 // length), int(s1 // length) + 1):
+            rng = self.rng(2, chunk)
+            start = chunk * length
+            for _ in range(rng.poisson(1.2)):
+                s, d = start + rng.uniform(0, length), rng.uniform(low + 0.5, high - 0.5)
+                if rng.random() < 0.4:
+                    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+                    outline = np.stack([s + 0.35 * np.cos(angle), d + 0.35 * np.sin(angle)], 1)
+                    yield Mark(outline, "patch", 0.6)
+                else:
+                    size = rng.uniform((1.0, 0.6), (9.0, 2.6))
+                    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
+                    jitter = rng.uniform(-0.15, 0.15, (4, 2))
+                    yield Mark(corners + jitter + (s, d), "patch", rng.uniform(0.68, 1.22))
+            if not self.crossings:
+                continue
+            if rng.random() < 0.3:
+                yield from self._crossing(rng, start + 30.0, low, high)
+            if rng.random() < 0.4:
+                lane = int(rng.integers(self.lanes))
+                d = self.side * (lane + 0.5) * self.lane_m
+                yield Mark(_arrow(rng, start + rng.uniform(2, 20), d), "white", 1.0)
+
+    def _crossing(
+        self, rng: np.random.Generator, s: float, low: float, high: float
+    ) -> Iterator[Mark]:
+        pick = rng.random()
+        if pick < 0.5:
+            step = rng.uniform(0.9, 1.3)
+            depth = rng.uniform(2.4, 4.0)
+            for d in np.arange(low + 0.4, high - 0.5, step):
+                yield Mark(_rectangle(s, s + depth, d, d + step / 2), "white", 1.0)
+        if pick > 0.3:
+            inner, outer = sorted((0.0, self.side * self.lanes * self.lane_m))
+            width = rng.uniform(0.2, 0.45)
+            yield Mark(_rectangle(s - 2.5, s - 2.5 + width, inner, outer), "white", 1.0)
+
+    def vehicles(self, time_s: float, ego_s: float, reach_m: float) -> Iterator[Vehicle]:
+        """Every other vehicle near the ego car at `time_s`, relative to it."""
+        for lane in range(self.lanes):
+            speed = self._lane_speed(lane, 3)
+            d = self.side * (lane + 0.5) * self.lane_m
+            clear = 14.0 if lane == self.ego_lane else 0.0
+            yield from self._flow(lane, 3, d, speed, time_s, ego_s, reach_m, clear)
+        for lane in range(self.oncoming):
+            speed = -self._lane_speed(lane, 4)
+            gap = 0.0 if self.opposite is None else self._median()
+            d = -self.side * (gap + (lane + 0.5) * self.lane_m)
+            yield from self._flow(lane, 4, d, speed, time_s, ego_s, reach_m, 0.0)
+        for row, d in enumerate(self.parking):
+            first, last = int((ego_s - 12) // 6.5), int((ego_s + min(reach_m, 140)) // 6.5)
+            for slot in range(first, last + 1):
+                rng = self.rng(5, row, slot)
+                if rng.random() > self.parking_density:
+                    continue
+                s = slot * 6.5 + rng.uniform(-0.5, 0.5) - ego_s
+                facing = 0.0 if (d * self.side > 0 or rng.random() < 0.3) else np.pi
+                kind = str(rng.choice(["sedan", "hatchback", "suv", "van"]))
+                where = d + rng.normal(0, 0.12)
+                yield Vehicle(s, where, facing + rng.normal(0, 0.03), kind, *_looks(rng, kind))
+
+    def _median(self) -> float:
+        assert self.opposite is not None
+        return min(abs(self.opposite[0]), abs(self.opposite[1]))
+
+    def _lane_speed(self, lane: int, flow: int) -> float:
+        """Lanes flow at their own speed; the ego car's lane keeps the ego car's."""
+        if flow == 3 and lane == self.ego_lane:
+            return self.ego_speed
+        return self.ego_speed * float(self.rng(6, flow, lane).uniform(0.85, 1.12))
+
+    def _flow(
+        self,
+        lane: int,
+        flow: int,
+        d: float,
+        speed: float,
+        time_s: float,
+        ego_s: float,
+        reach_m: float,
+        clear_m: float,
+    ) -> Iterator[Vehicle]:
+        gap = self.traffic_gap_m * float(self.rng(7, flow, lane).uniform(0.7, 1.6))
+        gap = max(gap, 17.0)
+        base = ego_s - speed * time_s
+        first, last = int((base - 25) // gap), int((base + reach_m) // gap)
+        for slot in range(first, last + 1):
+            rng = self.rng(8, flow, lane, slot)
+            if rng.random() < 0.25:
+                continue
+            phase, period = rng.uniform(0, 6.28), rng.uniform(7, 16)
+            spread = 0.5 * (gap - 15.0)
+            wander = min(0.15 * spread, 1.5) * np.sin(phase + 6.28 * time_s / period)
+            mean = slot * gap + rng.uniform(-0.7, 0.7) * spread - base
+            weights = [0.3, 0.25, 0.2, 0.11, 0.05, 0.09]
+            kind = str(rng.choice(KINDS, p=weights))
+            looks = _looks(rng, kind)
+            sway = rng.normal(0, 0.2)
+            if abs(mean) < clear_m:
+                continue
+            heading = (0.0 if speed > 0 else np.pi) + rng.normal(0, 0.008)
+            yield Vehicle(mean + wander, d + sway, heading, kind, *looks)
+
+
+def _looks(rng: np.random.Generator, kind: str) -> tuple[int, Paintwork]:
+    body = rng.choice(_BODY_COLOURS) * rng.uniform(0.85, 1.1)
+    if kind in ("bus", "van") and rng.random() < 0.5:
+        body = np.array((225.0, 226, 227)) * rng.uniform(0.9, 1.08)
+    cargo = rng.choice([(214, 214, 210), (170, 172, 174), (60, 84, 120), (150, 60, 44)])
+    paint = Paintwork(
+        tuple(np.clip(body + rng.normal(0, 5, 3), 8, 245)),
+        tuple(np.clip(cargo * rng.uniform(0.8, 1.1), 0, 240)),
+        tuple(np.full(3, rng.uniform(35, 80))),
+        float(rng.uniform(14, 52)),
+        bool(rng.random() < 0.25),
+    )
+    return int(rng.integers(24)), paint
+
+
+def _rectangle(s0: float, s1: float, d0: float, d1: float) -> NDArray[np.float64]:
+    middle = (d0 + d1) / 2
+    return np.array(
+        [(s0, d0), (s0, middle), (s0, d1), (s1, d1), (s1, middle), (s1, d0)], np.float64
+    )
+
+
+def _arrow(rng: np.random.Generator, s: float, d: float) -> NDArray[np.float64]:
+    length = rng.uniform(3.0, 5.0)
+    head, stem = length * 0.4, 0.1
+    shape = [
+        (0, -stem),
+        (length - head, -stem),
+        (length - head, -0.35),
+        (length, 0),
+        (length - head, 0.35),
+        (length - head, stem),
+        (0, stem),
+    ]
+    if rng.random() < 0.5:
+        bend = float(rng.choice([-1, 1]))
+        shape = [
+            (0, -stem * bend),
+            (length, -stem * bend),
+            (length, 0.45 * bend),
+            (length + 0.5, 0.45 * bend),
+            (length - 0.3, 1.0 * bend),
+            (length - 1.1, 0.45 * bend),
+            (length - 0.6, 0.45 * bend),
+            (length - 0.6, stem * bend),
+            (0, stem * bend),
+        ]
+    return np.array(shape, np.float64) + (s, d)
+
+
+def build_world(seed: int, style: str | None = None) -> World:
+    """Draw a world from its seed: style, road shape, lanes, lines, roadside and traffic."""
+    rng = np.random.default_rng((seed, 0))
+    chosen = str(rng.choice(STYLES, p=[0.38, 0.22, 0.2, 0.2]))
+    style = style or chosen
+    side = 1 if rng.random() < 0.5 else -1
+    fast = style == "highway"
+    lane = rng.uniform(3.3, 3.8) if fast else rng.uniform(2.7, 3.6)
+    lanes = int(rng.integers(2, 5)) if fast else int(rng.choice([1, 2, 3], p=[0.7, 0.22, 0.08]))
+    two_way = fast or rng.random() < 0.85
+    oncoming = lanes if (fast or rng.random() < 0.8) else 1
+    oncoming = oncoming if two_way else 0
+    ego_lane = int(rng.integers(lanes))
+    strength = {"urban": 0.0012, "town": 0.004, "rural": 0.0045, "highway": 0.0011}[style]
+    bends = tuple(
+        (rng.normal(0, strength), 2 * np.pi / rng.uniform(140, 700), rng.uniform(0, 6.28))
+        for _ in range(2)
+    )
+    steep = {"urban": 0.006, "town": 0.012, "rural": 0.016, "highway": 0.008}[style]
+    hills = []
+    for _ in range(2):
+        wave = 2 * np.pi / rng.uniform(220, 700)
+        hills.append((rng.normal(0, steep) / wave, wave, rng.uniform(0, 6.28)))
+
+    park = lambda chance: style in ("urban", "town") and rng.random() < chance  # noqa: E731
+    outer, inner = lanes * lane, -(oncoming * lane if not fast else 0.0)
+    park_right, park_left = park(0.5), park(0.5)
+    margin = rng.uniform(0.15, 0.5)
+    right = outer + (2.2 if park_right else margin)
+    left = inner - (2.2 if park_left else margin)
+    shoulder = rng.uniform(1.5, 3.2) if fast else 0.0
+
+    tone = rng.uniform(58, 150)
+    asphalt = np.clip(
+        tone + rng.normal(0, 3, 3) + rng.uniform(-4, 6) * np.array((1, 0, -1)), 0, 200
+    )
+    terrain, terrain_grain = _terrain(rng, style)
+    strips: list[Strip] = []
+    kerbed = style == "urban" or (style == "town" and rng.random() < 0.6)
+    verge_r = verge_l = rng.uniform(1.0, 4.0)
+    if kerbed:
+        walk = rng.uniform(1.6, 4.5)
+        pave = tuple(
+            np.clip(rng.uniform(85, 175) + rng.normal(0, 5, 3) + (3, 0, -3), 0, 220)
+            if rng.random() < 0.8
+            else np.array((165, 110, 95)) * rng.uniform(0.8, 1.1)
+        )
+        kerb = tuple(np.clip(np.array(pave) * rng.uniform(0.9, 1.4), 0, 235))
+        for edge, sign in ((right, 1), (left, -1)):
+            strips.append(Strip(edge, edge + sign * walk, pave, 0.7))
+            strips.append(Strip(edge, edge + sign * 0.16, kerb, 0.3))
+        verge_r = verge_l = walk + 0.2
+    elif not fast:
+        dirt = tuple(np.array((150, 132, 108)) * rng.uniform(0.6, 1.15))
+        for edge, sign in ((right, 1), (left, -1)):
+            strips.append(Strip(edge, edge + sign * rng.uniform(0.3, 1.6), dirt, 1.2))
+
+    drivable = [(left, right)]
+    opposite = None
+    barriers: list[tuple[float, str]] = []
+    if fast:
+        median = rng.uniform(1.5, 12.0)
+        shoulder_tone = tuple(np.array(asphalt) * rng.uniform(0.85, 1.2))
+        strips.append(Strip(right, right + shoulder, shoulder_tone, 0.6))
+        strips.append(Strip(left - 1.0, left, shoulder_tone, 0.6))
+        opposite = (left - median - 2 * margin - oncoming * lane, left - median)
+        strips.append(Strip(opposite[0] - shoulder, opposite[0], shoulder_tone, 0.6))
+        drivable.append(opposite)
+        if median < 5 or rng.random() < 0.5:
+            barriers.append((left - min(1.2, median / 2), str(rng.choice(["rail", "concrete"]))))
+        if rng.random() < 0.5:
+            barriers.append((right + shoulder + 0.6, str(rng.choice(["rail", "concrete"]))))
+    elif style == "rural" and rng.random() < 0.4:
+        barriers.append((right + 1.2, "rail"))
+        verge_r = max(verge_r, 2.0)
+    elif style == "town" and rng.random() < 0.5:
+        barriers.append((left - verge_l, str(rng.choice(["wall", "fence", "hedge"]))))
+        barriers.append((right + verge_r, str(rng.choice(["wall", "fence", "hedge"]))))
+    lines = _lines(rng, style, lane, lanes, oncoming, inner, outer, opposite, margin)
+    if style in ("rural", "town") and rng.random() < 0.25:
+        lines = []
+    rows = []
+    if park_right:
+        rows.append(outer + 1.1)
+    if park_left:
+        rows.append(inner - 1.1)
+
+    def flip(pair: tuple[float, float]) -> tuple[float, float]:
+        low, high = sorted((side * pair[0], side * pair[1]))
+        return low, high
+
+    extent = right + shoulder + verge_r
+    far = -(left if opposite is None else opposite[0] - shoulder) + verge_l
+    return World(
+        seed=seed,
+        style=style,
+        side=side,
+        shape=RoadShape(bends, tuple(hills)),
+        lane_m=lane,
+        lanes=lanes,
+        oncoming=oncoming,
+        ego_lane=ego_lane,
+        strips=tuple(Strip(*flip((s.d0, s.d1)), s.colour, s.grain) for s in strips),
+        lines=tuple(Line(side * x.d, x.width_m, x.yellow, x.dash) for x in lines),
+        drivable=tuple(flip(band) for band in drivable),
+        road=flip((left, right)),
+        opposite=None if opposite is None else flip(opposite),
+        parking=tuple(side * d for d in rows),
+        parking_density=rng.uniform(0.15, 0.85),
+        verge=(far, extent) if side > 0 else (extent, far),
+        barriers=tuple((side * d, kind) for d, kind in barriers),
+        asphalt=tuple(asphalt),
+        terrain=terrain,
+        terrain_grain=terrain_grain,
+        traffic_gap_m=float(np.exp(rng.uniform(np.log(18), np.log(110)))),
+        ego_speed=rng.uniform(22, 32) if fast else rng.uniform(7, 19),
+        crossings=style in ("urban", "town"),
+        leafless=float(rng.choice([0.05, 0.8], p=[0.7, 0.3])),
+        buildings={"urban": 0.85, "town": 0.4, "rural": 0.05, "highway": 0.06}[style],
+        wear=rng.uniform(0.0, 0.7),
+    )
+
+
+def _terrain(rng: np.random.Generator, style: str) -> tuple[tuple[float, float, float], float]:
+    palette = {
+        "grass": (92, 116, 58),
+        "dry": (176, 152, 104),
+        "sand": (182, 164, 132),
+        "soil": (124, 100, 78),
+        "paved": (132, 130, 126),
+    }
+    odds = [0.2, 0.05, 0.1, 0.1, 0.55] if style == "urban" else [0.5, 0.2, 0.1, 0.15, 0.05]
+    name = str(rng.choice(list(palette), p=odds))
+    colour = np.array(palette[name]) * rng.uniform(0.65, 1.15) + rng.normal(0, 6, 3)
+    return tuple(np.clip(colour, 15, 225)), 1.6 if name != "paved" else 0.6
+
+
+def _lines(
+    rng: np.random.Generator,
+    style: str,
+    lane: float,
+    lanes: int,
+    oncoming: int,
+    inner: float,
+    outer: float,
+    opposite: tuple[float, float] | None,
+    margin: float,
+) -> list[Line]:
+    width = rng.uniform(0.10, 0.18)
+    period = rng.uniform(6, 13)
+    painted = period * rng.uniform(0.25, 0.6)
+    phase = rng.uniform(0, period)
+    dash = (painted, period, phase)
+    yellow_centre = rng.random() < 0.4
+    edge_kind = rng.random()
+    lines: list[Line] = []
+    for i in range(1, lanes):
+        lines.append(Line(i * lane, width, False, dash))
+    if opposite is None:
+        for i in range(1, oncoming):
+            lines.append(Line(-i * lane, width, False, dash))
+        if oncoming:
+            pick = rng.random()
+            if pick < 0.5:
+                lines.append(Line(0.0, width, yellow_centre, dash))
+            elif pick < 0.75:
+                lines.append(Line(0.0, width, yellow_centre, None))
+            else:
+                lines.append(Line(-0.13, width * 0.8, yellow_centre, None))
+                second = None if rng.random() < 0.6 else dash
+                lines.append(Line(0.13, width * 0.8, yellow_centre, second))
+    else:
+        lines.append(Line(0.05, width * 1.2, yellow_centre, None))
+        low, high = opposite
+        for i in range(1, oncoming):
+            lines.append(Line(high - margin - i * lane, width, False, dash))
+        lines.append(Line(high - 0.15, width * 1.2, yellow_centre, None))
+        lines.append(Line(low + 0.15, width * 1.2, False, None))
+    chance = {"urban": 0.45, "town": 0.4, "rural": 0.75, "highway": 1.0}[style]
+    if edge_kind < chance:
+        double = style == "urban" and rng.random() < 0.4
+        yellow = style == "urban" and rng.random() < 0.5
+        edges = [outer - 0.05] + ([inner + 0.05] if opposite is None else [])
+        for d in edges:
+            lines.append(Line(d, width * (0.7 if double else 1.1), yellow, None))
+            if double:
+                lines.append(Line(d - np.sign(d) * 0.25, width * 0.7, yellow, None))
+    return lines
