@@ -1,0 +1,149 @@
+"""The exported graph: same numbers as the network, exact suppression, honest counts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtc_perception.bundle import Thresholds, read_bundle
+from mtc_perception.engine import create_engine
+from mtc_perception.errors import UserError
+from offline_compress.export import (
+    NMS_IOU,
+    DeployGraph,
+    count_gmacs,
+    count_parameters,
+    export_bundle,
+    suppress,
+)
+from offline_compress.losses import box_iou
+from offline_compress.models.registry import load_checkpoint, model_spec, save_checkpoint
+from offline_compress.recipe import Recipe
+
+HEIGHT, WIDTH = 128, 192
+THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
+
+
+def recipe() -> Recipe:
+    source = {"root": "data/somewhere", "split": "train"}
+    return Recipe.model_validate(
+        {
+            "name": "t",
+            "model": "mtc_nano",
+            "classes": ["vehicle"],
+            "input": {"height": HEIGHT, "width": WIDTH},
+            "crop": {"height": HEIGHT, "width": WIDTH},
+            "train": [source],
+            "validate_on": source,
+            "schedule": {
+                "epochs": 1,
+                "samples_per_epoch": 1,
+                "batch": 1,
+                "learning_rate": 0.001,
+                "weight_decay": 0,
+                "warmup_epochs": 0,
+                "ema_decay": 0.9,
+                "validate_every_epochs": 1,
+            },
+            "licence": "test",
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "c"
+    spec = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
+    model = spec.build()
+    # Heads as initialised answer nearly the same everywhere; spread them so that order matters.
+    for parameter in model.detection_head.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    save_checkpoint(path, spec, model)
+    return path
+
+
+@pytest.mark.parametrize("engine_name", ["openvino", "onnxruntime"])
+def test_bundle_computes_what_the_network_computes(
+    checkpoint: Path, tmp_path: Path, engine_name: str
+) -> None:
+    export_bundle(checkpoint, tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+    engine, _ = create_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
+    image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
+    engine.input[:] = image
+    engine.start()
+    got = engine.wait()
+    with torch.no_grad():
+        boxes, scores, labels, drivable, lane = DeployGraph(load_checkpoint(checkpoint))(
+            torch.from_numpy(image)
+        )
+    np.testing.assert_allclose(got.scores, scores.numpy(), atol=1e-4)
+    found = scores.numpy() > 0  # Suppressed candidates tie at 0, in any order.
+    assert found.sum() > 10
+    close = np.isclose(got.boxes, boxes.numpy(), atol=0.05).all(-1)[found]
+    assert close.mean() > 0.95  # Nearly equal scores may swap places, nothing else.
+    np.testing.assert_array_equal(got.labels, labels.numpy())
+    for name, mask in (("drivable", drivable), ("lane", lane)):
+        assert np.abs(getattr(got, name).astype(int) - mask.numpy()).max() <= 1
+    engine.close()
+
+
+def greedy(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> list[int]:
+    kept: list[int] = []
+    for i in range(len(scores)):
+        rivals = [k for k in kept if labels[k] == labels[i]]
+        if all(box_iou(boxes[i], boxes[k]).item() <= NMS_IOU for k in rivals):
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_suppression_is_greedy_suppression(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vehicles = torch.rand(12, 2, generator=generator) * 300
+    middle = vehicles[torch.randint(12, (100,), generator=generator)]
+    middle = middle + torch.randn(100, 2, generator=generator) * 4
+    half = 20 + torch.rand(100, 2, generator=generator) * 6
+    boxes = torch.cat((middle - half, middle + half), -1)
+    scores = torch.rand(100, generator=generator).sort(descending=True).values + 0.01
+    labels = torch.randint(2, (100,), generator=generator)
+    got = suppress(boxes[None], scores[None], labels[None])[0]
+    assert torch.nonzero(got).flatten().tolist() == greedy(boxes, scores, labels)
+
+
+def test_manifest_tells_the_truth(checkpoint: Path, tmp_path: Path) -> None:
+    manifest = export_bundle(checkpoint, tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+    assert read_bundle(tmp_path / "t.mtc").manifest == manifest
+    assert manifest.training.data == ["somewhere train"]
+    assert manifest.training.licence == "test"
+    import onnx
+
+    graph = onnx.load_model_from_string((tmp_path / "t.mtc" / "model.onnx").read_bytes())
+    learnt = sum(
+        int(np.prod(t.dims))
+        for t in graph.graph.initializer
+        if t.name.startswith(("model", "onnx"))
+    )
+    # The graph itself, BatchNorm folded, plus a few constants of the post-processing.
+    assert manifest.params == pytest.approx(learnt, abs=64)
+
+
+def test_gmacs_of_one_known_convolution() -> None:
+    layer = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert count_gmacs(layer, 10, 20) == pytest.approx(3 * 8 * 9 * 10 * 20 / 1e9)
+    assert count_parameters(layer) == 3 * 8 * 9 + 8
+
+
+def test_nan_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    spec = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
+    model = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        next(model.lane_head.parameters()).fill_(float("nan"))
+    save_checkpoint(tmp_path / "c", spec, model)
+    with pytest.raises(UserError, match="NaN"):
+        export_bundle(tmp_path / "c", tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+    assert not (tmp_path / "t.mtc").exists()

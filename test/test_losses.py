@@ -1,0 +1,176 @@
+"""The losses against independent, slow references."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offline_compress.losses import (
+    IGNORE,
+    Targets,
+    assign,
+    box_iou,
+    detection_loss,
+    generalised_iou,
+    mask_loss,
+)
+from offline_compress.models.heads import DenseDetections
+
+
+def slow_iou_and_giou(a: list[float], b: list[float]) -> tuple[float, float]:
+    """By counting the cells of a fine integer grid: no shared formula with the code tested."""
+    grid = np.zeros((2, 64, 64), bool)
+    for layer, (x1, y1, x2, y2) in enumerate((a, b)):
+        grid[layer, int(y1) : int(y2), int(x1) : int(x2)] = True
+    overlap, union = (grid[0] & grid[1]).sum(), (grid[0] | grid[1]).sum()
+    ys, xs = np.nonzero(grid.any(0))
+    hull = (ys.max() - ys.min() + 1) * (xs.max() - xs.min() + 1)
+    return overlap / union, overlap / union - (hull - union) / hull
+
+
+corner = st.integers(0, 50)
+extent = st.integers(1, 13)
+box = st.builds(lambda x, y, w, h: [x, y, x + w, y + h], corner, corner, extent, extent)
+
+
+@given(box, box)
+@settings(max_examples=200, deadline=None)
+def test_iou_and_giou_match_counting_cells(a: list[float], b: list[float]) -> None:
+    first, second = torch.tensor([a]).float(), torch.tensor([b]).float()
+    iou, giou = slow_iou_and_giou(a, b)
+    assert box_iou(first, second).item() == pytest.approx(iou, abs=1e-5)
+    assert generalised_iou(first, second).item() == pytest.approx(giou, abs=1e-5)
+
+
+def cells(stride: int = 8, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    axis = torch.arange(size // stride) * stride + stride / 2
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    centers = torch.stack((xs, ys), -1).reshape(-1, 2).float()
+    return centers, torch.full((len(centers),), float(stride))
+
+
+def predictions(boxes: torch.Tensor, logits: torch.Tensor) -> DenseDetections:
+    centers, strides = cells()
+    return DenseDetections(logits, boxes, centers, strides)
+
+
+def targets(boxes: list[list[float]], kinds: list[int], labelled: bool = True) -> Targets:
+    masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    return Targets(
+        torch.tensor([boxes]).float(),
+        torch.tensor([kinds]),
+        torch.tensor([labelled]),
+        masks,
+        masks,
+    )
+
+
+def random_predictions(seed: int) -> DenseDetections:
+    generator = torch.Generator().manual_seed(seed)
+    centers, _ = cells()
+    half = torch.rand(1, len(centers), 2, generator=generator) * 20 + 2
+    boxes = torch.cat((centers - half, centers + half), -1)
+    return predictions(boxes, torch.randn(1, len(centers), 1, generator=generator))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_assignment_matches_a_loop(seed: int) -> None:
+    found = random_predictions(seed)
+    wanted = [[4.0, 6.0, 30.0, 33.0], [20.0, 18.0, 50.0, 60.0], [0.0, 0.0, 0.0, 0.0]]
+    got = assign(found, targets(wanted, [0, 0, -1]), top_k=4)
+
+    candidates: dict[int, list[tuple[float, int]]] = {}
+    centers = found.centers.numpy()
+    score = found.logits.sigmoid()[0, :, 0].numpy()
+    overlap = np.zeros((2, len(centers)))
+    alignment = np.zeros((2, len(centers)))
+    for m in range(2):
+        x1, y1, x2, y2 = wanted[m]
+        for c, (x, y) in enumerate(centers):
+            if x1 < x < x2 and y1 < y < y2:
+                pair = torch.tensor([wanted[m]]), found.boxes[0, c][None]
+                overlap[m, c] = box_iou(*pair).item()
+                alignment[m, c] = score[c] ** 0.5 * overlap[m, c] ** 6
+        order = np.argsort(-alignment[m], kind="stable")[:4]
+        candidates[m] = [(overlap[m, c], int(c)) for c in order if overlap[m, c] > 0]
+    owner: dict[int, int] = {}
+    for m in range(2):
+        for iou, c in candidates[m]:
+            if c not in owner or iou > overlap[owner[c], c]:
+                owner[c] = m
+
+    assert set(torch.nonzero(got.positive[0]).flatten().tolist()) == set(owner)
+    for c, m in owner.items():
+        assert got.box[0, c].item() == m
+        mine = [k for k, v in owner.items() if v == m]
+        peak = max(alignment[m, k] for k in mine)
+        best_iou = max(overlap[m, k] for k in mine)
+        quality = alignment[m, c] / max(peak, 1e-9) * best_iou
+        assert got.quality[0, c].item() == pytest.approx(quality, rel=1e-3, abs=1e-6)
+
+
+def test_a_vehicle_smaller_than_a_cell_still_has_a_cell() -> None:
+    found = random_predictions(0)
+    got = assign(found, targets([[17.0, 17.0, 19.5, 19.0]], [0]))
+    assert got.positive.any()
+
+
+def test_ignore_regions_are_neither_positive_nor_negative() -> None:
+    found = random_predictions(1)
+    region = [8.0, 8.0, 40.0, 40.0]
+    got = assign(found, targets([region], [-2]))
+    inside = ((found.centers > 8) & (found.centers < 40)).all(-1)
+    assert not got.positive.any()
+    assert torch.equal(got.ignored[0], inside)
+
+
+def test_an_unlabelled_image_moves_nothing() -> None:
+    found = random_predictions(2)
+    logits = found.logits.clone().requires_grad_()
+    boxes = found.boxes.clone().requires_grad_()
+    detection_loss(
+        predictions(boxes, logits), targets([[8.0, 8.0, 30.0, 30.0]], [0], labelled=False)
+    ).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_perfect_detections_cost_less_than_wrong_ones() -> None:
+    wanted = [16.0, 16.0, 40.0, 40.0]  # nine cells: fewer than top_k, so all of them answer
+    centers, _ = cells()
+    inside = ((centers > 16) & (centers < 40)).all(-1)
+    perfect = torch.tensor(wanted).expand(1, len(centers), 4)
+    confident = torch.where(inside, 6.0, -6.0)[None, :, None]
+    aim = targets([wanted], [0])
+    good = detection_loss(predictions(perfect, confident), aim)
+    wrong_score = detection_loss(predictions(perfect, -confident), aim)
+    wrong_box = detection_loss(predictions(perfect * 0.7, confident), aim)
+    assert good < 0.1
+    assert wrong_score > good + 0.5
+    assert wrong_box > good + 0.5
+
+
+def test_mask_loss_matches_its_definition_and_skips_ignored_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 7, generator=generator)
+    target = torch.randint(0, 2, (2, 5, 7), generator=generator).to(torch.uint8)
+    target[0, :2] = IGNORE
+    p, t = logits.sigmoid().numpy().ravel(), target.numpy().ravel()
+    use = t != IGNORE
+    p, t = p[use].astype(np.float64), t[use].astype(np.float64)
+    entropy = -np.mean(np.where(t == 1, 3 * np.log(p), np.log(1 - p)))
+    dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    assert mask_loss(logits, target, 3.0).item() == pytest.approx(entropy + dice, rel=1e-5)
+    changed = logits.clone()
+    changed[0, :2] += 5
+    assert mask_loss(changed, target, 3.0) == mask_loss(logits, target, 3.0)
+
+
+def test_fully_unlabelled_masks_cost_nothing() -> None:
+    logits = torch.randn(1, 4, 4, requires_grad=True)
+    loss = mask_loss(logits, torch.full((1, 4, 4), IGNORE, dtype=torch.uint8), 2.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert not logits.grad.any()
