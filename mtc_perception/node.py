@@ -1,0 +1,249 @@
+"""The lifecycle node `perception`: parameters in, wiring, nothing else."""
+
+import signal
+import sys
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import (
+    InvalidTopicNameException,
+    NameValidationException,
+    ParameterException,
+)
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from mtc_perception.bundle import read_bundle
+from mtc_perception.camera import Camera
+from mtc_perception.diagnostics import camera_status, engine_status
+from mtc_perception.engine import create_engine
+from mtc_perception.errors import UserError
+from mtc_perception.frames import FrameSlots
+from mtc_perception.parameters import LiveSettings, Parameters, Settings
+from mtc_perception.worker import EngineHost, InferenceWorker, Limits
+
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+
+
+class PerceptionNode(LifecycleNode):
+    """Perceives the newest image of every camera, in one inference thread of its own.
+
+    The executor's thread only stores images, answers services and publishes /diagnostics; what
+    the inference thread must tell it goes through a guard condition.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("perception")
+        self._state = "unconfigured"
+        self._failure = ""
+        self._settings: Settings | None = None
+        self._host: EngineHost | None = None
+        self._slots: FrameSlots | None = None
+        self._limits: Limits | None = None
+        self._worker: InferenceWorker | None = None
+        self._cameras: list[Camera] = []
+        self._params = Parameters(self, self._on_live)
+        # Not a lifecycle publisher: a node that could not be configured must be able to say so.
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timer = self.create_timer(
+            self._params.diagnostics_period_s, self._publish_diagnostics
+        )
+        self._engine_gone = self.create_guard_condition(self._on_engine_gone)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._enter("configuring")
+        try:
+            self._configure()
+        except (UserError, InvalidTopicNameException) as error:
+            return self._refuse(str(error))
+        except Exception as error:
+            # rclpy swallows it without a word.
+            return self._refuse(f"{type(error).__name__}: {error}")
+        result = super().on_configure(state)
+        self._enter("inactive")
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)
+        try:
+            self._activate()
+        except Exception as error:
+            self._stop()
+            super().on_deactivate(state)
+            self.get_logger().error(f"cannot activate: {error}")
+            return FAILURE
+        self._enter("active")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        super().on_deactivate(state)
+        if self._failure:
+            return ERROR
+        self._enter("inactive")
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self._enter("unconfigured")
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self._enter("finalized")
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back; the node may be configured again."""
+        self._release()
+        self._enter("unconfigured")
+        return SUCCESS
+
+    def close(self) -> None:
+        """Stop the thread and free the engine, in whatever state the node is."""
+        self._release()
+
+    def _configure(self) -> None:
+        settings = self._params.settings()
+        bundle = read_bundle(settings.bundle)
+        self.get_logger().info(f"loading {bundle.path}")
+        engine, why = create_engine(bundle, settings.engine, settings.precision, settings.threads)
+        self._host = EngineHost(bundle, engine, why, settings.threads, settings.fallback)
+        self.get_logger().info(why)
+        self._settings = settings
+        self._slots = FrameSlots(len(settings.cameras))
+        for index, camera in enumerate(settings.cameras):
+            prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
+            self._cameras.append(Camera(self, index, camera, prefix, self._slots, self._host))
+        self._limits = self._limits_of(self._params.live())
+        self._timer.timer_period_ns = int(self._params.diagnostics_period_s * 1e9)
+        self._failure = ""
+        self._params.locked = True
+
+    def _activate(self) -> None:
+        assert self._settings
+        assert self._host
+        assert self._slots
+        assert self._limits
+        for camera in self._cameras:
+            camera.subscribe(self._settings.reliable)
+            camera.announce(self._limits.thresholds.score)
+        self._slots.open()
+        self._worker = InferenceWorker(
+            self._slots,
+            self._host,
+            self._cameras,
+            self._limits,
+            now_ns=lambda: self.get_clock().now().nanoseconds,
+            on_degraded=self._warn,
+            on_failure=self._fail,
+        )
+
+    def _stop(self) -> None:
+        """From active to inactive."""
+        for camera in self._cameras:
+            camera.unsubscribe()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _release(self) -> None:
+        """From any state to unconfigured."""
+        self._stop()
+        for camera in self._cameras:
+            camera.destroy()
+        self._cameras.clear()
+        if self._host is not None:
+            self._host.close()
+        self._host = self._slots = self._limits = self._settings = None
+        self._params.locked = False
+
+    def _refuse(self, reason: str) -> TransitionCallbackReturn:
+        """End a configure that failed."""
+        self._release()
+        self._failure = reason
+        self.get_logger().error(f"cannot configure: {reason}")
+        self._enter("unconfigured")
+        return FAILURE
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        self._publish_diagnostics()
+
+    def _on_live(self, live: LiveSettings) -> None:
+        self._limits = self._limits_of(live)
+        if self._worker is not None:
+            self._worker.limits = self._limits
+            for camera in self._cameras:
+                camera.announce(self._limits.thresholds.score)
+
+    def _limits_of(self, live: LiveSettings) -> Limits:
+        assert self._host is not None
+        manifest = self._host.bundle.manifest
+        return Limits(
+            thresholds=live.thresholds(manifest.thresholds),
+            max_detections=live.max_detections or manifest.max_detections,
+            max_frame_age_ms=live.max_frame_age_ms,
+        )
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text)
+
+    def _fail(self, reason: str) -> None:
+        """Called by the inference thread as it ends."""
+        self._failure = reason
+        # When the context is gone, publishing fails first: that is a shutdown, not a failure.
+        if self.context.ok():
+            self._engine_gone.trigger()
+
+    def _on_engine_gone(self) -> None:
+        if self._worker is None:
+            return
+        self.get_logger().error(f"inference stopped: {self._failure}")
+        self.trigger_deactivate()
+
+    def _publish_diagnostics(self) -> None:
+        statuses = [
+            engine_status(self.get_name(), self._state, self._failure, self._host, self._limits)
+        ]
+        if self._slots is not None:
+            active = self._worker is not None
+            statuses += [
+                camera_status(self.get_name(), camera, counters, active)
+                for camera, counters in zip(self._cameras, self._slots.counters(), strict=True)
+            ]
+        message = DiagnosticArray(status=statuses)
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
+    node = None
+    try:
+        rclpy.init(args=args)
+        node = PerceptionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (ParameterException, NameValidationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
