@@ -190,7 +190,7 @@ def draw_thing(canvas: Canvas, thing: Thing, view: RoadView, camera: Camera, lig
         _draw_building(canvas, thing, view, camera, light)
         return
     foot = view.to_ego(s, thing.d)
-    head = foot + (0, thing.size[1], 0)
+    head = foot + np.array((0, thing.size[1], 0))
     seen = camera.to_camera(np.concatenate([foot, head]))
     depth = float(seen[0, 2])
     if depth < 2 * NEAR_M:
@@ -465,23 +465,26 @@ def draw_sky(
     camera: Camera, light: Light, zenith: NDArray[np.float64], clouds: float, yaw: float, seed: int
 ) -> NDArray[np.float32]:
     """Sky gradient with clouds and a far skyline, float32 [H, W, 3] RGB 0..255."""
-    _, up = camera.rays(0)
-    across, _ = camera.rays(0)
-    bearing = np.arctan(across) + np.float32(yaw)
-    height = np.clip(up * np.float32(2.2), 0, 1)[..., None] ** np.float32(0.7)
-    image = light.haze.astype(np.float32) * (1 - height) + zenith.astype(np.float32) * height
+    across, up = camera.rays(0)
+    # Nothing of the sky is seen far below the horizon: leave those rows to the ground.
+    rows = int(np.count_nonzero((up > -0.12).any(axis=1)))
+    across, up = across[:rows], up[:rows]
+    bearing = np.arctan(across[:1]) + np.float32(yaw)
+    height = np.sqrt(np.clip(up * np.float32(2.2), 0, 1))[..., None]
+    haze = light.haze.astype(np.float32)
+    image = haze + height * (zenith.astype(np.float32) - haze)
     if clouds > 0:
-        flat = 1.0 / np.maximum(up + 0.08, 0.03)
+        flat = 1.0 / np.maximum(up + np.float32(0.08), np.float32(0.03))
         cloud = cv2.remap(
             noise_tile(7, 17),
-            np.mod(bearing * flat * 60 + np.float32(seed % 511), 512).astype(np.float32),
-            np.mod(flat * 60, 512).astype(np.float32),
+            np.mod(bearing * flat * np.float32(60) + np.float32(seed % 511), 512),
+            np.mod(flat * np.float32(60), 512),
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_WRAP,
         )
         amount = np.clip(cloud * 0.5 + np.float32(clouds * 1.6 - 0.8), 0, 1)[..., None]
-        white = (light.haze * 0.55 + 115.0).astype(np.float32)
-        image += amount * (np.minimum(white, 255) * (1 - 0.12 * amount) - image)
+        white = np.minimum(light.haze * 0.55 + 115.0, 255).astype(np.float32)
+        image += amount * (white * (1 - np.float32(0.12) * amount) - image)
     rng = np.random.default_rng((24, seed))
     for layer in range(2):
         line = np.zeros_like(bearing[0])
@@ -493,5 +496,11 @@ def draw_sky(
         tone = np.array((70, 84, 66)) * rng.uniform(0.6, 1.2) * (light.ambient + 0.6 * light.direct)
         colour = (light.haze * (0.6 - 0.3 * layer) + tone * (0.4 + 0.3 * layer)).astype(np.float32)
         inside = np.clip((ridge[None, :] - up) * np.float32(camera.focal_px) + 0.5, 0, 1)
-        image += inside[..., None] * (colour - image)
-    return image
+        near = np.flatnonzero(inside.any(axis=1))
+        if len(near):
+            part = image[near[0] :]
+            part += inside[near[0] :, :, None] * (colour - part)
+    full = np.empty((camera.height, camera.width, 3), np.float32)
+    full[:rows] = image
+    full[rows:] = image[-1:] if rows else haze
+    return full

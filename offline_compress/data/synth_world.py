@@ -227,7 +227,9 @@ class World:
                     size = rng.uniform((1.0, 0.6), (9.0, 2.6))
                     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
                     jitter = rng.uniform(-0.15, 0.15, (4, 2))
-                    yield Mark(corners + jitter + (s, d), "patch", rng.uniform(0.68, 1.22))
+                    outline = corners + jitter + np.array((s, d))
+                    outline[:, 1] = np.clip(outline[:, 1], low + 0.05, high - 0.05)
+                    yield Mark(outline, "patch", rng.uniform(0.68, 1.22))
             if not self.crossings:
                 continue
             if rng.random() < 0.3:
@@ -365,7 +367,7 @@ def _arrow(rng: np.random.Generator, s: float, d: float) -> NDArray[np.float64]:
             (length - 0.6, stem * bend),
             (0, stem * bend),
         ]
-    return np.array(shape, np.float64) + (s, d)
+    return np.array(shape, np.float64) + np.array((s, d))
 
 
 def build_world(seed: int, style: str | None = None) -> World:

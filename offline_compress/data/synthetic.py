@@ -281,7 +281,7 @@ def _bonnet(canvas: Canvas, look: Look) -> None:
     outline = np.concatenate([outline, [(width + 9, height + 9), (-9, height + 9)]])
     colour = look.light.sky * 0.18 + 12
     canvas.polygon(outline, colour, OTHER)
-    canvas.polygon(outline + (0, rise * 0.25), colour * 0.7, OTHER)
+    canvas.polygon(outline + np.array((0, rise * 0.25)), colour * 0.7, OTHER)
 
 
 def _boxes(
