@@ -75,6 +75,11 @@ class DetectionMetric:
         self._predictions.append((boxes.copy(), scores.copy()))
         self._targets.append((targets.copy(), crowd.copy()))
 
+    def merge(self, other: "DetectionMetric") -> None:
+        """Count everything `other` counted too."""
+        self._predictions += other._predictions
+        self._targets += other._targets
+
     def compute(self) -> DetectionScores:
         """Score everything counted so far."""
         undefined = np.full(101, np.nan)

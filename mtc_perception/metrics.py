@@ -87,6 +87,14 @@ class MaskMetric:
             self._sums[name] = self._sums.get(name, 0.0) + np.where(defined, values, 0.0)
             self._counts[name] = self._counts.get(name, 0) + defined.astype(np.int64)
 
+    def merge(self, other: "MaskMetric") -> None:
+        """Count everything `other` counted too."""
+        self.images += other.images
+        self._pooled += other._pooled
+        for name, total in other._sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._counts[name] = self._counts.get(name, 0) + other._counts[name]
+
     def sweep(self) -> dict[str, Floats]:
         """Every figure as an array [256] over levels, NaN where undefined.
 
@@ -142,6 +150,13 @@ class PerceptionMetrics:
         if truth.lane is not None:
             self.lane.update(lane, truth.lane)
             self.lane_dilated.update(lane, dilate(truth.lane, LANE_DILATION_PX))
+
+    def merge(self, other: "PerceptionMetrics") -> None:
+        """Count everything `other` counted too: parts of a data set, or one frame, add up."""
+        self.detection.merge(other.detection)
+        self.drivable.merge(other.drivable)
+        self.lane.merge(other.lane)
+        self.lane_dilated.merge(other.lane_dilated)
 
     def to_json(self) -> dict[str, Any]:
         """The metric JSON of the tasks that had labels: fractions in 0..1, None where undefined."""

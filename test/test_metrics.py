@@ -369,3 +369,22 @@ def test_sweep_finds_the_better_threshold() -> None:
     assert sweep["drivable"]["iou"][index] == 1.0
     assert sweep["drivable"]["iou"][0] == pytest.approx(0.5)
     assert len(sweep["lane"]["accuracy"]) == len(sweep["lane"]["threshold"]) == 19
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    random = np.random.default_rng(5)
+    whole, merged = PerceptionMetrics(), PerceptionMetrics()
+    for _ in range(4):
+        part = PerceptionMetrics()
+        for _ in range(2):
+            corner = random.uniform(0, 20, (3, 2))
+            boxes = np.concatenate([corner, corner + 8], axis=1)
+            truth = GroundTruth(boxes[:2] + 1, None, DRIVABLE, random.random((20, 30)) < 0.1)
+            noise = random.integers(0, 256, (20, 30), dtype=np.uint8)
+            scores = random.random(3)
+            for metrics in (whole, part):
+                metrics.update(truth, boxes, scores, noise, noise)
+        merged.merge(part)
+    for task, figures in whole.to_json().items():
+        assert merged.to_json()[task] == pytest.approx(figures)
+    assert merged.to_json()["lane"]["images"] == 8

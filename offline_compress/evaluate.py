@@ -1,0 +1,325 @@
+"""Evaluation of checkpoints and bundles: one path from image file to metric JSON.
+
+The frames go through the vehicle's own letterbox, engine and decoding, and are scored in source
+pixels. Masks are kept as probabilities until they are scored, so that every threshold is known;
+at the given ones they are the very masks that `Perceiver` returns.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.bundle import Thresholds
+from mtc_perception.decode import decode_boxes
+from mtc_perception.engine import Engine, EngineChoice
+from mtc_perception.errors import UserError
+from mtc_perception.images import SourceImage
+from mtc_perception.metrics import GroundTruth, PerceptionMetrics, threshold_level
+from mtc_perception.perceiver import Perceiver
+from mtc_perception.perception import Perception, StageTimes
+from mtc_perception.preprocess import PAD_VALUE, Letterbox
+from mtc_perception.provenance import provenance
+from offline_compress.data.layout import Sample, read_image, read_mask, read_split
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from offline_compress.models.registry import ModelSpec
+
+SCORE_FLOOR = 0.001
+"""Detections below this cannot change the figures, only cost time."""
+CHECKPOINT_THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
+HEADLINES = {"detection": "map50", "drivable": "miou", "lane": "iou"}
+"""The figure that ranks frames, per task."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """What a network says about one image of height H and width W, before any threshold."""
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    drivable: npt.NDArray[np.uint8]
+    """[H, W] probability x 255."""
+    lane: npt.NDArray[np.uint8]
+    """[H, W] probability x 255."""
+    inference_ms: float
+
+    def perception(self, thresholds: Thresholds) -> Perception:
+        """What `Perceiver` returns at these thresholds (but for the times of other stages)."""
+        count = int(np.count_nonzero(self.scores >= np.float32(thresholds.score)))
+        return Perception(
+            boxes=self.boxes[:count],
+            scores=self.scores[:count],
+            labels=self.labels[:count],
+            drivable=_binary(self.drivable, thresholds.drivable),
+            lane=_binary(self.lane, thresholds.lane),
+            times=StageTimes(preprocess_ms=0.0, inference_ms=self.inference_ms, decode_ms=0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FrameScore:
+    """How well one image went: `HEADLINES` of it alone, None where it has no labels for that."""
+
+    sample: Sample
+    figures: dict[str, float | None]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Everything measured on a set of samples."""
+
+    metrics: PerceptionMetrics
+    frames: list[FrameScore] = field(default_factory=list)
+    inference_ms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network to evaluate, ready to run."""
+
+    engine: Engine
+    engine_reason: str
+    thresholds: Thresholds
+    max_detections: int
+    classes: list[str]
+    params: int
+    gmacs: float
+    identity: dict[str, Any]
+    """Name, kind, variant and sha256 of what was evaluated."""
+
+
+def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
+    """Run one image through letterbox, engine and decoding. Raises EngineError."""
+    _, height, width, _ = engine.input.shape
+    letterbox = Letterbox.fit(image.height, image.width, height, width)
+    letterbox.write(image, engine.input[0])
+    begin = perf_counter()
+    engine.start()
+    outputs = engine.wait()
+    inference_ms = (perf_counter() - begin) * 1e3
+    boxes, scores, labels = decode_boxes(outputs, letterbox, SCORE_FLOOR, max_detections)
+    return Frame(
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        drivable=letterbox.mask_to_source(outputs.drivable[0]),
+        lane=letterbox.mask_to_source(outputs.lane[0]),
+        inference_ms=inference_ms,
+    )
+
+
+def load_truth(sample: Sample, height: int, width: int) -> GroundTruth:
+    """Labels of a sample whose image is height x width pixels. Raises LayoutError."""
+    drivable, lane = sample.drivable_path, sample.lane_path
+    return GroundTruth(
+        boxes=sample.boxes,
+        ignore=sample.ignore,
+        drivable=read_mask(drivable, height, width) if drivable else None,
+        lane=read_mask(lane, height, width) if lane else None,
+    )
+
+
+def evaluate_engine(
+    engine: Engine,
+    samples: Iterable[Sample],
+    thresholds: Thresholds,
+    max_detections: int,
+    on_frame: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Score a network on samples; `on_frame` is called after each.
+
+    Raises LayoutError for a file that does not decode, EngineError if the engine fails.
+    """
+
+    def no_metrics() -> PerceptionMetrics:
+        return PerceptionMetrics(thresholds.drivable, thresholds.lane, max_detections)
+
+    evaluation = Evaluation(no_metrics())
+    for sample in samples:
+        pixels = read_image(sample.image_path)
+        truth = load_truth(sample, *pixels.shape[:2])
+        frame = infer(engine, SourceImage(pixels, "rgb"), max_detections)
+        alone = no_metrics()
+        alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)
+        figures = alone.to_json()
+        evaluation.metrics.merge(alone)
+        evaluation.inference_ms.append(frame.inference_ms)
+        evaluation.frames.append(
+            FrameScore(
+                sample,
+                {task: figures.get(task, {}).get(name) for task, name in HEADLINES.items()},
+            )
+        )
+        on_frame()
+    return evaluation
+
+
+def evaluate_perceiver(
+    perceiver: Perceiver, samples: Iterable[Sample], on_frame: Callable[[], None] = lambda: None
+) -> Evaluation:
+    """Score a perceiver, which nothing else may use meanwhile, at its current mask thresholds."""
+    try:
+        return evaluate_engine(
+            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections, on_frame
+        )
+    finally:
+        # The perceiver rewrites borders only when the geometry changes: leave it clean ones.
+        perceiver.engine.input[...] = PAD_VALUE
+
+
+def evaluate_network(
+    model: "nn.Module", spec: "ModelSpec", root: Path, split: str
+) -> dict[str, Any]:
+    """Metric JSON of a network in training on one split of a data set, at neutral thresholds."""
+    from offline_compress.export import MAX_DETECTIONS
+    from offline_compress.torch_engine import TorchEngine
+
+    engine = TorchEngine(model, spec.height, spec.width)
+    samples = read_split(root, split)
+    return evaluate_engine(engine, samples, CHECKPOINT_THRESHOLDS, MAX_DETECTIONS).metrics.to_json()
+
+
+def open_subject(
+    path: Path,
+    engine: str = "auto",
+    precision: str | None = None,
+    drivable: float | None = None,
+    lane: float | None = None,
+) -> Subject:
+    """Load a bundle or a checkpoint (its folder or its safetensors file) for evaluation.
+
+    `drivable` and `lane` replace the mask thresholds. Raises UserError with the reason.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a bundle or a checkpoint folder")
+    changes = {
+        name: value for name, value in (("drivable", drivable), ("lane", lane)) if value is not None
+    }
+    if path.suffix == ".safetensors":
+        return _open_checkpoint(path.parent, engine, changes)
+    if (path / "spec.json").is_file():
+        return _open_checkpoint(path, engine, changes)
+    return _open_bundle(path, engine, precision, changes)
+
+
+def run_evaluation(
+    subject: Subject,
+    data: Path,
+    split: str,
+    limit: int | None = None,
+    on_frame: Callable[[int], None] = lambda total: None,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Score a subject on one split, or its first `limit` images; also its full result JSON.
+
+    `on_frame` gets the number of images after each of them. Raises LayoutError and EngineError.
+    """
+    samples = read_split(data, split)[:limit]
+    evaluation = evaluate_engine(
+        subject.engine,
+        samples,
+        subject.thresholds,
+        subject.max_detections,
+        lambda: on_frame(len(samples)),
+    )
+    result = {
+        **evaluation.metrics.to_json(),
+        "params": subject.params,
+        "gmacs": subject.gmacs,
+        "latency_ms": round(statistics.median(evaluation.inference_ms), 3),
+        "sweep": evaluation.metrics.sweep_json(),
+        "model": subject.identity,
+        "engine": {
+            "name": subject.engine.name,
+            "precision": subject.engine.precision,
+            "device": subject.engine.device,
+            "why": subject.engine_reason,
+        },
+        "data": {"name": data.resolve().name, "split": split, "images": len(samples)},
+        **provenance(),
+    }
+    return evaluation, result
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result JSON atomically; its folder must exist."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[int], list[int]]:
+    """Indices of the `count` worst (worst first) and best (best first) frames of a task."""
+    known = [
+        (figure, index)
+        for index, frame in enumerate(frames)
+        if (figure := frame.figures[task]) is not None
+    ]
+    order = [index for _, index in sorted(known)]
+    worst = order[: min(count, (len(order) + 1) // 2)]
+    best = [index for index in reversed(order) if index not in worst][:count]
+    return worst, best
+
+
+def _binary(probability: npt.NDArray[np.uint8], threshold: float) -> npt.NDArray[np.uint8]:
+    return (probability >= threshold_level(threshold)).astype(np.uint8) * np.uint8(255)
+
+
+def _open_checkpoint(folder: Path, engine: str, changes: dict[str, float]) -> Subject:
+    if engine not in ("auto", "torch"):
+        raise UserError(f"{folder} is a checkpoint: export it first to run it on {engine}")
+    from offline_compress.export import MAX_DETECTIONS, count_gmacs, count_parameters
+    from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
+    from offline_compress.torch_engine import TorchEngine
+
+    spec, model = load_spec(folder), load_checkpoint(folder)
+    return Subject(
+        engine=TorchEngine(model, spec.height, spec.width),
+        engine_reason="checkpoints run in PyTorch",
+        thresholds=CHECKPOINT_THRESHOLDS.model_copy(update=changes),
+        max_detections=MAX_DETECTIONS,
+        classes=spec.classes,
+        params=count_parameters(model),
+        gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
+        identity={
+            "kind": "checkpoint",
+            "name": spec.name,
+            "sha256": hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
+        },
+    )
+
+
+def _open_bundle(
+    path: Path, engine: str, precision: str | None, changes: dict[str, float]
+) -> Subject:
+    # `create_engine` itself refuses a name it does not know.
+    perceiver = Perceiver.open(path, cast(EngineChoice, engine), precision=precision)
+    manifest = perceiver.bundle.manifest
+    variant = perceiver.bundle.variant_for(perceiver.engine.name, precision)
+    return Subject(
+        engine=perceiver.engine,
+        engine_reason=perceiver.engine_reason,
+        thresholds=manifest.thresholds.model_copy(update=changes),
+        max_detections=manifest.max_detections,
+        classes=manifest.classes,
+        params=manifest.params,
+        gmacs=manifest.gmacs,
+        identity={
+            "kind": "bundle",
+            "name": manifest.name,
+            "version": manifest.version,
+            "variant": variant,
+            "sha256": next(v.sha256 for key, v in manifest.variants.items() if key == variant),
+        },
+    )
