@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mtc_perception.errors import UserError
+from offline_compress.data.synth_cli import synth_app
 
 app = typer.Typer(
     name="mtc-compress",
@@ -16,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(synth_app, name="synth")
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Playing recordings through the node and scoring what comes out."""
