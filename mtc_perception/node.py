@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -36,8 +37,9 @@ class PerceptionNode(LifecycleNode):
     the inference thread must tell it goes through a guard condition.
     """
 
-    def __init__(self) -> None:
-        super().__init__("perception")
+    def __init__(self, **node_options: Any) -> None:
+        """`node_options` are those of rclpy's `Node`."""
+        super().__init__("perception", **node_options)
         self._state = "unconfigured"
         self._failure = ""
         self._settings: Settings | None = None

@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mtc_perception.bundle import Thresholds
+from mtc_perception.engine import EngineChoice
 from mtc_perception.errors import UserError
 
 SHIPPED_BUNDLE = "mtc_nano.mtc"
@@ -143,7 +144,7 @@ class Settings:
     """What is fixed from configure to cleanup."""
 
     bundle: Path
-    engine: str
+    engine: EngineChoice
     precision: str | None
     threads: int | None
     fallback: bool

@@ -1,10 +1,33 @@
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_bundle import write_toy_bundle
+
+# Each run talks in a domain of its own and stays on this machine, whatever else runs here.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the toy bundle (see toy_bundle.py): input 160 x 96, answers known by hand."""
     return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy.mtc")
+
+
+@pytest.fixture
+def start_node(toy_bundle: Path) -> Iterator[Callable[..., Any]]:
+    """Call it with parameters for a `node_rig.Rig` on the toy bundle; closed after the test."""
+    from node_rig import Rig
+
+    rigs: list[Rig] = []
+
+    def start(**parameters: object) -> Rig:
+        rigs.append(Rig({"bundle": str(toy_bundle), "threads": 1, **parameters}))
+        return rigs[-1]
+
+    yield start
+    for rig in rigs:
+        rig.close()

@@ -1,0 +1,82 @@
+import time
+
+import pytest
+
+from mtc_perception.frames import Clock, Frame
+from mtc_perception.inputs import InputMonitor, InputState
+
+SECOND = 1_000_000_000
+
+
+def arrive(monitor: InputMonitor, ago_s: float, stamp_ns: int | None = None) -> None:
+    now_ns = time.time_ns() - int(ago_s * SECOND)
+    monitor.arrived(
+        Frame(
+            camera=0,
+            payload=None,
+            stamp_ns=now_ns if stamp_ns is None else stamp_ns,
+            received_ns=now_ns,
+            arrived_ns=time.monotonic_ns() - int(ago_s * SECOND),
+        )
+    )
+
+
+def test_waiting_names_the_cause():
+    monitor = InputMonitor()
+    assert monitor.state("/cam", 0) == (InputState.WAITING, "nobody publishes /cam")
+    assert monitor.state("/cam", 2)[1] == "2 publisher(s) on /cam, no image yet"
+    monitor.qos_problem = "incompatible"
+    assert monitor.state("/cam", 2) == (InputState.WAITING, "incompatible")
+
+
+def test_ok_then_lost():
+    monitor = InputMonitor()
+    arrive(monitor, ago_s=0.01)
+    assert monitor.state("/cam", 1) == (InputState.OK, "")
+    lost = InputMonitor()
+    arrive(lost, ago_s=1.5)
+    state, reason = lost.state("/cam", 0)
+    assert state is InputState.LOST
+    assert "1.5 s" in reason
+    assert "nobody publishes /cam" in reason
+
+
+def test_a_slow_camera_is_not_lost_between_its_images():
+    monitor = InputMonitor()
+    for ago_s in (4.0, 3.0, 2.0):
+        arrive(monitor, ago_s)
+    assert monitor.state("/cam", 1)[0] is InputState.OK
+
+
+def test_rejected_until_an_image_is_accepted():
+    monitor = InputMonitor()
+    arrive(monitor, ago_s=0.0)
+    monitor.rejected("malformed: too short")
+    assert monitor.state("/cam", 1) == (InputState.REJECTED, "malformed: too short")
+    monitor.accepted(640, 480)
+    assert monitor.state("/cam", 1) == (InputState.OK, "")
+    assert monitor.resolution == "640x480"
+
+
+def test_stamps_back_and_ahead_are_noticed():
+    monitor = InputMonitor()
+    now_ns = time.time_ns()
+    arrive(monitor, 0.0, now_ns)
+    arrive(monitor, 0.0, now_ns - SECOND)
+    assert monitor.stamps_back == 1
+    assert monitor.clock is Clock.OK
+    arrive(monitor, 0.0, now_ns + 60 * SECOND)
+    assert monitor.clock is Clock.FUTURE
+    assert monitor.offset_ms == pytest.approx(-60_000, abs=1000)
+    arrive(monitor, 0.0, 0)
+    assert monitor.clock is Clock.UNSET
+    assert monitor.stamps_back == 2
+
+
+def test_rate_is_measured_over_at_least_half_a_second():
+    monitor = InputMonitor()
+    for _ in range(6):
+        arrive(monitor, 0.0)
+    assert monitor.rate_hz() == 0.0
+    time.sleep(0.55)
+    assert monitor.rate_hz() == pytest.approx(6 / 0.55, rel=0.2)
