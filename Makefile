@@ -1,0 +1,44 @@
+# mtc_perception. Every target does its own set-up in this checkout (.venv and .overlay).
+#
+#   make demo [INPUT=bag|video|image-folder]     make test     make bench
+#
+# PYTHON chooses the interpreter the .venv is made with (>= 3.10). Where a ROS 2 installation is
+# sourced it is used; otherwise ROS 2 comes from wheels.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+PYTHON ?= python3
+export PYTHON
+
+RUN := source tools/ros_env.sh &&
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## everything for users and developers
+	@tools/setup.sh runtime offline dev
+
+demo: ## a drive through the real node under real DDS (INPUT=bag, video or image folder)
+	@tools/setup.sh runtime
+	@$(RUN) python -m mtc_perception.replay.demo $(if $(INPUT),--input "$(INPUT)")
+
+lint: ## ruff and mypy
+	@tools/setup.sh runtime offline dev
+	@$(MAKE) --no-print-directory _lint
+
+test: ## lint and all tests
+	@tools/setup.sh runtime offline dev
+	@$(MAKE) --no-print-directory _lint
+	@$(RUN) python -m pytest
+
+bench: ## the numbers of the README, measured on this machine
+	@tools/setup.sh runtime
+	@$(RUN) python -m bench.run
+
+clean: ## remove everything that set-up and the other targets made
+	rm -rf .venv .overlay out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: _lint
+_lint:
+	@$(RUN) ruff check . && ruff format --check . && mypy

@@ -1,0 +1,51 @@
+"""ament_python package: the vehicle package and the offline one, with what launch needs to find."""
+
+import sys
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "mtc_perception"
+
+
+def shared_files() -> list[tuple[str, list[str]]]:
+    """(directory, files) under the install prefix: index marker, launch, config and bundles."""
+    files = [
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
+    ]
+    for bundle in sorted(Path("models").glob("*.mtc")):
+        members = sorted(bundle.rglob("*")) if bundle.is_dir() else [bundle]
+        for folder in sorted({member.parent for member in members}):
+            inside = [str(m) for m in members if m.parent == folder and m.is_file()]
+            files.append((f"share/{NAME}/{folder}", inside))
+    return files
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Real-time multi-task road perception for ROS 2, and its compression toolchain",
+    maintainer="mtc_perception maintainers",
+    maintainer_email="mtc-perception@example.com",
+    license="Apache-2.0",
+    packages=find_packages(include=[f"{NAME}*", "offline_compress*"]),
+    # An editable install runs from the checkout: copies in its prefix would only go stale.
+    data_files=[] if "editable_wheel" in sys.argv else shared_files(),
+    python_requires=">=3.10",
+    install_requires=["setuptools"],
+    extras_require={
+        "offline": ["accelerate", "faster-coco-eval", "onnx", "scipy", "torch", "typer"],
+        "tensorrt": ["tensorrt"],
+    },
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "perception_node = mtc_perception.node:main",
+            "mtc-compress = offline_compress.cli:main",
+        ]
+    },
+)

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Sets up this checkout: tools/setup.sh GROUP...   (groups: runtime, offline, dev)
+#
+# Makes .venv with the pinned requirements of the groups and, where vision_msgs is missing, .overlay
+# with the interface package. Each step leaves a stamp of what it was made from and runs again only
+# when that changes.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+venv=$root/.venv
+overlay=$root/.overlay
+stamps=$venv/.mtc
+python=${PYTHON:-python3}
+
+say() { printf '[setup] %s\n' "$*"; }
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+hash_of() { cat -- "$@" | sha256sum | cut -c1-16; }
+is_fresh() { [ -f "$stamps/$1" ] && [ "$(<"$stamps/$1")" = "$2" ]; } # step, what it is made from
+stamp() { printf '%s\n' "$2" >"$stamps/$1"; }
+
+# `installation` where this Python can import the rclpy of a sourced ROS 2, otherwise `wheels`.
+where_ros_is() {
+  if [ -n "${AMENT_PREFIX_PATH-}" ] && [ -z "${_ROS_WHEELS_BOOTSTRAP_COMPLETE-}" ] &&
+    "$python" -c 'import rclpy' 2>/dev/null; then
+    echo installation
+  else
+    echo wheels
+  fi
+}
+
+check_system() {
+  local missing=() headers
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+  if [ "$ros" = wheels ]; then
+    headers=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+    [ -f "$headers/Python.h" ] || missing+=(python3-dev)
+    command -v c++ >/dev/null || missing+=(g++)
+    command -v make >/dev/null || missing+=(make)
+  fi
+  [ ${#missing[@]} -eq 0 ] ||
+    die "this machine lacks ${missing[*]}; install with: sudo apt-get install ${missing[*]}"
+}
+
+make_venv() {
+  local source options=()
+  source="$("$python" -c 'import sys; print(*sys.version_info[:3], sys.base_prefix)') $ros $root"
+  is_fresh venv "$source" && return
+  check_system
+  say "making .venv with $("$python" -V), ROS 2 from ${ros/installation/the sourced installation}"
+  rm -rf "$venv"
+  [ "$ros" = wheels ] || options=(--system-site-packages)
+  "$python" -m venv "${options[@]}" "$venv"
+  mkdir "$stamps"
+  stamp venv "$source"
+}
+
+# The message libraries of a ROS 2 compiled against NumPy 1 cannot be loaded with NumPy 2.
+numpy_file() {
+  local major=2
+  [ "$ros" = wheels ] || major=$("$python" -c 'import numpy; print(numpy.__version__[0])')
+  echo "requirements/numpy$major.txt"
+}
+
+install_requirements() { # group...
+  local group files hash todo=() wanted=()
+  for group in "$@"; do
+    files=("requirements/$group.txt")
+    [ "$group" != runtime ] || files+=("$(numpy_file)")
+    [ "$group-$ros" != runtime-wheels ] || files+=(requirements/ros.txt)
+    hash=$(hash_of "${files[@]}")
+    is_fresh "$group" "$hash" && continue
+    todo+=("$group $hash")
+    wanted+=("${files[@]/#/--requirement=}")
+  done
+  [ ${#todo[@]} -gt 0 ] || return 0
+  say "installing pinned requirements: ${todo[*]% *}"
+  "$venv/bin/pip" install --disable-pip-version-check "${wanted[@]}" | show_pip
+  for group in "${todo[@]}"; do
+    stamp "${group% *}" "${group#* }"
+  done
+}
+
+# One line per downloaded file and the last step; on a terminal the file lines overwrite each other.
+show_pip() {
+  local end='\n'
+  [ ! -t 1 ] || end='\033[K\r'
+  awk -v end="$end" '
+    /^ *(Downloading|Using cached|Processing) / { printf "[setup]   %d: %s" end, ++n, $NF; fflush() }
+    /^Installing collected/ { print "[setup]   unpacking"; fflush() }'
+}
+
+build_overlay() {
+  local sources options=()
+  if [ "$ros" = installation ]; then
+    "$python" -c 'import vision_msgs.msg' 2>/dev/null && return
+    command -v colcon >/dev/null ||
+      die "vision_msgs is missing; install with: sudo apt-get install ros-$ROS_DISTRO-vision-msgs"
+  else
+    options=("-DPython3_EXECUTABLE=$venv/bin/python"
+      "-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=$root/tools/ros_wheels.cmake")
+    # shellcheck source=tools/ros_env.sh
+    source tools/ros_env.sh
+  fi
+  sources=$(hash_of "$stamps/venv" requirements/ros.txt tools/ros_wheels.cmake \
+    interfaces/vision_msgs/{package.xml,CMakeLists.txt,msg/*})
+  [ -d "$overlay/install" ] && is_fresh overlay "$sources" && return
+  say "building the vision_msgs interfaces (about 20 s)"
+  rm -rf "$overlay"
+  mkdir "$overlay"
+  colcon --log-base "$overlay/log" build --base-paths interfaces --merge-install \
+    --build-base "$overlay/build" --install-base "$overlay/install" \
+    --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "${options[@]}" \
+    >"$overlay/build.txt" 2>&1 ||
+    die "building vision_msgs failed: $(tail -n 20 "$overlay/build.txt")"
+  stamp overlay "$sources"
+}
+
+install_project() {
+  local sources
+  sources=$(hash_of setup.py setup.cfg package.xml pyproject.toml)
+  is_fresh project "$sources" && return
+  say "installing this checkout (editable)"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    --editable . --no-deps --no-build-isolation
+  stamp project "$sources"
+}
+
+command -v "$python" >/dev/null || die "$python not found: sudo apt-get install python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+  die "$python is $("$python" -V), Python 3.10 or newer is needed: make PYTHON=python3.x ..."
+ros=$(where_ros_is)
+make_venv
+install_requirements "$@"
+build_overlay
+install_project
+say "ready: $("$venv/bin/python" -V), ROS 2 from ${ros/installation/the sourced installation}"
