@@ -84,7 +84,7 @@ def toy_model(
 
 
 def toy_manifest(
-    model: bytes, height: int, width: int, self_test: SelfTest, **changes: Any
+    model: bytes, height: int, width: int, golden: SelfTest, **changes: Any
 ) -> Manifest:
     """The manifest for `model`, with any of its fields replaced by `changes`."""
     fields: dict[str, Any] = {
@@ -108,7 +108,7 @@ def toy_manifest(
         "lineage": [LineageStep(step="export", detail="written by hand")],
         "opset": 17,
         "exporter": {"onnx": onnx.__version__},
-        "self_test": {"fp32": self_test},
+        "self_test": {"fp32": golden},
     }
     return Manifest(**(fields | changes))
 

@@ -1,0 +1,295 @@
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from toy_bundle import MAX_DETECTIONS, toy_manifest, toy_model, write_toy_bundle
+
+from mtc_perception.bundle import Bundle, read_bundle, self_test_frame, write_bundle
+from mtc_perception.engine import (
+    Engine,
+    EngineChoice,
+    Network,
+    Outputs,
+    check_self_test,
+    create_engine,
+    load_engine,
+    measure_self_test,
+    run_self_test,
+)
+from mtc_perception.engines.cpu import available_physical_cores
+from mtc_perception.errors import BundleError, EngineError
+
+HEIGHT, WIDTH = 96, 160
+SHIPPED = Path(__file__).parents[1] / "models" / "mtc_nano.mtc"
+
+both_engines = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+
+
+def network(model: bytes, **changes: int) -> Network:
+    sizes = {"height": HEIGHT, "width": WIDTH, "max_detections": MAX_DETECTIONS} | changes
+    return Network(model=model, precision="fp32", **sizes)
+
+
+def infer(engine: Engine, frame: npt.NDArray[np.uint8]) -> Outputs:
+    engine.input[0] = frame
+    engine.start()
+    return engine.wait()
+
+
+@pytest.fixture
+def toy(toy_bundle: Path) -> Bundle:
+    return read_bundle(toy_bundle)
+
+
+@pytest.fixture
+def toy_engine(toy: Bundle, name: EngineChoice) -> Iterator[Engine]:
+    engine, _ = create_engine(toy, name)
+    yield engine
+    engine.close()
+
+
+def disguised(path: Path, toy: Bundle, model: bytes, **changes: Any) -> Bundle:
+    """A bundle around `model` that claims the toy network's golden outputs."""
+    manifest = toy_manifest(model, HEIGHT, WIDTH, toy.manifest.self_test["fp32"], **changes)
+    write_bundle(path / "disguised.mtc", manifest, {"model.onnx": model})
+    return read_bundle(path / "disguised.mtc")
+
+
+@both_engines
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_outputs_are_the_networks(name: str, batch: int | str) -> None:
+    engine = load_engine(network(toy_model(HEIGHT, WIDTH, batch=batch)), name)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        frame = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        outputs = infer(engine, frame)
+        parts = frame.mean() / 255 / np.arange(1, MAX_DETECTIONS + 1)
+        np.testing.assert_allclose(outputs.scores, parts[None], rtol=1e-5)
+        corners = parts[:, None] * [0, 0, WIDTH, HEIGHT]
+        np.testing.assert_allclose(outputs.boxes, corners[None], rtol=1e-5)
+        np.testing.assert_array_equal(outputs.labels, [[0, 1, 0, 1, 0]])
+        np.testing.assert_array_equal(outputs.drivable[0], frame[..., 0])
+        np.testing.assert_array_equal(outputs.lane[0], frame[..., 1])
+    engine.close()
+
+
+@both_engines
+def test_outputs_reuse_the_engines_buffers(toy_engine: Engine) -> None:
+    dark = infer(toy_engine, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    bright = infer(toy_engine, np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
+    assert np.shares_memory(dark.drivable, bright.drivable)
+    assert dark.drivable.min() == 255
+
+
+@both_engines
+def test_closed_engine_says_so(toy: Bundle, name: EngineChoice) -> None:
+    engine, _ = create_engine(toy, name)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        engine.start()
+
+
+@both_engines
+def test_asking_for_an_engine_gets_it(toy: Bundle, name: EngineChoice) -> None:
+    engine, why = create_engine(toy, name, precision="fp32", threads=1)
+    assert engine.name == name
+    assert engine.precision == "fp32"
+    assert "1 threads" in engine.device
+    assert name in why
+    assert "fp32" in why
+    assert "as asked for" in why
+    engine.close()
+
+
+def test_auto_explains_its_choice(toy: Bundle) -> None:
+    engine, why = create_engine(toy)
+    assert engine.name == "openvino"
+    assert "chosen automatically; passed over tensorrt: this version" in why
+    engine.close()
+
+
+def test_auto_falls_back_when_a_library_is_missing(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    engine, why = create_engine(toy)
+    assert engine.name == "onnxruntime"
+    assert "openvino: the Python package openvino cannot be imported" in why
+    engine.close()
+    with pytest.raises(EngineError, match="pip install openvino"):
+        create_engine(toy, "openvino")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match=r"no engine runs it here: .*pip install onnxruntime"):
+        create_engine(toy)
+
+
+def test_auto_skips_engines_without_a_variant(tmp_path: Path, toy: Bundle) -> None:
+    variant = toy.manifest.variants["fp32"].model_copy(update={"engines": ["onnxruntime"]})
+    path = write_toy_bundle(tmp_path / "ort.mtc", HEIGHT, WIDTH, variants={"fp32": variant})
+    bundle = read_bundle(path)
+    engine, why = create_engine(bundle)
+    assert engine.name == "onnxruntime"
+    assert "no variant for openvino" in why
+    engine.close()
+    with pytest.raises(BundleError, match=r"no variant for openvino; .* fp32 \(onnxruntime\)"):
+        create_engine(bundle, "openvino")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"name": "tensorrt"}, "has no tensorrt engine"),
+        ({"name": "abacus"}, "unknown engine 'abacus'; choose auto, tensorrt, openvino"),
+        ({"name": "openvino", "threads": 0}, "threads must be at least 1"),
+        ({"name": "onnxruntime", "precision": "int8"}, "no int8 variant for onnxruntime"),
+        ({"precision": "int8"}, "no engine runs it here"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(toy: Bundle, arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises((EngineError, BundleError), match=reason):
+        create_engine(toy, **arguments)
+
+
+@both_engines
+@pytest.mark.parametrize(
+    ("model", "sizes", "reason"),
+    [
+        (toy_model(HEIGHT, WIDTH, labels="classes"), {}, "outputs must be boxes, scores, labels"),
+        (toy_model(HEIGHT, WIDTH), {"max_detections": 9}, r"boxes must be float32 \[1, 9, 4\]"),
+        (toy_model(HEIGHT, WIDTH), {"height": 64}, r"image must be uint8 \[1, 64, 160, 3\]"),
+        (toy_model(HEIGHT, WIDTH, batch=2), {}, r"it is uint8 \[2, 96, 160, 3\]"),
+    ],
+)
+def test_broken_tensor_contract(
+    name: str, model: bytes, sizes: dict[str, int], reason: str
+) -> None:
+    with pytest.raises(BundleError, match=reason):
+        load_engine(network(model, **sizes), name)
+
+
+@both_engines
+@pytest.mark.parametrize("model", [b"", b"not a network", toy_model(HEIGHT, WIDTH)[:-40]])
+def test_not_a_network(name: str, model: bytes) -> None:
+    with pytest.raises(EngineError) as caught:
+        load_engine(network(model), name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["auto", "openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    ("gain", "reason"),
+    [
+        (float("nan"), "not finite"),
+        (4.0, "not all within 0..1"),
+        (-0.1, "not all within 0..1"),
+        (0.9, "top_score is 0.4323, the bundle's own is 0.4803"),
+    ],
+)
+def test_wrong_weights_are_refused(
+    tmp_path: Path, toy: Bundle, name: EngineChoice, gain: float, reason: str
+) -> None:
+    bundle = disguised(tmp_path, toy, toy_model(HEIGHT, WIDTH, gain=gain))
+    with pytest.raises(EngineError, match=reason):
+        create_engine(bundle, name)
+
+
+def test_self_test_checks_every_output(toy: Bundle) -> None:
+    engine = load_engine(Network.of(toy, "fp32"), "onnxruntime")
+    outputs = run_self_test(engine)
+    golden = measure_self_test(outputs)
+    check_self_test(outputs, golden, class_count=2)
+    with pytest.raises(EngineError, match="labels"):
+        check_self_test(outputs, golden, class_count=1)
+    for mask in ("drivable", "lane"):
+        kept = getattr(outputs, mask).copy()
+        getattr(outputs, mask)[:] = 0  # what a dead head gives
+        with pytest.raises(EngineError, match=f"{mask}_mean is 0.0000"):
+            check_self_test(outputs, golden, class_count=2)
+        getattr(outputs, mask)[:] = kept
+    outputs.scores[:] = outputs.scores[:, ::-1].copy()
+    with pytest.raises(EngineError, match="descending"):
+        check_self_test(outputs, golden, class_count=2)
+    engine.close()
+
+
+def test_failing_inference_is_an_engine_error() -> None:
+    model = onnx.load_from_string(toy_model(HEIGHT, WIDTH))
+    # The mean brightness becomes the channel to take: there is none beyond 2.
+    lane = next(node for node in model.graph.node if node.output[0] == "lane")
+    model.graph.node.remove(lane)
+    model.graph.node.extend(
+        [
+            helper.make_node("Squeeze", ["bytes_mean"], ["brightness"]),
+            helper.make_node("Cast", ["brightness"], ["channel"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["image", "channel"], ["lane"], axis=3),
+        ]
+    )
+    engine = load_engine(network(model.SerializeToString()), "onnxruntime")
+    black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    infer(engine, black)
+    with pytest.raises(EngineError, match="ONNX Runtime failed"):
+        infer(engine, black + 9)
+    infer(engine, black)  # the engine survives
+    engine.close()
+
+
+def test_engines_agree_on_the_shipped_network() -> None:
+    # OpenVINO left to itself would run it in bfloat16, which is off by about 1e-2.
+    bundle = read_bundle(SHIPPED)
+    engines = [
+        load_engine(Network.of(bundle, "fp32"), name) for name in ("openvino", "onnxruntime")
+    ]
+    frame = self_test_frame(bundle.manifest.input.height, bundle.manifest.input.width)
+    one, other = (infer(engine, frame) for engine in engines)
+    assert {engine.precision for engine in engines} == {"fp32"}
+    np.testing.assert_allclose(one.scores, other.scores, atol=2e-4)
+    for mask in ("drivable", "lane"):
+        difference = getattr(one, mask).astype(int) - getattr(other, mask)
+        assert np.abs(difference).max() <= 1
+    for engine in engines:
+        engine.close()
+
+
+@both_engines
+def test_other_threads_run_during_inference(name: str) -> None:
+    bundle = read_bundle(SHIPPED)
+    engine = load_engine(Network.of(bundle, "fp32"), name)
+    ticks, done = 0, threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.wait(0.001):
+            ticks += 1
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    runs, begin = 20, time.perf_counter()
+    for _ in range(runs):
+        engine.start()
+        engine.wait()
+    elapsed_ms = (time.perf_counter() - begin) * 1e3
+    done.set()
+    ticker.join()
+    engine.close()
+    # Were the interpreter held, there would be hardly more than one tick per inference.
+    assert ticks > max(runs * 2, elapsed_ms / 10), (ticks, elapsed_ms)
+
+
+def test_threads_default_to_the_allowed_physical_cores() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= available_physical_cores() <= len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert available_physical_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
