@@ -79,11 +79,11 @@ class ImageWriter:
         height, width = pixels.shape[:2]
         message = self._message
         if (message.height, message.width) != (height, width):
-            data = array("B", bytes(pixels.size))
             message.height, message.width = height, width
             message.step = width * self._channels
-            message.data = data
-            self._pixels = np.frombuffer(data, np.uint8)
+            message.data = array("B", bytes(pixels.size))
+            # The setter may have copied (it does from Jazzy on), so ask for what is in there now.
+            self._pixels = np.frombuffer(message.data, np.uint8)
         message.header = header
         np.copyto(self._pixels.reshape(pixels.shape), pixels)
         return message

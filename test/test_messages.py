@@ -90,10 +90,10 @@ def test_image_writer_follows_a_change_of_size_and_strided_pixels(header):
 
 
 def test_images_are_viewed_without_a_copy():
-    data = array("B", bytes(range(24)))
-    image = source_image(Image(height=2, width=3, step=12, encoding="rgb8", data=data))
+    message = Image(height=2, width=3, step=12, encoding="rgb8", data=array("B", bytes(range(24))))
+    image = source_image(message)
     assert image.pixels[1, 0].tolist() == [12, 13, 14]
-    data[12] = 99
+    message.data[12] = 99
     assert image.pixels[1, 0, 0] == 99
 
 
