@@ -123,7 +123,7 @@ install_project() {
   sources=$(hash_of setup.py setup.cfg package.xml pyproject.toml)
   is_fresh project "$sources" && return
   say "installing this checkout (editable)"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+  PYTHONWARNINGS=ignore "$venv/bin/pip" install --quiet --disable-pip-version-check \
     --editable . --no-deps --no-build-isolation
   stamp project "$sources"
 }
