@@ -165,11 +165,15 @@ class Rig(Client):
         return next(r for r in results if stamp_ns(r.header) == stamp_ns(image.header))
 
     def close(self) -> None:
+        """Leave nothing in the domain that the next test could find."""
         self._node_executor.shutdown()
-        self.context.try_shutdown()
         self._thread.join(timeout=10.0)
         assert not self._thread.is_alive()
         self.node.close()
+        self.node.destroy_node()
+        self.executor_.shutdown()
+        self.destroy_node()
+        self.context.try_shutdown()
 
 
 def image_message(
