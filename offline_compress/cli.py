@@ -55,6 +55,54 @@ def train(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Bundle, or checkpoint folder, e.g. RUN/best.")],
+    data: Annotated[Path, typer.Option(help="Data set: images/, drivable/, lane/, det/.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    engine: Annotated[
+        str, typer.Option(help="auto, tensorrt, openvino or onnxruntime, for a bundle.")
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; default: the bundle's preference.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    drivable: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Drivable-area threshold to use instead.")
+    ] = None,
+    lane: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lane threshold to use instead.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and report.html.")] = Path(
+        "out/evaluate"
+    ),
+) -> None:
+    """Measure accuracy, and show the best and worst frames.
+
+    Example: [bold]mtc-compress evaluate models/mtc_nano.mtc --data DATA/camvid[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from offline_compress.data.layout import read_split
+    from offline_compress.evaluate import evaluate_subject, result_json, write_result
+    from offline_compress.evaluation_report import result_table, title_of, write_report
+    from offline_compress.subject import open_subject
+
+    samples = read_split(data, split)[:limit]
+    subject = open_subject(model, engine, precision, drivable, lane)
+    evaluation = evaluate_subject(
+        subject, track(samples, "evaluating", console=Console(stderr=True))
+    )
+    result = result_json(subject, evaluation, data, split)
+    out.mkdir(parents=True, exist_ok=True)
+    write_result(out / "metrics.json", result)
+    write_report(out / "report.html", subject, evaluation, result)
+    print(title_of(result))
+    Console().print(result_table(result))
+    print(f"{out / 'metrics.json'}, {out / 'report.html'}")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, e.g. RUN/best.")],
     out: Annotated[Path, typer.Argument(help="Bundle to write: NAME.mtc, or NAME.mtc.zip.")],

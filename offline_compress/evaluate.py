@@ -5,23 +5,21 @@ pixels. Masks are kept as probabilities until they are scored, so that every thr
 at the given ones they are the very masks that `Perceiver` returns.
 """
 
-import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.decode import decode_boxes
-from mtc_perception.engine import Engine, EngineChoice
-from mtc_perception.errors import UserError
+from mtc_perception.engine import Engine
 from mtc_perception.images import SourceImage
 from mtc_perception.metrics import GroundTruth, PerceptionMetrics, threshold_level
 from mtc_perception.perceiver import Perceiver
@@ -29,6 +27,7 @@ from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.preprocess import PAD_VALUE, Letterbox
 from mtc_perception.provenance import provenance
 from offline_compress.data.layout import Sample, read_image, read_mask, read_split
+from offline_compress.subject import CHECKPOINT_THRESHOLDS, Subject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 SCORE_FLOOR = 0.001
 """Detections below this cannot change the figures, only cost time."""
-CHECKPOINT_THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
 HEADLINES = {"detection": "map50", "drivable": "miou", "lane": "iou"}
 """The figure that ranks frames, per task."""
 
@@ -85,21 +83,6 @@ class Evaluation:
     inference_ms: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A network to evaluate, ready to run."""
-
-    engine: Engine
-    engine_reason: str
-    thresholds: Thresholds
-    max_detections: int
-    classes: list[str]
-    params: int
-    gmacs: float
-    identity: dict[str, Any]
-    """Name, kind, variant and sha256 of what was evaluated."""
-
-
 def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
     """Run one image through letterbox, engine and decoding. Raises EngineError."""
     _, height, width, _ = engine.input.shape
@@ -136,9 +119,8 @@ def evaluate_engine(
     samples: Iterable[Sample],
     thresholds: Thresholds,
     max_detections: int,
-    on_frame: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score a network on samples; `on_frame` is called after each.
+    """Score a network on samples, one at a time.
 
     Raises LayoutError for a file that does not decode, EngineError if the engine fails.
     """
@@ -162,17 +144,14 @@ def evaluate_engine(
                 {task: figures.get(task, {}).get(name) for task, name in HEADLINES.items()},
             )
         )
-        on_frame()
     return evaluation
 
 
-def evaluate_perceiver(
-    perceiver: Perceiver, samples: Iterable[Sample], on_frame: Callable[[], None] = lambda: None
-) -> Evaluation:
+def evaluate_perceiver(perceiver: Perceiver, samples: Iterable[Sample]) -> Evaluation:
     """Score a perceiver, which nothing else may use meanwhile, at its current mask thresholds."""
     try:
         return evaluate_engine(
-            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections, on_frame
+            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections
         )
     finally:
         # The perceiver rewrites borders only when the geometry changes: leave it clean ones.
@@ -191,49 +170,14 @@ def evaluate_network(
     return evaluate_engine(engine, samples, CHECKPOINT_THRESHOLDS, MAX_DETECTIONS).metrics.to_json()
 
 
-def open_subject(
-    path: Path,
-    engine: str = "auto",
-    precision: str | None = None,
-    drivable: float | None = None,
-    lane: float | None = None,
-) -> Subject:
-    """Load a bundle or a checkpoint (its folder or its safetensors file) for evaluation.
-
-    `drivable` and `lane` replace the mask thresholds. Raises UserError with the reason.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a bundle or a checkpoint folder")
-    changes = {
-        name: value for name, value in (("drivable", drivable), ("lane", lane)) if value is not None
-    }
-    if path.suffix == ".safetensors":
-        return _open_checkpoint(path.parent, engine, changes)
-    if (path / "spec.json").is_file():
-        return _open_checkpoint(path, engine, changes)
-    return _open_bundle(path, engine, precision, changes)
+def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
+    """Score a subject on samples. Raises LayoutError and EngineError."""
+    return evaluate_engine(subject.engine, samples, subject.thresholds, subject.max_detections)
 
 
-def run_evaluation(
-    subject: Subject,
-    data: Path,
-    split: str,
-    limit: int | None = None,
-    on_frame: Callable[[int], None] = lambda total: None,
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Score a subject on one split, or its first `limit` images; also its full result JSON.
-
-    `on_frame` gets the number of images after each of them. Raises LayoutError and EngineError.
-    """
-    samples = read_split(data, split)[:limit]
-    evaluation = evaluate_engine(
-        subject.engine,
-        samples,
-        subject.thresholds,
-        subject.max_detections,
-        lambda: on_frame(len(samples)),
-    )
-    result = {
+def result_json(subject: Subject, evaluation: Evaluation, data: Path, split: str) -> dict[str, Any]:
+    """The metric JSON of an evaluation, with thresholds swept and everything it depended on."""
+    return {
         **evaluation.metrics.to_json(),
         "params": subject.params,
         "gmacs": subject.gmacs,
@@ -246,10 +190,9 @@ def run_evaluation(
             "device": subject.engine.device,
             "why": subject.engine_reason,
         },
-        "data": {"name": data.resolve().name, "split": split, "images": len(samples)},
+        "data": {"name": data.resolve().name, "split": split, "images": len(evaluation.frames)},
         **provenance(),
     }
-    return evaluation, result
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
@@ -274,52 +217,3 @@ def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[in
 
 def _binary(probability: npt.NDArray[np.uint8], threshold: float) -> npt.NDArray[np.uint8]:
     return (probability >= threshold_level(threshold)).astype(np.uint8) * np.uint8(255)
-
-
-def _open_checkpoint(folder: Path, engine: str, changes: dict[str, float]) -> Subject:
-    if engine not in ("auto", "torch"):
-        raise UserError(f"{folder} is a checkpoint: export it first to run it on {engine}")
-    from offline_compress.export import MAX_DETECTIONS, count_gmacs, count_parameters
-    from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
-    from offline_compress.torch_engine import TorchEngine
-
-    spec, model = load_spec(folder), load_checkpoint(folder)
-    return Subject(
-        engine=TorchEngine(model, spec.height, spec.width),
-        engine_reason="checkpoints run in PyTorch",
-        thresholds=CHECKPOINT_THRESHOLDS.model_copy(update=changes),
-        max_detections=MAX_DETECTIONS,
-        classes=spec.classes,
-        params=count_parameters(model),
-        gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
-        identity={
-            "kind": "checkpoint",
-            "name": spec.name,
-            "sha256": hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
-        },
-    )
-
-
-def _open_bundle(
-    path: Path, engine: str, precision: str | None, changes: dict[str, float]
-) -> Subject:
-    # `create_engine` itself refuses a name it does not know.
-    perceiver = Perceiver.open(path, cast(EngineChoice, engine), precision=precision)
-    manifest = perceiver.bundle.manifest
-    variant = perceiver.bundle.variant_for(perceiver.engine.name, precision)
-    return Subject(
-        engine=perceiver.engine,
-        engine_reason=perceiver.engine_reason,
-        thresholds=manifest.thresholds.model_copy(update=changes),
-        max_detections=manifest.max_detections,
-        classes=manifest.classes,
-        params=manifest.params,
-        gmacs=manifest.gmacs,
-        identity={
-            "kind": "bundle",
-            "name": manifest.name,
-            "version": manifest.version,
-            "variant": variant,
-            "sha256": next(v.sha256 for key, v in manifest.variants.items() if key == variant),
-        },
-    )

@@ -1,0 +1,356 @@
+"""Evaluation from image files to figures: hand-made answers of the toy bundle, then real networks.
+
+In the toy network (see toy_bundle.py) drivable is the red channel, lane the green one, and box k
+the top-left part of the input scaled by m / (k + 1), with m the mean of all bytes / 255.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_export import checkpoint, recipe
+
+from mtc_perception.bundle import Thresholds
+from mtc_perception.images import SourceImage
+from mtc_perception.perceiver import Perceiver
+from offline_compress import cli
+from offline_compress.data.layout import Sample, read_split
+from offline_compress.evaluate import (
+    FrameScore,
+    evaluate_network,
+    evaluate_perceiver,
+    evaluate_subject,
+    infer,
+    ranked,
+    result_json,
+)
+from offline_compress.export import export_bundle
+from offline_compress.models.registry import load_checkpoint, load_spec
+from offline_compress.subject import open_subject
+
+__all__ = ["checkpoint"]  # the fixture of test_export: a network with spread-out answers
+
+HEIGHT, WIDTH = 96, 160
+
+
+class DataSet:
+    """A data set on disk, written sample by sample."""
+
+    def __init__(self, root: Path, split: str = "val") -> None:
+        self.root, self.split = root, split
+        self._coco: dict = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": 1, "name": "vehicle"}],
+        }
+
+    def add(
+        self,
+        stem: str,
+        rgb: np.ndarray,
+        drivable: np.ndarray | None = None,
+        lane: np.ndarray | None = None,
+        boxes: list[list[float]] | None = None,
+        crowd: bool = False,
+    ) -> None:
+        self._write("images", stem, rgb[..., ::-1])
+        for task, mask in (("drivable", drivable), ("lane", lane)):
+            if mask is not None:
+                self._write(task, stem, mask.astype(np.uint8) * 255)
+        if boxes is None:
+            return
+        image = len(self._coco["images"]) + 1
+        self._coco["images"].append({"id": image, "file_name": f"{stem}.png"})
+        for x1, y1, x2, y2 in boxes:
+            self._coco["annotations"].append(
+                {
+                    "id": len(self._coco["annotations"]) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "iscrowd": int(crowd),
+                }
+            )
+        (self.root / "det").mkdir(exist_ok=True)
+        (self.root / "det" / f"{self.split}.json").write_text(json.dumps(self._coco))
+
+    def _write(self, folder: str, stem: str, pixels: np.ndarray) -> None:
+        path = self.root / folder / self.split
+        path.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path / f"{stem}.png"), pixels)
+
+
+def road() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float]]:
+    """An image at network size with what the toy network answers: drivable, lane and first box."""
+    rgb = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+    rgb[48:, :, 0] = 255
+    rgb[:, 40:60, 1] = 255
+    mean = float(rgb.mean()) / 255
+    return rgb, rgb[..., 0] > 0, rgb[..., 1] > 0, [0, 0, WIDTH * mean, HEIGHT * mean]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataSet:
+    root = tmp_path / "roads"
+    root.mkdir()
+    return DataSet(root)
+
+
+def evaluate(bundle: Path, data: DataSet) -> dict:
+    subject = open_subject(bundle, "onnxruntime")
+    evaluation = evaluate_subject(subject, read_split(data.root, data.split))
+    return result_json(subject, evaluation, data.root, data.split)
+
+
+def test_right_answers_score_one(toy_bundle: Path, data: DataSet) -> None:
+    rgb, drivable, lane, box = road()
+    # At twice the network's size the letterbox halves the image and doubles the answers.
+    data.add("same", rgb, drivable, lane, [box])
+    double = rgb.repeat(2, axis=0).repeat(2, axis=1)
+    data.add("double", double, boxes=[[2 * edge for edge in box]])
+    result = evaluate(toy_bundle, data)
+    assert result["detection"]["recall"] == 1.0
+    assert result["detection"]["map50"] == pytest.approx(1.0)
+    assert result["detection"]["map50_95"] == pytest.approx(1.0)
+    assert (result["detection"]["images"], result["detection"]["objects"]) == (2, 2)
+    assert result["drivable"]["miou"] == 1.0
+    assert result["drivable"]["images"] == 1
+    assert result["lane"]["iou"] == 1.0
+    assert result["lane"]["iou_dilated8"] == pytest.approx(20 / 27)
+
+
+def test_wrong_answers_cost_what_they_should(toy_bundle: Path, data: DataSet) -> None:
+    rgb, drivable, lane, box = road()
+    shifted = np.roll(lane, 10, axis=1)
+    upside_down = drivable[::-1]
+    data.add("a", rgb, drivable, shifted, [box])
+    data.add("b", rgb, upside_down, lane, [[100, 50, 150, 90]])
+    result = evaluate(toy_bundle, data)
+    assert result["lane"]["iou"] == pytest.approx((1 / 3 + 1) / 2)
+    assert result["lane"]["iou_pooled"] == pytest.approx(30 / 50)
+    assert result["drivable"]["miou"] == pytest.approx((1 + 0) / 2)
+    assert result["detection"]["recall"] == 0.5
+    assert result["detection"]["map50"] < 0.6
+
+
+def test_ignore_regions_and_missing_labels(toy_bundle: Path, data: DataSet) -> None:
+    rgb, drivable, _, box = road()
+    data.add("labelled", rgb, drivable, boxes=[box])
+    data.add("crowd", rgb, boxes=[[0, 0, WIDTH, HEIGHT]], crowd=True)
+    data.add("bare", rgb)
+    result = evaluate(toy_bundle, data)
+    # Every box of the toy lies in the top left: on `crowd` all of them are ignored, and on
+    # `labelled` the first is right and scores best.
+    assert result["detection"]["map50"] == pytest.approx(1.0)
+    assert (result["detection"]["images"], result["detection"]["objects"]) == (2, 1)
+    assert result["drivable"]["images"] == 1
+    assert "lane" not in result
+    assert result["sweep"].keys() == {"drivable"}
+    assert result["data"] == {"name": "roads", "split": "val", "images": 3}
+
+
+def test_thresholds_and_their_sweep(toy_bundle: Path, data: DataSet) -> None:
+    rgb, drivable, lane, box = road()
+    rgb[48:, :, 0] = 100  # A probability of 0.39: below the bundle's threshold of 0.5.
+    data.add("dim", rgb, drivable, lane, [box])
+    assert evaluate(toy_bundle, data)["drivable"]["iou"] == 0.0
+    subject = open_subject(toy_bundle, "onnxruntime", drivable=0.35)
+    evaluation = evaluate_subject(subject, read_split(data.root, "val"))
+    result = result_json(subject, evaluation, data.root, "val")
+    assert result["drivable"]["iou"] == 1.0
+    assert result["drivable"]["threshold"] == 0.35
+    assert result["lane"]["threshold"] == 0.5
+    sweep = result["sweep"]["drivable"]
+    reached = dict(zip(sweep["threshold"], sweep["iou"], strict=True))
+    assert (reached[0.35], reached[0.4]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (131, 77), (240, 501), (700, 1200)])
+def test_what_is_scored_is_what_the_perceiver_returns(
+    toy_bundle: Path, size: tuple[int, int]
+) -> None:
+    random = np.random.default_rng(size[0])
+    blocks = random.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    image = SourceImage(cv2.resize(blocks, size[::-1]), "rgb")
+    thresholds = Thresholds(score=0.15, drivable=0.4, lane=0.7)
+    with Perceiver.open(toy_bundle, "onnxruntime", thresholds=thresholds) as perceiver:
+        expected = perceiver.perceive(image)
+        got = infer(perceiver.engine, image, perceiver.max_detections).perception(thresholds)
+    assert 0 < len(expected.boxes) < 5
+    assert 0 < np.count_nonzero(expected.lane) < expected.lane.size
+    for name in ("boxes", "scores", "labels", "drivable", "lane"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+
+
+def test_evaluation_leaves_a_perceiver_as_it_was(toy_bundle: Path, data: DataSet) -> None:
+    rgb, drivable, _, _ = road()
+    data.add("a", np.full_like(rgb, 255), drivable)
+    portrait = SourceImage(np.full((160, 40, 3), 60, dtype=np.uint8), "rgb")
+    with Perceiver.open(toy_bundle, "onnxruntime") as perceiver:
+        before = perceiver.perceive(portrait)
+        evaluation = evaluate_perceiver(perceiver, read_split(data.root, "val"))
+        after = perceiver.perceive(portrait)
+    assert evaluation.metrics.to_json()["drivable"]["iou"] == pytest.approx(0.5)
+    # The toy's scores depend on the padding too.
+    np.testing.assert_array_equal(after.scores, before.scores)
+
+
+def test_checkpoint_and_bundle_agree(checkpoint: Path, data: DataSet) -> None:
+    # Labels are what the network itself says, a little worn: neither all right nor all wrong.
+    subject = open_subject(checkpoint)
+    random = np.random.default_rng(1)
+    for index in range(4):
+        blocks = random.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+        rgb = cv2.resize(blocks, (150, 110), interpolation=cv2.INTER_CUBIC)
+        frame = infer(subject.engine, SourceImage(rgb, "rgb"), 100)
+        drivable, lane = (
+            np.roll(mask >= np.median(mask), 4, axis=1) for mask in (frame.drivable, frame.lane)
+        )
+        boxes = (frame.boxes[:12:2] + random.normal(0, 0.5, (6, 4))).tolist()
+        data.add(f"frame{index}", rgb, drivable, lane, boxes)
+    middle = [float(np.median(mask)) / 255 for mask in (frame.drivable, frame.lane)]
+    thresholds = Thresholds(score=0.3, drivable=middle[0], lane=middle[1])
+    bundle = data.root.parent / "exported.mtc"
+    export_bundle(checkpoint, bundle, recipe(), thresholds, None)
+    samples = read_split(data.root, "val")
+    subject = open_subject(checkpoint, drivable=thresholds.drivable, lane=thresholds.lane)
+    of_checkpoint = evaluate_subject(subject, samples)
+    expected = of_checkpoint.metrics.to_json()
+    assert 0.3 < expected["detection"]["recall"] <= 1.0
+    assert 0.3 < expected["drivable"]["miou"] < 0.99
+    for engine in ("onnxruntime", "openvino"):
+        found = evaluate_subject(open_subject(bundle, engine), samples).metrics.to_json()
+        for task, figures in expected.items():
+            assert found[task] == pytest.approx(figures, abs=0.002), (engine, task)
+
+
+def test_a_network_in_training_is_scored_alike(checkpoint: Path, data: DataSet) -> None:
+    rgb, drivable, lane, box = road()
+    data.add("a", rgb, drivable, lane, [box])
+    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    result = evaluate_network(model, spec, data.root, "val")
+    subject = open_subject(checkpoint / "model.safetensors")
+    expected = evaluate_subject(subject, read_split(data.root, "val")).metrics.to_json()
+    assert result == expected
+    assert result.keys() == {"detection", "drivable", "lane"}
+    with torch.no_grad():  # Still an ordinary network: nothing was left in inference mode.
+        model(torch.zeros(1, 3, spec.height, spec.width))
+
+
+def test_frames_are_ranked_per_task() -> None:
+    sample = Sample("s", Path("s.jpg"), None, None, None, None)
+    frames = [
+        FrameScore(sample, {"detection": None, "drivable": figure, "lane": None})
+        for figure in (0.5, None, 0.1, 0.9, 0.7)
+    ]
+    assert ranked(frames, "drivable", 2) == ([2, 0], [3, 4])
+    assert ranked(frames, "drivable", 9) == ([2, 0], [3, 4])
+    assert ranked(frames, "lane", 2) == ([], [])
+
+
+# --- The command ---------------------------------------------------------------------------------
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of `mtc-compress evaluate` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["mtc-compress", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    return int(exit_info.value.code or 0)
+
+
+def test_command_writes_figures_and_pictures(
+    toy_bundle: Path,
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rgb, drivable, lane, box = road()
+    data.add("a_good", rgb, drivable, lane, [box])
+    data.add("b_poor", rgb, drivable[::-1], lane, [box])
+    data.add("c_unread", rgb, drivable, lane, [box])
+    out = tmp_path / "out" / "result"
+    arguments = (toy_bundle, "--data", data.root, "--engine", "openvino", "--limit", 2)
+    assert command(monkeypatch, *arguments, "--out", out) == 0
+    result = json.loads((out / "metrics.json").read_text())
+    assert result["drivable"]["miou"] == pytest.approx(0.5)
+    assert result["data"]["images"] == 2
+    assert (result["engine"]["name"], result["engine"]["precision"]) == ("openvino", "fp32")
+    assert result["model"]["variant"] == "fp32"
+    assert re.fullmatch(r"[0-9a-f]{64}", result["model"]["sha256"])
+    assert result["latency_ms"] > 0
+    assert result["params"] == 10
+    assert result["command"].startswith("mtc-compress evaluate ")
+    assert {"machine", "versions", "commit", "time"} <= result.keys()
+
+    page = (out / "report.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert page.index("drivable: worst") < page.index("b_poor: mIoU 0.000")
+    assert page.index("drivable: best") < page.index("a_good: mIoU 1.000")
+    assert "c_unread" not in page
+    assert page.count("<polyline") == 6
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+    printed = capsys.readouterr().out
+    assert "toy (bundle, openvino fp32) on roads val, 2 images" in printed
+    assert "0.5000" in printed
+
+
+def test_command_without_any_label(
+    toy_bundle: Path, data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.add("a", road()[0])
+    assert command(monkeypatch, toy_bundle, "--data", data.root, "--out", tmp_path / "o") == 0
+    result = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert {"detection", "drivable", "lane"} & result.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("nothing.mtc", [], "nothing.mtc does not exist"),
+        ("bundle", ["--split", "test"], "has no split 'test'; it has: val"),
+        ("bundle", ["--engine", "abacus"], "unknown engine 'abacus'"),
+        ("bundle", ["--precision", "int8"], "no int8 variant"),
+        ("checkpoint", ["--engine", "openvino"], "export it first"),
+        ("empty", [], "manifest.json"),
+    ],
+)
+def test_mistakes_are_one_line(
+    model: str,
+    options: list[str],
+    message: str,
+    toy_bundle: Path,
+    checkpoint: Path,
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data.add("a", road()[0])
+    (tmp_path / "empty").mkdir()
+    path = {"bundle": toy_bundle, "checkpoint": checkpoint}.get(model, tmp_path / model)
+    out = tmp_path / "out"
+    assert command(monkeypatch, path, "--data", data.root, "--out", out, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_broken_image_is_named(
+    toy_bundle: Path,
+    data: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data.add("a", road()[0])
+    (data.root / "images/val/a.png").write_bytes(b"not a picture")
+    assert command(monkeypatch, toy_bundle, "--data", data.root) == 2
+    assert "a.png: not a readable image" in capsys.readouterr().err
