@@ -1,5 +1,6 @@
 """From image messages to pixel arrays, without ROS and without copies where there need be none."""
 
+import struct
 from array import array
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -39,6 +40,8 @@ SUPPORTED_ENCODINGS: tuple[str, ...] = (*_DIRECT, *_YUV, *_BAYER)
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+# A damaged header can claim any size, and the decoder would allocate it. No road camera has more.
+_MOST_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,9 @@ def decode_compressed(data: ByteData) -> SourceImage:
     # behind the end mark, so it is looked for rather than expected last.
     if raw.rfind(end) < 0:
         raise ImageError(f"{kind} image is truncated after {len(raw)} bytes")
+    height, width = _jpeg_size(raw) if kind == "JPEG" else _png_size(raw)
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
     try:
         content = np.frombuffer(raw, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -110,6 +116,28 @@ def decode_compressed(data: ByteData) -> SourceImage:
     if pixels is None:
         raise ImageError(f"{kind} image cannot be decoded")
     return SourceImage(pixels.astype(np.uint8, copy=False), "bgr")
+
+
+def _png_size(raw: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", raw.ljust(24, b"\0"), 16)
+    return height, width
+
+
+def _jpeg_size(raw: bytes) -> tuple[int, int]:
+    """Height and width as the frame header says, 0 if there is none."""
+    position = 2
+    while position + 9 <= len(raw):
+        mark, kind, length = struct.unpack_from(">BBH", raw, position)
+        if mark != 0xFF:
+            break
+        if kind == 0xFF:  # fill byte
+            position += 1
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", raw, position + 5)
+            return height, width
+        else:
+            position += 2 + length
+    return 0, 0
 
 
 def _view(

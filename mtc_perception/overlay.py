@@ -67,6 +67,7 @@ def _draw_box(
     height, width = picture.shape[:2]
     line = max(round(height / 360), 1)
     x1, y1, x2, y2 = (round(float(edge)) for edge in box)
+    x1, y1 = min(x1, width - 1), min(y1, height - 1)
     corners = (x1, y1), (max(x2 - 1, x1), max(y2 - 1, y1))
     if line > 1:  # in small pictures the outline would hide the colour
         cv2.rectangle(picture, *corners, _OUTLINE_COLOR, line + 2)
