@@ -52,8 +52,8 @@ class GroundTruth:
 
 def threshold_level(threshold: float) -> int:
     """Smallest uint8 probability (x 255) that a threshold in 0..1 calls foreground."""
-    # The margin keeps thresholds that are whole levels, such as 0.2 = 51 / 255, on their level.
-    return max(0, min(LEVELS - 1, math.ceil(threshold * 255 - 1e-6)))
+    # Rounding, as in `decode`: 0.2 + 0.4 is a little above 0.6 and must mean level 153 too.
+    return max(0, min(LEVELS - 1, math.ceil(round(threshold * 255.0, 6))))
 
 
 class MaskMetric:

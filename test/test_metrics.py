@@ -279,6 +279,7 @@ def test_sweep_is_every_threshold_at_once() -> None:
 
 def test_threshold_levels() -> None:
     assert [threshold_level(value) for value in (0.0, 0.2, 0.5, 1.0)] == [0, 51, 128, 255]
+    assert threshold_level(0.2 + 0.4) == 153
     for level in range(256):
         assert threshold_level(level / 255) == level
 
