@@ -127,34 +127,33 @@ class RoadView:
     STEP_M = 0.5
     BEHIND_M = 15.0
 
-    def __init__(self, shape: RoadShape, ego_s: float, reach_m: float) -> None:
+    def __init__(self, shape: RoadShape, ego_s: float, ego_d: float, reach_m: float) -> None:
+        """The ego origin is `ego_d` metres right of the centre line at `ego_s`."""
         self.ego_s = ego_s
         self.s = np.arange(-self.BEHIND_M, reach_m, self.STEP_M)
         heading = shape.heading(ego_s + self.s) - shape.heading(ego_s)
-        origin = int(round(self.BEHIND_M / self.STEP_M))
+        origin = round(self.BEHIND_M / self.STEP_M)
         x = np.cumsum(np.sin(heading)) * self.STEP_M
         z = np.cumsum(np.cos(heading)) * self.STEP_M
         self.heading = heading
-        self.x, self.z = x - x[origin], z - z[origin]
+        self.x, self.z = x - x[origin] - ego_d, z - z[origin]
         rise = shape.elevation(ego_s + self.s) - shape.elevation(ego_s)
         self.y = rise - shape.slope(ego_s) * self.z
+        self._table = np.stack([self.x, self.y, self.z, np.cos(heading), np.sin(heading)], axis=1)
 
     def to_ego(
         self, s: FloatArray | float, d: FloatArray | float, y: FloatArray | float = 0.0
     ) -> NDArray[np.float64]:
         """Road coordinates (broadcast together) and height above the road to ego points [n, 3]."""
-        s, d, y = np.broadcast_arrays(
-            np.atleast_1d(np.asarray(s, np.float64)), np.asarray(d), np.asarray(y)
-        )
-        heading = np.interp(s, self.s, self.heading)
-        return np.stack(
-            [
-                np.interp(s, self.s, self.x) + d * np.cos(heading),
-                np.interp(s, self.s, self.y) + y,
-                np.interp(s, self.s, self.z) - d * np.sin(heading),
-            ],
-            axis=1,
-        )
+        place = (np.asarray(s, np.float64) + self.BEHIND_M) / self.STEP_M
+        below = np.clip(place.astype(np.int64), 0, len(self._table) - 2)
+        low = self._table[below]
+        row = low + (self._table[below + 1] - low) * (place - below)[..., None]
+        points = np.empty((np.broadcast(place, d, y).size, 3))
+        points[:, 0] = row[..., 0] + d * row[..., 3]
+        points[:, 1] = row[..., 1] + y
+        points[:, 2] = row[..., 2] - d * row[..., 4]
+        return points
 
     def heading_at(self, s: float) -> float:
         """Heading at `s` relative to the ego heading, in radians to the right."""
