@@ -34,6 +34,9 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Idle threads that spin take the cores from the rest of the vehicle, and where the cores
+        # are busy they make inference itself slower by far.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; they are raised, warnings help nobody here
         try:
             self._session: Any = ort.InferenceSession(
