@@ -63,7 +63,7 @@ class Camera:
         slots: FrameSlots,
         host: EngineHost,
     ) -> None:
-        """`prefix` goes before the output topics. Raises rclpy's InvalidTopicNameException."""
+        """`prefix` goes before the output topics."""
         self.name = settings.name
         self.compressed = settings.compressed
         # As image_transport does: remapping the base topic moves the compressed one with it.

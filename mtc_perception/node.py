@@ -6,11 +6,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.exceptions import (
-    InvalidTopicNameException,
-    NameValidationException,
-    ParameterException,
-)
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -20,6 +16,7 @@ from mtc_perception.diagnostics import camera_status, engine_status
 from mtc_perception.engine import create_engine
 from mtc_perception.errors import UserError
 from mtc_perception.frames import FrameSlots
+from mtc_perception.memory import keep_memory
 from mtc_perception.parameters import LiveSettings, Parameters, Settings
 from mtc_perception.worker import EngineHost, InferenceWorker, Limits
 
@@ -60,10 +57,9 @@ class PerceptionNode(LifecycleNode):
         self._enter("configuring")
         try:
             self._configure()
-        except (UserError, InvalidTopicNameException) as error:
+        except UserError as error:
             return self._refuse(str(error))
-        except Exception as error:
-            # rclpy swallows it without a word.
+        except Exception as error:  # rclpy would swallow it without a word
             return self._refuse(f"{type(error).__name__}: {error}")
         result = super().on_configure(state)
         self._enter("inactive")
@@ -111,6 +107,8 @@ class PerceptionNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._params.settings()
+        for name in self._params.unknown_overrides():
+            self.get_logger().warning(f"there is no parameter {name}: it has no effect")
         bundle = read_bundle(settings.bundle)
         self.get_logger().info(f"loading {bundle.path}")
         engine, why = create_engine(bundle, settings.engine, settings.precision, settings.threads)
@@ -167,8 +165,9 @@ class PerceptionNode(LifecycleNode):
     def _refuse(self, reason: str) -> TransitionCallbackReturn:
         """End a configure that failed."""
         self._release()
-        self._failure = reason
-        self.get_logger().error(f"cannot configure: {reason}")
+        if self.context.ok():  # else a signal came in between, and this is only its echo
+            self._failure = reason
+            self.get_logger().error(f"cannot configure: {reason}")
         self._enter("unconfigured")
         return FAILURE
 
@@ -209,6 +208,8 @@ class PerceptionNode(LifecycleNode):
         self.trigger_deactivate()
 
     def _publish_diagnostics(self) -> None:
+        if not self.context.ok():
+            return
         statuses = [
             engine_status(self.get_name(), self._state, self._failure, self._host, self._limits)
         ]
@@ -226,20 +227,27 @@ class PerceptionNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
     node = None
+    keep_memory()
+    # The same as Ctrl-C: interrupts whatever runs, even a long configure.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        rclpy.init(args=args)
+        try:
+            rclpy.init(args=args)
+        except RuntimeError as error:  # what every error of rcl derives from
+            raise UserError(str(error)) from error
         node = PerceptionNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ParameterException, NameValidationException) as error:
+    except (UserError, ParameterException, NameValidationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if node is not None:
             node.close()
             node.destroy_node()

@@ -13,8 +13,10 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.engine import EngineChoice
@@ -219,6 +221,11 @@ class Parameters:
             **{name: changed[name] if name in changed else self._value(name) for name in LIVE_NAMES}
         )
 
+    def unknown_overrides(self) -> list[str]:
+        """Names given at the start that no parameter has: most likely misspelt."""
+        overrides = self._node._parameter_overrides
+        return [name for name in overrides if not self._node.has_parameter(name)]
+
     @property
     def diagnostics_period_s(self) -> float:
         return float(self._value("diagnostics_period_s"))
@@ -257,8 +264,11 @@ class Parameters:
             return f"{name} is {value}; it must be in 0..1, or -1 for the bundle's own"
         if name == "cameras":
             return _cameras_refusal(value)
-        if name.endswith(".image_topic") and not value:
-            return f"{name} is empty; name the camera's image topic"
+        if name.endswith(".image_topic"):
+            try:
+                validate_topic_name(value)
+            except InvalidTopicNameException:
+                return f"{name} is {value!r}, which is not a topic name"
         return None
 
 
