@@ -38,8 +38,19 @@ setup(
     python_requires=">=3.10",
     install_requires=["setuptools"],
     extras_require={
-        "offline": ["accelerate", "faster-coco-eval", "onnx", "scipy", "torch", "typer"],
+        "offline": [
+            "accelerate",
+            "faster-coco-eval",
+            "jinja2",
+            "onnx",
+            "safetensors",
+            "scipy",
+            "torch",
+            "typer",
+        ],
         "tensorrt": ["tensorrt"],
+        # colcon test runs pytest when it finds it here.
+        "test": ["hypothesis", "pytest"],
     },
     zip_safe=False,
     entry_points={
