@@ -34,7 +34,6 @@ class Perceiver:
         self.engine_reason = engine_reason
         self.thresholds = thresholds or bundle.manifest.thresholds
         self.max_detections = bundle.manifest.max_detections
-        self._letterbox: Letterbox | None = None
 
     @classmethod
     def open(
@@ -63,9 +62,7 @@ class Perceiver:
         begin = perf_counter()
         spec = self.bundle.manifest.input
         letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
-        # The borders of the last image are still there unless the geometry changed.
-        letterbox.write(image, self.engine.input[0], borders=letterbox != self._letterbox)
-        self._letterbox = letterbox
+        letterbox.write(image, self.engine.input[0])
         prepared = perf_counter()
         self.engine.start()
         outputs = self.engine.wait()

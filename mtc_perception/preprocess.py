@@ -68,18 +68,13 @@ class Letterbox:
         """Network pixels per source pixel."""
         return self.height / self.src_height
 
-    def write(
-        self, image: SourceImage, out: npt.NDArray[np.uint8], *, borders: bool = True
-    ) -> None:
-        """Write `image`, of this letterbox's source size, into `out`, uint8 `[H, W, 3]` RGB.
-
-        Without `borders` only the pixels that the image covers are written.
-        """
-        if borders:
-            out[: self.top] = PAD_VALUE
-            out[self.top + self.height :] = PAD_VALUE
-            out[:, : self.left] = PAD_VALUE
-            out[:, self.left + self.width :] = PAD_VALUE
+    def write(self, image: SourceImage, out: npt.NDArray[np.uint8]) -> None:
+        """Write `image`, of this letterbox's source size, into `out`, uint8 `[H, W, 3]` RGB."""
+        # Every time, although they seldom change: it takes microseconds.
+        out[: self.top] = PAD_VALUE
+        out[self.top + self.height :] = PAD_VALUE
+        out[:, : self.left] = PAD_VALUE
+        out[:, self.left + self.width :] = PAD_VALUE
         region = self._region(out)
         same_size = (self.height, self.width) == (self.src_height, self.src_width)
         if image.format == "rgb":
