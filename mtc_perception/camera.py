@@ -178,6 +178,8 @@ class Camera:
         self._detections.publish(detections_message(header, perception, self._classes))
         self._drivable.publish(self._drivable_writer.write(header, perception.drivable))
         self._lane.publish(self._lane_writer.write(header, perception.lane))
+        height, width = perception.lane.shape
+        self.monitor.accepted(width, height)
 
     def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
         self.window.add(times)
@@ -187,7 +189,6 @@ class Camera:
         )
 
     def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
-        self.monitor.accepted(image.width, image.height)
         if self._overlay.get_subscription_count() == 0:
             return
         rgb = np.empty((image.height, image.width, 3), np.uint8)

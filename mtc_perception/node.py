@@ -6,6 +6,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -48,10 +49,16 @@ class PerceptionNode(LifecycleNode):
         self._params = Parameters(self, self._on_live)
         # Not a lifecycle publisher: a node that could not be configured must be able to say so.
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady: with use_sim_time and nobody publishing /clock, ROS time stands still.
         self._timer = self.create_timer(
-            self._params.diagnostics_period_s, self._publish_diagnostics
+            self._params.diagnostics_period_s,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._engine_gone = self.create_guard_condition(self._on_engine_gone)
+        self.get_logger().info(
+            "unconfigured: waiting for the lifecycle transitions that perception.launch.py asks for"
+        )
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._enter("configuring")
@@ -75,6 +82,8 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(f"cannot activate: {error}")
             return FAILURE
         self._enter("active")
+        for camera in self._cameras:
+            self.get_logger().info(f"{camera.name}: listening to {camera.topic}")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

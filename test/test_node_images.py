@@ -225,6 +225,16 @@ def test_frames_older_than_the_limit_are_stale(start_node):
     rig.perceive(publish, old, drivable)
 
 
+def test_sim_time_without_a_clock_is_named_and_does_not_blind(start_node):
+    rig = start_node(use_sim_time=True, max_frame_age_ms=100.0)
+    rig.run()
+    timing = rig.collect(DiagnosticArray, "timing")
+    publish = rig.camera("image_raw")
+    rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), timing)
+    assert "/clock" in timing[-1].status[0].message
+    rig.wait_for_value("front", "clock", "/clock")
+
+
 def test_overlay_is_made_only_while_somebody_looks(active):
     publish = active.camera("image_raw")
     active.perceive(publish, image_message(solid(255, 0, 200), "rgb8", active), active.drivable)
