@@ -6,12 +6,7 @@ file per variant. It is verified whole before anything of it is used.
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +25,10 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from mtc_perception.bundle_files import MANIFEST_NAME, BundleFiles, write_files
 from mtc_perception.errors import BundleError
 
 SCHEMA_VERSION = 1
-MANIFEST_NAME = "manifest.json"
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -160,7 +155,7 @@ class Bundle:
     def model_bytes(self, variant: str) -> bytes:
         """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
         entry = self._variant(variant)
-        with _Files(self.path) as files:
+        with BundleFiles(self.path) as files:
             return _verified(files, entry)
 
     def variant_for(self, engine: str, precision: str | None = None) -> str:
@@ -190,7 +185,7 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises BundleError, in one line, when anything is missing, damaged or not as the schema says.
     """
     path = Path(path)
-    with _Files(path) as files:
+    with BundleFiles(path) as files:
         manifest = _parse_manifest(path, files.read(MANIFEST_NAME))
         for variant in manifest.variants.values():
             _verified(files, variant)
@@ -198,7 +193,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:
-    """Write a bundle atomically: at `path` there is the old bundle or the whole new one.
+    """Write a bundle; whatever happens, there is never a partial one at `path`.
 
     `files` maps the file names of the manifest's variants to their content or to where it lies.
     A path ending in `.zip` is written as a zip file, any other as a directory. The same manifest
@@ -218,12 +213,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
         if sha256_hex(data) != named[name]:
             raise BundleError(f"{path}: {name} does not have the sha256 that the manifest gives")
         contents[name] = data
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".zip":
-        _write_zip(path, contents)
-    else:
-        _write_directory(path, contents)
+    write_files(path, contents)
 
 
 def manifest_json(manifest: Manifest) -> bytes:
@@ -274,53 +264,7 @@ def self_test_frame(height: int, width: int) -> npt.NDArray[np.uint8]:
     return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
 
 
-class _Files:
-    """Reads files of a bundle, directory or zip alike, turning every failure into BundleError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        self._prefix = ""
-
-    def __enter__(self) -> Self:
-        if not self.path.exists():
-            raise BundleError(f"{self.path}: no such bundle")
-        if self.path.is_file():
-            try:
-                self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise BundleError(
-                    f"{self.path}: neither a bundle directory nor a zip file ({error})"
-                ) from error
-            # `zip -r x.zip name.mtc` puts everything below one folder: that is fine too.
-            tops = {name.split("/")[0] for name in self._zip.namelist()}
-            if MANIFEST_NAME not in tops and len(tops) == 1:
-                self._prefix = f"{tops.pop()}/"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._zip is not None:
-            self._zip.close()
-
-    def read(self, name: str) -> bytes:
-        try:
-            if self._zip is not None:
-                return self._zip.read(self._prefix + name)
-            return (self.path / name).read_bytes()
-        except (KeyError, FileNotFoundError) as error:
-            raise BundleError(f"{self.path}: {name} is missing from the bundle") from error
-        except (
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            NotImplementedError,  # a compression method that zipfile lacks
-            RuntimeError,  # an encrypted member
-        ) as error:
-            raise BundleError(f"{self.path}: cannot read {name}: {error}") from error
-
-
-def _verified(files: _Files, variant: Variant) -> bytes:
+def _verified(files: BundleFiles, variant: Variant) -> bytes:
     data = files.read(variant.file)
     if sha256_hex(data) != variant.sha256:
         raise BundleError(
@@ -353,40 +297,3 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         raise BundleError(
             f"{path}: {MANIFEST_NAME}: {where + ': ' if where else ''}{reason}"
         ) from error
-
-
-def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
-    if path.exists() and not zipfile.is_zipfile(path):
-        raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name, data in contents.items():
-                # A fixed date keeps the bytes reproducible; weights do not compress.
-                archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
-    if path.exists() and not (path / MANIFEST_NAME).is_file():
-        raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        for name, data in contents.items():
-            (new / name).write_bytes(data)
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
