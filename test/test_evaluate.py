@@ -7,6 +7,7 @@ the top-left part of the input scaled by m / (k + 1), with m the mean of all byt
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,15 @@ from offline_compress.subject import open_subject
 __all__ = ["checkpoint"]  # the fixture of test_export: a network with spread-out answers
 
 HEIGHT, WIDTH = 96, 160
+
+
+@pytest.fixture(autouse=True)
+def _single_threaded() -> Iterator[None]:
+    # Threads that wait for each other on a busy machine cost more than these tiny images gain.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class DataSet:
