@@ -1,0 +1,96 @@
+"""Charts as inline SVG: no library, no script, readable in every browser and printout."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+_WIDTH, _HEIGHT = 1000, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 26
+_STAGE_COLORS = ("#9aa5b1", "#cbd2d9", "#56b4e9", "#0072b2", "#009e73", "#e69f00")
+
+
+def latency_timeline(
+    times_s: Sequence[float], latencies_ms: Sequence[float], period_ms: float
+) -> str:
+    """End-to-end latency over time: a dot per image, a red tick below where NaN (no answer).
+
+    The dashed line is the camera's period: above it a node that does one image at a time has to
+    drop some.
+    """
+    known = [value for value in latencies_ms if not math.isnan(value)]
+    top_ms = _ceiling(max([*known, period_ms]) * 1.05)
+    end_s = max(times_s[-1], 1e-3)
+
+    def x(seconds: float) -> float:
+        return _LEFT + seconds / end_s * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(milliseconds: float) -> float:
+        return _HEIGHT - _BOTTOM - milliseconds / top_ms * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = []
+    for step in range(5):
+        value = top_ms * step / 4
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
+            f'y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+            f'<text class="tick" text-anchor="end" x="{_LEFT - 6}" y="{y(value) + 4:.1f}">'
+            f"{value:g}</text>"
+        )
+    for step in range(6):
+        value = end_s * step / 5
+        parts.append(
+            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{_HEIGHT - 8}">'
+            f"{value:.1f} s</text>"
+        )
+    parts.append(
+        f'<line class="period" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
+        f'y1="{y(period_ms):.1f}" y2="{y(period_ms):.1f}"/>'
+    )
+    for seconds, value in zip(times_s, latencies_ms, strict=True):
+        if math.isnan(value):
+            bottom = _HEIGHT - _BOTTOM
+            parts.append(
+                f'<line class="lost" x1="{x(seconds):.1f}" x2="{x(seconds):.1f}" '
+                f'y1="{bottom - 14}" y2="{bottom}"/>'
+            )
+        else:
+            parts.append(f'<circle cx="{x(seconds):.1f}" cy="{y(value):.1f}" r="2.2"/>')
+    return (
+        f'<svg class="timeline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="End-to-end latency over time">{"".join(parts)}</svg>'
+    )
+
+
+def stage_bar(stages_ms: Sequence[tuple[str, float]]) -> str:
+    """Where the median image's time goes: one bar, a segment per stage as wide as its time."""
+    total = sum(value for _, value in stages_ms) or 1.0
+    parts, left = [], 0.0
+    for number, (name, value) in enumerate(stages_ms):
+        width = value / total * _WIDTH
+        color = _STAGE_COLORS[number % len(_STAGE_COLORS)]
+        label = f"{name} {value:.1f} ms"
+        parts.append(
+            f'<rect x="{left:.1f}" y="0" width="{width:.1f}" height="30" fill="{color}">'
+            f"<title>{escape(label)}</title></rect>"
+        )
+        column, row = number % 3, number // 3
+        legend_x, legend_y = column * 330, 48 + row * 22
+        parts.append(
+            f'<rect x="{legend_x}" y="{legend_y}" width="12" height="12" fill="{color}"/>'
+            f'<text class="legend" x="{legend_x + 18}" y="{legend_y + 11}">{escape(label)}</text>'
+        )
+        left += width
+    height = 48 + 22 * math.ceil(len(stages_ms) / 3)
+    return (
+        f'<svg class="stages" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="Median time per stage">{"".join(parts)}</svg>'
+    )
+
+
+def _ceiling(value: float) -> float:
+    """The next round number that is easy to divide by four."""
+    magnitude = 10 ** math.floor(math.log10(value))
+    for factor in (1, 2, 4, 6, 8, 10):
+        if value <= factor * magnitude:
+            return float(factor * magnitude)
+    raise AssertionError("10 x magnitude is above any value of this magnitude")

@@ -1,0 +1,67 @@
+"""The HTML page of a demo run: one file with its pictures inside, the video beside it."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from mtc_perception.replay.charts import latency_timeline, stage_bar
+from mtc_perception.replay.live import LiveResult
+from mtc_perception.replay.summary import frame_rows, latency_rows, metric_rows
+
+_TEMPLATE = "page.html.j2"
+# In the order they happen; together they make up the time from stamp to published.
+_STAGES = ("receive", "wait", "preprocess", "inference", "decode", "publish")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture of the page, with its labels beside it where there are any."""
+
+    caption: str
+    answer_jpeg: bytes
+    truth_jpeg: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Pictures under one heading."""
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+def render_page(
+    summary: Mapping[str, Any], result: LiveResult, galleries: Sequence[Gallery], video: str
+) -> str:
+    """The page as HTML; `video` is the name of the video file beside it."""
+    # Shown even where all labels are undefined: an empty place would hide that.
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["data_uri"] = _data_uri
+    template = resources.files(__package__ or "").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    first_ns = result.published[0].stamp_ns
+    times_s = [(one.stamp_ns - first_ns) / 1e9 for one in result.published]
+    latencies_ms = [result.latency_ms(one) for one in result.published]
+    stages = [(name, summary["latency_ms"][name].get("p50", 0.0)) for name in _STAGES]
+    delivery_ms = summary["latency_ms"]["end_to_end"].get("p50", 0.0) - summary["latency_ms"][
+        "published"
+    ].get("p50", 0.0)
+    return environment.from_string(template).render(
+        summary=summary,
+        frames=frame_rows(summary),
+        latencies=latency_rows(summary),
+        metrics=metric_rows(summary),
+        timeline=latency_timeline(times_s, latencies_ms, 1e3 / result.source.rate_hz),
+        stages=stage_bar([*stages, ("delivery", max(delivery_ms, 0.0))]),
+        lost=sum(map(math.isnan, latencies_ms)),
+        galleries=galleries,
+        video=video,
+    )
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
