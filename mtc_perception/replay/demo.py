@@ -16,7 +16,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -93,16 +92,18 @@ def run_demo(options: argparse.Namespace) -> None:
     with _progress(console) as progress, _scratch(out) as scratch:
         result = run_live(config, scratch, _Phases(progress))
         frames = len(result.published)
-        task = progress.add_task("scoring", total=None)
+        task = progress.add_task("scoring", total=None, amount="")
         scores = score_run(source, result, _advance(progress, task, frames))
         progress.remove_task(task)
         summary = summarise(config, bundle, result, scores)
-        task = progress.add_task("drawing", total=frames)
+        task = progress.add_task("drawing", total=frames, amount="")
         files = write_report(
             out, source, result, summary, scores.agreement, _advance(progress, task, frames)
         )
         progress.remove_task(task)
     console.print(table(summary))
+    console.print("end to end: from the image's stamp until another process has its last output")
+    console.print(f"engine: {summary['engine_why']}", highlight=False)
     _explain(console, options, result, summary)
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True, highlight=False)
@@ -198,19 +199,22 @@ class _Phases:
 
     def __call__(self, phase: Phase, done: float, total: float | None) -> None:
         if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(_PHASES[phase], total=total)
-        self._progress.update(self._tasks[phase], completed=done, total=total)
+            self._tasks[phase] = self._progress.add_task(_PHASES[phase], total=total, amount="")
+        amount = f"{done:.0f} images" if phase == "load" else f"{done:.0f} s"
+        self._progress.update(self._tasks[phase], completed=done, total=total, amount=amount)
 
 
 def _advance(progress: Progress, task: TaskID, total: int) -> Any:
-    return lambda number: progress.update(task, completed=number, total=total)
+    return lambda number: progress.update(
+        task, completed=number, total=total, amount=f"{number} images"
+    )
 
 
 def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:<21}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]:<12}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,

@@ -138,7 +138,7 @@ class NodeProcess:
             node = rclpy.create_node("replay_control", context=context)
             executor = SingleThreadedExecutor(context=context)
             executor.add_node(node)
-            client = node.create_client(ChangeState, f"{self.full_name}/change_state")
+            client: Any = node.create_client(ChangeState, f"{self.full_name}/change_state")
 
             def wait(happened: Callable[[], bool], timeout_s: float) -> None:
                 end = time.monotonic() + timeout_s
@@ -154,7 +154,8 @@ class NodeProcess:
             request = ChangeState.Request(transition=Transition(id=transition))
             future = client.call_async(request)
             wait(future.done, TRANSITION_TIMEOUT_S)
-            if not future.result().success:
+            answer: Any = future.result()
+            if not answer.success:
                 raise NodeFailure(f"the node refused to {name}{self._last_words()}")
         finally:
             context.try_shutdown()

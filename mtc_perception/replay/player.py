@@ -41,7 +41,7 @@ Transport = Literal["raw", "compressed"]
 CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
 # A longer gap is a pause in the recording: not waited for.
-_LONGEST_GAP_S = 2.0
+_LONGEST_GAP_NS = 2 * NS_PER_S
 _LEAD_S = 0.2
 _JPEG_QUALITY = 90
 _MEMORY_SHARE = 0.5
@@ -131,10 +131,9 @@ def schedule(stamps_ns: Sequence[int], rate_hz: float, repeat_s: float | None = 
     `repeat_s` the sequence goes round until that much time is filled.
     """
     period_ns = round(NS_PER_S / rate_hz)
-    steps = np.diff(np.asarray(stamps_ns, np.int64))
-    usual = (steps > 0) & (steps <= _LONGEST_GAP_S * NS_PER_S)
-    steps = np.where(usual, steps, period_ns)
-    due_ns = np.concatenate([[0], np.cumsum(steps)])
+    recorded = np.diff(np.asarray(stamps_ns, np.int64))
+    usual = (recorded > 0) & (recorded <= _LONGEST_GAP_NS)
+    due_ns = np.concatenate([[0], np.cumsum(np.where(usual, recorded, period_ns))])
     if repeat_s is None:
         return [int(value) for value in due_ns]
     round_ns = int(due_ns[-1]) + period_ns
@@ -184,7 +183,7 @@ def _message(pixels: RawPixels | EncodedPixels, transport: Transport) -> Image |
         height, width = image.pixels.shape[:2]
         pixels = RawPixels("bgr8", height, width, 3 * width, image.pixels.reshape(-1))
     data = array("B")
-    data.frombytes(memoryview(pixels.data).cast("B"))
+    data.frombytes(np.frombuffer(pixels.data, np.uint8).data)
     return Image(
         height=pixels.height,
         width=pixels.width,

@@ -42,7 +42,8 @@ class PackedMask:
     @classmethod
     def pack(cls, mask: npt.NDArray[np.uint8]) -> "PackedMask":
         """`mask` is uint8 [H, W]."""
-        return cls(*mask.shape, np.packbits(mask).tobytes())
+        height, width = mask.shape
+        return cls(height, width, np.packbits(mask).tobytes())
 
     def unpack(self) -> npt.NDArray[np.uint8]:
         """uint8 [H, W], 0 or 255."""

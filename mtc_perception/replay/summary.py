@@ -25,7 +25,7 @@ STAGE_WORDS = {
     "decode": "decode",
     "publish": "publish",
     "published": "stamp to published",
-    "end_to_end": "END TO END (stamp to last output received)",
+    "end_to_end": "end to end",
 }
 _METRIC_WORDS = {
     ("detection", "recall"): "vehicle recall (IoU 0.5)",
@@ -113,10 +113,8 @@ def table(summary: Mapping[str, Any]) -> Table:
     result = Table(
         title=f"{source['name']} at {source['rate_hz']:g} Hz, {source['transport']}",
         title_justify="left",
-        caption=f"engine: {summary['engine_why']}",
-        caption_justify="left",
     )
-    result.add_column("")
+    result.add_column("images, milliseconds" + (", fractions" if metric_rows(summary) else ""))
     for quantile in ("p50", "p95", "p99", "max"):
         result.add_column(quantile, justify="right")
     for words, count in frame_rows(summary):
@@ -124,8 +122,8 @@ def table(summary: Mapping[str, Any]) -> Table:
         result.add_row(words, str(count), style=style)
     result.add_section()
     for words, values in latency_rows(summary):
-        style = "bold" if words.startswith("END") else ""
-        result.add_row(f"{words}, ms", *values, style=style)
+        style = "bold" if words == STAGE_WORDS["end_to_end"] else ""
+        result.add_row(words, *values, style=style)
     if rows := metric_rows(summary):
         result.add_section()
         for words, value in rows:
