@@ -64,13 +64,10 @@ class Camera:
 
     def rays(self, top: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slopes X/Z and Y/Z of the rays through the pixel centres of rows >= top, [h, w] each."""
-        back = self.rotation.T
+        back = self.rotation.T.astype(np.float32)
         u = ((np.arange(self.width) + 0.5 - self.cx) / self.focal_px).astype(np.float32)[None, :]
         v = ((self.cy - np.arange(top, self.height) - 0.5) / self.focal_px).astype(np.float32)
-        x, y, z = (
-            np.float32(row[0]) * u + (np.float32(row[1]) * v + np.float32(row[2]))[:, None]
-            for row in back
-        )
+        x, y, z = (row[0] * u + (row[1] * v + row[2])[:, None] for row in back)
         z = np.maximum(z, np.float32(0.05))
         return x / z, y / z
 
@@ -95,7 +92,7 @@ def fixed_point(polygon: FloatArray, scale: float = 1.0) -> NDArray[np.int32]:
 
     OpenCV's pixel i is centred on i, ours covers [i, i + 1): hence the half pixel.
     """
-    shifted = np.clip(np.asarray(polygon) * scale - 0.5, -30000, 30000)
+    shifted = np.clip(np.multiply(polygon, scale) - 0.5, -30000, 30000)
     return np.round(shifted * (1 << FIXED_POINT_BITS)).astype(np.int32)
 
 

@@ -28,6 +28,14 @@ class Ground:
 
 
 @dataclass(frozen=True)
+class Shadows:
+    """Pixel outlines of the shadows that vehicles cast and of the dark ground under them."""
+
+    cast: list[NDArray[np.float64]]
+    under: list[NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class _Pixels:
     """Road coordinates of every pixel of the ground rows."""
 
@@ -179,6 +187,13 @@ class _Painter:
         self._fill_lines(True)
         return white, self.masks.coverage()
 
+    def shadow(self, outlines: list[NDArray[np.float64]], blur: float) -> NDArray[np.float32]:
+        """How much of each pixel lies in the shadow of these outlines, 0..1, soft-edged."""
+        for outline in outlines:
+            self.masks.fill(outline)
+        soft = cv2.GaussianBlur(self.masks.coverage(), (0, 0), blur)
+        return soft.astype(np.float32) * np.float32(1 / 255)
+
     def _fill_lines(self, yellow: bool) -> None:
         start_s = self.view.ego_s
         for line in self.world.lines:
@@ -207,12 +222,12 @@ def render_ground(
     view: RoadView,
     camera: Camera,
     light: Light,
-    shadows: list[NDArray[np.float64]],
+    shadows: Shadows,
     tree_shade: float,
 ) -> Ground | None:
     """Render everything flat; None if no ground is in sight.
 
-    `shadows` are pixel outlines of cast shadows, `tree_shade` (0..1) how much trees shade the road.
+    `tree_shade` (0..1) is how much trees shade the road.
     """
     crest_s = _crest(view, camera)
     _, up = camera.rays(0)
@@ -226,14 +241,12 @@ def render_ground(
     painter = _Painter(world, view, camera, top, crest_s)
     road_cover = painter.surfaces()
     white, yellow = painter.paint_marks()
-    for outline in shadows:
-        painter.masks.fill(outline)
-    cast = painter.masks.coverage()
+    cast = painter.shadow(shadows.cast, 1.1)
+    under = painter.shadow(shadows.under, 1.8)
 
     texture, patches, dapple = _textures(world, view, pixels, painter.grain, tree_shade)
-    share = cv2.GaussianBlur(cast, (0, 0), 1.1).astype(np.float32)
-    share *= np.float32(-1 / 255)
-    share += 1.0
+    texture *= 1.0 - np.float32(0.72) * under
+    share = 1.0 - cast
     if dapple is not None:
         share *= dapple
     coats = []

@@ -151,7 +151,7 @@ def _finish(patch: NDArray[np.uint8]) -> None:
     height, width = patch.shape[:2]
     tile = cv2.resize(noise_tile(6, 12)[:40, :40], (width, height), interpolation=cv2.INTER_LINEAR)
     ramp = np.linspace(1.06, 0.84, height, dtype=np.float32)[:, None]
-    factor = np.minimum(ramp * (1 + np.float32(0.07) * tile), 1.15)
+    factor = np.minimum(ramp * (1 + np.float32(0.045) * tile), 1.15)
     rgb = patch[..., :3] * factor[..., None]
     # Premultiplied: no colour may exceed its alpha.
     np.minimum(rgb, patch[..., 3:], out=rgb)

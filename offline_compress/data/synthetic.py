@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from offline_compress.data.synth_buildings import draw_barrier, draw_building
 from offline_compress.data.synth_canvas import OTHER, Canvas
 from offline_compress.data.synth_geometry import Camera, RoadView
-from offline_compress.data.synth_ground import render_ground
+from offline_compress.data.synth_ground import Shadows, render_ground
 from offline_compress.data.synth_layout import build_world
 from offline_compress.data.synth_look import Look, Mount, draw_look, draw_mount, expose
 from offline_compress.data.synth_meshes import vehicle_mesh
@@ -29,6 +29,8 @@ REACH_M = 320.0
 MIN_BOX_PX = 6.0
 # A vehicle that shows less of itself than this is to be ignored, neither found nor missed.
 MIN_VISIBLE = 0.25
+# Pieces of a half-hidden vehicle smaller than this share of what is visible do not count.
+MIN_PART = 0.08
 _MAX_VEHICLES = 250
 _TRAFFIC_M = 230.0
 _PIECE_M = 8.0
@@ -39,7 +41,9 @@ class Scene:
     """One labelled picture of `height` x `width` pixels."""
 
     image: NDArray[np.uint8]  # [H, W, 3] RGB
-    boxes: NDArray[np.float32]  # [n, 4] x1, y1, x2, y2 pixels: tight around what is visible
+    boxes: NDArray[
+        np.float32
+    ]  # [n, 4] x1, y1, x2, y2 pixels: tight around what is visible (see MIN_PART)
     ignore_boxes: NDArray[np.float32]  # [m, 4] vehicles too small or too hidden to count
     drivable: NDArray[np.uint8]  # [H, W] 0 or 255
     lane: NDArray[np.uint8]  # [H, W] 0 or 255, a subset of drivable
@@ -54,33 +58,27 @@ def _camera(mount: Mount, size: tuple[int, int], motion: tuple[float, float, flo
     return Camera.create(width, height, focal, mount.height_m, mount.x_m + motion[0], angles)
 
 
-def _shadows(
-    vehicle: Vehicle, view: RoadView, camera: Camera, light: Light
-) -> list[NDArray[np.float64]]:
-    """Pixel outlines of a vehicle's cast shadow and of the dark ground under it."""
-    mesh = vehicle_mesh(vehicle.kind, vehicle.variant)
-    heading = view.heading_at(vehicle.s) + vehicle.heading
-    cos, sin = np.cos(heading), np.sin(heading)
-    position = view.to_ego(vehicle.s, vehicle.d)[0]
-    half, end = mesh.width_m / 2, mesh.length_m / 2
-    flats = []
-    foot = np.array([(-half, -end), (half, -end), (half, end), (-half, end)]) * 1.02
-    flats.append(foot)
-    if light.direct.max() > 0.3:
+def _shadows(vehicles: list[Vehicle], view: RoadView, camera: Camera, light: Light) -> Shadows:
+    shadows = Shadows([], [])
+    slope = np.clip(light.sun[[0, 2]] / max(float(light.sun[1]), 0.15), -4, 4)
+    for vehicle in vehicles:
+        mesh = vehicle_mesh(vehicle.kind, vehicle.variant)
+        heading = view.heading_at(vehicle.s) + vehicle.heading
+        cos, sin = np.cos(heading), np.sin(heading)
         turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
-        hull = mesh.hull @ turn.T
-        slope = np.clip(light.sun[[0, 2]] / max(float(light.sun[1]), 0.15), -4, 4)
-        flat = (hull[:, [0, 2]] - hull[:, 1:2] * slope).astype(np.float32)
-        outline = cv2.convexHull(flat)[:, 0].astype(np.float64)
-        # Back into the vehicle's frame, where the contact patch is given too.
-        flats.append(outline @ np.array([[cos, sin], [-sin, cos]]))
-    outlines = []
-    for flat in flats:
-        x = position[0] + flat[:, 0] * cos + flat[:, 1] * sin
-        z = position[2] - flat[:, 0] * sin + flat[:, 1] * cos
-        y = np.interp(z, view.z, view.y)
-        outlines.append(camera.polygon(np.stack([x, y, z], axis=1)))
-    return outlines
+        half, end = mesh.width_m / 2, mesh.length_m / 2
+        foot = np.array([(-half, 0, -end), (half, 0, -end), (half, 0, end), (-half, 0, end)])
+        outlines = [(shadows.under, (foot @ turn.T)[:, [0, 2]])]
+        if light.direct.max() > 0.3:
+            hull = mesh.hull @ turn.T
+            flat = (hull[:, [0, 2]] - hull[:, 1:2] * slope).astype(np.float32)
+            outlines.append((shadows.cast, cv2.convexHull(flat)[:, 0].astype(np.float64)))
+        x, _, z = view.to_ego(vehicle.s, vehicle.d)[0]
+        for target, flat in outlines:
+            across, ahead = x + flat[:, 0], z + flat[:, 1]
+            height = np.interp(ahead, view.z, view.y)
+            target.append(camera.polygon(np.stack([across, height, ahead], axis=1)))
+    return shadows
 
 
 def _turned(light: Light, yaw: float) -> Light:
@@ -98,9 +96,7 @@ def _render(
     light = _turned(look.light, yaw)
     vehicles = [v for v in world.vehicles(time_s, ego_s, _TRAFFIC_M) if -14 < v.s < _TRAFFIC_M]
     vehicles = sorted(vehicles, key=lambda v: v.s)[:_MAX_VEHICLES]
-    shadows = [
-        outline for v in vehicles if v.s < 120 for outline in _shadows(v, view, camera, light)
-    ]
+    shadows = _shadows([v for v in vehicles if v.s < 120], view, camera, light)
     sky = draw_sky(camera, light, look.zenith, look.clouds, yaw, world.seed & 0xFFFF)
     canvas = Canvas(sky, np.zeros(sky.shape[:2], np.uint8))
     ground = render_ground(world, view, camera, light, shadows, look.tree_shade)
@@ -192,19 +188,38 @@ def _boxes(
     keep: list[tuple[int, int, int, int]] = []
     ignore: list[tuple[int, int, int, int]] = []
     for code, size in whole.items():
-        mask = ids == code
-        rows = np.flatnonzero(mask.any(axis=1))
-        if not len(rows):
+        mask = np.asarray(cv2.compare(ids, code, cv2.CMP_EQ), np.uint8)
+        left, top, width, height = cv2.boundingRect(mask)
+        if not width:
             continue
-        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-        small = min(box[2] - box[0], box[3] - box[1]) < MIN_BOX_PX
-        hidden = np.count_nonzero(mask) < MIN_VISIBLE * size
-        (ignore if small or hidden else keep).append(box)
+        mask = mask[top : top + height, left : left + width]
+        visible = cv2.countNonZero(mask)
+        if visible < size:
+            x, y, width, height = _main_extent(mask, visible)
+            left, top = left + x, top + y
+        box = (left, top, left + width, top + height)
+        small = min(width, height) < MIN_BOX_PX
+        (ignore if small or visible < MIN_VISIBLE * size else keep).append(box)
     return (
         np.array(keep, np.float32).reshape(-1, 4),
         np.array(ignore, np.float32).reshape(-1, 4),
     )
+
+
+def _main_extent(mask: NDArray[np.uint8], visible: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a half-hidden vehicle without its slivers.
+
+    A few pixels of tyre seen through the gap under another car would make a box that nobody
+    would draw.
+    """
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    parts = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= MIN_PART * visible]
+    if not parts:
+        return 0, 0, mask.shape[1], mask.shape[0]
+    corners = stats[parts][:, :2]
+    far = (corners + stats[parts][:, 2:4]).max(axis=0)
+    left, top = corners.min(axis=0)
+    return int(left), int(top), int(far[0] - left), int(far[1] - top)
 
 
 def _check_size(width: int, height: int) -> None:
