@@ -16,7 +16,6 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
-    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
 )
@@ -28,9 +27,10 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from mtc_perception.launch_arguments import THRESHOLDS, LaunchArgumentError, node_parameters
+
 SHARE = Path(get_package_share_directory("mtc_perception"))
 DEFAULT_PARAMS = SHARE / "config" / "perception.yaml"
-THRESHOLDS = ("score_threshold", "drivable_threshold", "lane_threshold")
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -95,7 +95,7 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     params_file = Path(given("params_file")).expanduser()
     if not params_file.is_file():
-        raise RuntimeError(f"params_file {params_file} does not exist")
+        raise LaunchArgumentError(f"params_file {params_file} does not exist")
     namespace = given("namespace")
     logger = ".".join([*namespace.strip("/").split("/"), "perception"]).lstrip(".")
     node = LifecycleNode(
@@ -105,7 +105,10 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace=namespace,
         parameters=[
             str(params_file),
-            overrides({argument.name: given(argument.name) for argument in ARGUMENTS}),
+            node_parameters(
+                {argument.name: given(argument.name) for argument in ARGUMENTS},
+                own_params_file=params_file != DEFAULT_PARAMS,
+            ),
         ],
         ros_arguments=["--log-level", f"{logger}:={given('log_level')}"],
         additional_env=transport_profile(),
@@ -115,42 +118,6 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return [node]
     # The handlers come first, so that no transition is missed.
     return [*autostart(node), node]
-
-
-def overrides(given: dict[str, str]) -> dict[str, object]:
-    """The node parameters that the launch arguments set; raises RuntimeError for bad ones."""
-    parameters: dict[str, object] = {
-        name: given[name] for name in ("bundle", "engine") if given[name]
-    }
-    for name in THRESHOLDS:
-        if given[name]:
-            try:
-                parameters[name] = float(given[name])
-            except ValueError:
-                raise RuntimeError(f"{name} is {given[name]!r}; it must be a number") from None
-
-    cameras, topics = words(given["cameras"]), words(given["topics"])
-    if cameras:
-        parameters["cameras"] = cameras
-    elif given["params_file"] == str(DEFAULT_PARAMS):
-        cameras = ["front"]
-    elif topics or given["transport"]:
-        raise RuntimeError("topics and transport need cameras, which says whose they are")
-    if topics:
-        if len(topics) != len(cameras):
-            raise RuntimeError(
-                f"{len(topics)} topics for {len(cameras)} cameras ({', '.join(cameras)}); "
-                "give one topic for each camera"
-            )
-        pairs = zip(cameras, topics, strict=True)
-        parameters.update({f"{camera}.image_topic": topic for camera, topic in pairs})
-    if given["transport"]:
-        parameters.update({f"{camera}.transport": given["transport"] for camera in cameras})
-    return parameters
-
-
-def words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def transport_profile() -> dict[str, str]:
@@ -163,7 +130,7 @@ def transport_profile() -> dict[str, str]:
 
 
 def autostart(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    """Configure when the process has started, activate when configured; say it when that fails."""
+    """Configure when the process has started, activate when configured."""
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(
@@ -180,14 +147,6 @@ def autostart(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
                 start_state="configuring",
                 goal_state="inactive",
                 entities=[change(Transition.TRANSITION_ACTIVATE)],
-            )
-        ),
-        RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node,
-                start_state="configuring",
-                goal_state="unconfigured",
-                entities=[LogInfo(msg="perception is not configured: the reason is above")],
             )
         ),
     ]
