@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sys
 import threading
@@ -258,6 +259,18 @@ def test_engines_agree_on_the_shipped_network() -> None:
         assert np.abs(difference).max() <= 1
     for engine in engines:
         engine.close()
+
+
+@both_engines
+def test_half_precision_is_never_replaced_by_less(name: str) -> None:
+    # Asked for float16, OpenVINO takes bfloat16 where the CPU has only that, 8 times coarser.
+    bundle = read_bundle(SHIPPED)
+    half = load_engine(dataclasses.replace(Network.of(bundle, "fp32"), precision="fp16"), name)
+    assert half.precision in ("fp16", "fp32")
+    measured = measure_self_test(run_self_test(half))
+    golden = bundle.manifest.self_test["fp32"]
+    assert measured.top_score == pytest.approx(golden.top_score, rel=5e-3)
+    half.close()
 
 
 @both_engines

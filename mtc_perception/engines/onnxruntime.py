@@ -46,7 +46,8 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime cannot load the network: {error}") from error
         outputs = [_tensor_info(node) for node in self._session.get_outputs()]
         check_tensors(network, [_tensor_info(n) for n in self._session.get_inputs()], outputs)
-        self.precision = network.precision
+        # On the CPU it computes float16 graphs in float32.
+        self.precision = "fp32" if network.precision == "fp16" else network.precision
         self.device = f"ONNX Runtime {ort.__version__}, CPU, {threads} threads"
 
         self.input: npt.NDArray[np.uint8] = np.zeros(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.bundle import Precision
 from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
 from mtc_perception.engines.cpu import available_physical_cores
 from mtc_perception.errors import EngineError
@@ -39,20 +40,12 @@ class OpenVinoEngine:
             [_tensor_info(port) for port in model.inputs],
             [_tensor_info(port) for port in model.outputs],
         )
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            # Left alone, OpenVINO runs float32 graphs in bfloat16 where the CPU has it.
-            "INFERENCE_PRECISION_HINT": "f16" if network.precision == "fp16" else "f32",
-        }
         try:
-            self._compiled: Any = core.compile_model(model, "CPU", settings)
+            self._compiled, self.precision = _compile(core, model, network.precision, threads)
             self._request: Any = self._compiled.create_infer_request()
-            float_type = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             cpu = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
         except Exception as error:
             raise EngineError(f"OpenVINO cannot compile the network: {_brief(error)}") from error
-        self.precision = "int8" if network.precision == "int8" else float_type.replace("f", "fp")
         self.device = f"OpenVINO {ov.__version__.split('-')[0]}, {cpu}, {threads} threads"
 
         self.input: npt.NDArray[np.uint8] = np.zeros(
@@ -85,6 +78,26 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._request = None
         self._compiled = None
+
+
+def _compile(core: Any, model: Any, precision: Precision, threads: int) -> tuple[Any, Precision]:
+    """The compiled model and the precision that it runs at."""
+
+    def compiled(float_type: str) -> Any:
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": float_type,
+        }
+        return core.compile_model(model, "CPU", settings)
+
+    if precision == "fp16":
+        candidate = compiled("f16")
+        if candidate.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f16":
+            return candidate, "fp16"
+        # A CPU without float16 would be given bfloat16 instead: far less exact.
+    # Without the hint OpenVINO runs float32 graphs in bfloat16, too, where the CPU has it.
+    return compiled("f32"), "int8" if precision == "int8" else "fp32"
 
 
 def _tensor_info(port: Any) -> TensorInfo:
