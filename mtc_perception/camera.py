@@ -45,6 +45,7 @@ LATCHED_QOS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+RAW_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 WARN_PERIOD_NS = 5_000_000_000
 
 
@@ -68,7 +69,10 @@ class Camera:
         self.compressed = settings.compressed
         # As image_transport does: remapping the base topic moves the compressed one with it.
         base = node.resolve_topic_name(settings.topic)
-        self.topic = f"{base}/compressed" if settings.compressed else base
+        compressed = base if base.endswith("/compressed") else f"{base}/compressed"
+        self.topic, self._other_topic = base, compressed
+        if settings.compressed:
+            self.topic, self._other_topic = compressed, base.removesuffix("/compressed")
         self.monitor = InputMonitor()
         self.window = TimingWindow()
         self._node = node
@@ -135,9 +139,19 @@ class Camera:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def publishers_seen(self) -> int:
-        """How many publishers the camera's topic has."""
-        return self._node.count_publishers(self.topic)
+    def publishers(self) -> tuple[int, str]:
+        """How many the topic has, and why no image would be coming from them."""
+        types = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
+        wanted = COMPRESSED_TYPE if self.compressed else RAW_TYPE
+        if not types:
+            silence = f"nobody publishes {self.topic}"
+            if self._node.count_publishers(self._other_topic):
+                silence += f", but {self._other_topic} is published: see {self.name}.transport"
+        elif wanted not in types:
+            silence = f"{self.topic} is {types[0]}, not {wanted}: see {self.name}.transport"
+        else:
+            silence = f"{len(types)} publisher(s) on {self.topic}, no image from them"
+        return len(types), silence
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         frame = Frame(

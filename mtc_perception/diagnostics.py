@@ -51,8 +51,8 @@ def camera_status(node: str, camera: Camera, counters: Counters, active: bool) -
     """How one camera's input and latency are."""
     monitor = camera.monitor
     rate_hz = monitor.rate_hz()
-    publishers = camera.publishers_seen()
-    state, reason = monitor.state(camera.topic, publishers)
+    publishers, silence = camera.publishers()
+    state, reason = monitor.state(silence)
     values: dict[str, object] = {
         "topic": camera.topic,
         "transport": "compressed" if camera.compressed else "raw",

@@ -65,18 +65,16 @@ class InputMonitor:
     def rejected(self, reason: str) -> None:
         self._rejection = reason
 
-    def state(self, topic: str, publishers: int) -> tuple[InputState, str]:
-        """The state and, unless it is OK, the reason in words."""
+    def state(self, silence: str) -> tuple[InputState, str]:
+        """The state and, unless it is OK, the reason in words.
+
+        `silence` is why no image would be coming, as far as the publishers tell.
+        """
         if self._arrived_ns == 0:
-            if self.qos_problem:
-                return InputState.WAITING, self.qos_problem
-            if publishers == 0:
-                return InputState.WAITING, f"nobody publishes {topic}"
-            return InputState.WAITING, f"{publishers} publisher(s) on {topic}, no image yet"
+            return InputState.WAITING, self.qos_problem or silence
         silent_s = (time.monotonic_ns() - self._arrived_ns) / 1e9
         if silent_s > max(LOST_AFTER_S, LOST_AFTER_PERIODS * self._period_s):
-            publisher = "nobody publishes" if publishers == 0 else "its publisher is silent on"
-            return InputState.LOST, f"no image for {silent_s:.1f} s: {publisher} {topic}"
+            return InputState.LOST, f"no image for {silent_s:.1f} s: {silence}"
         if self._rejection:
             return InputState.REJECTED, self._rejection
         return InputState.OK, ""

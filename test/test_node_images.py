@@ -7,8 +7,11 @@ from array import array
 import cv2
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from node_rig import image_message, solid
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -328,11 +331,42 @@ def test_incompatible_qos_is_named(start_node):
 def test_input_state_goes_from_waiting_over_ok_to_lost(active):
     active.wait_for_value("front", "reason", "nobody publishes /image_raw")
     publish = active.camera("image_raw")
-    active.wait_for_value("front", "reason", "no image yet")
+    active.wait_for_value("front", "reason", "1 publisher(s) on /image_raw, no image")
     active.perceive(publish, image_message(solid(*RED), "rgb8", active), active.drivable)
     active.wait_for_value("front", "input", "ok")
     active.wait_for_value("front", "input", "lost")
     assert active.diagnostics["front"].level == b"\x02"
+
+
+@pytest.fixture
+def driver():
+    """A camera driver in a participant of its own, where DDS allows another type on a topic."""
+    context = Context()
+    rclpy.init(context=context)
+    node = Node("driver", context=context)
+    node.create_publisher(CompressedImage, "/cam/compressed", 1)
+    yield
+    node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"),
+    [
+        ("/cam/compressed", "is sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"),
+        ("/cam", "nobody publishes /cam, but /cam/compressed is published: see front.transport"),
+    ],
+)
+def test_the_wrong_transport_is_named(start_node, driver, topic, reason):
+    rig = start_node(front__image_topic=topic)
+    rig.run()
+    rig.wait_for_value("front", "reason", reason)
+
+
+def test_a_compressed_topic_may_be_given_in_full(start_node):
+    rig = start_node(front__image_topic="/cam/image/compressed", front__transport="compressed")
+    assert rig.configure()
+    assert rig.values("front")["topic"] == "/cam/image/compressed"
 
 
 def test_messages_are_what_the_wire_says(active):
