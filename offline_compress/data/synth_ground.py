@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_compress.data.synth_geometry import FIXED_POINT_BITS, Camera, RoadView, fixed_point
+from offline_compress.data.synth_marks import marks
 from offline_compress.data.synth_sprites import noise_tile
 from offline_compress.data.synth_vehicles import Light
 from offline_compress.data.synth_world import World
@@ -176,8 +177,8 @@ class _Painter:
     def paint_marks(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Paint repairs; returns the coverage of white and of yellow paint."""
         start = self.view.ego_s
-        for mark in self.world.marks(start - 5, start + min(self.crest_s, 110.0)):
-            if mark.kind == "patch":
+        for mark in marks(self.world, start - 5, start + min(self.crest_s, 110.0)):
+            if mark.tone is not None:
                 tone = np.clip(np.array(self.world.asphalt) * mark.tone, 0, 220)
                 self.paint(self.outline(mark.outline), tuple(tone.tolist()), 0.45)
             else:

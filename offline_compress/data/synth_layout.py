@@ -55,7 +55,7 @@ def build_world(seed: int, style: str | None = None) -> World:
         )
         kerb = tuple(np.clip(np.array(pave) * rng.uniform(0.9, 1.4), 0, 235))
         for edge, sign in ((right, 1), (left, -1)):
-            strips.append(Strip(edge, edge + sign * walk, pave, 0.7))
+            strips.append(Strip(edge, edge + sign * walk, pave, 0.45))
             strips.append(Strip(edge, edge + sign * 0.16, kerb, 0.3))
         verge_r = verge_l = walk + 0.2
     elif not fast:

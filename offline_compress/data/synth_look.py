@@ -29,6 +29,7 @@ class Look:
     vignette: float
     jpeg_quality: int
     bonnet: float
+    bloom: float
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,10 @@ def draw_look(rng: np.random.Generator, daylight: bool) -> Look:
         ),
         "dusk": (
             (0.10, 0.08, 0.07),
-            (0.24, 0.25, 0.31),
-            (110, 112, 140),
+            (0.26, 0.26, 0.29),
+            (116, 116, 132),
             (150, 134, 132),
-            (52, 62, 100),
+            (58, 66, 96),
         ),
     }[time]
     if time == "overcast" and rng.random() < 0.5:
@@ -112,6 +113,7 @@ def draw_look(rng: np.random.Generator, daylight: bool) -> Look:
         blur=float(rng.choice([0.0, rng.uniform(0.4, 1.2)], p=[0.45, 0.55])),
         vignette=rng.uniform(0, 0.35),
         jpeg_quality=int(rng.integers(55, 97)),
+        bloom=rng.uniform(0.3, 0.9) if time == "dusk" else 0.0,
         bonnet=rng.uniform(0.02, 0.10) if rng.random() < 0.25 else 0.0,
     )
 
@@ -148,6 +150,11 @@ def expose(image: NDArray[np.uint8], look: Look, rng: np.random.Generator) -> ND
     """What the camera makes of the light: blur, exposure, noise and compression."""
     height, width = image.shape[:2]
     picture = image
+    if look.bloom:
+        small = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        glare = cv2.GaussianBlur(cv2.subtract(small, (190, 190, 190, 0)), (0, 0), width / 240)
+        glare = cv2.resize(glare, (width, height), interpolation=cv2.INTER_LINEAR)
+        picture = cv2.scaleAdd(glare, look.bloom * 4, picture)
     if look.blur:
         picture = cv2.GaussianBlur(picture, (0, 0), look.blur * max(height, width) / 800)
     if look.vignette:

@@ -60,15 +60,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A polygon on the road in road coordinates: absolute s and d, [n, 2]."""
-
-    outline: NDArray[np.float64]
-    kind: str  # "white", "yellow" (paint) or "patch" (a repair or a manhole cover)
-    tone: float
-
-
-@dataclass(frozen=True)
 class Thing:
     """A piece of scenery, standing at absolute s and d."""
 
@@ -225,7 +216,7 @@ class World:
                     tuple(rng.uniform(25, 180) + rng.uniform(-25, 25, 3)),
                 )
 
-    def _side_roads(self, s0: float, s1: float) -> Iterator[tuple[float, float, int]]:
+    def junctions_between(self, s0: float, s1: float) -> Iterator[tuple[float, float, int]]:
         """Side roads between absolute s0 and s1: middle, half width and side (+1 right)."""
         if not self.junctions:
             return
@@ -240,12 +231,12 @@ class World:
         """Whether something at d over the absolute span (s0, s1) would stand in a side road."""
         return any(
             s1 > middle - half - 1.5 and s0 < middle + half + 1.5 and d * side > 0
-            for middle, half, side in self._side_roads(s0 - 10, s1 + 10)
+            for middle, half, side in self.junctions_between(s0 - 10, s1 + 10)
         )
 
     def side_roads(self, ego_s: float, reach_m: float) -> Iterator[NDArray[np.float64]]:
         """Outlines of the side roads ahead in absolute road coordinates [n, 2]."""
-        for middle, half, side in self._side_roads(ego_s - 8, ego_s + min(reach_m, 200)):
+        for middle, half, side in self.junctions_between(ego_s - 8, ego_s + min(reach_m, 200)):
             edge = self.road[1] if side > 0 else -self.road[0]
             mouth = [(half + 4, -0.3), (half + 1.2, 0.9), (half, 3.5), (half, 60.0)]
             near = [(middle - ds, side * (edge + dd)) for ds, dd in mouth]
@@ -257,60 +248,12 @@ class World:
         start, end = span
         spans = []
         low, high = self.road
-        for middle, half, side in sorted(self._side_roads(start - 10, end + 10)):
+        for middle, half, side in sorted(self.junctions_between(start - 10, end + 10)):
             edge = high if side > 0 else low
             if abs(d - edge) < 0.9:
                 spans.append((start, middle - half - 2))
                 start = middle + half + 2
         return [*spans, (start, end)]
-
-    def marks(self, s0: float, s1: float) -> Iterator[Mark]:
-        """Crosswalks, stop lines, arrows, repairs and manholes between absolute s0 and s1."""
-        length = 60.0
-        low, high = self.road
-        for middle, half, side in self._side_roads(s0, s1):
-            d = high if side > 0 else low
-            if self.lines and middle - half > s0:
-                for s in np.arange(middle - half, middle + half, 1.0):
-                    yield Mark(_rectangle(s, s + 0.55, d - 0.1, d + 0.1), "white", 1.0)
-        for chunk in range(int(s0 // length), int(s1 // length) + 1):
-            rng = self.rng(2, chunk)
-            start = chunk * length
-            for _ in range(rng.poisson(1.2)):
-                s, d = start + rng.uniform(0, length), rng.uniform(low + 0.5, high - 0.5)
-                if rng.random() < 0.4:
-                    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-                    outline = np.stack([s + 0.35 * np.cos(angle), d + 0.35 * np.sin(angle)], 1)
-                    yield Mark(outline, "patch", 0.6)
-                else:
-                    size = rng.uniform((1.0, 0.6), (9.0, 2.6))
-                    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
-                    jitter = rng.uniform(-0.15, 0.15, (4, 2))
-                    outline = corners + jitter + np.array((s, d))
-                    outline[:, 1] = np.clip(outline[:, 1], low + 0.05, high - 0.05)
-                    yield Mark(outline, "patch", rng.uniform(0.68, 1.22))
-            if not self.crossings:
-                continue
-            if rng.random() < 0.3:
-                yield from self._crossing(rng, start + 30.0, low, high)
-            if rng.random() < 0.4:
-                lane = int(rng.integers(self.lanes))
-                d = self.side * (lane + 0.5) * self.lane_m
-                yield Mark(_arrow(rng, start + rng.uniform(2, 20), d), "white", 1.0)
-
-    def _crossing(
-        self, rng: np.random.Generator, s: float, low: float, high: float
-    ) -> Iterator[Mark]:
-        pick = rng.random()
-        if pick < 0.5:
-            step = rng.uniform(0.9, 1.3)
-            depth = rng.uniform(2.4, 4.0)
-            for d in np.arange(low + 0.4, high - 0.5, step):
-                yield Mark(_rectangle(s, s + depth, d, d + step / 2), "white", 1.0)
-        if pick > 0.3:
-            inner, outer = sorted((0.0, self.side * self.lanes * self.lane_m))
-            width = rng.uniform(0.2, 0.45)
-            yield Mark(_rectangle(s - 2.5, s - 2.5 + width, inner, outer), "white", 1.0)
 
     def vehicles(self, time_s: float, ego_s: float, reach_m: float) -> Iterator[Vehicle]:
         """Every other vehicle near the ego car at `time_s`, relative to it."""
@@ -394,38 +337,3 @@ def _looks(rng: np.random.Generator, kind: str) -> tuple[int, Paintwork]:
         bool(rng.random() < 0.25),
     )
     return int(rng.integers(24)), paint
-
-
-def _rectangle(s0: float, s1: float, d0: float, d1: float) -> NDArray[np.float64]:
-    middle = (d0 + d1) / 2
-    return np.array(
-        [(s0, d0), (s0, middle), (s0, d1), (s1, d1), (s1, middle), (s1, d0)], np.float64
-    )
-
-
-def _arrow(rng: np.random.Generator, s: float, d: float) -> NDArray[np.float64]:
-    length = rng.uniform(3.0, 5.0)
-    head, stem = length * 0.4, 0.1
-    shape = [
-        (0, -stem),
-        (length - head, -stem),
-        (length - head, -0.35),
-        (length, 0),
-        (length - head, 0.35),
-        (length - head, stem),
-        (0, stem),
-    ]
-    if rng.random() < 0.5:
-        bend = float(rng.choice([-1, 1]))
-        shape = [
-            (0, -stem * bend),
-            (length, -stem * bend),
-            (length, 0.45 * bend),
-            (length + 0.5, 0.45 * bend),
-            (length - 0.3, 1.0 * bend),
-            (length - 1.1, 0.45 * bend),
-            (length - 0.6, 0.45 * bend),
-            (length - 0.6, stem * bend),
-            (0, stem * bend),
-        ]
-    return np.array(shape, np.float64) + np.array((s, d))
