@@ -33,9 +33,11 @@ setup(
     maintainer_email="mtc-perception@example.com",
     license="Apache-2.0",
     packages=find_packages(include=[f"{NAME}*", "offline_compress*"]),
+    package_data={"": ["*.j2"]},
     # An editable install runs from the checkout: copies in its prefix would only go stale.
     data_files=[] if "editable_wheel" in sys.argv else shared_files(),
     python_requires=">=3.10",
+    # What the vehicle package needs is named by package.xml, or by requirements/.
     install_requires=["setuptools"],
     extras_require={
         "offline": [
@@ -48,6 +50,7 @@ setup(
             "torch",
             "typer",
         ],
+        "openvino": ["openvino"],
         "tensorrt": ["tensorrt"],
         # colcon test runs pytest when it finds it here.
         "test": ["hypothesis", "pytest"],

@@ -60,6 +60,11 @@ def test_installed_files(workspace: Path) -> None:
     for folder, pattern in (("launch", "*.launch.py"), ("config", "*.yaml"), ("config", "*.xml")):
         expected = {path.name for path in (ROOT / folder).glob(pattern)}
         assert {path.name for path in (share / folder).glob(pattern)} == expected != set()
+    [site] = prefix.glob("lib/python3*/site-packages")
+    for package in ("mtc_perception", "offline_compress"):
+        files = (path for path in (ROOT / package).rglob("*.*") if path.suffix != ".pyc")
+        missing = [path for path in files if not (site / path.relative_to(ROOT)).is_file()]
+        assert not missing
 
 
 def test_installed_package_runs_without_the_checkout(workspace: Path) -> None:
