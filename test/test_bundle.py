@@ -1,4 +1,5 @@
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,26 @@ def test_a_refused_write_leaves_the_old_bundle(bundle: Path) -> None:
         write_bundle(bundle, manifest, {"model.onnx": model, "more.onnx": model})
     assert read_bundle(bundle).manifest.version == "1"
     assert len(list(bundle.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["toy.mtc", "toy.zip"])
+def test_a_failed_write_leaves_the_old_bundle(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_toy_bundle(tmp_path / name)
+    replace = os.replace
+
+    def fails_once(source: str | Path, target: Path) -> None:
+        if target == path:
+            monkeypatch.undo()
+            raise OSError("disk failure")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once)
+    with pytest.raises(OSError, match="disk failure"):
+        write_toy_bundle(path, version="2")
+    assert read_bundle(path).manifest.version == "1"
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", ["something", "something.zip"])

@@ -134,6 +134,18 @@ def test_jpeg_is_close_whether_grey_or_padded() -> None:
     assert grey.pixels.shape == (48, 64, 3)
 
 
+def test_a_rotation_in_exif_is_ignored() -> None:
+    data = encoded(".jpg", self_test_frame(48, 64))
+    # One entry: orientation (0x112), one short, 6 (turn by 90 degrees).
+    tiff = b"MM\0\x2a" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    upright = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
+    assert upright is not None
+    assert upright.shape == (64, 48, 3)
+    np.testing.assert_array_equal(decode_compressed(turned).pixels, decode_compressed(data).pixels)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_truncated_files(suffix: str) -> None:
     data = encoded(suffix, self_test_frame(48, 64))
