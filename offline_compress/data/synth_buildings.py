@@ -12,9 +12,9 @@ from offline_compress.data.synth_geometry import (
     RoadView,
     fixed_point,
 )
+from offline_compress.data.synth_roadside import Thing
 from offline_compress.data.synth_sprites import facade, mip_level
 from offline_compress.data.synth_vehicles import Light
-from offline_compress.data.synth_world import Thing
 
 _FACADES = 16
 _BARRIERS = {  # lower and upper edge in metres, colour

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from offline_compress.data.synth_canvas import OTHER, Canvas
 from offline_compress.data.synth_geometry import NEAR_M, Camera, RoadView
+from offline_compress.data.synth_roadside import Thing
 from offline_compress.data.synth_sprites import mip_level, tree_sprite
 from offline_compress.data.synth_vehicles import Light
-from offline_compress.data.synth_world import Thing
 
 _SPRITES = 12
 _RING = np.stack(

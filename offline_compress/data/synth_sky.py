@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_compress.data.synth_geometry import Camera
+from offline_compress.data.synth_geometry import FIXED_POINT_BITS, Camera, fixed_point
 from offline_compress.data.synth_sprites import noise_tile
 from offline_compress.data.synth_vehicles import Light
 
@@ -32,10 +32,14 @@ def draw_sky(
         for wave in (3, 7, 15, 31, 67, 131):
             phase = np.float32(rng.uniform(0, 6.28))
             line += np.float32(rng.normal(0, 1) / wave**0.8) * np.sin(bearing[0] * wave + phase)
-        ridge = np.float32(rng.uniform(0.0, 0.05)) + np.abs(line) * np.float32(0.035)
+        ridge = rng.uniform(0.0, 0.05) + np.abs(line) * 0.035
         tone = np.array((70, 84, 66)) * rng.uniform(0.6, 1.2) * (light.ambient + 0.6 * light.direct)
         colour = np.clip(light.haze * (0.6 - 0.3 * layer) + tone * (0.4 + 0.3 * layer), 0, 255)
-        full[:rows][up[:rows] < ridge] = colour.astype(np.uint8)
+        directions = np.stack([across[0], ridge, np.ones_like(ridge)], axis=1)
+        skyline = camera.image(directions @ camera.rotation.T)
+        below = [(camera.width, camera.height * 2), (0, camera.height * 2)]
+        outline = fixed_point(np.concatenate([skyline, below]))
+        cv2.fillPoly(full, [outline], colour.tolist(), cv2.LINE_AA, FIXED_POINT_BITS)
     return full
 
 

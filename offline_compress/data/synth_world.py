@@ -6,6 +6,7 @@ alone, so any frame of a drive can be rendered on its own, in any order.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from offline_compress.data.synth_geometry import RoadShape
 from offline_compress.data.synth_meshes import KINDS
 from offline_compress.data.synth_vehicles import Paintwork
 
-CHUNK_M = 24.0
 JUNCTION_M = 90.0
 STYLES = ("urban", "town", "rural", "highway")
 _BODY_COLOURS = np.array(
@@ -60,18 +60,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A piece of scenery, standing at absolute s and d."""
-
-    kind: str  # "building", "tree", "bare_tree", "bush", "pole", "sign", "person", "cyclist"
-    s: float
-    d: float
-    size: tuple[float, float, float]  # width along the road, height, depth away from it
-    variant: int
-    tint: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
 class Vehicle:
     """A vehicle at relative s, d at one moment; heading relative to the road."""
 
@@ -83,9 +71,12 @@ class Vehicle:
     paint: Paintwork
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
-    """A road and everything along it. `side` is +1 in right-hand traffic, -1 in left-hand."""
+    """A road and everything along it. `side` is +1 in right-hand traffic, -1 in left-hand.
+
+    Compared by identity, so that what stands in a stretch of it can be looked up in a cache.
+    """
 
     seed: int
     style: str
@@ -124,108 +115,15 @@ class World:
         """A generator of its own for one thing of this world; keys may be negative."""
         return np.random.default_rng((self.seed, *(k & 0xFFFFFFFF for k in key)))
 
-    def things(self, s0: float, s1: float) -> Iterator[Thing]:
-        """Scenery between the absolute positions s0 and s1."""
-        for chunk in range(int(s0 // CHUNK_M), int(s1 // CHUNK_M) + 1):
-            for edge in (-1, 1):
-                for thing in self._chunk(chunk, edge):
-                    if not self.in_side_road(thing.s, thing.s + thing.size[0], thing.d):
-                        yield thing
-
-    def _chunk(self, chunk: int, edge: int) -> Iterator[Thing]:
-        rng = self.rng(1, chunk, edge)
-        start = chunk * CHUNK_M
-        left, right = self.verge
-        near = right if edge > 0 else left
-        outer = edge * near
-        grey = rng.uniform(0.75, 1.15)
-        if rng.random() < self.buildings:
-            height = rng.uniform(4.0, 16.0 if self.style == "urban" else 8.0)
-            set_back = 0.0 if self.style == "urban" else rng.uniform(1.0, 9.0)
-            width = CHUNK_M * rng.uniform(0.55, 1.0)
-            tint = rng.choice(
-                [(196, 170, 140), (160, 98, 78), (205, 200, 190), (140, 138, 134), (214, 192, 150)]
-            ) * rng.uniform(0.7, 1.1)
-            yield Thing(
-                "building",
-                start,
-                outer + edge * set_back,
-                (width, height, rng.uniform(6, 12)),
-                int(rng.integers(1 << 20)),
-                tuple(tint),
-            )
-            trees = rng.poisson(0.5)
-        else:
-            trees = rng.poisson(2.6 if self.style in ("rural", "town") else 1.6)
-        for _ in range(trees):
-            kind = "bare_tree" if rng.random() < self.leafless else "tree"
-            height = rng.uniform(4, 13)
-            yield Thing(
-                kind,
-                start + rng.uniform(0, CHUNK_M),
-                outer + edge * abs(rng.normal(2.0, 9.0)),
-                (height * rng.uniform(0.6, 1.0), height, 0.0),
-                int(rng.integers(1 << 20)),
-                tuple(np.array((1, 1, 1)) * grey + rng.uniform(-0.12, 0.12, 3)),
-            )
-        if rng.random() < 0.5:
-            yield Thing(
-                "bush",
-                start + rng.uniform(0, CHUNK_M),
-                outer + edge * rng.uniform(0.5, 5),
-                (rng.uniform(2, 6), rng.uniform(0.8, 2.4), 0.0),
-                int(rng.integers(1 << 20)),
-                tuple(np.array((1, 1, 1)) * grey),
-            )
-        if chunk % 2 == 0 and rng.random() < 0.75:
-            yield Thing(
-                "pole",
-                start,
-                edge * (near - rng.uniform(0.2, 0.9)),
-                (0.16, rng.uniform(6, 9), 1.8 * rng.integers(0, 2)),
-                0,
-                (90, 92, 94),
-            )
-        if rng.random() < 0.3:
-            yield Thing(
-                "sign",
-                start + 9,
-                edge * (near - 0.5),
-                (rng.uniform(0.6, 1.0), rng.uniform(2.0, 2.8), 0.0),
-                int(rng.integers(6)),
-                (1, 1, 1),
-            )
-        if self.style in ("urban", "town"):
-            for _ in range(rng.poisson(0.7 if self.style == "urban" else 0.25)):
-                yield Thing(
-                    "person",
-                    start + rng.uniform(0, CHUNK_M),
-                    edge * (near - rng.uniform(0.3, 1.6)),
-                    (0.5, rng.uniform(1.55, 1.9), 0.0),
-                    int(rng.integers(1 << 20)),
-                    tuple(rng.uniform(25, 130) + rng.uniform(-22, 22, 3)),
-                )
-            if rng.random() < 0.12:
-                edge_d = self.road[1] if edge > 0 else -self.road[0]
-                yield Thing(
-                    "cyclist",
-                    start + rng.uniform(0, CHUNK_M),
-                    edge * (edge_d - rng.uniform(0.5, 1.0)),
-                    (0.5, rng.uniform(1.65, 1.85), 0.0),
-                    int(rng.integers(1 << 20)),
-                    tuple(rng.uniform(25, 180) + rng.uniform(-25, 25, 3)),
-                )
-
     def junctions_between(self, s0: float, s1: float) -> Iterator[tuple[float, float, int]]:
         """Side roads between absolute s0 and s1: middle, half width and side (+1 right)."""
         if not self.junctions:
             return
         for chunk in range(int(s0 // JUNCTION_M), int(s1 // JUNCTION_M) + 1):
             for side in (-1, 1):
-                rng = self.rng(12, chunk, side)
-                if rng.random() < self.junctions:
-                    middle = (chunk + rng.uniform(0.2, 0.8)) * JUNCTION_M
-                    yield middle, rng.uniform(2.6, 4.2), side
+                found = _junction(self, chunk, side)
+                if found:
+                    yield (*found, side)
 
     def in_side_road(self, s0: float, s1: float, d: float) -> bool:
         """Whether something at d over the absolute span (s0, s1) would stand in a side road."""
@@ -322,6 +220,15 @@ class World:
                 continue
             heading = (0.0 if speed > 0 else np.pi) + rng.normal(0, 0.008)
             yield Vehicle(mean + wander, d + sway, heading, kind, *looks)
+
+
+@lru_cache(maxsize=256)
+def _junction(world: World, chunk: int, side: int) -> tuple[float, float] | None:
+    """Middle and half width of the side road in a stretch, if there is one."""
+    rng = world.rng(12, chunk, side)
+    if rng.random() >= world.junctions:
+        return None
+    return (chunk + rng.uniform(0.2, 0.8)) * JUNCTION_M, rng.uniform(2.6, 4.2)
 
 
 def _looks(rng: np.random.Generator, kind: str) -> tuple[int, Paintwork]:

@@ -20,6 +20,7 @@ from offline_compress.data.synth_ground import Shadows, render_ground
 from offline_compress.data.synth_layout import build_world
 from offline_compress.data.synth_look import Look, Mount, draw_look, draw_mount, expose
 from offline_compress.data.synth_meshes import vehicle_mesh
+from offline_compress.data.synth_roadside import things
 from offline_compress.data.synth_scenery import draw_thing
 from offline_compress.data.synth_sky import draw_sky
 from offline_compress.data.synth_vehicles import Light, draw_vehicle
@@ -151,7 +152,7 @@ def _jobs(
 
     for index, vehicle in enumerate(vehicles):
         jobs.append((vehicle.s, partial(draw, index + 1, vehicle)))
-    for thing in world.things(ego_s + 1.0, ego_s + 240.0):
+    for thing in things(world, ego_s + 1.0, ego_s + 240.0):
         if thing.kind == "building":
             # By its far end: what stands in front of the facade must be drawn after it.
             far = thing.s + thing.size[0] - ego_s
