@@ -1,6 +1,7 @@
 """A perception node in a thread of its own, and a client that talks to it over real DDS."""
 
 import contextlib
+import gc
 import threading
 import time
 from array import array
@@ -171,6 +172,9 @@ class Rig(Client):
         assert not self._thread.is_alive()
         self.node.close()
         self.node.destroy_node()
+        # rclpy's lifecycle services live on until their node is collected.
+        del self.node, self._node_executor
+        gc.collect()
         self.executor_.shutdown()
         self.destroy_node()
         self.context.try_shutdown()
