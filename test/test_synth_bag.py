@@ -94,6 +94,14 @@ def test_an_existing_bag_is_kept(bag: Path) -> None:
     assert (bag / "drive.mcap").read_bytes() == before
 
 
+def test_the_command_says_what_to_do_in_one_line(bag: Path) -> None:
+    command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(bag)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

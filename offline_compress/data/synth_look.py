@@ -108,7 +108,7 @@ def draw_look(rng: np.random.Generator, daylight: bool) -> Look:
         else 0,
         exposure=float(np.exp(rng.normal(0.0, 0.16))) * (1.3 if time == "dusk" else 1.0),
         balance=np.exp(rng.normal(0, 0.035, 3)),
-        contrast=rng.uniform(0.9, 1.25),
+        contrast=rng.uniform(0.95, 1.4),
         noise=rng.uniform(1.0, 5.0) * (1.6 if time == "dusk" else 1.0),
         blur=float(rng.choice([0.0, rng.uniform(0.4, 1.2)], p=[0.45, 0.55])),
         vignette=rng.uniform(0, 0.35),
