@@ -20,7 +20,7 @@ from mtc_perception.errors import UserError
 from offline_compress.data.synthetic import render_scene
 
 # Raised whenever the pictures of a seed change, so that old and new are never mixed in one set.
-RENDERER_VERSION = 6
+RENDERER_VERSION = 7
 _PARAMETERS = "synth.json"
 _JPEG_QUALITY = 93
 

@@ -37,8 +37,11 @@ def draw_sky(
         colour = np.clip(light.haze * (0.6 - 0.3 * layer) + tone * (0.4 + 0.3 * layer), 0, 255)
         directions = np.stack([across[0], ridge, np.ones_like(ridge)], axis=1)
         skyline = camera.image(directions @ camera.rotation.T)
-        below = [(camera.width, camera.height * 2), (0, camera.height * 2)]
-        outline = fixed_point(np.concatenate([skyline, below]))
+        # Roll moves its ends into the picture: carry it on to both sides before closing it below.
+        side = np.array((camera.width / 4, 0.0))
+        first, last = skyline[0] - side, skyline[-1] + side
+        deep = np.array((0.0, 2.0 * camera.height))
+        outline = fixed_point(np.vstack([first, skyline, last, last + deep, first + deep]))
         cv2.fillPoly(full, [outline], colour.tolist(), cv2.LINE_AA, FIXED_POINT_BITS)
     return full
 
