@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from mtc_perception.errors import ImageError
@@ -83,8 +83,9 @@ class BagSource:
                 yield reader
         except SourceError:
             raise
-        # A truncated file surfaces as whatever the parser happened to be doing.
-        except (AnyReaderError, OSError, ValueError, KeyError, EOFError, AssertionError) as error:
+        # A damaged file surfaces as whatever its parser happened to be doing, each with its own
+        # family of errors.
+        except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SourceError(f"{self._path} cannot be read as a rosbag2: {reason}") from error
 

@@ -6,7 +6,8 @@ from html import escape
 
 _WIDTH, _HEIGHT = 1000, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 26
-_STAGE_COLORS = ("#9aa5b1", "#cbd2d9", "#56b4e9", "#0072b2", "#009e73", "#e69f00")
+_BAR_WIDTH, _LEGEND_COLUMNS = 600, 3
+_STAGE_COLORS = ("#9aa5b1", "#cbd2d9", "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#cc79a7")
 
 
 def latency_timeline(
@@ -39,7 +40,8 @@ def latency_timeline(
     for step in range(6):
         value = end_s * step / 5
         parts.append(
-            f'<text class="tick" text-anchor="middle" x="{x(value):.1f}" y="{_HEIGHT - 8}">'
+            f'<text class="tick" text-anchor="{"end" if step == 5 else "middle"}" '
+            f'x="{x(value):.1f}" y="{_HEIGHT - 8}">'
             f"{value:.1f} s</text>"
         )
     parts.append(
@@ -66,23 +68,23 @@ def stage_bar(stages_ms: Sequence[tuple[str, float]]) -> str:
     total = sum(value for _, value in stages_ms) or 1.0
     parts, left = [], 0.0
     for number, (name, value) in enumerate(stages_ms):
-        width = value / total * _WIDTH
+        width = value / total * _BAR_WIDTH
         color = _STAGE_COLORS[number % len(_STAGE_COLORS)]
         label = f"{name} {value:.1f} ms"
         parts.append(
             f'<rect x="{left:.1f}" y="0" width="{width:.1f}" height="30" fill="{color}">'
             f"<title>{escape(label)}</title></rect>"
         )
-        column, row = number % 3, number // 3
-        legend_x, legend_y = column * 330, 48 + row * 22
+        row, column = divmod(number, _LEGEND_COLUMNS)
+        legend_x, legend_y = column * _BAR_WIDTH // _LEGEND_COLUMNS, 44 + row * 22
         parts.append(
             f'<rect x="{legend_x}" y="{legend_y}" width="12" height="12" fill="{color}"/>'
             f'<text class="legend" x="{legend_x + 18}" y="{legend_y + 11}">{escape(label)}</text>'
         )
         left += width
-    height = 48 + 22 * math.ceil(len(stages_ms) / 3)
+    height = 44 + 22 * math.ceil(len(stages_ms) / _LEGEND_COLUMNS)
     return (
-        f'<svg class="stages" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<svg class="stages" viewBox="0 0 {_BAR_WIDTH} {height}" role="img" '
         f'aria-label="Median time per stage">{"".join(parts)}</svg>'
     )
 

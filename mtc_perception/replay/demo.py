@@ -56,8 +56,8 @@ _PHASES: dict[Phase, str] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if it worked, 1 if the node failed, 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
-    # Both ways to end a command must end the node as well.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         run_demo(options)
     except ReplayError as error:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: everything is stopped, nothing was written", file=sys.stderr)
+        print("interrupted: everything is stopped", file=sys.stderr)
         return 130
     return 0
 
@@ -188,6 +188,13 @@ def _explain(
             f"images were dropped because inference takes longer than the {period_ms:.0f} ms "
             "between two of them: the node always works on the newest"
         )
+
+
+def _interrupt(*_: object) -> None:
+    """Once: a second Ctrl-C must not interrupt the stopping of the node."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class _Phases:

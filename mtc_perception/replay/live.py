@@ -180,7 +180,8 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         player.send("find the subscription")
         _take(player, Matched)
         time.sleep(_SETTLE_S)  # the other ends of these matches need a moment as well
-        observe("configure", time.monotonic() - began, time.monotonic() - began)
+        took_s = time.monotonic() - began
+        observe("configure", took_s, took_s)
 
         player.send("play")
         duration_s = config.repeat_s or loaded.frames / source.rate_hz

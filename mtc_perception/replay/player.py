@@ -113,11 +113,11 @@ def run_player(connection: Connection, config: PlayerConfig) -> None:
         publisher = node.create_publisher(
             CompressedImage if compressed else Image, topic, CAMERA_QOS
         )
-        _wait_for_subscription(publisher, topic)
+        _wait_for_subscription(connection, publisher, topic)
         connection.send(Matched())
         connection.recv()
         due_ns = schedule([frame.stamp_ns for frame in frames], rate_hz, config.repeat_s)
-        connection.send(Played(_play(publisher, messages, frames, due_ns)))
+        connection.send(Played(_play(connection, publisher, messages, frames, due_ns)))
         # The last images must leave this process before its middleware is torn down.
         connection.recv()
     finally:
@@ -193,15 +193,17 @@ def _message(pixels: RawPixels | EncodedPixels, transport: Transport) -> Image |
     )
 
 
-def _wait_for_subscription(publisher: Publisher, topic: str) -> None:
+def _wait_for_subscription(connection: Connection, publisher: Publisher, topic: str) -> None:
     end = time.monotonic() + MATCH_TIMEOUT_S
     while publisher.get_subscription_count() == 0:
         if time.monotonic() > end:
             raise ReplayError(f"nobody subscribed to {topic} within {MATCH_TIMEOUT_S:g} s")
         time.sleep(0.05)
+        _stop_if_alone(connection)
 
 
 def _play(
+    connection: Connection,
     publisher: Publisher,
     messages: Sequence[Image | CompressedImage],
     frames: Sequence[SourceFrame],
@@ -223,4 +225,11 @@ def _play(
         late_ms = (time.monotonic_ns() - start_ns - due) / 1e6
         publisher.publish(message)
         published.append(Published(frame.index, frame.stamp_ns, stamp_ns, late_ms))
+        _stop_if_alone(connection)
     return published
+
+
+def _stop_if_alone(connection: Connection) -> None:
+    """Raises EOFError when the parent has gone away: it says nothing while this runs."""
+    if connection.poll():
+        connection.recv()

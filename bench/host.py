@@ -1,0 +1,71 @@
+"""What the host adds to the engine: the Perceiver's own stages for usual camera images."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.common import HEIGHT, WIDTH, brief, write_result
+from mtc_perception.bundle import Bundle
+from mtc_perception.images import SourceImage, decode_compressed, view_image
+from mtc_perception.perceiver import Perceiver
+from mtc_perception.replay.sources import open_source
+
+Reader = Callable[[], SourceImage]
+
+RUNS = 100
+STAGES = ("read", "preprocess", "inference", "decode")
+
+
+def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> None:
+    """Time every stage, print and write `host.json`. Raises UserError."""
+    image = next(iter(open_source(bag).frames())).pixels.decode().pixels
+    large = np.asarray(cv2.resize(image, (1920, 1080)), np.uint8)
+    inputs = {
+        f"bgr8 {WIDTH}x{HEIGHT}": _raw(image),
+        "bgr8 1920x1080": _raw(large),
+        f"JPEG {WIDTH}x{HEIGHT}": _jpeg(image),
+    }
+    stages: dict[str, dict[str, dict[str, float]]] = {}
+    with Perceiver.open(bundle.path) as perceiver:
+        device = perceiver.engine.device
+        for name, read in inputs.items():
+            times: dict[str, list[float]] = {stage: [] for stage in STAGES}
+            for _ in track(range(RUNS), f"host, {name}", console=console, transient=True):
+                begin = time.perf_counter()
+                source = read()
+                times["read"].append((time.perf_counter() - begin) * 1e3)
+                took = perceiver.perceive(source).times
+                times["preprocess"].append(took.preprocess_ms)
+                times["inference"].append(took.inference_ms)
+                times["decode"].append(took.decode_ms)
+            stages[name] = {stage: brief(values) for stage, values in times.items()}
+    table = Table(title="Perceiver stages, p50 in ms", title_justify="left")
+    table.add_column("image")
+    for stage in (*STAGES, "host"):
+        table.add_column(stage, justify="right")
+    host_ms = {}
+    for name, values in stages.items():
+        host_ms[name] = sum(values[s]["p50"] for s in STAGES if s != "inference")
+        table.add_row(name, *(f"{values[s]['p50']:.2f}" for s in STAGES), f"{host_ms[name]:.2f}")
+    console.print(table)
+    content = {"bundle": bundle.path.name, "device": device, "stages": stages, "host_ms": host_ms}
+    console.print(f"wrote {write_result(results, 'host', content)}\n", highlight=False)
+
+
+def _raw(image: npt.NDArray[np.uint8]) -> Reader:
+    height, width = image.shape[:2]
+    data = image.tobytes()
+    return lambda: view_image("bgr8", height, width, 3 * width, data)
+
+
+def _jpeg(image: npt.NDArray[np.uint8]) -> Reader:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    content = data.tobytes()
+    return lambda: decode_compressed(content)

@@ -1,0 +1,60 @@
+"""`python -m bench.run`: measure, print, and write results/*.json."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.common import camera_bag
+from bench.end_to_end import bench_end_to_end
+from bench.engines import bench_engines
+from bench.host import bench_host
+from mtc_perception.bundle import read_bundle
+from mtc_perception.errors import UserError
+from mtc_perception.parameters import default_bundle
+
+BENCHES = ("engines", "host", "end_to_end")
+RECORDED_S = 10
+"""Length of the drive that `make demo` makes as well."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if everything was measured, whatever came out; 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description="Measure the numbers of the README on this machine, which should do nothing "
+        "else meanwhile.",
+    )
+    parser.add_argument("only", nargs="*", help=f"of {', '.join(BENCHES)}; default: all")
+    parser.add_argument("--bundle", type=Path, help="default: the shipped one")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="length of end_to_end (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    if unknown := set(options.only) - set(BENCHES):
+        parser.error(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    wanted = options.only or BENCHES
+    console = Console()
+    try:
+        bundle = read_bundle(options.bundle or default_bundle())
+        if "engines" in wanted:
+            bench_engines(bundle, options.results, console)
+        if "host" in wanted:
+            bench_host(bundle, camera_bag(Path("out"), RECORDED_S), options.results, console)
+        if "end_to_end" in wanted:
+            bag = camera_bag(Path("out"), RECORDED_S)
+            bench_end_to_end(bundle, bag, options.results, options.seconds, console)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The parts of a replay that need no DDS: the schedule, packed masks, pictures, charts."""
+
+import math
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.charts import latency_timeline, stage_bar
+from mtc_perception.replay.pictures import (
+    VideoFile,
+    add_caption,
+    draw_answer,
+    draw_truth,
+    jpeg,
+    shrink,
+)
+from mtc_perception.replay.player import schedule
+from mtc_perception.replay.recorder import PackedMask, RecordedFrame
+
+MS = 1_000_000
+
+
+def test_a_steady_recording_is_played_as_it_was() -> None:
+    stamps_ns = [5_000 * MS + 40 * MS * i for i in range(4)]
+    assert schedule(stamps_ns, 25.0) == [0, 40 * MS, 80 * MS, 120 * MS]
+
+
+def test_jumps_of_the_stamps_count_as_one_period() -> None:
+    stamps_ns = [0, 30 * MS, 30 * MS, -900 * MS, -870 * MS, 3_600_000 * MS]
+    assert schedule(stamps_ns, 20.0) == [0, 30 * MS, 80 * MS, 130 * MS, 160 * MS, 210 * MS]
+
+
+def test_repeating_goes_on_at_the_same_rate_and_ends_in_time() -> None:
+    due_ns = schedule([0, 100 * MS, 200 * MS], 10.0, repeat_s=0.75)
+    assert due_ns == [100 * MS * i for i in range(8)]
+
+
+@given(
+    st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=30),
+    st.floats(1.0, 120.0),
+    st.one_of(st.none(), st.floats(0.1, 5.0)),
+)
+def test_a_schedule_always_moves_ahead(
+    stamps_ns: list[int], rate_hz: float, repeat_s: float | None
+) -> None:
+    due_ns = schedule(stamps_ns, rate_hz, repeat_s)
+    assert due_ns[0] == 0
+    assert all(later > earlier for earlier, later in pairwise(due_ns))
+    if repeat_s is None:
+        assert len(due_ns) == len(stamps_ns)
+    else:
+        assert due_ns[-1] < repeat_s * 1e9
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_a_packed_mask_comes_back(mask: np.ndarray) -> None:
+    full = mask.astype(np.uint8) * 255
+    np.testing.assert_array_equal(PackedMask.pack(full).unpack(), full)
+
+
+def answer(mask: np.ndarray) -> RecordedFrame:
+    return RecordedFrame(
+        boxes=np.array([[10, 10, 30, 30]], np.float32),
+        scores=np.array([0.9], np.float32),
+        classes=["vehicle"],
+        drivable=PackedMask.pack(mask),
+        lane=PackedMask.pack(np.zeros_like(mask)),
+    )
+
+
+def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
+    rgb = np.full((60, 80, 3), (200, 100, 50), np.uint8)
+    mask = np.zeros((60, 80), np.uint8)
+    mask[40:] = 255
+    drawn = draw_answer(rgb, answer(mask))
+    assert (drawn[45, 70] != rgb[45, 70]).any()
+    assert (drawn[5, 70] == rgb[5, 70]).all()
+    grey = draw_answer(rgb, None)
+    assert (grey == grey[..., :1]).all()
+
+
+def test_labels_are_drawn_without_ignore_regions() -> None:
+    rgb = np.full((60, 80, 3), 100, np.uint8)
+    boxes = np.array([[10, 30, 30, 50]], np.float32)
+    ignored = GroundTruth(boxes=boxes, ignore=np.array([True]))
+    assert (draw_truth(rgb, ignored) == rgb).all()
+    assert (draw_truth(rgb, GroundTruth(boxes=boxes)) != rgb).any()
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 60))
+def test_shrunk_pictures_have_even_sides_and_the_width_asked_for(
+    height: int, width: int, limit: int
+) -> None:
+    small = shrink(np.zeros((height, width, 3), np.uint8), limit)
+    assert small.shape[0] % 2 == small.shape[1] % 2 == 0
+    assert small.shape[1] <= max(limit, 2) + 1
+
+
+def test_a_video_appears_when_it_is_complete_and_can_be_played(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path, "annotated", 30.0)
+    for index in range(7):
+        # One of another size: a resolution change in the recording.
+        shape = (64, 96, 3) if index == 3 else (96, 128, 3)
+        video.add(add_caption(np.full(shape, 30 * index, np.uint8), "image"))
+        assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
+    path = video.finish()
+    video.discard()
+    assert list(tmp_path.iterdir()) == [path]
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)
+    levels = []
+    while (read := capture.read())[0]:
+        levels.append(int(read[1][10, 10, 0]))
+    assert len(levels) == 7
+    assert all(abs(level - 30 * index) < 12 for index, level in enumerate(levels))
+
+
+def test_a_discarded_video_leaves_nothing(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path, "annotated", 30.0)
+    video.add(np.zeros((32, 32, 3), np.uint8))
+    video.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_jpeg_keeps_the_order_of_the_colours() -> None:
+    rgb = np.full((16, 16, 3), (250, 10, 10), np.uint8)
+    bgr = cv2.imdecode(np.frombuffer(jpeg(rgb), np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None
+    assert bgr[8, 8, 2] > 200
+    assert bgr[8, 8, 0] < 60
+
+
+def test_the_timeline_shows_every_image_and_every_loss() -> None:
+    svg = ET.fromstring(latency_timeline([0.0, 0.1, 0.2], [20.0, math.nan, 31.0], 33.3))
+    assert len(svg.findall("circle")) == 2
+    assert len(svg.findall("line[@class='lost']")) == 1
+    heights = [float(c.attrib["cy"]) for c in svg.findall("circle")]
+    assert heights[1] < heights[0]  # slower is higher up
+
+
+def test_the_timeline_of_nothing_but_losses_is_still_a_chart() -> None:
+    svg = ET.fromstring(latency_timeline([0.0], [math.nan], 33.3))
+    assert len(svg.findall("line[@class='lost']")) == 1
+
+
+def test_the_stage_bar_is_shared_out_by_time() -> None:
+    svg = ET.fromstring(stage_bar([("a", 1.0), ("b", 3.0)]))
+    first, second = (float(r.attrib["width"]) for r in svg.findall("rect")[::2])
+    assert second == pytest.approx(3 * first, abs=0.2)
