@@ -134,7 +134,7 @@ def export(
 
 
 def read_accuracy(path: Path) -> dict[str, Any]:
-    """The accuracy part of a metrics file. Raises UserError if it cannot be read."""
+    """The labelled tasks' part of a metrics file. Raises UserError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
         return {task: content[task] for task in ("detection", "drivable", "lane")}

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mtc_perception.errors import UserError
+from mtc_perception.memory import keep_memory
 from offline_compress.data.dataset import RunningNumbers, TrainingSet, collate
 from offline_compress.export import normalise
 from offline_compress.losses import TaskLosses, task_losses
@@ -33,6 +34,7 @@ LOG_FILE = "log.jsonl"
 FINAL_RATE = 0.01
 CHECKPOINT_EVERY_S = 300.0
 GRADIENT_NORM = 10.0
+HEADLINES = {"detection": ("recall", "map50"), "drivable": ("miou",), "lane": ("iou",)}
 
 Validator = Callable[[nn.Module, ModelSpec], dict[str, Any]]
 """Metric JSON of a network, for the log and to pick the best epoch."""
@@ -66,9 +68,27 @@ class MovingAverage:
 
 
 def score(metrics: dict[str, Any]) -> float:
-    """One number to pick the best epoch by: the mean of the tasks' headline metrics."""
-    detection = (metrics["detection"]["recall"] + metrics["detection"]["map50"]) / 2
-    return (detection + metrics["drivable"]["miou"] + metrics["lane"]["iou"]) / 3
+    """One number to pick the best epoch by: the mean over the labelled tasks' headline metrics.
+
+    Raises UserError if no task is labelled.
+    """
+    tasks = [
+        [metrics.get(task, {}).get(name) for name in names] for task, names in HEADLINES.items()
+    ]
+    labelled = [sum(values) / len(values) for values in tasks if None not in values]
+    if not labelled:
+        raise UserError("the validation set has no labels for any task")
+    return sum(labelled) / len(labelled)
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The headline metrics of the labelled tasks as one line."""
+    return " ".join(
+        f"{task} {name} {metrics[task][name]:.4f}"
+        for task, names in HEADLINES.items()
+        for name in names
+        if metrics.get(task, {}).get(name) is not None
+    )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -175,6 +195,7 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end (or Ctrl-C, which saves first); returns the last metrics."""
+        keep_memory()
         self.out.mkdir(parents=True, exist_ok=True)
         batch = self.recipe.schedule.batch
         metrics: dict[str, Any] = {}
@@ -228,13 +249,7 @@ class Trainer:
             if current > self.best:
                 self.best = current
                 save_checkpoint(self.out / "best", self.spec, model)
-            text += (
-                f" | recall {metrics['detection']['recall']:.3f}"
-                f" mAP50 {metrics['detection']['map50']:.3f}"
-                f" drivable mIoU {metrics['drivable']['miou']:.4f}"
-                f" lane IoU {metrics['lane']['iou']:.4f}"
-                f" | score {current:.4f} best {self.best:.4f}"
-            )
+            text += f" | {describe(metrics)} | score {current:.4f} best {self.best:.4f}"
         with (self.out / LOG_FILE).open("a") as log:
             log.write(json.dumps(row) + "\n")
         progress.console.print(f"epoch {epoch}/{schedule.epochs} {text}", soft_wrap=True)

@@ -14,7 +14,7 @@ from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.models.registry import ModelSpec, load_checkpoint
 from offline_compress.recipe import DataSource, Recipe, SizePx, load_recipe
-from offline_compress.train import LOG_FILE, Trainer, learning_rate
+from offline_compress.train import LOG_FILE, Trainer, learning_rate, score
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,15 @@ def test_schedule_warms_up_and_decays(dataset: Path) -> None:
     assert max(rates) == pytest.approx(schedule.learning_rate)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.02 * schedule.learning_rate
+
+
+def test_the_score_is_over_the_labelled_tasks() -> None:
+    lane = {"lane": {"iou": 0.4}}
+    assert score(lane) == pytest.approx(0.4)
+    nothing_found = {"detection": {"recall": None, "map50": None}, "drivable": {"miou": 0.8}}
+    assert score({**lane, **nothing_found}) == pytest.approx(0.6)
+    with pytest.raises(UserError, match="no labels"):
+        score({})
 
 
 def test_recipes_in_the_repository_are_valid() -> None:
