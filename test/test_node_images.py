@@ -18,6 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from mtc_perception.images import SUPPORTED_ENCODINGS
 from mtc_perception.messages import source_image, times_from_message
 from mtc_perception.timing import STAGES
 
@@ -183,6 +184,17 @@ def test_bad_images_are_counted_and_named_and_the_next_good_one_works(active):
     active.perceive(publish, good(), active.drivable)
     active.wait_for_value("front", "input", "ok")
     assert int(active.values("front")["frames_malformed"]) == len(bad)
+
+
+def test_an_unknown_encoding_is_logged_once_with_the_supported_ones(active, capfd):
+    publish = active.camera("image_raw")
+    for count in range(1, 4):
+        publish(broken(image_message(solid(*RED), "rgb8", active), "encoding", "16UC1"))
+        active.wait_for_value("front", "frames_malformed", str(count))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "16UC1" in line]
+    assert "[ERROR]" in line
+    for encoding in SUPPORTED_ENCODINGS:
+        assert encoding in line
 
 
 def test_stamps_that_jump_are_processed_and_named(active):
