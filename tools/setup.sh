@@ -83,13 +83,16 @@ install_requirements() { # group...
   done
 }
 
-# One line per downloaded file and the last step; on a terminal the file lines overwrite each other.
+# pip's output as progress: the current file on a terminal, two lines in a log.
 show_pip() {
-  local end='\n'
-  [ ! -t 1 ] || end='\033[K\r'
-  awk -v end="$end" '
-    /^ *(Downloading|Using cached|Processing) / { printf "[setup]   %d: %s" end, ++n, $NF; fflush() }
-    /^Installing collected/ { print "[setup]   unpacking"; fflush() }'
+  local tty=0
+  [ ! -t 1 ] || tty=1
+  awk -v tty=$tty '
+    /^ *(Downloading|Using cached|Processing) / {
+      n++
+      if (tty) { sub(/.*\//, "", $2); printf "\r\033[K[setup]   %d files, now %.60s", n, $2; fflush() }
+    }
+    /^Installing collected/ { printf "%s[setup]   %d files, unpacking\n", tty ? "\r\033[K" : "", n; fflush() }'
 }
 
 build_overlay() {
