@@ -13,19 +13,18 @@ from mtc_perception.worker import EngineHost, Limits
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
-def engine_status(
-    node: str, state: str, failure: str, host: EngineHost | None, limits: Limits | None
-) -> DiagnosticStatus:
-    """How the engine is; `host` is None while unconfigured, `failure` why, if something failed."""
-    name = f"{node}: engine"
-    values: dict[str, object] = {"state": state}
-    if failure:
-        values["failure"] = failure
-    if host is None or limits is None:
-        level, message = (ERROR, failure) if failure else (OK, state)
-        return status_message(name, level, message, values, "")
+def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus:
+    """There is no engine; `failure` is why, if something failed."""
+    values = {"state": state} | ({"failure": failure} if failure else {})
+    level, message = (ERROR, failure) if failure else (OK, state)
+    return status_message(f"{node}: engine", level, message, values, "")
+
+
+def engine_status(node: str, state: str, host: EngineHost, limits: Limits) -> DiagnosticStatus:
+    """Which engine runs which network, and whether it is the one that was chosen at first."""
     manifest, engine = host.bundle.manifest, host.engine
-    values |= {
+    values: dict[str, object] = {
+        "state": state,
         "engine": engine.name,
         "device": engine.device,
         "precision": engine.precision,
@@ -44,7 +43,7 @@ def engine_status(
         level, message = WARN, f"degraded: {host.degraded}"
     else:
         level, message = OK, f"{state}, {engine.name} {engine.precision}"
-    return status_message(name, level, message, values, engine.device)
+    return status_message(f"{node}: engine", level, message, values, engine.device)
 
 
 def camera_status(node: str, camera: Camera, counters: Counters, active: bool) -> DiagnosticStatus:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import rclpy
@@ -11,9 +12,9 @@ from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from mtc_perception.bundle import read_bundle
+from mtc_perception.bundle import Manifest, read_bundle
 from mtc_perception.camera import Camera
-from mtc_perception.diagnostics import camera_status, engine_status
+from mtc_perception.diagnostics import camera_status, engine_status, unconfigured_status
 from mtc_perception.engine import create_engine
 from mtc_perception.errors import UserError
 from mtc_perception.frames import FrameSlots
@@ -28,6 +29,17 @@ SUCCESS, FAILURE, ERROR = (
 )
 
 
+@dataclass(slots=True)
+class Configured:
+    """What exists from configure to cleanup."""
+
+    settings: Settings
+    host: EngineHost
+    slots: FrameSlots
+    limits: Limits
+    cameras: list[Camera]
+
+
 class PerceptionNode(LifecycleNode):
     """Perceives the newest image of every camera, in one inference thread of its own.
 
@@ -40,12 +52,8 @@ class PerceptionNode(LifecycleNode):
         super().__init__("perception", **node_options)
         self._state = "unconfigured"
         self._failure = ""
-        self._settings: Settings | None = None
-        self._host: EngineHost | None = None
-        self._slots: FrameSlots | None = None
-        self._limits: Limits | None = None
+        self._configured: Configured | None = None
         self._worker: InferenceWorker | None = None
-        self._cameras: list[Camera] = []
         self._params = Parameters(self, self._on_live)
         # Not a lifecycle publisher: a node that could not be configured must be able to say so.
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -74,15 +82,16 @@ class PerceptionNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
+        assert self._configured is not None
         try:
-            self._activate()
+            self._activate(self._configured)
         except Exception as error:
             self._stop()
             super().on_deactivate(state)
             self.get_logger().error(f"cannot activate: {error}")
             return FAILURE
         self._enter("active")
-        for camera in self._cameras:
+        for camera in self._configured.cameras:
             self.get_logger().info(f"{camera.name}: listening to {camera.topic}")
         return result
 
@@ -121,41 +130,44 @@ class PerceptionNode(LifecycleNode):
         bundle = read_bundle(settings.bundle)
         self.get_logger().info(f"loading {bundle.path}")
         engine, why = create_engine(bundle, settings.engine, settings.precision, settings.threads)
-        self._host = EngineHost(bundle, engine, why, settings.threads, settings.fallback)
         self.get_logger().info(why)
-        self._settings = settings
-        self._slots = FrameSlots(len(settings.cameras))
+        self._configured = configured = Configured(
+            settings=settings,
+            host=EngineHost(bundle, engine, why, settings.threads, settings.fallback),
+            slots=FrameSlots(len(settings.cameras)),
+            limits=_limits(self._params.live(), bundle.manifest),
+            cameras=[],
+        )
         for index, camera in enumerate(settings.cameras):
             prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
-            self._cameras.append(Camera(self, index, camera, prefix, self._slots, self._host))
-        self._limits = self._limits_of(self._params.live())
+            configured.cameras.append(
+                Camera(self, index, camera, prefix, configured.slots, configured.host)
+            )
         self._timer.timer_period_ns = int(self._params.diagnostics_period_s * 1e9)
         self._failure = ""
         self._params.locked = True
 
-    def _activate(self) -> None:
-        assert self._settings
-        assert self._host
-        assert self._slots
-        assert self._limits
-        for camera in self._cameras:
-            camera.subscribe(self._settings.reliable)
-            camera.announce(self._limits.thresholds.score)
-        self._slots.open()
+    def _activate(self, configured: Configured) -> None:
+        for camera in configured.cameras:
+            camera.subscribe(configured.settings.reliable)
+            camera.announce(configured.limits.thresholds.score)
+        configured.slots.open()
+        clock = self.get_clock()
         self._worker = InferenceWorker(
-            self._slots,
-            self._host,
-            self._cameras,
-            self._limits,
-            now_ns=lambda: self.get_clock().now().nanoseconds,
+            configured.slots,
+            configured.host,
+            configured.cameras,
+            configured.limits,
+            now_ns=lambda: clock.now().nanoseconds,
             on_degraded=self._warn,
             on_failure=self._fail,
         )
 
     def _stop(self) -> None:
         """From active to inactive."""
-        for camera in self._cameras:
-            camera.unsubscribe()
+        if self._configured is not None:
+            for camera in self._configured.cameras:
+                camera.unsubscribe()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -163,12 +175,11 @@ class PerceptionNode(LifecycleNode):
     def _release(self) -> None:
         """From any state to unconfigured."""
         self._stop()
-        for camera in self._cameras:
-            camera.destroy()
-        self._cameras.clear()
-        if self._host is not None:
-            self._host.close()
-        self._host = self._slots = self._limits = self._settings = None
+        if self._configured is not None:
+            for camera in self._configured.cameras:
+                camera.destroy()
+            self._configured.host.close()
+            self._configured = None
         self._params.locked = False
 
     def _refuse(self, reason: str) -> TransitionCallbackReturn:
@@ -185,20 +196,14 @@ class PerceptionNode(LifecycleNode):
         self._publish_diagnostics()
 
     def _on_live(self, live: LiveSettings) -> None:
-        self._limits = self._limits_of(live)
+        configured = self._configured
+        if configured is None:
+            return
+        configured.limits = _limits(live, configured.host.bundle.manifest)
         if self._worker is not None:
-            self._worker.limits = self._limits
-            for camera in self._cameras:
-                camera.announce(self._limits.thresholds.score)
-
-    def _limits_of(self, live: LiveSettings) -> Limits:
-        assert self._host is not None
-        manifest = self._host.bundle.manifest
-        return Limits(
-            thresholds=live.thresholds(manifest.thresholds),
-            max_detections=live.max_detections or manifest.max_detections,
-            max_frame_age_ms=live.max_frame_age_ms,
-        )
+            self._worker.limits = configured.limits
+            for camera in configured.cameras:
+                camera.announce(configured.limits.thresholds.score)
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text)
@@ -219,18 +224,29 @@ class PerceptionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         if not self.context.ok():
             return
-        statuses = [
-            engine_status(self.get_name(), self._state, self._failure, self._host, self._limits)
-        ]
-        if self._slots is not None:
+        name, configured = self.get_name(), self._configured
+        if configured is None:
+            statuses = [unconfigured_status(name, self._state, self._failure)]
+        else:
             active = self._worker is not None
+            statuses = [engine_status(name, self._state, configured.host, configured.limits)]
             statuses += [
-                camera_status(self.get_name(), camera, counters, active)
-                for camera, counters in zip(self._cameras, self._slots.counters(), strict=True)
+                camera_status(name, camera, counters, active)
+                for camera, counters in zip(
+                    configured.cameras, configured.slots.counters(), strict=True
+                )
             ]
         message = DiagnosticArray(status=statuses)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+
+def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
+    return Limits(
+        thresholds=live.thresholds(manifest.thresholds),
+        max_detections=live.max_detections or manifest.max_detections,
+        max_frame_age_ms=live.max_frame_age_ms,
+    )
 
 
 def main(args: list[str] | None = None) -> int:
