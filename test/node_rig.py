@@ -47,7 +47,7 @@ class Client(Node):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnostics = {status.name.split(": ")[1]: status for status in message.status}
 
-    def wait_for(self, happened: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+    def wait_for(self, happened: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
         end = time.monotonic() + timeout_s
         while not happened():
             assert time.monotonic() < end, f"did not happen within {timeout_s} s: {what}"
@@ -115,7 +115,7 @@ class Client(Node):
         self.wait_for(lambda: status in self.diagnostics, f"diagnostics of {status}")
         return {entry.key: entry.value for entry in self.diagnostics[status].values}
 
-    def wait_for_value(self, status: str, key: str, value: str, timeout_s: float = 10.0) -> None:
+    def wait_for_value(self, status: str, key: str, value: str, timeout_s: float = 20.0) -> None:
         def seen() -> bool:
             entries = self.diagnostics[status].values if status in self.diagnostics else []
             return any(entry.key == key and value in entry.value for entry in entries)
@@ -155,7 +155,7 @@ class Rig(Client):
         def arrived() -> bool:
             return any(stamp_ns(result.header) == stamp_ns(image.header) for result in results)
 
-        end = time.monotonic() + 10.0
+        end = time.monotonic() + 20.0
         while not arrived():
             assert time.monotonic() < end, "no result for the image"
             publish(image)

@@ -36,7 +36,7 @@ def test_ok_then_lost():
     arrive(lost, ago_s=1.5)
     state, reason = lost.state("nobody publishes")
     assert state is InputState.LOST
-    assert "1.5 s" in reason
+    assert "no image for 1." in reason
     assert "nobody publishes" in reason
 
 
@@ -73,9 +73,12 @@ def test_stamps_back_and_ahead_are_noticed():
 
 
 def test_rate_is_measured_over_at_least_half_a_second():
+    begin = time.monotonic()
     monitor = InputMonitor()
     for _ in range(6):
         arrive(monitor, 0.0)
     assert monitor.rate_hz() == 0.0
     time.sleep(0.55)
-    assert monitor.rate_hz() == pytest.approx(6 / 0.55, rel=0.2)
+    rate_hz = monitor.rate_hz()
+    assert rate_hz == pytest.approx(6 / (time.monotonic() - begin), rel=0.05)
+    assert monitor.rate_hz() == rate_hz

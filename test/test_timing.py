@@ -41,9 +41,12 @@ def test_window_keeps_the_last_frames_only():
 
 
 def test_stage_clock_measures_laps():
+    begin = time.perf_counter()
     clock = StageClock()
     time.sleep(0.02)
     first = clock.lap_ms()
     second = clock.lap_ms()
-    assert 20 <= first < 200
-    assert second < first
+    total = (time.perf_counter() - begin) * 1e3
+    assert first >= 20
+    assert 0 <= second <= total - 20
+    assert first + second <= total
