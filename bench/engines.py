@@ -32,7 +32,7 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> None:
             for name, engine in engines.items():
                 time_engine(engine, 1)  # the other engine has just had the caches
                 blocks[name].append(time_engine(engine, RUNS_PER_BLOCK))
-        measured = {
+        measured: dict[str, dict[str, Any]] = {
             name: {
                 "device": engine.device,
                 "precision": engine.precision,
@@ -56,19 +56,22 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> None:
         "peers": {"conditions": CONDITIONS, "networks": [asdict(peer) for peer in PEERS]},
     }
     console.print(_table(content))
-    console.print(f"ONNX Runtime takes {ratio:.2f} x OpenVINO's time. Peers: {CONDITIONS}.")
+    p95 = ", ".join(f"{name} {one['latency_ms']['p95']:.1f}" for name, one in measured.items())
+    console.print(f"p95: {p95}. ONNX Runtime takes {ratio:.2f} x OpenVINO's time.")
+    console.print(f"Peers: {CONDITIONS}.")
     console.print(f"wrote {write_result(results, 'engines', content)}\n", highlight=False)
 
 
 def _table(content: dict[str, Any]) -> Table:
     table = Table(
-        title=f"Bare engine time at {content['input']}, one image, ms", title_justify="left"
+        title=f"Bare engine time at {content['input']}, one image, median in ms",
+        title_justify="left",
     )
     for column in ("network", "tasks"):
         table.add_column(column)
     for column in ("M params", "OpenVINO", "ONNX Runtime"):
         table.add_column(column, justify="right")
-    own = [_median_and_p95(content["engines"][name]["latency_ms"]) for name in ENGINES]
+    own = [f"{content['engines'][name]['latency_ms']['p50']:.1f}" for name in ENGINES]
     table.add_row(
         content["bundle"], "all three", f"{content['params'] / 1e6:.2f}", *own, style="bold"
     )
@@ -77,10 +80,6 @@ def _table(content: dict[str, Any]) -> Table:
         times = (_range(peer.openvino_ms), _range(peer.onnxruntime_ms))
         table.add_row(peer.name, peer.tasks, f"{peer.params_m:g}", *times)
     return table
-
-
-def _median_and_p95(latency_ms: dict[str, float]) -> str:
-    return f"{latency_ms['p50']:.1f} (p95 {latency_ms['p95']:.1f})"
 
 
 def _range(values: tuple[float, float]) -> str:

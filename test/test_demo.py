@@ -157,11 +157,14 @@ def test_nothing_half_written_is_left(finished: tuple[Path, str]) -> None:
     assert names == sorted(["annotated.webm", "index.html", "node.log", "summary.json"])
 
 
-def test_compressed_transport_and_no_labels(tmp_path: Path, toy_bundle: Path) -> None:
+def test_compressed_transport_no_labels_and_a_damaged_image(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for index in range(8):
         cv2.imwrite(str(images / f"{index}.png"), np.full((96, 160, 3), 30 * index, np.uint8))
+    (images / "8.png").write_bytes((images / "7.png").read_bytes()[:-20])
     out = tmp_path / "out"
     arguments = ("--transport", "compressed", "--fps", "10", "--bundle", toy_bundle)
     code, output, errors = Demo("--input", images, "--out", out, *arguments).finish()
@@ -171,6 +174,8 @@ def test_compressed_transport_and_no_labels(tmp_path: Path, toy_bundle: Path) ->
     assert summary["frames_processed"] > 0
     assert not {"detection", "drivable", "lane"} & set(summary)
     assert "lane IoU" not in output
+    assert "cannot be read: 1 of the recording's images" in " ".join(output.split())
+    assert "image 8: PNG image is truncated" in " ".join(output.split())
 
 
 def test_ctrl_c_while_playing_stops_everything(drive: Path, tmp_path: Path) -> None:

@@ -176,7 +176,13 @@ def _explain(
 ) -> None:
     """What a reader of the table should know and might overlook."""
     played = len(result.published)
-    if played < result.source.frames:
+    if result.unreadable:
+        console.print(
+            f"not played because they cannot be read: {result.unreadable} of the recording's "
+            f"images, first {result.unreadable_reason}",
+            style="red",
+        )
+    if played + result.unreadable < result.source.frames:
         console.print(
             f"played the first {options.seconds:g} s: {played} of {result.source.frames} images "
             "(--seconds plays more)"

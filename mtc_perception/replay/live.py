@@ -77,6 +77,9 @@ class LiveResult:
     published: list[Published]
     recording: Recording
     usage: list[Usage]
+    unreadable: int
+    """Images of the recording that could not be decoded, and so were not played."""
+    unreadable_reason: str
 
     @property
     def engine(self) -> dict[str, str]:
@@ -193,7 +196,7 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         recording = _take(recorder, Recording)
         if not {"engine", CAMERA} <= recording.status.keys():
             raise ReplayError("the node's diagnostics never arrived")
-        return LiveResult(source, played.frames, recording, usage)
+        return LiveResult(source, played.frames, recording, usage, loaded.unreadable, loaded.reason)
 
 
 def _expected_frames(source: SourceInfo, seconds: float | None) -> int:

@@ -23,6 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.errors import ImageError
+from mtc_perception.images import SourceImage
 from mtc_perception.memory import keep_memory
 from mtc_perception.replay.frames import (
     NS_PER_S,
@@ -44,6 +45,11 @@ MATCH_TIMEOUT_S = 20.0
 _LONGEST_GAP_NS = 2 * NS_PER_S
 _LEAD_S = 0.2
 _JPEG_QUALITY = 90
+_TO_BGR = {
+    "rgb": cv2.COLOR_RGB2BGR,
+    "rgba": cv2.COLOR_RGBA2BGR,
+    "bgra": cv2.COLOR_BGRA2BGR,
+}
 _MEMORY_SHARE = 0.5
 
 
@@ -69,6 +75,10 @@ class Loaded:
     """Sent while images are prepared."""
 
     frames: int
+    unreadable: int
+    """Images left out because nobody could use them."""
+    reason: str
+    """Why the first of these cannot be read."""
     done: bool
 
 
@@ -102,7 +112,6 @@ def run_player(connection: Connection, config: PlayerConfig) -> None:
     keep_memory()
     messages, frames = _prepare(connection, config)
     rate_hz = open_source(config.path, config.topic, config.fps).info.rate_hz
-    connection.send(Loaded(len(messages), done=True))
     connection.recv()
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -150,11 +159,14 @@ def _prepare(
     budget = psutil.virtual_memory().available * _MEMORY_SHARE
     messages: list[Image | CompressedImage] = []
     frames: list[SourceFrame] = []
+    unreadable, reason = 0, ""
     for frame in first_seconds(source.frames(), config.seconds):
         try:
-            message = _message(frame.pixels, config.transport)
+            message = _message(frame.pixels, frame.pixels.decode(), config.transport)
         except ImageError as error:
-            raise SourceError(f"{config.path}: image {frame.index}: {error}") from error
+            reason = reason or f"image {frame.index}: {error}"
+            unreadable += 1
+            continue
         budget -= len(message.data)
         if budget < 0:
             raise SourceError(
@@ -163,25 +175,27 @@ def _prepare(
             )
         messages.append(message)
         frames.append(SourceFrame(frame.index, frame.stamp_ns, EncodedPixels("", b"")))
-        connection.send(Loaded(len(messages), done=False))
+        connection.send(Loaded(len(messages), unreadable, reason, done=False))
     if not messages:
-        raise SourceError(f"{config.path} holds no image")
+        raise SourceError(f"{config.path} holds no usable image" + (reason and f"; {reason}"))
+    connection.send(Loaded(len(messages), unreadable, reason, done=True))
     return messages, frames
 
 
-def _message(pixels: RawPixels | EncodedPixels, transport: Transport) -> Image | CompressedImage:
+def _message(
+    pixels: RawPixels | EncodedPixels, image: SourceImage, transport: Transport
+) -> Image | CompressedImage:
+    """`image` is the decoded `pixels`; what needs no conversion is sent as it was recorded."""
     if transport == "compressed":
         if isinstance(pixels, RawPixels):
-            image = pixels.decode()
-            bgr = {"rgb": cv2.COLOR_RGB2BGR, "rgba": cv2.COLOR_RGBA2BGR}.get(image.format)
-            plain = image.pixels if bgr is None else cv2.cvtColor(image.pixels, bgr)
+            code = _TO_BGR.get(image.format)
+            plain = image.pixels if code is None else cv2.cvtColor(image.pixels, code)
             _, jpeg = cv2.imencode(".jpg", plain, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             pixels = EncodedPixels("jpeg", jpeg.tobytes())
         return CompressedImage(format=pixels.format, data=array("B", pixels.data))
     if isinstance(pixels, EncodedPixels):
-        image = pixels.decode()
-        height, width = image.pixels.shape[:2]
-        pixels = RawPixels("bgr8", height, width, 3 * width, image.pixels.reshape(-1))
+        width = image.width
+        pixels = RawPixels("bgr8", image.height, width, 3 * width, image.pixels.reshape(-1))
     data = array("B")
     data.frombytes(np.frombuffer(pixels.data, np.uint8).data)
     return Image(

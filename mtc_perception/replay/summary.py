@@ -72,6 +72,7 @@ def summarise(
             "topic": source.topic,
             "rate_hz": round(source.rate_hz, 3),
             "frames_in_recording": source.frames,
+            "frames_unreadable": result.unreadable,
             "transport": config.transport,
         },
         "bundle": {
