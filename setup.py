@@ -53,7 +53,7 @@ setup(
         "openvino": ["openvino"],
         "tensorrt": ["tensorrt"],
         # colcon test runs pytest when it finds it here.
-        "test": ["hypothesis", "pytest"],
+        "test": ["hypothesis", "onnx", "pytest"],
     },
     zip_safe=False,
     entry_points={
