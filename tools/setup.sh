@@ -68,7 +68,7 @@ install_requirements() { # group...
   local group files hash todo=() wanted=()
   for group in "$@"; do
     files=("requirements/$group.txt")
-    [ "$group" != runtime ] || files+=("$(numpy_file)")
+    [ "$group" != runtime ] || files+=(requirements/build.txt "$(numpy_file)")
     [ "$group-$ros" != runtime-wheels ] || files+=(requirements/ros.txt)
     hash=$(hash_of "${files[@]}")
     is_fresh "$group" "$hash" && continue
