@@ -1,21 +1,15 @@
-"""What every measurement shares: timing an engine, images to run on, writing a result."""
+"""What every measurement shares: timing an engine and writing a result."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.bundle import self_test_frame
 from mtc_perception.engine import Engine
-from mtc_perception.errors import UserError
 from mtc_perception.provenance import provenance
 from mtc_perception.timing import percentiles
-
-RATE_HZ = 30
-WIDTH, HEIGHT = 1280, 720
 
 
 def time_engine(engine: Engine, runs: int) -> list[float]:
@@ -34,19 +28,6 @@ def time_engine(engine: Engine, runs: int) -> list[float]:
 def brief(times_ms: list[float]) -> dict[str, float]:
     """Percentiles rounded to what can be told apart."""
     return {name: round(value, 3) for name, value in percentiles(times_ms).items()}
-
-
-def camera_bag(folder: Path, seconds: int) -> Path:
-    """A synthetic drive of 1280x720 at 30 Hz, rendered at the first call."""
-    bag = folder / f"synthetic_drive_{seconds}s"
-    if not bag.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(bag)]
-        command += ["--seconds", str(seconds), "--fps", str(RATE_HZ)]
-        command += ["--size", f"{WIDTH}x{HEIGHT}"]
-        if code := subprocess.run(command, check=False).returncode:
-            raise UserError(f"making the synthetic drive failed with exit code {code}")
-    return bag
 
 
 def write_result(folder: Path, name: str, content: dict[str, Any]) -> Path:

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.common import HEIGHT, RATE_HZ, WIDTH, brief, time_engine, write_result
+from bench.common import brief, time_engine, write_result
 from mtc_perception.bundle import Bundle
 from mtc_perception.engine import create_engine
+from mtc_perception.replay.demo import SYNTHETIC_HEIGHT, SYNTHETIC_RATE_HZ, SYNTHETIC_WIDTH
 from mtc_perception.replay.live import LiveConfig, LiveResult, Phase, Usage, run_live
 
 ENGINE_RUNS = 150
@@ -71,7 +72,7 @@ def _evaluate(
         "bundle": bundle.path.name,
         "device": result.engine["device"],
         "precision": result.engine["precision"],
-        "input": f"{WIDTH}x{HEIGHT} raw, {RATE_HZ} Hz, {seconds:g} s",
+        "input": f"{SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT} raw, {SYNTHETIC_RATE_HZ} Hz, {seconds:g} s",
         "bare_engine_ms": {"before": brief(before_ms), "after": brief(after_ms), "p50": bare_ms},
         "latency_ms": latencies,
         "end_to_end_over_bare_engine": round(end_to_end_ms / bare_ms, 3),

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.common import HEIGHT, WIDTH, brief, write_result
+from bench.common import brief, write_result
 from mtc_perception.bundle import Bundle
 from mtc_perception.images import SourceImage, decode_compressed, view_image
 from mtc_perception.perceiver import Perceiver
+from mtc_perception.replay.demo import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
 from mtc_perception.replay.sources import open_source
 
 Reader = Callable[[], SourceImage]
@@ -28,9 +29,9 @@ def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> No
     image = next(iter(open_source(bag).frames())).pixels.decode().pixels
     large = np.asarray(cv2.resize(image, (1920, 1080)), np.uint8)
     inputs = {
-        f"bgr8 {WIDTH}x{HEIGHT}": _raw(image),
+        f"bgr8 {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _raw(image),
         "bgr8 1920x1080": _raw(large),
-        f"JPEG {WIDTH}x{HEIGHT}": _jpeg(image),
+        f"JPEG {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _jpeg(image),
     }
     stages: dict[str, dict[str, dict[str, float]]] = {}
     with Perceiver.open(bundle.path) as perceiver:

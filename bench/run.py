@@ -7,16 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.common import camera_bag
 from bench.end_to_end import bench_end_to_end
 from bench.engines import bench_engines
 from bench.host import bench_host
 from mtc_perception.bundle import read_bundle
 from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
+from mtc_perception.replay.demo import synthetic_bag
 
 BENCHES = ("engines", "host", "end_to_end")
-RECORDED_S = 10
+RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
 
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "engines" in wanted:
             bench_engines(bundle, options.results, console)
         if "host" in wanted:
-            bench_host(bundle, camera_bag(Path("out"), RECORDED_S), options.results, console)
+            bench_host(bundle, synthetic_bag(Path("out"), RECORDED_S), options.results, console)
         if "end_to_end" in wanted:
-            bag = camera_bag(Path("out"), RECORDED_S)
+            bag = synthetic_bag(Path("out"), RECORDED_S)
             bench_end_to_end(bundle, bag, options.results, options.seconds, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

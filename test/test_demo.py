@@ -56,14 +56,25 @@ class Demo:
         out, errors = self.process.communicate(timeout=120)
         return self.process.returncode, out, errors
 
-    def processes(self) -> list[str]:
-        """Command lines of everything the demo has started and that still runs."""
+    def processes(self) -> list[psutil.Process]:
+        """Everything the demo has started and that still runs."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == self.mark:
-                    found.append(" ".join(process.cmdline()))
+                    found.append(process)
         return found
+
+    def node(self) -> psutil.Process:
+        """The node's process, as soon as there is one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for process in self.processes():
+                with contextlib.suppress(psutil.Error):
+                    if "mtc_perception.node" in process.cmdline():
+                        return process
+            time.sleep(0.1)
+        raise AssertionError("the node never started")
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +189,10 @@ def test_compressed_transport_no_labels_and_a_damaged_image(
     assert "image 8: PNG image is truncated" in " ".join(output.split())
 
 
-def test_ctrl_c_while_playing_stops_everything(drive: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything(drive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     demo = Demo("--input", drive, "--out", out)
-    deadline = time.monotonic() + 60
-    # The node's own log appears as soon as it runs; it is the last process to start but one.
-    while not any("mtc_perception.node" in line for line in demo.processes()):
-        assert time.monotonic() < deadline, "the node never started"
-        time.sleep(0.1)
+    demo.node()
     time.sleep(1.0)
     demo.process.send_signal(signal.SIGINT)
     demo.process.send_signal(signal.SIGINT)  # an impatient user
@@ -194,6 +201,16 @@ def test_ctrl_c_while_playing_stops_everything(drive: Path, tmp_path: Path) -> N
     assert "Traceback" not in errors
     assert demo.processes() == []
     assert [p.name for p in out.iterdir() if p.name != "node.log"] == []
+
+
+def test_a_node_that_dies_ends_the_demo(drive: Path, tmp_path: Path) -> None:
+    demo = Demo("--input", drive, "--out", tmp_path / "out")
+    demo.node().kill()
+    code, _, errors = demo.finish()
+    assert code == 1
+    assert errors.startswith("error: the node ended with exit code -9")
+    assert "Traceback" not in errors
+    assert demo.processes() == []
 
 
 def test_a_node_that_cannot_run_is_quoted(drive: Path, tmp_path: Path) -> None:
@@ -212,6 +229,7 @@ def test_a_node_that_cannot_run_is_quoted(drive: Path, tmp_path: Path) -> None:
         (["--input", "no/such/bag"], "no/such/bag does not exist"),
         (["--bundle", "no/such.mtc"], "no/such.mtc: no such bundle"),
         (["--input", "LICENSE"], "LICENSE is neither a bag nor a video"),
+        (["--out", "LICENSE"], "LICENSE cannot be made a folder: File exists"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:

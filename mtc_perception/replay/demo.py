@@ -45,7 +45,7 @@ except ImportError as missing:
     raise SystemExit(2) from None
 
 DEFAULT_OUT = Path("out/demo")
-_SYNTHETIC_RATE_HZ, _SYNTHETIC_SIZE = 30, "1280x720"
+SYNTHETIC_RATE_HZ, SYNTHETIC_WIDTH, SYNTHETIC_HEIGHT = 30, 1280, 720
 _PHASES: dict[Phase, str] = {
     "load": "preparing images",
     "configure": "starting the node",
@@ -77,8 +77,11 @@ def run_demo(options: argparse.Namespace) -> None:
     console = Console()
     bundle = read_bundle(options.bundle or default_bundle())
     out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    recording = options.input or _synthetic_bag(out.parent, options.seconds)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made a folder: {error.strerror}; choose --out") from None
+    recording = options.input or synthetic_bag(out.parent, options.seconds)
     source = open_source(recording, options.topic, options.fps)
     config = LiveConfig(
         input=recording,
@@ -155,16 +158,19 @@ def _positive(text: str) -> float:
     return value
 
 
-def _synthetic_bag(folder: Path, seconds: float) -> Path:
-    """A drive with ground truth, rendered once; a process of the offline package makes it."""
+def synthetic_bag(folder: Path, seconds: float) -> Path:
+    """A drive of 1280x720 at 30 Hz with ground truth, rendered by the first call.
+
+    A process of the offline package makes it. Raises UserError where that is not installed.
+    """
     bag = folder / f"synthetic_drive_{seconds:g}s"
     if bag.exists():
         return bag
     if importlib.util.find_spec("offline_compress") is None:
         raise UserError("the synthetic drive needs offline_compress installed; give --input")
     command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(bag)]
-    command += ["--seconds", f"{seconds:g}", "--fps", str(_SYNTHETIC_RATE_HZ)]
-    command += ["--size", _SYNTHETIC_SIZE]
+    command += ["--seconds", f"{seconds:g}", "--fps", str(SYNTHETIC_RATE_HZ)]
+    command += ["--size", f"{SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}"]
     code = subprocess.run(command, check=False).returncode
     if code:
         raise UserError(f"making the synthetic drive failed with exit code {code}; give --input")
