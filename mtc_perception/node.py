@@ -252,9 +252,17 @@ def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
 def main(args: list[str] | None = None) -> int:
     """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
     node = None
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
     keep_memory()
-    # The same as Ctrl-C: interrupts whatever runs, even a long configure.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM interrupts whatever runs, as Ctrl-C does, even a long configure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         try:
             rclpy.init(args=args)
@@ -269,6 +277,10 @@ def main(args: list[str] | None = None) -> int:
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        # Raised inside rclpy's C++, a KeyboardInterrupt comes out as some other error.
+        if not interrupted:
+            raise
     finally:
         # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
         for number in (signal.SIGINT, signal.SIGTERM):
