@@ -34,7 +34,7 @@ from mtc_perception.replay.frames import (
     first_seconds,
 )
 from mtc_perception.replay.sources import open_source
-from mtc_perception.replay.worker import ReplayError
+from mtc_perception.replay.worker import ReplayError, stop_if_alone
 
 Transport = Literal["raw", "compressed"]
 
@@ -213,7 +213,7 @@ def _wait_for_subscription(connection: Connection, publisher: Publisher, topic: 
         if time.monotonic() > end:
             raise ReplayError(f"nobody subscribed to {topic} within {MATCH_TIMEOUT_S:g} s")
         time.sleep(0.05)
-        _stop_if_alone(connection)
+        stop_if_alone(connection)
 
 
 def _play(
@@ -239,11 +239,5 @@ def _play(
         late_ms = (time.monotonic_ns() - start_ns - due) / 1e6
         publisher.publish(message)
         published.append(Published(frame.index, frame.stamp_ns, stamp_ns, late_ms))
-        _stop_if_alone(connection)
+        stop_if_alone(connection)
     return published
-
-
-def _stop_if_alone(connection: Connection) -> None:
-    """Raises EOFError when the parent has gone away: it says nothing while this runs."""
-    if connection.poll():
-        connection.recv()

@@ -23,7 +23,7 @@ from vision_msgs.msg import Detection2DArray
 from mtc_perception.memory import keep_memory
 from mtc_perception.messages import stamp_ns, times_from_message
 from mtc_perception.replay.bags import detection_boxes
-from mtc_perception.replay.worker import ReplayError
+from mtc_perception.replay.worker import ReplayError, stop_if_alone
 from mtc_perception.timing import FrameTimes
 
 OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
@@ -189,6 +189,7 @@ def run_recorder(connection: Connection, node_name: str, keep_results: bool) -> 
             if time.monotonic() > end:
                 raise ReplayError(f"nobody publishes {', '.join(missing)}")
             executor.spin_once(timeout_sec=0.05)
+            stop_if_alone(connection)
         connection.send(Listening())
         while True:
             executor.spin_once(timeout_sec=0.1)

@@ -71,6 +71,15 @@ class WorkerProcess:
         return ReplayError(f"the {self.name} process ended (exit code {self._process.exitcode})")
 
 
+def stop_if_alone(connection: Connection) -> None:
+    """For a busy worker to call now and then, while its parent has nothing to say.
+
+    Raises EOFError, which ends the worker, when the parent has gone or given up.
+    """
+    if connection.poll():
+        connection.recv()
+
+
 def _run(connection: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # Ctrl-C reaches the whole foreground group; the parent decides what ends when.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
