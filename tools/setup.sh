@@ -134,6 +134,10 @@ install_project() {
 command -v "$python" >/dev/null || die "$python not found: sudo apt-get install python3"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
   die "$python is $("$python" -V), Python 3.10 or newer is needed: make PYTHON=python3.x ..."
+# A Python of a virtual environment, even of this .venv, stands for the one that it was made with.
+python=$("$python" -c 'import sys; print(sys._base_executable)')
+exec 9<"$root"
+flock 9 # one set-up at a time
 ros=$(where_ros_is)
 make_venv
 install_requirements "$@"
