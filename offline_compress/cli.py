@@ -83,7 +83,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from offline_compress.data.layout import read_split
+    from mtc_perception.layout import read_split
     from offline_compress.evaluate import evaluate_subject, result_json, write_result
     from offline_compress.evaluation_report import result_table, title_of, write_report
     from offline_compress.subject import open_subject

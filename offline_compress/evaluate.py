@@ -21,12 +21,12 @@ from mtc_perception.bundle import Thresholds
 from mtc_perception.decode import decode_boxes
 from mtc_perception.engine import Engine
 from mtc_perception.images import SourceImage
-from mtc_perception.metrics import GroundTruth, PerceptionMetrics, threshold_level
+from mtc_perception.layout import Sample, read_image, read_split, read_truth
+from mtc_perception.metrics import PerceptionMetrics, threshold_level
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.preprocess import PAD_VALUE, Letterbox
 from mtc_perception.provenance import provenance
-from offline_compress.data.layout import Sample, read_image, read_mask, read_split
 from offline_compress.subject import CHECKPOINT_THRESHOLDS, Subject
 
 if TYPE_CHECKING:
@@ -103,17 +103,6 @@ def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
     )
 
 
-def load_truth(sample: Sample, height: int, width: int) -> GroundTruth:
-    """Labels of a sample whose image is height x width pixels. Raises LayoutError."""
-    drivable, lane = sample.drivable_path, sample.lane_path
-    return GroundTruth(
-        boxes=sample.boxes,
-        ignore=sample.ignore,
-        drivable=read_mask(drivable, height, width) if drivable else None,
-        lane=read_mask(lane, height, width) if lane else None,
-    )
-
-
 def evaluate_engine(
     engine: Engine,
     samples: Iterable[Sample],
@@ -131,7 +120,7 @@ def evaluate_engine(
     evaluation = Evaluation(no_metrics())
     for sample in samples:
         pixels = read_image(sample.image_path)
-        truth = load_truth(sample, *pixels.shape[:2])
+        truth = read_truth(sample, pixels.shape[:2])
         frame = infer(engine, SourceImage(pixels, "rgb"), max_detections)
         alone = no_metrics()
         alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)

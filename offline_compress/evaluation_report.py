@@ -14,11 +14,11 @@ import numpy.typing as npt
 from rich.table import Table
 
 from mtc_perception.images import SourceImage
+from mtc_perception.layout import Sample, read_image, read_truth
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from offline_compress.data.layout import Sample, read_image
-from offline_compress.evaluate import HEADLINES, Evaluation, infer, load_truth, ranked
+from offline_compress.evaluate import HEADLINES, Evaluation, infer, ranked
 from offline_compress.subject import Subject
 
 PICTURES_PER_RANK = 3
@@ -164,7 +164,7 @@ def draw_sample(subject: Subject, sample: Sample) -> str:
     """Prediction and label of one sample side by side, as a base64 JPEG."""
     pixels = read_image(sample.image_path)
     frame = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
-    truth = load_truth(sample, *pixels.shape[:2])
+    truth = read_truth(sample, pixels.shape[:2])
     ignore_class = len(subject.classes)
     pair = np.hstack(
         [

@@ -18,9 +18,9 @@ from test_export import checkpoint, recipe
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.images import SourceImage
+from mtc_perception.layout import Sample, read_split
 from mtc_perception.perceiver import Perceiver
 from offline_compress import cli
-from offline_compress.data.layout import Sample, read_split
 from offline_compress.evaluate import (
     FrameScore,
     evaluate_network,

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from offline_compress.data.layout import LayoutError, read_image, read_mask, read_split
+from mtc_perception.layout import LayoutError, read_image, read_mask, read_split
 
 
 def write_dataset(root: Path) -> None:
@@ -88,14 +88,14 @@ def test_image_is_rgb_and_mask_is_bool(root: Path) -> None:
     sample = read_split(root, "train")[0]
     assert read_image(sample.image_path)[0, 0].tolist() == [250, 0, 0]
     assert sample.drivable_path is not None
-    mask = read_mask(sample.drivable_path, 6, 8)
+    mask = read_mask(sample.drivable_path, (6, 8))
     assert mask.dtype == np.bool_
     assert mask.sum() == 24
 
 
 def test_mask_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(LayoutError, match=r"a\.png: mask is 8x6, its image 16x12"):
-        read_mask(root / "drivable/train/a.png", 12, 16)
+        read_mask(root / "drivable/train/a.png", (12, 16))
 
 
 def test_unreadable_image_is_named(root: Path) -> None:

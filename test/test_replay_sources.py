@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from mtc_perception.errors import UserError
 from mtc_perception.replay.frames import EncodedPixels, RawPixels, SourceError, first_seconds
 from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.typestore import ros_typestore
@@ -297,11 +298,11 @@ def test_the_root_of_a_data_set_names_its_splits(tmp_path: Path) -> None:
 def test_broken_labels_are_named(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path)
     (tmp_path / "det/val.json").write_text("{}")
-    with pytest.raises(SourceError, match=r"val\.json: not a COCO file"):
+    with pytest.raises(UserError, match=r"val\.json: not a COCO file"):
         list(open_source(folder).truths())
     (tmp_path / "det/val.json").unlink()
     (tmp_path / "lane/val/a.png").write_bytes(b"no png")
-    with pytest.raises(SourceError, match=r"a\.png: not a readable image"):
+    with pytest.raises(UserError, match=r"a\.png: not a readable image"):
         list(open_source(folder).truths())
 
 

@@ -6,46 +6,30 @@ wherever the run was interrupted.
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from mtc_perception.errors import UserError
+from mtc_perception.layout import Sample, read_image, read_split, read_truth
 from offline_compress.data.augment import LabelledImage, augment
-from offline_compress.data.layout import Sample, read_split
 from offline_compress.losses import IGNORE, Targets
 from offline_compress.recipe import DataSource, SizePx
 
 
 def load_labelled(sample: Sample) -> LabelledImage:
-    """Decode one sample; a task without labels becomes all-IGNORE. Raises UserError."""
-    bgr = cv2.imread(str(sample.image_path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise UserError(f"{sample.image_path} cannot be decoded")
-    height, width = bgr.shape[:2]
-
-    def mask(path: object) -> npt.NDArray[np.uint8]:
-        if path is None:
-            return np.full((height, width), IGNORE, np.uint8)
-        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        if values is None or values.shape != (height, width):
-            raise UserError(f"{path} cannot be decoded or differs in size from its image")
-        return (values > 127).astype(np.uint8)
-
-    if sample.boxes is None or sample.ignore is None:
+    """Decode one sample; a task without labels becomes all-IGNORE. Raises LayoutError."""
+    image = read_image(sample.image_path)
+    size = image.shape[:2]
+    truth = read_truth(sample, size)
+    if truth.boxes is None or truth.ignore is None:
         boxes, kinds = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     else:
-        boxes, kinds = sample.boxes, np.where(sample.ignore, -2, 0)
-    return LabelledImage(
-        cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB),
-        boxes,
-        kinds,
-        sample.boxes is not None,
-        mask(sample.drivable_path),
-        mask(sample.lane_path),
+        boxes, kinds = truth.boxes, np.where(truth.ignore, -2, 0)
+    drivable, lane = (
+        np.full(size, IGNORE, np.uint8) if mask is None else mask.astype(np.uint8)
+        for mask in (truth.drivable, truth.lane)
     )
+    return LabelledImage(image, boxes, kinds, truth.boxes is not None, drivable, lane)
 
 
 class TrainingSet(Dataset[LabelledImage]):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.errors import UserError
+from mtc_perception.metrics import GroundTruth
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -35,6 +36,11 @@ class Sample:
     """[n, 4] x1, y1, x2, y2 in image pixels (pixel edges)."""
     ignore: npt.NDArray[np.bool_] | None
     """[n] COCO `iscrowd`: neither a target to train on nor a miss or false alarm to count."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any task is labelled."""
+        return not (self.boxes is None and self.drivable_path is None and self.lane_path is None)
 
 
 class _Boxes(NamedTuple):
@@ -93,17 +99,28 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def read_mask(path: Path, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Decode one mask of a height x width image to bool [H, W], true on foreground.
+def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Decode one mask of an image of `size` (height, width) to bool [H, W], true on foreground.
 
     Raises LayoutError naming a file that fails or has another size than its image.
     """
     pixels = _decode(path, cv2.IMREAD_GRAYSCALE)
-    if pixels.shape != (height, width):
+    if pixels.shape != size:
         raise LayoutError(
-            f"{path}: mask is {pixels.shape[1]}x{pixels.shape[0]}, its image {width}x{height}"
+            f"{path}: mask is {pixels.shape[1]}x{pixels.shape[0]}, its image {size[1]}x{size[0]}"
         )
     return pixels > 127
+
+
+def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:
+    """Labels of a sample whose image is of `size` (height, width). Raises LayoutError."""
+    drivable, lane = sample.drivable_path, sample.lane_path
+    return GroundTruth(
+        boxes=sample.boxes,
+        ignore=sample.ignore,
+        drivable=read_mask(drivable, size) if drivable else None,
+        lane=read_mask(lane, size) if lane else None,
+    )
 
 
 def _decode(path: Path, flags: int) -> npt.NDArray[np.uint8]:
