@@ -10,6 +10,8 @@ import typer
 from mtc_perception.errors import UserError
 from offline_compress.data.synth_cli import synth_app
 
+TASKS = {"detection", "drivable", "lane"}
+
 app = typer.Typer(
     name="mtc-compress",
     help="Train, evaluate, compress and export multi-task perception networks.",
@@ -48,7 +50,7 @@ def train(
             model, spec, loaded.validate_on.root, loaded.validate_on.split
         ),
     )
-    if trainer.resume():
+    if trainer.step:
         print(f"resuming {out} at step {trainer.step} of {trainer.steps}")
     trainer.run()
     print(f"done: {out / 'best'}")
@@ -106,27 +108,24 @@ def evaluate(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, e.g. RUN/best.")],
     out: Annotated[Path, typer.Argument(help="Bundle to write: NAME.mtc, or NAME.mtc.zip.")],
-    recipe: Annotated[Path, typer.Option(help="Recipe the checkpoint was trained by.")],
     metrics: Annotated[
         Path | None, typer.Option(help="metrics.json of `evaluate`, recorded in the manifest.")
     ] = None,
-    score: Annotated[float, typer.Option(help="Default detection threshold.")] = 0.3,
-    drivable: Annotated[float, typer.Option(help="Default drivable-area threshold.")] = 0.5,
-    lane: Annotated[float, typer.Option(help="Default lane threshold.")] = 0.5,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Default detection threshold.")] = 0.3,
+    drivable: Annotated[
+        float, typer.Option(min=0, max=1, help="Default drivable-area threshold.")
+    ] = 0.5,
+    lane: Annotated[float, typer.Option(min=0, max=1, help="Default lane threshold.")] = 0.5,
 ) -> None:
     """Export a checkpoint as the bundle that engines and the node run.
 
-    Example: [bold]mtc-compress export runs/mtc_nano/best mtc_nano.mtc
-    --recipe config/recipes/mtc_nano.yaml[/bold]
+    Example: [bold]mtc-compress export runs/mtc_nano/best mtc_nano.mtc[/bold]
     """
     from mtc_perception.bundle import Thresholds
     from offline_compress.export import export_bundle
-    from offline_compress.recipe import load_recipe
 
     manifest = export_bundle(
-        checkpoint,
         out,
-        load_recipe(recipe),
         Thresholds(score=score, drivable=drivable, lane=lane),
         read_accuracy(metrics) if metrics else None,
     )
@@ -137,9 +136,11 @@ def read_accuracy(path: Path) -> dict[str, Any]:
     """The labelled tasks' part of a metrics file. Raises UserError if it cannot be read."""
     try:
         content = json.loads(path.read_text())
-        return {task: content[task] for task in ("detection", "drivable", "lane")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no metrics file of `mtc-compress evaluate`: {error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not TASKS & content.keys():
+        raise UserError(f"{path} is no metrics file of `mtc-compress evaluate`")
+    return {task: value for task, value in content.items() if task in TASKS}
 
 
 def main() -> None:
@@ -149,9 +150,10 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    except OSError as error:
+        # A full disk, a folder without permission: nothing that a traceback would explain better.
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Export: a trained network becomes the deployable graph and its bundle."""
 
-import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -28,7 +27,6 @@ from mtc_perception.errors import UserError
 from offline_compress.losses import box_iou
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
-from offline_compress.recipe import Recipe
 
 MEAN = 112.0
 SCALE = 1 / 64.0
@@ -141,13 +139,12 @@ def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
 def export_bundle(
     checkpoint: Path,
     out: Path,
-    recipe: Recipe,
     thresholds: Thresholds,
     accuracy: dict[str, Any] | None,
 ) -> Manifest:
     """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
 
-    `recipe` says what the checkpoint was trained on; `accuracy` is recorded as given.
+    `accuracy` is recorded as given.
 
     The golden self-test values are measured by running the exported graph itself.
     Raises UserError when the checkpoint does not load or holds non-finite weights.
@@ -155,7 +152,6 @@ def export_bundle(
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
     graph = onnx_graph(model, spec.height, spec.width)
     file = "model.onnx"
-    weights_sha256 = hashlib.sha256((checkpoint / WEIGHTS_FILE).read_bytes()).hexdigest()
     network = Network(graph, "fp32", spec.height, spec.width, MAX_DETECTIONS)
     engine = load_engine(network, "onnxruntime")
     golden = measure_self_test(run_self_test(engine))
@@ -178,18 +174,15 @@ def export_bundle(
         max_detections=MAX_DETECTIONS,
         params=count_parameters(model),
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
-        training=Training(
-            data=[f"{source.root.name} {source.split}" for source in recipe.train],
-            licence=recipe.licence,
-        ),
+        training=Training(data=spec.data, licence=spec.licence),
         lineage=[
+            *(LineageStep(step="train", detail=detail) for detail in spec.lineage),
             LineageStep(
-                step="train",
-                detail=f"{spec.name}: {spec.architecture} trained from scratch",
-                sha256=weights_sha256,
+                step="export",
+                detail="fp32 ONNX with post-processing inside the graph; the weights' sha256",
+                sha256=sha256_hex((checkpoint / WEIGHTS_FILE).read_bytes()),
                 accuracy=accuracy,
             ),
-            LineageStep(step="export", detail="fp32 ONNX, post-processing inside the graph"),
         ],
         opset=OPSET,
         exporter={"torch": torch.__version__, "onnx": onnx.__version__},

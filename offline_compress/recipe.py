@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from mtc_perception.errors import UserError
 
@@ -52,7 +52,11 @@ class Recipe(_Strict):
     classes: list[str]
     input: SizePx
     crop: SizePx
+    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.7)
+    """Least and greatest random scale of a training image, relative to the deployed scale."""
     seed: int = 0
+    start_from: Path | None = None
+    """Checkpoint whose weights training starts from; none: random weights."""
     train: Annotated[list[DataSource], Field(min_length=1)]
     validate_on: DataSource
     schedule: Schedule

@@ -3,9 +3,10 @@
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ from rich.progress import (
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mtc_perception.bundle import sha256_hex
 from mtc_perception.errors import UserError
 from mtc_perception.memory import keep_memory
 from offline_compress.data.dataset import RunningNumbers, TrainingSet, collate
 from offline_compress.export import normalise
 from offline_compress.losses import TaskLosses, task_losses
-from offline_compress.models.registry import ModelSpec, model_spec, save_checkpoint
+from offline_compress.models.registry import (
+    WEIGHTS_FILE,
+    ModelSpec,
+    load_spec,
+    load_weights,
+    model_spec,
+    save_checkpoint,
+)
 from offline_compress.recipe import Recipe, Schedule
 
 STATE_FILE = "state.pt"
@@ -34,7 +43,7 @@ LOG_FILE = "log.jsonl"
 FINAL_RATE = 0.01
 CHECKPOINT_EVERY_S = 300.0
 GRADIENT_NORM = 10.0
-HEADLINES = {"detection": ("recall", "map50"), "drivable": ("miou",), "lane": ("iou",)}
+SELECTED_BY = {"detection": ("recall", "map50"), "drivable": ("miou",), "lane": ("iou",)}
 
 Validator = Callable[[nn.Module, ModelSpec], dict[str, Any]]
 """Metric JSON of a network, for the log and to pick the best epoch."""
@@ -73,7 +82,7 @@ def score(metrics: dict[str, Any]) -> float:
     Raises UserError if no task is labelled.
     """
     tasks = [
-        [metrics.get(task, {}).get(name) for name in names] for task, names in HEADLINES.items()
+        [metrics.get(task, {}).get(name) for name in names] for task, names in SELECTED_BY.items()
     ]
     labelled = [sum(values) / len(values) for values in tasks if None not in values]
     if not labelled:
@@ -85,7 +94,7 @@ def describe(metrics: dict[str, Any]) -> str:
     """The headline metrics of the labelled tasks as one line."""
     return " ".join(
         f"{task} {name} {metrics[task][name]:.4f}"
-        for task, names in HEADLINES.items()
+        for task, names in SELECTED_BY.items()
         for name in names
         if metrics.get(task, {}).get(name) is not None
     )
@@ -100,56 +109,68 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a run stands."""
-
-    step: int
-    best: float
+def trained_spec(recipe: Recipe) -> ModelSpec:
+    """Shape and history of the network that `recipe` trains."""
+    spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
+    data = [f"{source.root.name} {source.split}" for source in recipe.train]
+    step = f"{spec.architecture} trained by recipe {recipe.name}"
+    if recipe.start_from is None:
+        return replace(spec, data=data, licence=recipe.licence, lineage=[f"{step} from scratch"])
+    start = load_spec(recipe.start_from)
+    sha256 = sha256_hex((recipe.start_from / WEIGHTS_FILE).read_bytes())
+    return replace(
+        spec,
+        data=list(dict.fromkeys([*start.data, *data])),
+        licence=recipe.licence,
+        lineage=[*start.lineage, f"{step} from the weights with sha256 {sha256}"],
+    )
 
 
 class Trainer:
     """One training run in one folder: `last/` and `best/` checkpoints, state and log."""
 
     def __init__(self, recipe: Recipe, out: Path, validate: Validator) -> None:
+        """Continue the run in folder `out`, or begin one there if there is none.
+
+        Raises UserError if the folder holds a run of a different recipe.
+        """
         self.recipe, self.out, self.validate = recipe, out, validate
         schedule = recipe.schedule
         self.steps_per_epoch = max(1, schedule.samples_per_epoch // schedule.batch)
         self.steps = self.steps_per_epoch * schedule.epochs
         self.warmup = max(1, round(schedule.warmup_epochs * self.steps_per_epoch))
-        self.spec = model_spec(
-            recipe.model, recipe.classes, recipe.input.height, recipe.input.width
-        )
+        self.spec = trained_spec(recipe)
         torch.manual_seed(recipe.seed)
         self.model = self.spec.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, schedule.weight_decay), schedule.learning_rate
         )
+        self.data = TrainingSet(
+            recipe.train, recipe.input, recipe.crop, recipe.scale_jitter, recipe.seed
+        )
+        self.step, self.best = 0, -1.0
+        self._stop = False
+        if (out / STATE_FILE).exists():
+            self._resume(out / STATE_FILE)
+            return
+        if recipe.start_from:
+            load_weights(self.model, recipe.start_from)
         self.average = MovingAverage(self.model, schedule.ema_decay)
-        self.data = TrainingSet(recipe.train, recipe.input, recipe.crop, recipe.seed)
-        self.step, self.best = 0, 0.0
 
-    def resume(self) -> bool:
-        """Continue where an earlier run in the same folder stopped; False if there is none.
-
-        Raises UserError if the folder holds a run of a different recipe.
-        """
-        path = self.out / STATE_FILE
-        if not path.exists():
-            return False
+    def _resume(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != self.recipe.model_dump_json():
+        if Recipe.model_validate_json(state["recipe"]) != self.recipe:
             raise UserError(
                 f"{self.out} holds a run of a different recipe; choose another --out or delete it"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.average = MovingAverage(self.model, self.recipe.schedule.ema_decay)
         self.average.state = state["average"]
         self.step, self.best = state["step"], state["best"]
-        return True
 
     def save(self) -> None:
-        """Write everything `resume` needs, atomically."""
+        """Write everything that continuing the run needs, atomically."""
         part = self.out / f".{STATE_FILE}.part"
         torch.save(
             {
@@ -193,9 +214,20 @@ class Trainer:
         self.step += 1
         return losses
 
+    def stop(self) -> None:
+        """Make `run` save after the step under way and end with KeyboardInterrupt."""
+        self._stop = True
+
     def run(self) -> dict[str, Any]:
-        """Train to the end (or Ctrl-C, which saves first); returns the last metrics."""
+        """Train to the end; returns the last metrics. Ctrl-C is `stop`."""
         keep_memory()
+        previous = signal.signal(signal.SIGINT, lambda *_: self.stop())
+        try:
+            return self._run()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _run(self) -> dict[str, Any]:
         self.out.mkdir(parents=True, exist_ok=True)
         batch = self.recipe.schedule.batch
         metrics: dict[str, Any] = {}
@@ -209,32 +241,32 @@ class Trainer:
                 sampler=RunningNumbers(self.step * batch, self.steps * batch),
                 collate_fn=collate,
                 num_workers=max(1, min(8, (os.cpu_count() or 2) // 2)),
-                worker_init_fn=_single_threaded,
+                worker_init_fn=_quiet_worker,
                 prefetch_factor=4,
             )
             bar = progress.add_task("training", total=self.steps, completed=self.step)
             saved_s = time.monotonic()
             sums, count = torch.zeros(3), 0
-            try:
-                for images, targets in loader:
-                    losses = self.train_step(images, targets)
-                    sums += torch.stack((losses.detection, losses.drivable, losses.lane)).detach()
-                    count += 1
-                    progress.update(bar, completed=self.step)
-                    if time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
-                        self.save()
-                        saved_s = time.monotonic()
-                    if self.step % self.steps_per_epoch == 0:
-                        metrics = self._end_epoch(progress, bar, (sums / count).tolist())
-                        sums, count = torch.zeros(3), 0
-            except KeyboardInterrupt:
-                self.save()
-                progress.console.print(f"stopped at step {self.step}; the same command resumes")
-                raise
+            for images, targets in loader:
+                losses = self.train_step(images, targets)
+                sums += torch.stack((losses.detection, losses.drivable, losses.lane)).detach()
+                count += 1
+                progress.update(bar, completed=self.step)
+                # Before saving: what is saved at the end of an epoch has been validated.
+                if self.step % self.steps_per_epoch == 0:
+                    metrics = self._end_epoch(progress, (sums / count).tolist())
+                    sums, count = torch.zeros(3), 0
+                if self._stop:
+                    self.save()
+                    progress.console.print(f"stopped at step {self.step}; the same command resumes")
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved_s > CHECKPOINT_EVERY_S:
+                    self.save()
+                    saved_s = time.monotonic()
         self.save()
         return metrics
 
-    def _end_epoch(self, progress: Progress, bar: Any, losses: list[float]) -> dict[str, Any]:
+    def _end_epoch(self, progress: Progress, losses: list[float]) -> dict[str, Any]:
         epoch = self.step // self.steps_per_epoch
         schedule = self.recipe.schedule
         row: dict[str, Any] = {"epoch": epoch, "step": self.step}
@@ -256,8 +288,10 @@ class Trainer:
         return metrics
 
 
-def _single_threaded(_worker: int) -> None:
+def _quiet_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; the trainer alone decides when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _progress() -> Progress:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_export import checkpoint, recipe
+from test_export import checkpoint
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.images import SourceImage
@@ -226,7 +226,7 @@ def test_checkpoint_and_bundle_agree(checkpoint: Path, data: DataSet) -> None:
     middle = [float(np.median(mask)) / 255 for mask in (frame.drivable, frame.lane)]
     thresholds = Thresholds(score=0.3, drivable=middle[0], lane=middle[1])
     bundle = data.root.parent / "exported.mtc"
-    export_bundle(checkpoint, bundle, recipe(), thresholds, None)
+    export_bundle(checkpoint, bundle, thresholds, None)
     samples = read_split(data.root, "val")
     subject = open_subject(checkpoint, drivable=thresholds.drivable, lane=thresholds.lane)
     of_checkpoint = evaluate_subject(subject, samples)

@@ -1,5 +1,6 @@
 """The exported graph: same numbers as the network, exact suppression, honest counts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,52 +19,29 @@ from offline_compress.export import (
     suppress,
 )
 from offline_compress.losses import box_iou
-from offline_compress.models.registry import load_checkpoint, model_spec, save_checkpoint
-from offline_compress.recipe import Recipe
+from offline_compress.models.registry import ModelSpec, load_checkpoint, model_spec, save_checkpoint
 
 HEIGHT, WIDTH = 128, 192
 THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
 
 
-def recipe() -> Recipe:
-    source = {"root": "data/somewhere", "split": "train"}
-    return Recipe.model_validate(
-        {
-            "name": "t",
-            "model": "mtc_nano",
-            "classes": ["vehicle"],
-            "input": {"height": HEIGHT, "width": WIDTH},
-            "crop": {"height": HEIGHT, "width": WIDTH},
-            "train": [source],
-            "validate_on": source,
-            "schedule": {
-                "epochs": 1,
-                "samples_per_epoch": 1,
-                "batch": 1,
-                "learning_rate": 0.001,
-                "weight_decay": 0,
-                "warmup_epochs": 0,
-                "ema_decay": 0.9,
-                "validate_every_epochs": 1,
-            },
-            "licence": "test",
-        }
-    )
+def spec() -> ModelSpec:
+    made = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
+    return replace(made, data=["roads train"], licence="test", lineage=["trained", "tuned"])
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "c"
-    spec = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
-    model = spec.build()
+    model = spec().build()
     # Heads as initialised answer nearly the same everywhere; spread them so that order matters.
     for parameter in model.detection_head.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.bias, 0, 0.1)
-    save_checkpoint(path, spec, model)
+    save_checkpoint(path, spec(), model)
     return path
 
 
@@ -71,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bundle_computes_what_the_network_computes(
     checkpoint: Path, tmp_path: Path, engine_name: str
 ) -> None:
-    export_bundle(checkpoint, tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+    export_bundle(checkpoint, tmp_path / "t.mtc", THRESHOLDS, None)
     engine, _ = create_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
     image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
     engine.input[:] = image
@@ -116,10 +94,11 @@ def test_suppression_is_greedy_suppression(seed: int) -> None:
 
 
 def test_manifest_tells_the_truth(checkpoint: Path, tmp_path: Path) -> None:
-    manifest = export_bundle(checkpoint, tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+    manifest = export_bundle(checkpoint, tmp_path / "t.mtc", THRESHOLDS, None)
     assert read_bundle(tmp_path / "t.mtc").manifest == manifest
-    assert manifest.training.data == ["somewhere train"]
+    assert manifest.training.data == ["roads train"]
     assert manifest.training.licence == "test"
+    assert [step.step for step in manifest.lineage] == ["train", "train", "export"]
     import onnx
 
     graph = onnx.load_model_from_string((tmp_path / "t.mtc" / "model.onnx").read_bytes())
@@ -139,11 +118,10 @@ def test_gmacs_of_one_known_convolution() -> None:
 
 
 def test_nan_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    spec = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
     model = load_checkpoint(checkpoint)
     with torch.no_grad():
         next(model.lane_head.parameters()).fill_(float("nan"))
-    save_checkpoint(tmp_path / "c", spec, model)
+    save_checkpoint(tmp_path / "c", spec(), model)
     with pytest.raises(UserError, match="NaN"):
-        export_bundle(tmp_path / "c", tmp_path / "t.mtc", recipe(), THRESHOLDS, None)
+        export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
     assert not (tmp_path / "t.mtc").exists()

@@ -1,6 +1,7 @@
 """Training for real on a tiny data set: it learns, resumes exactly, and refuses nonsense."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +76,35 @@ def test_an_interrupted_run_resumes_to_the_same_weights(dataset: Path, tmp_path:
 
     class Interrupted(Trainer):
         def train_step(self, images: torch.Tensor, targets: Any) -> Any:
-            if self.step == 3:
-                raise KeyboardInterrupt
+            if self.step == 2:
+                signal.raise_signal(signal.SIGINT)
             return super().train_step(images, targets)
 
     with pytest.raises(KeyboardInterrupt):
         Interrupted(recipe(dataset), tmp_path / "parts", fixed_metrics).run()
     rest = Trainer(recipe(dataset), tmp_path / "parts", fixed_metrics)
-    assert rest.resume()
     assert rest.step == 3
     rest.run()
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(rest.model.state_dict()[key], value, msg=key)
 
 
+def test_a_run_may_start_from_a_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    first = Trainer(recipe(dataset), tmp_path / "first", fixed_metrics)
+    first.run()
+    start = {"start_from": tmp_path / "first" / "last"}
+    second = Trainer(recipe(dataset).model_copy(update=start), tmp_path / "second", fixed_metrics)
+    for key, value in first.averaged().state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[key], value, msg=key)
+    assert second.spec.data == ["roads train"]
+    assert len(second.spec.lineage) == 2
+    assert second.spec.lineage[0].endswith("from scratch")
+
+
 def test_a_run_of_another_recipe_is_not_continued(dataset: Path, tmp_path: Path) -> None:
     Trainer(recipe(dataset, epochs=1), tmp_path, fixed_metrics).run()
     with pytest.raises(UserError, match="different recipe"):
-        Trainer(recipe(dataset, epochs=3), tmp_path, fixed_metrics).resume()
+        Trainer(recipe(dataset, epochs=3), tmp_path, fixed_metrics)
 
 
 def test_a_diverging_run_stops_with_advice(dataset: Path, tmp_path: Path) -> None:
@@ -106,7 +118,7 @@ def test_a_diverging_run_stops_with_advice(dataset: Path, tmp_path: Path) -> Non
 def test_samples_depend_on_their_number_alone(dataset: Path) -> None:
     size = SizePx(height=64, width=96)
     source = DataSource(root=dataset, split="train")
-    first, second = (TrainingSet([source], size, size, seed=5) for _ in range(2))
+    first, second = (TrainingSet([source], size, size, (0.8, 1.2), seed=5) for _ in range(2))
     list(second.preload())
     for number in (7, 3, 7):
         torch.testing.assert_close(first[number].image, second[number].image)
@@ -117,7 +129,7 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
     bare.mkdir()
     (bare / "images").symlink_to(dataset / "images")
     size = SizePx(height=64, width=96)
-    sample = TrainingSet([DataSource(root=bare, split="train")], size, size, seed=0)[0]
+    sample = TrainingSet([DataSource(root=bare, split="train")], size, size, (1.0, 1.0), seed=0)[0]
     assert not sample.has_boxes
     assert (sample.lane == 255).all()
     assert (sample.drivable == 255).all()
@@ -144,7 +156,7 @@ def test_the_score_is_over_the_labelled_tasks() -> None:
 def test_recipes_in_the_repository_are_valid() -> None:
     folder = Path(__file__).parent.parent / "config" / "recipes"
     recipes = [load_recipe(path) for path in folder.glob("*.yaml")]
-    assert "mtc_nano" in {recipe.name for recipe in recipes}
+    assert {recipe.name for recipe in recipes} == {"mtc_nano", "mtc_nano_tuned"}
 
 
 def test_wrong_recipes_name_the_field(dataset: Path, tmp_path: Path) -> None:

@@ -82,11 +82,11 @@ def random_affine(
     width: int,
     out_height: int,
     out_width: int,
-    base_scale: float,
+    scales: tuple[float, float],
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Random flip, scale (0.6 to 1.7 around `base_scale`), rotation, squeeze and crop position."""
-    scale = base_scale * np.exp(rng.uniform(np.log(0.6), np.log(1.7)))
+    """Random flip, scale (between the two given), rotation, squeeze and crop position."""
+    scale = np.exp(rng.uniform(*np.log(scales)))
     squeeze = np.exp(rng.normal(0, 0.06))
     angle = np.deg2rad(rng.normal(0, 2.0))
     flip = -1.0 if rng.random() < 0.5 else 1.0
@@ -149,12 +149,12 @@ def augment(
     sample: LabelledImage,
     height: int,
     width: int,
-    base_scale: float,
+    scales: tuple[float, float],
     rng: np.random.Generator,
 ) -> LabelledImage:
-    """A random `height` x `width` crop of a labelled image; `base_scale` is the deployed scale."""
+    """A random `height` x `width` crop of a labelled image at a scale between the two given."""
     source_height, source_width = sample.image.shape[:2]
-    matrix = random_affine(source_height, source_width, height, width, base_scale, rng)
+    matrix = random_affine(source_height, source_width, height, width, scales, rng)
     moved = warp(sample, matrix, height, width)
     return LabelledImage(
         photometric(moved.image, rng),

@@ -36,7 +36,12 @@ class TrainingSet(Dataset[LabelledImage]):
     """Map from the running number of a sample to its augmented crop."""
 
     def __init__(
-        self, sources: Sequence[DataSource], deployed: SizePx, crop: SizePx, seed: int
+        self,
+        sources: Sequence[DataSource],
+        deployed: SizePx,
+        crop: SizePx,
+        scale_jitter: tuple[float, float],
+        seed: int,
     ) -> None:
         self._samples: list[Sample] = []
         weights: list[float] = []
@@ -46,6 +51,7 @@ class TrainingSet(Dataset[LabelledImage]):
             weights += [source.weight / len(samples)] * len(samples)
         self._cumulative = np.cumsum(weights) / np.sum(weights)
         self._deployed, self._crop, self._seed = deployed, crop, seed
+        self._scale_jitter = scale_jitter
         self._decoded: dict[int, LabelledImage] = {}
 
     def preload(self) -> Iterator[int]:
@@ -63,7 +69,9 @@ class TrainingSet(Dataset[LabelledImage]):
         sample = self._decoded.get(index) or load_labelled(self._samples[index])
         height, width = sample.image.shape[:2]
         scale = min(self._deployed.height / height, self._deployed.width / width)
-        return augment(sample, self._crop.height, self._crop.width, scale, rng)
+        low, high = self._scale_jitter
+        scales = (scale * low, scale * high)
+        return augment(sample, self._crop.height, self._crop.width, scales, rng)
 
 
 class RunningNumbers(Sampler[int]):

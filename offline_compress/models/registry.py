@@ -6,7 +6,7 @@ from it) beside `model.safetensors`, so it reloads without the code that trained
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What rebuilds a network: its name, architecture, arguments and the input it was made for."""
+    """What rebuilds a network, and how it came to be."""
 
     name: str
     architecture: str
@@ -49,6 +49,12 @@ class ModelSpec:
     classes: list[str]
     height: int
     width: int
+    data: list[str] = field(default_factory=list)
+    """Data sets the weights have seen."""
+    licence: str = ""
+    """Licence of the weights that follows from the data."""
+    lineage: list[str] = field(default_factory=list)
+    """The trainings that made the weights, in order."""
 
     def build(self) -> nn.Module:
         """A freshly initialised network. Raises UserError for an unknown architecture."""
@@ -91,9 +97,14 @@ def load_spec(path: Path) -> ModelSpec:
 def load_checkpoint(path: Path) -> nn.Module:
     """Rebuild a network from its checkpoint, in eval mode. Raises UserError with the reason."""
     model = load_spec(path).build()
+    load_weights(model, path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the weights of checkpoint `path` into a network of the same shape. Raises UserError."""
     try:
         model.load_state_dict(load_file(path / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path / WEIGHTS_FILE} does not load: {reason}") from None
-    return model.eval()
