@@ -25,4 +25,6 @@ def keep_memory() -> bool:
         # One arena: a second one would grow to the same peak, and trims by rules of its own.
         (_ARENA_MAX, 1),
     )
-    return all([mallopt(name, value) for name, value in settings])
+    # A list: every setting is made, whether or not an earlier one was.
+    done = [mallopt(name, value) for name, value in settings]
+    return all(done)

@@ -125,6 +125,7 @@ def export(
     from offline_compress.export import export_bundle
 
     manifest = export_bundle(
+        checkpoint,
         out,
         Thresholds(score=score, drivable=drivable, lane=lane),
         read_accuracy(metrics) if metrics else None,
