@@ -100,12 +100,12 @@ def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
         new.mkdir()
         for name, data in contents.items():
             (new / name).write_bytes(data)
-        if path.exists():
-            os.replace(path, old)
         try:
+            if path.exists():
+                os.replace(path, old)
             os.replace(new, path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # Ctrl-C too
+            if old.exists() and not path.exists():
                 os.replace(old, path)
             raise
     finally:

@@ -97,8 +97,9 @@ def test_a_refused_write_leaves_the_old_bundle(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["toy.mtc", "toy.zip"])
+@pytest.mark.parametrize("failure", [OSError("disk failure"), KeyboardInterrupt("Ctrl-C")])
 def test_a_failed_write_leaves_the_old_bundle(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_toy_bundle(tmp_path / name)
     replace = os.replace
@@ -106,14 +107,31 @@ def test_a_failed_write_leaves_the_old_bundle(
     def fails_once(source: str | Path, target: Path) -> None:
         if target == path:
             monkeypatch.undo()
-            raise OSError("disk failure")
+            raise failure
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fails_once)
-    with pytest.raises(OSError, match="disk failure"):
+    with pytest.raises(type(failure), match=str(failure)):
         write_toy_bundle(path, version="2")
     assert read_bundle(path).manifest.version == "1"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_ctrl_c_right_after_the_old_bundle_is_set_aside(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def interrupted(source: str | Path, target: Path) -> None:
+        replace(source, target)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_toy_bundle(bundle, version="2")
+    assert read_bundle(bundle).manifest.version == "1"
+    assert len(list(bundle.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["something", "something.zip"])
