@@ -4,11 +4,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import cv2
 from typing_extensions import Self
 
 from mtc_perception.bundle import Bundle, Thresholds, read_bundle
 from mtc_perception.decode import decode_boxes, decode_mask
 from mtc_perception.engine import Engine, EngineChoice, create_engine
+from mtc_perception.errors import ImageError
 from mtc_perception.images import SourceImage
 from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.preprocess import Letterbox
@@ -54,7 +56,10 @@ class Perceiver:
         return cls(bundle, chosen, thresholds, engine_reason=reason)
 
     def perceive(self, image: SourceImage) -> Perception:
-        """What the network sees in `image`. Raises EngineError if the engine fails.
+        """What the network sees in `image`.
+
+        Raises ImageError if OpenCV cannot scale or convert the image, EngineError if the engine
+        fails.
 
         The result shares no memory with the image, the engine or any other result.
         """
@@ -62,7 +67,10 @@ class Perceiver:
         begin = perf_counter()
         spec = self.bundle.manifest.input
         letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
-        letterbox.write(image, self.engine.input[0])
+        try:
+            letterbox.write(image, self.engine.input[0])
+        except cv2.error as error:  # the image's fault, not the engine's
+            raise ImageError(f"image cannot be scaled: {error.err}") from error
         prepared = perf_counter()
         self.engine.start()
         outputs = self.engine.wait()
