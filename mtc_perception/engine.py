@@ -24,6 +24,8 @@ _WARM_UP_RUNS = 2
 # Golden values below this are compared as if they were this large: relative differences of
 # next to nothing say nothing.
 _SELF_TEST_FLOOR = 0.02
+# float16 has steps of half a pixel from 512 on.
+_BOX_MARGIN_PX = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> Non
         raise EngineError("self-test: scores are not in descending order")
     if outputs.labels.min() < 0 or outputs.labels.max() >= class_count:
         raise EngineError(f"self-test: labels are not all within the {class_count} classes")
+    _check_boxes(outputs)
     measured = measure_self_test(outputs)
     for quantity in ("drivable_mean", "lane_mean", "top_score"):
         got, expected = getattr(measured, quantity), getattr(golden, quantity)
@@ -230,10 +233,27 @@ def _tested_engine(
             outputs = engine.wait()
         golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
         check_self_test(outputs, golden, len(bundle.manifest.classes))
-    except EngineError as error:
+    except BaseException as error:
         engine.close()
+        if not isinstance(error, EngineError):
+            raise
         raise EngineError(f"{bundle.path}, variant {variant}, on {name}: {error}") from error
     return engine, variant
+
+
+def _check_boxes(outputs: Outputs) -> None:
+    """Raise EngineError unless every scored box has its corners in order, inside the input."""
+    height, width = outputs.drivable.shape[1:]
+    x1, y1, x2, y2 = outputs.boxes[outputs.scores > 0.0].astype(np.float64).T
+    margin = _BOX_MARGIN_PX
+    if (x2 < x1 - margin).any() or (y2 < y1 - margin).any():
+        raise EngineError("self-test: boxes have their corners in the wrong order")
+    if (
+        min(x1.min(initial=0.0), y1.min(initial=0.0)) < -margin
+        or x2.max(initial=0.0) > width + margin
+        or y2.max(initial=0.0) > height + margin
+    ):
+        raise EngineError(f"self-test: boxes are not all within the {width}x{height} input")
 
 
 def _described(engine: Engine, bundle: Bundle, variant: str) -> str:
