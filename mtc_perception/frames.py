@@ -10,7 +10,9 @@ NS_PER_MS = 1_000_000
 FUTURE_TOLERANCE_MS = 50.0
 """Synchronised clocks differ by less; a stamp further ahead means they are not."""
 FAR_PAST_MS = 10_000.0
-"""No live camera is this late: an older stamp means another clock, not a slow link."""
+"""No live camera is this late: an older stamp means another clock, not a slow link.
+
+Such an image is processed, whatever `max_frame_age_ms` is, and flagged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Clock(Enum):
     @property
     def age_known(self) -> bool:
         """Whether the difference of stamp and node clock is an age at all."""
-        return self is Clock.OK or self is Clock.FAR_PAST
+        return self is Clock.OK
 
 
 def judge_stamp(stamp_ns: int, now_ns: int) -> Clock:
@@ -147,7 +149,7 @@ def stale_age_ms(clock: Clock, stamp_ns: int, now_ns: int, max_age_ms: float) ->
     """Age in ms of a frame too old to process, or None if it is to be processed.
 
     `max_age_ms` 0 switches the check off. A frame whose age cannot be known is processed:
-    refusing it would blind the vehicle because of a clock.
+    refusing it would blind the vehicle because of a clock. The diagnostics warn of that clock.
     """
     if max_age_ms <= 0 or not clock.age_known:
         return None

@@ -129,15 +129,25 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(f"there is no parameter {name}: it has no effect")
         bundle = read_bundle(settings.bundle)
         self.get_logger().info(f"loading {bundle.path}")
-        engine, why = create_engine(bundle, settings.engine, settings.precision, settings.threads)
-        self.get_logger().info(why)
+        limits = _limits(self._params.live(), bundle.manifest)
+        precision, threads = settings.precision, settings.threads
+        engine, why = create_engine(bundle, settings.engine, precision, threads)
+        # From here on `_release` closes the engine, whatever fails.
         self._configured = configured = Configured(
             settings=settings,
-            host=EngineHost(bundle, engine, why, settings.threads, settings.fallback),
+            host=EngineHost(
+                bundle,
+                engine,
+                why,
+                precision=precision,
+                threads=threads,
+                fallback=settings.fallback,
+            ),
             slots=FrameSlots(len(settings.cameras)),
-            limits=_limits(self._params.live(), bundle.manifest),
+            limits=limits,
             cameras=[],
         )
+        self.get_logger().info(why)
         for index, camera in enumerate(settings.cameras):
             prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
             configured.cameras.append(

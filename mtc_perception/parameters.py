@@ -91,7 +91,8 @@ def node_specs() -> dict[str, Spec]:
         "diagnostics_period_s": Spec(1.0, "Seconds between /diagnostics messages", (0.1, 60.0)),
         "max_frame_age_ms": Spec(
             0.0,
-            "Images older than this when their turn comes are stale and skipped; 0 is no limit",
+            "Images older than this when their turn comes are stale and skipped, unless camera and "
+            "node clocks differ; 0 is no limit",
             (0.0, 60_000.0),
             live=True,
         ),

@@ -62,12 +62,21 @@ class EngineHost:
     """A bundle on an engine that is replaced by the next CPU engine when it fails."""
 
     def __init__(
-        self, bundle: Bundle, engine: Engine, why: str, threads: int | None, fallback: bool
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        why: str,
+        *,
+        precision: str | None,
+        threads: int | None,
+        fallback: bool,
     ) -> None:
+        """`precision` and `threads` are those asked of `create_engine` for `engine`."""
         self.bundle = bundle
         self.why = why
         self.degraded = ""
         """Why the engine in use is not the one chosen at first; empty if it is."""
+        self._precision = precision
         self._threads = threads
         self._fallback = fallback
         self._perceiver = Perceiver(bundle, engine)
@@ -78,31 +87,35 @@ class EngineHost:
         return self._perceiver.engine
 
     def perceive(self, image: SourceImage, limits: Limits) -> Perception:
-        """Raises ImageError for the image and anything else for the engine."""
+        """Raises ImageError for the image, EngineError for the engine."""
         self._perceiver.thresholds = limits.thresholds
         self._perceiver.max_detections = limits.max_detections
         return self._perceiver.perceive(image)
 
-    def replace(self, error: Exception) -> str:
-        """Move to the next CPU engine and say so; raises EngineError if there is none."""
+    def replace(self, error: EngineError) -> str:
+        """Move to the next CPU engine and say so; raises EngineError if there is none.
+
+        One that has the precision asked for comes before one that has not.
+        """
         failed = f"{self.engine.name} failed: {_words(error)}"
         self._failed.append(self.engine.name)
         self.close()
         if not self._fallback:
             raise EngineError(f"{failed}; parameter fallback is 'none'")
         tried = ""
-        for name in CPU_ENGINES:
-            if name in self._failed:
-                continue
-            try:
-                engine, self.why = create_engine(self.bundle, name, None, self._threads)
-            except UserError as problem:
-                self._failed.append(name)
-                tried += f"; {name}: {problem}"
-                continue
-            self._perceiver = Perceiver(self.bundle, engine)
-            self.degraded = f"{failed}; running on {name}"
-            return self.degraded
+        names = [name for name in CPU_ENGINES if name not in self._failed]
+        for precision in dict.fromkeys((self._precision, None)):
+            for name in names:
+                try:
+                    engine, self.why = create_engine(self.bundle, name, precision, self._threads)
+                except UserError as problem:
+                    tried += f"; {name}: {problem}"
+                    continue
+                self._perceiver = Perceiver(self.bundle, engine)
+                self.degraded = f"{failed}; running on {name}"
+                if precision != self._precision:
+                    self.degraded += f" as {engine.precision} instead of {self._precision}"
+                return self.degraded
         raise EngineError(f"{failed}; no CPU engine is left to fall back to{tried}")
 
     def close(self) -> None:
@@ -152,8 +165,8 @@ class InferenceWorker:
             self._slots.finish(frame.camera, outcome)
 
     def _process(self, frame: Frame) -> Outcome:
-        lap = StageClock()
         wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
+        lap = StageClock()
         port, limits = self._ports[frame.camera], self.limits
         clock = judge_stamp(frame.stamp_ns, frame.received_ns)
         age_ms = stale_age_ms(clock, frame.stamp_ns, self._now_ns(), limits.max_frame_age_ms)
@@ -168,23 +181,23 @@ class InferenceWorker:
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
             return Outcome.MALFORMED
-        except Exception as error:  # the runtimes raise types of their own
+        except EngineError as error:  # anything else is no fault of the engine's
             self._on_degraded(self._host.replace(error))
             return Outcome.DROPPED
         lap.lap_ms()
         port.publish(frame, perception)
         publish_ms = lap.lap_ms()
-        # Ages mean something only where camera and node share a clock.
-        shared = clock is Clock.OK
         end_ms = (self._now_ns() - frame.stamp_ns) / NS_PER_MS
         times = FrameTimes(
-            receive=(frame.received_ns - frame.stamp_ns) / NS_PER_MS if shared else math.nan,
+            receive=(frame.received_ns - frame.stamp_ns) / NS_PER_MS
+            if clock.age_known
+            else math.nan,
             wait=wait_ms,
             preprocess=read_ms + perception.times.preprocess_ms,
             inference=perception.times.inference_ms,
             decode=perception.times.decode_ms,
             publish=publish_ms,
-            end_to_end=end_ms if shared else math.nan,
+            end_to_end=end_ms if clock.age_known else math.nan,
         )
         port.report(frame, times, clock)
         port.draw(frame, image, perception)

@@ -237,6 +237,11 @@ def test_frames_older_than_the_limit_are_stale(start_node):
     rig.wait_for_value("front", "reason", "max_frame_age_ms is 200")
     assert not drivable
     rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), drivable)
+    # No camera is an hour late: that is another clock, which must not blind the vehicle.
+    other_clock = image_message(solid(*RED), "rgb8", rig)
+    other_clock.header.stamp.sec -= 3600
+    rig.perceive(publish, other_clock, drivable)
+    rig.wait_for_value("front", "clock", "far in the past")
     assert rig.set(max_frame_age_ms=0.0) == ""
     rig.perceive(publish, old, drivable)
 
