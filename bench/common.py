@@ -1,13 +1,13 @@
 """What every measurement shares: timing an engine and writing a result."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.bundle import self_test_frame
 from mtc_perception.engine import Engine
+from mtc_perception.files import write_text_atomic
 from mtc_perception.provenance import provenance
 from mtc_perception.timing import percentiles
 
@@ -33,11 +33,5 @@ def brief(times_ms: list[float]) -> dict[str, float]:
 def write_result(folder: Path, name: str, content: dict[str, Any]) -> Path:
     """Write `content` with machine, versions, commit and command to `<folder>/<name>.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    temporary = folder / f".{name}.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(content | provenance(), indent=2) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    text = json.dumps(content | provenance(), indent=2) + "\n"
+    return write_text_atomic(folder / f"{name}.json", text)

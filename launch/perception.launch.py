@@ -27,7 +27,12 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from mtc_perception.launch_arguments import THRESHOLDS, LaunchArgumentError, node_parameters
+from mtc_perception.launch_arguments import (
+    THRESHOLDS,
+    LaunchArgumentError,
+    fastdds_environment,
+    node_parameters,
+)
 
 SHARE = Path(get_package_share_directory("mtc_perception"))
 DEFAULT_PARAMS = SHARE / "config" / "perception.yaml"
@@ -111,22 +116,13 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             ),
         ],
         ros_arguments=["--log-level", f"{logger}:={given('log_level')}"],
-        additional_env=transport_profile(),
+        additional_env=fastdds_environment(SHARE / "config" / "fastdds.xml", os.environ),
         output="screen",
     )
     if given("autostart") == "false":
         return [node]
     # The handlers come first, so that no transition is missed.
     return [*autostart(node), node]
-
-
-def transport_profile() -> dict[str, str]:
-    """Room for images in Fast DDS's shared memory, unless the environment has a profile already."""
-    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    if any(name in os.environ for name in names):
-        return {}
-    old = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
-    return {names[0] if old else names[1]: str(SHARE / "config" / "fastdds.xml")}
 
 
 def autostart(node: LifecycleNode) -> list[LaunchDescriptionEntity]:

@@ -2,7 +2,6 @@
 
 import time
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import (
@@ -29,7 +28,7 @@ from mtc_perception.messages import (
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.parameters import CameraSettings
 from mtc_perception.perception import Perception
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.preprocess import to_rgb
 from mtc_perception.timing import FrameTimes, TimingWindow
 from mtc_perception.worker import EngineHost
 
@@ -205,8 +204,5 @@ class Camera:
     def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
         if self._overlay.get_subscription_count() == 0:
             return
-        rgb = np.empty((image.height, image.width, 3), np.uint8)
-        # A letterbox onto the image's own size only converts the colours.
-        Letterbox.fit(*rgb.shape[:2], *rgb.shape[:2]).write(image, rgb)
-        picture = draw_overlay(rgb, perception, self._classes)
+        picture = draw_overlay(to_rgb(image), perception, self._classes)
         self._overlay.publish(self._overlay_writer.write(frame.payload.header, picture))

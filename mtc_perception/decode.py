@@ -34,7 +34,22 @@ def decode_mask(
     network saw it rather than on the network's coarser pixels.
     """
     mask = letterbox.mask_to_source(probability)
-    # OpenCV's threshold keeps what is greater. Rounding: 0.2 x 255 must not come out above 51.
-    least = math.ceil(round(threshold * 255.0, 6))
-    cv2.threshold(mask, least - 1, 255, cv2.THRESH_BINARY, dst=mask)
-    return mask
+    return binary_mask(mask, threshold, out=mask)
+
+
+def binary_mask(
+    probability: npt.NDArray[np.uint8],
+    threshold: float,
+    out: npt.NDArray[np.uint8] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """255 where the probability (x 255) reaches `threshold`, else 0; written to `out` if given."""
+    # OpenCV's threshold keeps what is greater.
+    level = threshold_level(threshold) - 1
+    _, mask = cv2.threshold(probability, level, 255, cv2.THRESH_BINARY, dst=out)
+    return mask.astype(np.uint8, copy=False)
+
+
+def threshold_level(threshold: float) -> int:
+    """Smallest uint8 probability (x 255) that a threshold in 0..1 calls foreground."""
+    # Rounding: 0.2 + 0.4 is a little above 0.6 and must mean level 153 too.
+    return max(0, min(255, math.ceil(round(threshold * 255.0, 6))))

@@ -1,6 +1,7 @@
 """From launch arguments to node parameters; plain Python, used by `launch/perception.launch.py`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from mtc_perception.errors import UserError
 
@@ -46,6 +47,18 @@ def node_parameters(given: Mapping[str, str], own_params_file: bool) -> dict[str
     if given["transport"]:
         parameters.update({f"{camera}.transport": given["transport"] for camera in cameras})
     return parameters
+
+
+def fastdds_environment(profile: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to `environment` so that images fit Fast DDS's shared memory.
+
+    Nothing if it names a profile already, or if `profile` does not exist.
+    """
+    names = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+    if any(name in environment for name in names) or not profile.is_file():
+        return {}
+    old = environment.get("ROS_DISTRO") in ("humble", "jazzy")
+    return {names[0] if old else names[1]: str(profile)}
 
 
 def _number(name: str, text: str) -> float:

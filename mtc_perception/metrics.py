@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.decode import threshold_level
 from mtc_perception.detection_metrics import DetectionMetric
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
@@ -48,12 +49,6 @@ class GroundTruth:
     """[H, W]"""
     lane: BoolMask | None = None
     """[H, W]"""
-
-
-def threshold_level(threshold: float) -> int:
-    """Smallest uint8 probability (x 255) that a threshold in 0..1 calls foreground."""
-    # Rounding, as in `decode`: 0.2 + 0.4 is a little above 0.6 and must mean level 153 too.
-    return max(0, min(LEVELS - 1, math.ceil(round(threshold * 255.0, 6))))
 
 
 class MaskMetric:

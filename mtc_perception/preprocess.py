@@ -117,6 +117,14 @@ class Letterbox:
         return np.array([self.left, self.top] * 2, np.float64)
 
 
+def to_rgb(image: SourceImage) -> npt.NDArray[np.uint8]:
+    """A copy of the image, uint8 `[H, W, 3]`, RGB."""
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    # A letterbox onto the image's own size only converts the colours.
+    Letterbox.fit(*rgb.shape[:2], *rgb.shape[:2]).write(image, rgb)
+    return rgb
+
+
 def _resize(
     pixels: npt.NDArray[np.uint8],
     height: int,

@@ -6,7 +6,6 @@ at the given ones they are the very masks that `Perceiver` returns.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.bundle import Thresholds
-from mtc_perception.decode import decode_boxes
+from mtc_perception.decode import binary_mask, decode_boxes
 from mtc_perception.engine import Engine
+from mtc_perception.files import write_text_atomic
 from mtc_perception.images import SourceImage
 from mtc_perception.layout import Sample, read_image, read_split, read_truth
-from mtc_perception.metrics import PerceptionMetrics, threshold_level
-from mtc_perception.perceiver import Perceiver
+from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.preprocess import PAD_VALUE, Letterbox
+from mtc_perception.preprocess import Letterbox
 from mtc_perception.provenance import provenance
 from offline_compress.subject import CHECKPOINT_THRESHOLDS, Subject
 
@@ -60,8 +59,8 @@ class Frame:
             boxes=self.boxes[:count],
             scores=self.scores[:count],
             labels=self.labels[:count],
-            drivable=_binary(self.drivable, thresholds.drivable),
-            lane=_binary(self.lane, thresholds.lane),
+            drivable=binary_mask(self.drivable, thresholds.drivable),
+            lane=binary_mask(self.lane, thresholds.lane),
             times=StageTimes(preprocess_ms=0.0, inference_ms=self.inference_ms, decode_ms=0.0),
         )
 
@@ -136,17 +135,6 @@ def evaluate_engine(
     return evaluation
 
 
-def evaluate_perceiver(perceiver: Perceiver, samples: Iterable[Sample]) -> Evaluation:
-    """Score a perceiver, which nothing else may use meanwhile, at its current mask thresholds."""
-    try:
-        return evaluate_engine(
-            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections
-        )
-    finally:
-        # The perceiver rewrites borders only when the geometry changes: leave it clean ones.
-        perceiver.engine.input[...] = PAD_VALUE
-
-
 def evaluate_network(
     model: "nn.Module", spec: "ModelSpec", root: Path, split: str
 ) -> dict[str, Any]:
@@ -186,9 +174,7 @@ def result_json(subject: Subject, evaluation: Evaluation, data: Path, split: str
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result JSON atomically; its folder must exist."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text_atomic(path, json.dumps(result, indent=2) + "\n")
 
 
 def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[int], list[int]]:
@@ -202,7 +188,3 @@ def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[in
     worst = order[: min(count, (len(order) + 1) // 2)]
     best = [index for index in reversed(order) if index not in worst][:count]
     return worst, best
-
-
-def _binary(probability: npt.NDArray[np.uint8], threshold: float) -> npt.NDArray[np.uint8]:
-    return (probability >= threshold_level(threshold)).astype(np.uint8) * np.uint8(255)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from toy_bundle import write_toy_bundle
 
+from mtc_perception.replay.domain import ClaimedDomain
+
 # Each run talks in a domain of its own and stays on this machine, whatever else runs here.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+_domain = ClaimedDomain()  # until the end of the process
+os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.

@@ -23,8 +23,8 @@ from mtc_perception.perceiver import Perceiver
 from offline_compress import cli
 from offline_compress.evaluate import (
     FrameScore,
+    evaluate_engine,
     evaluate_network,
-    evaluate_perceiver,
     evaluate_subject,
     infer,
     ranked,
@@ -203,7 +203,10 @@ def test_evaluation_leaves_a_perceiver_as_it_was(toy_bundle: Path, data: DataSet
     portrait = SourceImage(np.full((160, 40, 3), 60, dtype=np.uint8), "rgb")
     with Perceiver.open(toy_bundle, "onnxruntime") as perceiver:
         before = perceiver.perceive(portrait)
-        evaluation = evaluate_perceiver(perceiver, read_split(data.root, "val"))
+        samples = read_split(data.root, "val")
+        evaluation = evaluate_engine(
+            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections
+        )
         after = perceiver.perceive(portrait)
     assert evaluation.metrics.to_json()["drivable"]["iou"] == pytest.approx(0.5)
     # The toy's scores depend on the padding too.

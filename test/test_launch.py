@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 from workspace import ROOT, build_workspace, sourced
 
-from mtc_perception.launch_arguments import LaunchArgumentError, node_parameters
+from mtc_perception.launch_arguments import (
+    LaunchArgumentError,
+    fastdds_environment,
+    node_parameters,
+)
 
 NOTHING = dict.fromkeys(
     (
@@ -76,6 +80,26 @@ def test_camera_arguments_need_names_next_to_an_own_params_file(given: dict[str,
 
 
 # What follows runs `ros2 launch` on an installed copy of the package.
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [
+        ({"ROS_DISTRO": "humble"}, "FASTRTPS_DEFAULT_PROFILES_FILE"),
+        ({"ROS_DISTRO": "kilted"}, "FASTDDS_DEFAULT_PROFILES_FILE"),
+        ({}, "FASTDDS_DEFAULT_PROFILES_FILE"),
+    ],
+)
+def test_the_transport_profile_gives_way_to_the_users(
+    environment: dict[str, str], variable: str, tmp_path: Path
+) -> None:
+    profile = tmp_path / "fastdds.xml"
+    assert fastdds_environment(profile, environment) == {}
+    profile.touch()
+    assert fastdds_environment(profile, environment) == {variable: str(profile)}
+    for own in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        assert fastdds_environment(profile, environment | {own: "mine.xml"}) == {}
+
 
 needs_launch = pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None or shutil.which("ros2") is None,

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtc_perception.decode import threshold_level
 from mtc_perception.detection_metrics import DetectionMetric
 from mtc_perception.metrics import (
     GroundTruth,
     MaskMetric,
     PerceptionMetrics,
     dilate,
-    threshold_level,
 )
 
 # --- Detection -----------------------------------------------------------------------------------

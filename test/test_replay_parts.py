@@ -1,6 +1,9 @@
 """The parts of a replay that need no DDS: the schedule, packed masks, pictures, charts."""
 
+import contextlib
 import math
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.charts import latency_timeline, stage_bar
+from mtc_perception.replay.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.pictures import (
     VideoFile,
     add_caption,
@@ -155,3 +159,25 @@ def test_the_stage_bar_is_shared_out_by_time() -> None:
     svg = ET.fromstring(stage_bar([("a", 1.0), ("b", 3.0)]))
     first, second = (float(r.attrib["width"]) for r in svg.findall("rect")[::2])
     assert second == pytest.approx(3 * first, abs=0.2)
+
+
+def test_no_two_runs_get_the_same_ros_domain() -> None:
+    program = (
+        "from mtc_perception.replay.domain import ClaimedDomain\n"
+        "domain = ClaimedDomain(); print(domain.number, flush=True); input()"
+    )
+    command = [sys.executable, "-c", program]
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(4)
+        ]
+        numbers = [int(run.stdout.readline()) for run in runs if run.stdout is not None]
+        own = [ClaimedDomain() for _ in range(30)]
+        numbers += [domain.number for domain in own]
+        assert len(set(numbers)) == len(runs) + len(own)
+        assert set(numbers) <= set(DOMAINS)
+        for domain in own:
+            domain.release()

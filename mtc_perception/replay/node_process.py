@@ -19,6 +19,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 
+from mtc_perception.launch_arguments import fastdds_environment
+from mtc_perception.replay.domain import ClaimedDomain
 from mtc_perception.replay.worker import ReplayError
 
 NODE_NAME = "perception"
@@ -27,8 +29,6 @@ TRANSITION_TIMEOUT_S = 180.0
 """Engines may have to compile the network first."""
 _STOP_S = 8.0
 _LOG_LINES = 12
-# Ports of higher domains collide with those that Linux hands out.
-_DOMAINS = 100
 
 Tick = Callable[[], None]
 
@@ -43,17 +43,13 @@ def private_ros_domain() -> Iterator[None]:
 
     What plays here must not reach a vehicle's nodes, nor their images the node under test.
     """
-    changes = {"ROS_DOMAIN_ID": str(1 + os.getpid() % _DOMAINS)}
-    distribution = os.environ.get("ROS_DISTRO")
-    if distribution == "humble":
+    domain = ClaimedDomain()
+    changes = {"ROS_DOMAIN_ID": str(domain.number)}
+    if os.environ.get("ROS_DISTRO") == "humble":
         changes["ROS_LOCALHOST_ONLY"] = "1"
     else:
         changes["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    older = distribution in ("humble", "jazzy")
-    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if older else "FASTDDS_DEFAULT_PROFILES_FILE"
-    profile = _fastdds_profile()
-    if profile is not None and variable not in os.environ:
-        changes[variable] = str(profile)
+    changes |= fastdds_environment(_share() / "config" / "fastdds.xml", os.environ)
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -64,6 +60,7 @@ def private_ros_domain() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        domain.release()
 
 
 class NodeProcess:
@@ -165,11 +162,9 @@ class NodeProcess:
         return "; its last words:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
 
 
-def _fastdds_profile() -> Path | None:
-    """The shipped profile: images do not fit Fast DDS's own shared-memory segment."""
+def _share() -> Path:
+    """Where the package's `config` is: installed, or in the checkout."""
     try:
-        share = Path(get_package_share_directory("mtc_perception"))
+        return Path(get_package_share_directory("mtc_perception"))
     except PackageNotFoundError:
-        share = Path(__file__).resolve().parents[2]
-    profile = share / "config" / "fastdds.xml"
-    return profile if profile.is_file() else None
+        return Path(__file__).resolve().parents[2]

@@ -7,11 +7,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.images import SourceImage
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.preprocess import Letterbox
 from mtc_perception.replay.recorder import RecordedFrame
 from mtc_perception.replay.worker import ReplayError
 
@@ -25,14 +23,6 @@ _NO_TIMES = StageTimes(0.0, 0.0, 0.0)
 
 Rgb = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]"""
-
-
-def to_rgb(image: SourceImage) -> Rgb:
-    """A copy in RGB."""
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    # A letterbox onto the image's own size only converts the colours.
-    Letterbox.fit(*rgb.shape[:2], *rgb.shape[:2]).write(image, rgb)
-    return rgb
 
 
 def draw_answer(rgb: Rgb, answer: RecordedFrame | None) -> Rgb:

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.files import write_text_atomic
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.frames import FrameSource, SourceFrame
 from mtc_perception.replay.live import LiveResult
 from mtc_perception.replay.page import Gallery, Picture, render_page
@@ -21,7 +22,6 @@ from mtc_perception.replay.pictures import (
     draw_truth,
     jpeg,
     shrink,
-    to_rgb,
 )
 from mtc_perception.replay.player import Published
 
@@ -69,9 +69,9 @@ def write_report(
         galleries.append(Gallery(title, pictures))
     page = render_page(summary, result, galleries, video_path.name)
     return [
-        _write(out / "index.html", page),
+        write_text_atomic(out / "index.html", page),
         video_path,
-        _write(out / "summary.json", json.dumps(summary, indent=2) + "\n"),
+        write_text_atomic(out / "summary.json", json.dumps(summary, indent=2) + "\n"),
     ]
 
 
@@ -143,13 +143,3 @@ def _words(result: LiveResult, one: Published) -> str:
     vehicles = 0 if frame.scores is None else len(frame.scores)
     plural = "" if vehicles == 1 else "s"
     return f"image {one.index}: {vehicles} vehicle{plural}, {latency_ms:.1f} ms end to end"
-
-
-def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
