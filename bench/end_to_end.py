@@ -25,8 +25,11 @@ ALLOWED_GROWTH_MIB = 5.0
 
 def bench_end_to_end(
     bundle: Bundle, bag: Path, results: Path, seconds: float, console: Console
-) -> None:
-    """Play for `seconds`, print and write `end_to_end.json`. Raises UserError."""
+) -> bool:
+    """Play for `seconds`, print and write `end_to_end.json`; whether every target was met.
+
+    Raises UserError.
+    """
     before_ms = _bare_engine_ms(bundle)
     with tempfile.TemporaryDirectory() as folder, _bars(console) as progress:
         config = LiveConfig(
@@ -43,6 +46,7 @@ def bench_end_to_end(
     for name, verdict in content["targets"].items():
         console.print(f"{'PASS' if verdict['met'] else 'MISS'}  {name}: {verdict['words']}")
     console.print(f"wrote {write_result(results, 'end_to_end', content)}\n", highlight=False)
+    return all(verdict["met"] for verdict in content["targets"].values())
 
 
 def _bare_engine_ms(bundle: Bundle) -> list[float]:

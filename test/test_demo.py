@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+import bench.run
 from mtc_perception.timing import STAGES
 
 pytestmark = pytest.mark.dds
@@ -67,14 +68,18 @@ class Demo:
 
     def node(self) -> psutil.Process:
         """The node's process, as soon as there is one."""
+        return self.running("mtc_perception.node")
+
+    def running(self, argument: str) -> psutil.Process:
+        """The process with this argument, as soon as there is one."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             for process in self.processes():
                 with contextlib.suppress(psutil.Error):
-                    if "mtc_perception.node" in process.cmdline():
+                    if argument in process.cmdline():
                         return process
             time.sleep(0.1)
-        raise AssertionError("the node never started")
+        raise AssertionError(f"{argument} never started")
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +206,35 @@ def test_ctrl_c_stops_everything(drive: Path, tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert demo.processes() == []
     assert [p.name for p in out.iterdir() if p.name != "node.log"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_rendering_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    demo = Demo("--out", tmp_path / "demo", "--seconds", "60")
+    demo.running("synth")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.mcap")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    demo.process.send_signal(number)
+    code, _, errors = demo.finish()
+    assert code == 130
+    assert "Traceback" not in errors
+    while demo.processes() and time.monotonic() < deadline:  # killed, but not all waited for
+        time.sleep(0.1)
+    assert demo.processes() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert list((tmp_path / "demo").iterdir()) == []
+
+
+@pytest.mark.parametrize(("met", "code"), [(True, 0), (False, 1)])
+def test_the_bench_fails_where_a_target_is_missed(
+    met: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether this machine meets the targets is not for a test to say.
+    monkeypatch.setattr(bench.run, "synthetic_bag", lambda *_: Path("bag"))
+    monkeypatch.setattr(bench.run, "bench_end_to_end", lambda *_: met)
+    monkeypatch.setattr(bench.run, "handle_interrupts", lambda: None)
+    assert bench.run.main(["end_to_end"]) == code
 
 
 def test_a_node_that_dies_ends_the_demo(drive: Path, tmp_path: Path) -> None:

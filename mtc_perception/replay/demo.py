@@ -56,8 +56,7 @@ _PHASES: dict[Phase, str] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if it worked, 1 if the node failed, 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    handle_interrupts()
     try:
         run_demo(options)
     except ReplayError as error:
@@ -161,20 +160,39 @@ def _positive(text: str) -> float:
 def synthetic_bag(folder: Path, seconds: float) -> Path:
     """A drive of 1280x720 at 30 Hz with ground truth, rendered by the first call.
 
-    A process of the offline package makes it. Raises UserError where that is not installed.
+    A process of the offline package makes it; interrupted, nothing is left of it. Raises UserError
+    where that package is not installed.
     """
     bag = folder / f"synthetic_drive_{seconds:g}s"
     if bag.exists():
         return bag
     if importlib.util.find_spec("offline_compress") is None:
         raise UserError("the synthetic drive needs offline_compress installed; give --input")
-    command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(bag)]
-    command += ["--seconds", f"{seconds:g}", "--fps", str(SYNTHETIC_RATE_HZ)]
-    command += ["--size", f"{SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}"]
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        raise UserError(f"making the synthetic drive failed with exit code {code}; give --input")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{bag.name}.", dir=folder) as scratch:
+        made = Path(scratch) / bag.name
+        command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(made)]
+        command += ["--seconds", f"{seconds:g}", "--fps", str(SYNTHETIC_RATE_HZ)]
+        command += ["--size", f"{SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}"]
+        code = _run_group(command)
+        if code:
+            raise UserError(
+                f"making the synthetic drive failed with exit code {code}; give --input"
+            )
+        os.replace(made, bag)
     return bag
+
+
+def _run_group(command: list[str]) -> int:
+    """The exit code of `command`; it and all its processes end with an exception here."""
+    # Out of the terminal's group, so that Ctrl-C reaches this process alone.
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _explain(
@@ -202,11 +220,17 @@ def _explain(
         )
 
 
-def _interrupt(*_: object) -> None:
-    """Once: a second Ctrl-C must not interrupt the stopping of the node."""
+def handle_interrupts() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, but only the first of them."""
+
+    def interrupt(*_: object) -> None:
+        # A second Ctrl-C must not interrupt the stopping of the node.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+        signal.signal(number, interrupt)
 
 
 class _Phases:
