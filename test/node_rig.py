@@ -26,6 +26,8 @@ from vision_msgs.msg import Detection2DArray
 from mtc_perception.messages import stamp_ns
 from mtc_perception.node import PerceptionNode
 
+PATIENCE_S = 60.0
+"""Only a failing test waits so long; a busy machine may need much of it."""
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -47,7 +49,9 @@ class Client(Node):
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self.diagnostics = {status.name.split(": ")[1]: status for status in message.status}
 
-    def wait_for(self, happened: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+    def wait_for(
+        self, happened: Callable[[], object], what: str, timeout_s: float = PATIENCE_S
+    ) -> None:
         end = time.monotonic() + timeout_s
         while not happened():
             assert time.monotonic() < end, f"did not happen within {timeout_s} s: {what}"
@@ -58,7 +62,7 @@ class Client(Node):
         while time.monotonic() < end:
             self.executor_.spin_once(timeout_sec=0.02)
 
-    def call(self, client: Any, request: Any, timeout_s: float = 20.0) -> Any:
+    def call(self, client: Any, request: Any, timeout_s: float = PATIENCE_S) -> Any:
         self.wait_for(client.service_is_ready, client.srv_name)
         future = client.call_async(request)
         self.wait_for(future.done, f"an answer of {client.srv_name}", timeout_s)
@@ -115,7 +119,9 @@ class Client(Node):
         self.wait_for(lambda: status in self.diagnostics, f"diagnostics of {status}")
         return {entry.key: entry.value for entry in self.diagnostics[status].values}
 
-    def wait_for_value(self, status: str, key: str, value: str, timeout_s: float = 20.0) -> None:
+    def wait_for_value(
+        self, status: str, key: str, value: str, timeout_s: float = PATIENCE_S
+    ) -> None:
         def seen() -> bool:
             entries = self.diagnostics[status].values if status in self.diagnostics else []
             return any(entry.key == key and value in entry.value for entry in entries)
@@ -155,7 +161,7 @@ class Rig(Client):
         def arrived() -> bool:
             return any(stamp_ns(result.header) == stamp_ns(image.header) for result in results)
 
-        end = time.monotonic() + 20.0
+        end = time.monotonic() + PATIENCE_S
         while not arrived():
             assert time.monotonic() < end, "no result for the image"
             publish(image)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from node_rig import image_message, solid
+from node_rig import PATIENCE_S, image_message, solid
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -53,6 +53,12 @@ def as_encoding(rgb, encoding):
     )
 
 
+@pytest.fixture(autouse=True)
+def _busy_machine(monkeypatch):
+    """A pause of this process must not look like a lost camera."""
+    monkeypatch.setattr("mtc_perception.inputs.LOST_AFTER_S", PATIENCE_S)
+
+
 @pytest.fixture
 def active(start_node):
     """The running node with a collector on every output."""
@@ -91,7 +97,7 @@ def test_all_outputs_carry_the_image_header_and_the_right_content(active):
     times = times_from_message(active.timing[0])
     parts = [getattr(times, stage) for stage in STAGES if stage != "end_to_end"]
     assert all(part >= 0 for part in parts)
-    assert max(parts) <= times.end_to_end < 5000
+    assert max(parts) <= times.end_to_end < PATIENCE_S * 1e3
     assert sum(parts) <= times.end_to_end + 1.0
     assert active.timing[0].status[0].message == "ok"
 
@@ -226,16 +232,18 @@ def test_stamps_that_jump_are_processed_and_named(active):
 
 
 def test_frames_older_than_the_limit_are_stale(start_node):
-    rig = start_node(max_frame_age_ms=200.0)
+    rig = start_node(max_frame_age_ms=5000.0)
     rig.run()
     drivable = rig.collect(Image, "drivable_mask")
     publish = rig.camera("image_raw")
+    rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), drivable)
+    drivable.clear()
     old = image_message(solid(*RED), "rgb8", rig)
-    rig.spin_for(0.3)
+    old.header.stamp.sec -= 6
     publish(old)
     rig.wait_for_value("front", "frames_stale", "1")
-    rig.wait_for_value("front", "reason", "max_frame_age_ms is 200")
-    assert not drivable
+    rig.wait_for_value("front", "reason", "max_frame_age_ms is 5000")
+    assert not any(mask.header.stamp == old.header.stamp for mask in drivable)
     rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), drivable)
     # No camera is an hour late: that is another clock, which must not blind the vehicle.
     other_clock = image_message(solid(*RED), "rgb8", rig)
@@ -289,16 +297,26 @@ def test_label_info_reaches_late_joiners(active):
     assert infos[0].threshold == pytest.approx(0.2)
 
 
+def count(rig, status, key):
+    """A counter in the last diagnostics, 0 before the first."""
+    values = rig.diagnostics[status].values if status in rig.diagnostics else []
+    return sum(int(entry.value) for entry in values if entry.key == key)
+
+
 def test_a_flood_drops_old_frames_and_accounts_for_every_one(start_node):
     rig = start_node()
     rig.run()
     drivable = rig.collect(Image, "drivable_mask")
     publish = rig.camera("image_raw", qos=QoSProfile(depth=1))
     message = image_message(solid(*RED, 720, 1280), "rgb8", rig)
-    for _ in range(150):
-        message.header.stamp = rig.get_clock().now().to_msg()
-        publish(message)
-    rig.wait_for(lambda: drivable, "a result")
+
+    def flooded():
+        for _ in range(30):
+            message.header.stamp = rig.get_clock().now().to_msg()
+            publish(message)
+        return drivable and count(rig, "front", "frames_dropped") > 0
+
+    rig.wait_for(flooded, "results and drops")
     assert rig.deactivate()
     rig.wait_for_value("engine", "state", "inactive")
     values = {entry.key: entry.value for entry in rig.diagnostics["front"].values}
@@ -306,7 +324,7 @@ def test_a_flood_drops_old_frames_and_accounts_for_every_one(start_node):
         int(values[key]) for key in ("frames_in", "frames_processed", "frames_dropped")
     )
     assert received == processed + dropped
-    assert 0 < processed < 150
+    assert processed > 0
     assert dropped > 0
 
 
@@ -317,25 +335,33 @@ def test_two_cameras_share_the_engine_fairly(start_node):
     fast = rig.camera("front/image_raw", qos=QoSProfile(depth=1))
     slow = rig.camera("rear/image_raw", qos=QoSProfile(depth=1))
     front = image_message(solid(*RED, 720, 1280), "rgb8", rig, "front")
-    flooding = threading.Event()
+    # From here on the rear camera's subscription is known to hear.
+    rear = image_message(solid(0, 0, 255), "rgb8", rig, "rear")
+    rig.perceive(slow, rear, masks["rear"])
+    before = rig.values("rear")
+    enough = threading.Event()
 
     def flood():
-        while not flooding.is_set():
+        while not enough.is_set():
             front.header.stamp = rig.get_clock().now().to_msg()
             fast(front)
 
     flooder = threading.Thread(target=flood)
     flooder.start()
-    for rear_sent in range(1, 11):
+    for _ in range(10):
         rear = image_message(solid(0, 0, 255), "rgb8", rig, "rear")
         slow(rear)
-        rig.wait_for(lambda sent=rear_sent: len(masks["rear"]) == sent, "the rear camera's turn")
-    flooding.set()
+        rig.wait_for(
+            lambda stamp=rear.header.stamp: any(m.header.stamp == stamp for m in masks["rear"]),
+            "the rear camera's turn",
+        )
+    rig.wait_for(lambda: count(rig, "front", "frames_dropped") > 0, "drops of the flooded camera")
+    enough.set()
     flooder.join()
     # The flooded camera loses frames, the slow one none.
-    assert int(rig.values("front")["frames_dropped"]) > 0
-    assert int(rig.values("rear")["frames_dropped"]) == 0
-    assert int(rig.values("rear")["frames_processed"]) == 10
+    after = rig.values("rear")
+    assert after["frames_dropped"] == before["frames_dropped"]
+    assert int(after["frames_processed"]) >= int(before["frames_processed"]) + 10
     assert {mask.header.frame_id for mask in masks["front"]} == {"front"}
     assert {mask.header.frame_id for mask in masks["rear"]} == {"rear"}
     assert not any(masks["rear"][-1].data)
@@ -351,12 +377,13 @@ def test_incompatible_qos_is_named(start_node):
     assert rig.values("front")["input"] == "waiting"
 
 
-def test_input_state_goes_from_waiting_over_ok_to_lost(active):
+def test_input_state_goes_from_waiting_over_ok_to_lost(active, monkeypatch):
     active.wait_for_value("front", "reason", "nobody publishes /image_raw")
     publish = active.camera("image_raw")
     active.wait_for_value("front", "reason", "1 publisher(s) on /image_raw, no image")
     active.perceive(publish, image_message(solid(*RED), "rgb8", active), active.drivable)
     active.wait_for_value("front", "input", "ok")
+    monkeypatch.setattr("mtc_perception.inputs.LOST_AFTER_S", 1.0)
     active.wait_for_value("front", "input", "lost")
     assert active.diagnostics["front"].level == b"\x02"
 

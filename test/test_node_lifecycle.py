@@ -12,7 +12,7 @@ import pytest
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from node_rig import Client, image_message, solid
+from node_rig import PATIENCE_S, Client, image_message, solid
 from rclpy.context import Context
 from sensor_msgs.msg import Image
 from toy_bundle import write_toy_bundle
@@ -48,7 +48,7 @@ class Process:
     def end(self, number: int) -> tuple[int, str]:
         """Send a signal; the exit code and everything the process wrote."""
         self.process.send_signal(number)
-        code = self.process.wait(timeout=15)
+        code = self.process.wait(timeout=PATIENCE_S)
         self._reader.join()
         return code, "".join(self.lines)
 
@@ -90,7 +90,7 @@ def running(bundle: Path) -> Iterator[Process]:
 )
 def test_signals_end_the_node_cleanly_in_every_state(client, toy_bundle, state, number):
     with running(SHIPPED if state == "configuring" else toy_bundle) as node:
-        client.wait_for(client._change.service_is_ready, "the node", 20.0)
+        client.wait_for(client._change.service_is_ready, "the node")
         if state == "configuring":
             # Loading the shipped network takes long enough to be interrupted.
             request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))

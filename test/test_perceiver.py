@@ -215,5 +215,6 @@ def test_the_shipped_bundle_perceives(engine: EngineChoice) -> None:
     assert (np.diff(found.scores) <= 0).all()
     assert (found.boxes >= 0).all()
     assert (found.boxes <= [1279, 721, 1279, 721]).all()
-    assert found.times.inference_ms > found.times.preprocess_ms > 0
+    assert found.times.inference_ms > 0
+    assert found.times.preprocess_ms > 0
     assert found.times.decode_ms > 0
