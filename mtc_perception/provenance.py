@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
             "cpu": _cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(_memory_bytes() / 2**30, 1),
-            "system": f"{platform.system()} {platform.release()}",
+            "system": platform.system(),
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),

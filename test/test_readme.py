@@ -25,7 +25,7 @@ def test_every_linked_file_exists() -> None:
 
 def test_every_path_and_make_target_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z]+)\b", README):
+    for target in re.findall(r"(?:^|`)make ([a-z]+)\b", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
     for path in re.findall(r"\b((?:config|models|docs|tools)/[\w./]+\.\w+)", README):
         assert (ROOT / path).exists(), path
