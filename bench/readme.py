@@ -34,8 +34,8 @@ def machine(result: dict[str, Any]) -> str:
 def _accuracy(result: dict[str, Any]) -> list[str]:
     detection, drivable, lane = (result[task] for task in ("detection", "drivable", "lane"))
     return [
-        f"`mtc_nano` on CamVid `val` ({result['data']['images']} images; per-image averages for masks): "
-        "`mtc-compress evaluate`",
+        f"`mtc_nano` on CamVid `val` ({result['data']['images']} images; per-image averages for "
+        "masks): `mtc-compress evaluate`",
         "",
         "| vehicle recall | vehicle mAP50 | drivable mIoU | lane IoU | parameters | GMACs |",
         "|---|---|---|---|---|---|",
