@@ -160,8 +160,10 @@ class Camera:
             received_ns=self._clock.now().nanoseconds,
             arrived_ns=time.monotonic_ns(),
         )
-        self._slots.put(frame)
         self.monitor.arrived(frame)
+        self._slots.put(frame)
+        # Hands the interpreter to the inference thread now, not at the executor's next wait.
+        time.sleep(0)
 
     def _on_bad_qos(self, event: object) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)  # type: ignore[attr-defined]
