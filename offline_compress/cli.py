@@ -26,8 +26,8 @@ app.add_typer(synth_app, name="synth")
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe YAML, see config/recipes/.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, state, log.")],
-    device_threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: all physical cores.")
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: all physical cores.")
     ] = None,
 ) -> None:
     """Train a network; the same command resumes an interrupted run exactly.
@@ -40,8 +40,8 @@ def train(
     from offline_compress.recipe import load_recipe
     from offline_compress.train import Trainer
 
-    if device_threads:
-        torch.set_num_threads(device_threads)
+    if threads:
+        torch.set_num_threads(threads)
     loaded = load_recipe(recipe)
     trainer = Trainer(
         loaded,

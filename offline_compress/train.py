@@ -139,7 +139,9 @@ class Trainer:
         self.steps_per_epoch = max(1, schedule.samples_per_epoch // schedule.batch)
         self.steps = self.steps_per_epoch * schedule.epochs
         self.warmup = max(1, round(schedule.warmup_epochs * self.steps_per_epoch))
-        self.spec = trained_spec(recipe)
+        begun = (out / STATE_FILE).exists()
+        # A run under way no longer needs the checkpoint it started from.
+        self.spec = load_spec(out / "last") if begun else trained_spec(recipe)
         torch.manual_seed(recipe.seed)
         self.model = self.spec.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
@@ -150,7 +152,7 @@ class Trainer:
         )
         self.step, self.best = 0, -1.0
         self._stop = False
-        if (out / STATE_FILE).exists():
+        if begun:
             self._resume(out / STATE_FILE)
             return
         if recipe.start_from:
@@ -171,6 +173,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that continuing the run needs, atomically."""
+        save_checkpoint(self.out / "last", self.spec, self.averaged())
         part = self.out / f".{STATE_FILE}.part"
         torch.save(
             {
@@ -184,7 +187,6 @@ class Trainer:
             part,
         )
         os.replace(part, self.out / STATE_FILE)
-        save_checkpoint(self.out / "last", self.spec, self.averaged())
 
     def averaged(self) -> nn.Module:
         """A copy of the network with the averaged weights, in eval mode."""
@@ -204,7 +206,8 @@ class Trainer:
         if not torch.isfinite(total):
             raise UserError(
                 f"the loss became {total.item()} at step {self.step}; "
-                "lower learning_rate or lengthen warmup_epochs in the recipe, then resume"
+                "lower learning_rate or lengthen warmup_epochs in the recipe, and train into "
+                "another --out"
             )
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()

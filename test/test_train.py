@@ -1,6 +1,7 @@
 """Training for real on a tiny data set: it learns, resumes exactly, and refuses nonsense."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,10 @@ def test_a_run_may_start_from_a_checkpoint(dataset: Path, tmp_path: Path) -> Non
     second = Trainer(recipe(dataset).model_copy(update=start), tmp_path / "second", fixed_metrics)
     for key, value in first.averaged().state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[key], value, msg=key)
+    second.run()
+    shutil.rmtree(tmp_path / "first")
+    again = Trainer(recipe(dataset).model_copy(update=start), tmp_path / "second", fixed_metrics)
+    assert again.spec == second.spec
     assert second.spec.data == ["roads train"]
     assert len(second.spec.lineage) == 2
     assert second.spec.lineage[0].endswith("from scratch")
