@@ -20,13 +20,8 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.engine import EngineChoice
-from mtc_perception.errors import UserError
 
 SHIPPED_BUNDLE = "mtc_nano.mtc"
-
-
-class ParameterError(UserError):
-    """A parameter cannot be used; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,7 @@ class Parameters:
         self._declare_cameras()
 
     def settings(self) -> Settings:
-        """The values fixed by configure; raises ParameterError naming what cannot be used."""
+        """The values fixed by configure; each was validated as it was set."""
         self._declare_cameras()
         names: Sequence[str] = self._value("cameras")
         return Settings(
