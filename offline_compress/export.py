@@ -24,7 +24,7 @@ from mtc_perception.bundle import (
 )
 from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
 from mtc_perception.errors import UserError
-from offline_compress.losses import box_iou
+from offline_compress.losses.boxes import box_iou
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
 

@@ -27,7 +27,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.memory import keep_memory
 from offline_compress.data.dataset import RunningNumbers, TrainingSet, collate
 from offline_compress.export import normalise
-from offline_compress.losses import TaskLosses, task_losses
+from offline_compress.losses.tasks import TaskLosses, task_losses
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,

@@ -14,7 +14,7 @@ from offline_compress.data.augment import (
     random_affine,
     warp,
 )
-from offline_compress.losses import IGNORE
+from offline_compress.losses.targets import IGNORE
 
 
 def scene(height: int = 90, width: int = 120) -> LabelledImage:

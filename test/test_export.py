@@ -18,7 +18,7 @@ from offline_compress.export import (
     export_bundle,
     suppress,
 )
-from offline_compress.losses import box_iou
+from offline_compress.losses.boxes import box_iou
 from offline_compress.models.registry import ModelSpec, load_checkpoint, model_spec, save_checkpoint
 
 HEIGHT, WIDTH = 128, 192

@@ -6,15 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_compress.losses import (
-    IGNORE,
-    Targets,
-    assign,
-    box_iou,
-    detection_loss,
-    generalised_iou,
-    mask_loss,
-)
+from offline_compress.losses.boxes import box_iou, generalised_iou
+from offline_compress.losses.dense import assign, detection_loss
+from offline_compress.losses.masks import mask_loss
+from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.models.heads import DenseDetections
 
 

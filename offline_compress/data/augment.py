@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from offline_compress.losses import IGNORE
+from offline_compress.losses.targets import IGNORE
 
 PAD_VALUE = 114
 MIN_BOX_PX = 5.0

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mtc_perception.layout import Sample, read_image, read_split, read_truth
 from offline_compress.data.augment import LabelledImage, augment
-from offline_compress.losses import IGNORE, Targets
+from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.recipe import DataSource, SizePx
 
 

@@ -1,70 +1,13 @@
-"""Losses of the three tasks. A task an image has no labels for contributes nothing."""
+"""Loss of dense detections: task-aligned assignment, quality classification and GIoU."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from offline_compress.losses.boxes import box_iou, generalised_iou
+from offline_compress.losses.targets import Targets
 from offline_compress.models.heads import DenseDetections
-from offline_compress.models.network import NetworkOutput
-
-IGNORE = 255
-"""Mask label of pixels that are unlabelled or lie outside the image."""
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """Labels of N images of H x W; M is the largest number of boxes of one image."""
-
-    boxes: torch.Tensor
-    """[N, M, 4] float32 x1, y1, x2, y2 in input pixels; rows past an image's own are zero."""
-    kinds: torch.Tensor
-    """[N, M] int64: class index, -1 for padding, -2 for an ignore region."""
-    has_boxes: torch.Tensor
-    """[N] bool: whether vehicles are labelled in the image."""
-    drivable: torch.Tensor
-    """[N, H, W] uint8: 0, 1 or IGNORE."""
-    lane: torch.Tensor
-    """[N, H, W] uint8: 0, 1 or IGNORE."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskLosses:
-    """Scalar loss per task."""
-
-    detection: torch.Tensor
-    drivable: torch.Tensor
-    lane: torch.Tensor
-
-    def total(self) -> torch.Tensor:
-        """Plain sum: the terms are scaled so that their gradients on the trunk are comparable."""
-        return self.detection + self.drivable + self.lane
-
-
-def box_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of broadcastable boxes [..., 4] -> [...]."""
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(
-        min=0
-    )
-    intersection = overlap[..., 0] * overlap[..., 1]
-    size_a = (a[..., 2:] - a[..., :2]).clamp(min=0)
-    size_b = (b[..., 2:] - b[..., :2]).clamp(min=0)
-    union = size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - intersection
-    return intersection / union.clamp(min=1e-6)
-
-
-def generalised_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """GIoU (arXiv 1902.09630) of paired boxes [..., 4] -> [...] in -1..1."""
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(
-        min=0
-    )
-    intersection = overlap[..., 0] * overlap[..., 1]
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    union = (area_a + area_b - intersection).clamp(min=1e-6)
-    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=1e-6)
-    return intersection / union - (hull_area - union) / hull_area
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,31 +102,3 @@ def detection_loss(detections: DenseDetections, targets: Targets) -> torch.Tenso
         min=0.1
     )
     return (classify + 2 * regress.sum()) / norm
-
-
-def mask_loss(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
-    """Cross-entropy plus soft Dice (arXiv 1606.04797) over the labelled pixels of the batch.
-
-    Args:
-        logits: [N, H, W].
-        target: [N, H, W] uint8, 0, 1 or IGNORE.
-        positive_weight: weight of foreground pixels in the cross-entropy.
-    """
-    valid = (target != IGNORE).float()
-    truth = (target == 1).float()
-    count = valid.sum().clamp(min=1.0)
-    weight = valid * (1 + (positive_weight - 1) * truth)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, weight, reduction="sum") / count
-    probability = logits.sigmoid() * valid
-    overlap = (probability * truth).sum()
-    dice = 1 - (2 * overlap + 1) / (probability.sum() + truth.sum() + 1)
-    return entropy + dice * (valid.sum() > 0)
-
-
-def task_losses(output: NetworkOutput, targets: Targets) -> TaskLosses:
-    """Losses of one batch; paint covers about 2 % of an image, hence its weight."""
-    return TaskLosses(
-        detection_loss(output.detections, targets),
-        2 * mask_loss(output.drivable, targets.drivable, 1.0),
-        2 * mask_loss(output.lane, targets.lane, 2.0),
-    )
