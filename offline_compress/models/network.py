@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from offline_compress.losses.targets import Targets
 from offline_compress.models.backbone import PlainBackbone
 from offline_compress.models.encoder import PathAggregation
 from offline_compress.models.heads import (
@@ -15,12 +17,15 @@ from offline_compress.models.heads import (
     MaskStem,
 )
 
+if TYPE_CHECKING:
+    from offline_compress.models.decoder import QueryDetections
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
     """What the network predicts for N images of H x W."""
 
-    detections: DenseDetections
+    detections: "DenseDetections | QueryDetections"
     drivable: torch.Tensor
     """[N, H, W] logits."""
     lane: torch.Tensor
@@ -63,8 +68,8 @@ class ConvMultiTask(nn.Module):
         self.drivable_head = MaskHead(mask, drivable)
         self.lane_head = MaskHead(mask, lane)
 
-    def forward(self, image: torch.Tensor) -> NetworkOutput:
-        """[N, 3, H, W] normalised RGB, H and W multiples of 32."""
+    def forward(self, image: torch.Tensor, targets: Targets | None = None) -> NetworkOutput:
+        """[N, 3, H, W] normalised RGB, H and W multiples of 32; `targets` are not needed."""
         c2, c3, c4, c5 = self.backbone(image)
         p3, p4, p5 = self.encoder([c3, c4, c5])
         stem = self.mask_stem(p3, c2)
