@@ -6,15 +6,21 @@ from torch import nn
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm and, unless `act` is False, ReLU."""
+    """Convolution, BatchNorm and, unless `act` is None, a nonlinearity."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, act: bool = True
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        act: type[nn.Module] | None = nn.ReLU,
+        groups: int = 1,
     ) -> None:
         super().__init__(
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
+            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(c_out),
-            nn.ReLU(inplace=True) if act else nn.Identity(),
+            act(inplace=True) if act else nn.Identity(),
         )
 
 
@@ -24,7 +30,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.reduce = ConvNorm(channels, hidden)
-        self.expand = ConvNorm(hidden, channels, act=False)
+        self.expand = ConvNorm(hidden, channels, act=None)
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,6 +53,22 @@ class CrossStage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.merge(torch.cat((self.residuals(self.enter(x)), self.skip(x)), 1))
+
+
+class RepConv(nn.Module):
+    """3x3 and 1x1 convolution side by side in training, one 3x3 once fused (arXiv 2101.03697).
+
+    `models.fuse.fuse` replaces it by the one convolution that computes the same.
+    """
+
+    def __init__(self, channels: int, act: type[nn.Module]) -> None:
+        super().__init__()
+        self.wide = ConvNorm(channels, channels, 3, act=None)
+        self.point = ConvNorm(channels, channels, 1, act=None)
+        self.act = act(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.wide(x) + self.point(x))
 
 
 class PyramidPooling(nn.Module):
