@@ -46,7 +46,7 @@ def open_subject(
     }
     if path.suffix == ".safetensors":
         return _open_checkpoint(path.parent, engine, changes)
-    if (path / "spec.json").is_file():
+    if (path / "model.safetensors").is_file():
         return _open_checkpoint(path, engine, changes)
     return _open_bundle(path, engine, precision, changes)
 

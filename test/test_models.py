@@ -1,19 +1,24 @@
 """Networks: shapes, checkpoints that carry their shape, and what a damaged one says."""
 
 import json
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mtc_perception.errors import UserError
 from offline_compress.export import count_parameters
+from offline_compress.models.heads import DenseDetections
 from offline_compress.models.registry import (
     MODELS,
-    SPEC_FILE,
+    OLD_SPEC_FILE,
     WEIGHTS_FILE,
     ModelSpec,
     load_checkpoint,
+    load_spec,
     model_spec,
     save_checkpoint,
 )
@@ -30,20 +35,21 @@ def test_shapes_follow_the_input(name: str) -> None:
     with torch.no_grad():
         output = model(torch.zeros(2, 3, 64, 96))
     cells = sum((64 // s) * (96 // s) for s in (8, 16, 32))
-    assert output.detections.logits.shape == (2, cells, 2)
-    assert output.detections.boxes.shape == (2, cells, 4)
-    assert output.detections.centers.shape == (cells, 2)
+    found = output.detections
+    count = cells if isinstance(found, DenseDetections) else model.detection_head.queries
+    assert found.logits.shape == (2, min(count, cells), 2)
+    assert found.boxes.shape == (2, min(count, cells), 4)
     assert output.drivable.shape == output.lane.shape == (2, 64, 96)
     for tap, stride in {"c3": 8, "c4": 16, "c5": 32, "p3": 8, "p4": 16, "p5": 32}.items():
         assert output.features[tap].shape[-2:] == (64 // stride, 96 // stride)
-    boxes = output.detections.boxes
-    assert (boxes[..., 2:] > boxes[..., :2]).all()
+    assert (found.boxes[..., 2:] > found.boxes[..., :2]).all()
 
 
 def test_cell_centers_are_row_major_and_in_pixels() -> None:
     model = model_spec("mtc_nano", ["vehicle"], 64, 96).build().eval()
     with torch.no_grad():
         found = model(torch.zeros(1, 3, 64, 96)).detections
+    assert found.centers.shape == (96 + 24 + 6, 2)
     assert found.centers[0].tolist() == [4, 4]
     assert found.centers[1].tolist() == [12, 4]
     assert found.centers[12].tolist() == [4, 12]
@@ -72,27 +78,53 @@ def test_a_checkpoint_needs_no_registered_name(spec: ModelSpec, tmp_path: Path) 
     assert load_checkpoint(tmp_path / "c").encoder.lateral[0][0].out_channels == 24  # type: ignore[union-attr,index]
 
 
-def test_refusals_name_the_file(spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_checkpoint_is_one_file(spec: ModelSpec, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", spec, spec.build())
+    assert [file.name for file in (tmp_path / "c").iterdir()] == [WEIGHTS_FILE]
+    assert load_spec(tmp_path / "c") == spec
+
+
+def test_a_spec_beside_the_weights_is_still_read(spec: ModelSpec, tmp_path: Path) -> None:
+    model = spec.build()
+    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
+    with pytest.raises(UserError, match=r"no checkpoint: spec\.json is missing"):
+        load_spec(tmp_path)
+    (tmp_path / OLD_SPEC_FILE).write_text(json.dumps(asdict(spec)))
+    assert load_spec(tmp_path) == spec
+    assert torch.equal(
+        load_checkpoint(tmp_path).backbone.stem[0].weight,  # type: ignore[union-attr,index]
+        model.backbone.stem[0].weight,  # type: ignore[union-attr,index]
+    )
+    (tmp_path / OLD_SPEC_FILE).write_text("{")
+    with pytest.raises(UserError, match=r"spec\.json does not load"):
+        load_spec(tmp_path)
+
+
+def one_line(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_refusals_name_file_and_reason(spec: ModelSpec, tmp_path: Path) -> None:
     path = tmp_path / "c"
-    with pytest.raises(UserError, match=r"no spec\.json"):
-        load_checkpoint(path)
-    save_checkpoint(path, spec, spec.build())
+    assert "model.safetensors is missing" in one_line(path)
+    model = spec.build()
+    save_checkpoint(path, spec, model)
     whole = (path / WEIGHTS_FILE).read_bytes()
-    (path / WEIGHTS_FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"model\.safetensors does not load"):
-        load_checkpoint(path)
-    (path / WEIGHTS_FILE).write_bytes(whole)
-    content = json.loads((path / SPEC_FILE).read_text())
-    content["arguments"]["pyramid"] = 32
-    (path / SPEC_FILE).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="does not load"):
-        load_checkpoint(path)
-    content["architecture"] = "unheard_of"
-    (path / SPEC_FILE).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="unknown architecture"):
-        load_checkpoint(path)
-    (path / SPEC_FILE).write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(path)
-    with pytest.raises(UserError, match="known: "):
+    for damaged in (whole[: len(whole) // 2], b"", b"{}"):
+        (path / WEIGHTS_FILE).write_bytes(damaged)
+        assert "model.safetensors does not load" in one_line(path)
+    save_checkpoint(path, replace(spec, arguments={**spec.arguments, "pyramid": 32}), model)
+    assert re.search(
+        r"lateral.0.0.weight is \[64, .*\], not \[32, .*\], and \d+ more", one_line(path)
+    )
+    save_checkpoint(path, replace(spec, arguments={**spec.arguments, "wheels": 4}), model)
+    assert "do not fit architecture conv_multitask" in one_line(path)
+    save_checkpoint(path, replace(spec, architecture="unheard_of"), model)
+    assert "unknown architecture 'unheard_of'; known: conv_multitask" in one_line(path)
+    save_checkpoint(path, spec, torch.nn.Conv2d(3, 8, 3))
+    assert "is missing, and" in one_line(path)
+    with pytest.raises(UserError, match="known: mtc_nano"):
         model_spec("mtc_giant", ["vehicle"], 64, 96)

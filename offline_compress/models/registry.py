@@ -1,26 +1,32 @@
 """Named architectures, and checkpoints that carry their own shape.
 
-A checkpoint is a directory: `spec.json` (architecture and arguments: every tensor's shape follows
-from it) beside `model.safetensors`, so it reloads without the code that trained or pruned it.
+A checkpoint is a directory with `model.safetensors`. Its metadata holds the spec (architecture and
+arguments: every tensor's shape follows from it), so that shape and weights are written in one step
+and reload without the code that trained or pruned them.
 """
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mtc_perception.errors import UserError
 from offline_compress.models.network import ConvMultiTask
+from offline_compress.models.rmt_ppad import RmtPpad
 
-SPEC_FILE = "spec.json"
 WEIGHTS_FILE = "model.safetensors"
+SPEC_KEY = "spec"
+OLD_SPEC_FILE = "spec.json"
+"""Where checkpoints had their spec before it moved into the weights file; still read."""
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"conv_multitask": ConvMultiTask}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"conv_multitask": ConvMultiTask, "rmt_ppad": RmtPpad}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mtc_nano": (
@@ -34,6 +40,48 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "mask": 32,
             "drivable": 16,
             "lane": 24,
+        },
+    ),
+    "rmt_ppad_l": (
+        "rmt_ppad",
+        {
+            "backbone": {
+                "stem": [32, 48],
+                "middle": [48, 96, 192, 384],
+                "widths": [128, 512, 1024, 2048],
+                "blocks": [1, 1, 3, 1],
+                "depth": 6,
+                "light": True,
+            },
+            "width": 256,
+            "fusion": 256,
+            "fusion_depth": 3,
+            "ffn": 1024,
+            "layers": 6,
+            "queries": 300,
+            "mask": 64,
+            "segmentation": "stride4",
+        },
+    ),
+    "rmt_ppad_n": (
+        "rmt_ppad",
+        {
+            "backbone": {
+                "stem": [16, 24],
+                "middle": [16, 32, 64, 128],
+                "widths": [48, 128, 256, 512],
+                "blocks": [1, 1, 2, 1],
+                "depth": 3,
+                "light": False,
+            },
+            "width": 128,
+            "fusion": 64,
+            "fusion_depth": 3,
+            "ffn": 512,
+            "layers": 3,
+            "queries": 100,
+            "mask": 32,
+            "segmentation": "stride4",
         },
     ),
 }
@@ -57,12 +105,17 @@ class ModelSpec:
     """The trainings that made the weights, in order."""
 
     def build(self) -> nn.Module:
-        """A freshly initialised network. Raises UserError for an unknown architecture."""
+        """A freshly initialised network. Raises UserError for a spec of no known architecture."""
         if self.architecture not in ARCHITECTURES:
             raise UserError(
                 f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}"
             )
-        return ARCHITECTURES[self.architecture](**self.arguments, classes=len(self.classes))
+        try:
+            return ARCHITECTURES[self.architecture](**self.arguments, classes=len(self.classes))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"the arguments do not fit architecture {self.architecture}: {error}"
+            ) from None
 
 
 def model_spec(name: str, classes: list[str], height: int, width: int) -> ModelSpec:
@@ -74,24 +127,28 @@ def model_spec(name: str, classes: list[str], height: int, width: int) -> ModelS
 
 
 def save_checkpoint(path: Path, spec: ModelSpec, model: nn.Module) -> None:
-    """Write spec and weights into directory `path`, each file atomically."""
+    """Write weights and spec into directory `path`, atomically."""
     path.mkdir(parents=True, exist_ok=True)
-    weights = path / f".{WEIGHTS_FILE}.part"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
-    os.replace(weights, path / WEIGHTS_FILE)
-    spec_file = path / f".{SPEC_FILE}.part"
-    spec_file.write_text(json.dumps(asdict(spec), indent=2) + "\n")
-    os.replace(spec_file, path / SPEC_FILE)
+    part = path / f".{WEIGHTS_FILE}.part"
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(tensors, part, {SPEC_KEY: json.dumps(asdict(spec))})
+    os.replace(part, path / WEIGHTS_FILE)
 
 
 def load_spec(path: Path) -> ModelSpec:
-    """Read a checkpoint's spec. Raises UserError if `path` holds none."""
+    """Read the spec of the checkpoint in directory `path`. Raises UserError if there is none."""
+    file = path / WEIGHTS_FILE
     try:
-        return ModelSpec(**json.loads((path / SPEC_FILE).read_text()))
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get(SPEC_KEY)
+        if text is None:
+            file = path / OLD_SPEC_FILE
+            text = file.read_text()
+        return ModelSpec(**json.loads(text))
     except FileNotFoundError:
-        raise UserError(f"{path} is no checkpoint: it has no {SPEC_FILE}") from None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path / SPEC_FILE} is damaged: {error}") from None
+        raise UserError(f"{path} is no checkpoint: {file.name} is missing") from None
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{file} does not load: {error}") from None
 
 
 def load_checkpoint(path: Path) -> nn.Module:
@@ -103,8 +160,30 @@ def load_checkpoint(path: Path) -> nn.Module:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the weights of checkpoint `path` into a network of the same shape. Raises UserError."""
+    file = path / WEIGHTS_FILE
     try:
-        model.load_state_dict(load_file(path / WEIGHTS_FILE))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path / WEIGHTS_FILE} does not load: {reason}") from None
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} does not load: {error}") from None
+    if difference := _difference(model.state_dict(), tensors):
+        raise UserError(f"{file} does not fit the network: {difference}")
+    model.load_state_dict(tensors)
+
+
+def _difference(
+    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> str | None:
+    """The first of the tensors in which a checkpoint and a network differ, and how many there are.
+
+    None if there are none.
+    """
+    reasons = [f"{key} is missing" for key in wanted if key not in found]
+    reasons += [f"{key} is unknown" for key in found if key not in wanted]
+    reasons += [
+        f"{key} is {list(found[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    if len(reasons) > 1:
+        return f"{reasons[0]}, and {len(reasons) - 1} more"
+    return reasons[0] if reasons else None
