@@ -9,6 +9,7 @@ from torch import nn
 
 from offline_compress.losses.targets import Targets
 from offline_compress.models.backbone import PlainBackbone
+from offline_compress.models.efficientnet import WIDTHS, EfficientNetLite0
 from offline_compress.models.encoder import PathAggregation
 from offline_compress.models.heads import (
     DenseDetectionHead,
@@ -34,13 +35,12 @@ class NetworkOutput:
     """Taps for distillation: backbone `c3 c4 c5` and encoder `p3 p4 p5`."""
 
 
-class ConvMultiTask(nn.Module):
-    """Convolutional multi-task network; every tensor's shape follows from the arguments.
+class _Convolutional(nn.Module):
+    """A backbone with C2..C5 of `widths` channels, and our encoder and heads on it.
 
     Args:
-        stem: channels at stride 2.
-        widths: backbone channels at strides 4, 8, 16, 32.
-        depths: residual blocks per backbone stage.
+        backbone: image to C2..C5.
+        widths: channels of C2..C5.
         pyramid: channels of P3..P5.
         pyramid_depth: residual blocks per encoder fusion.
         mask: channels of the stride-4 mask features.
@@ -50,18 +50,17 @@ class ConvMultiTask(nn.Module):
 
     def __init__(
         self,
-        stem: int,
+        backbone: nn.Module,
         widths: Sequence[int],
-        depths: Sequence[int],
         pyramid: int,
         pyramid_depth: int,
         mask: int,
         drivable: int,
         lane: int,
-        classes: int = 1,
+        classes: int,
     ) -> None:
         super().__init__()
-        self.backbone = PlainBackbone(stem, widths, depths)
+        self.backbone = backbone
         self.encoder = PathAggregation(widths[1:], pyramid, pyramid_depth)
         self.detection_head = DenseDetectionHead(pyramid, classes)
         self.mask_stem = MaskStem(pyramid, widths[0], mask)
@@ -79,3 +78,33 @@ class ConvMultiTask(nn.Module):
             self.lane_head(stem).float(),
             {"c3": c3, "c4": c4, "c5": c5, "p3": p3, "p4": p4, "p5": p5},
         )
+
+
+class ConvMultiTask(_Convolutional):
+    """Convolutional multi-task network; every tensor's shape follows from the arguments.
+
+    Args:
+        stem: channels at stride 2.
+        widths: backbone channels at strides 4, 8, 16, 32.
+        depths: residual blocks per backbone stage.
+        classes: number of detection classes.
+        encoder_and_heads: `pyramid`, `pyramid_depth`, `mask`, `drivable` and `lane`, as above.
+    """
+
+    def __init__(
+        self,
+        stem: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        classes: int = 1,
+        **encoder_and_heads: int,
+    ) -> None:
+        backbone = PlainBackbone(stem, widths, depths)
+        super().__init__(backbone, widths, classes=classes, **encoder_and_heads)
+
+
+class LiteMultiTask(_Convolutional):
+    """The same encoder and heads on EfficientNet-Lite0 features."""
+
+    def __init__(self, classes: int = 1, **encoder_and_heads: int) -> None:
+        super().__init__(EfficientNetLite0(), WIDTHS, classes=classes, **encoder_and_heads)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mtc_perception.errors import UserError
-from offline_compress.models.network import ConvMultiTask
+from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 
 WEIGHTS_FILE = "model.safetensors"
@@ -26,7 +26,11 @@ SPEC_KEY = "spec"
 OLD_SPEC_FILE = "spec.json"
 """Where checkpoints had their spec before it moved into the weights file; still read."""
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"conv_multitask": ConvMultiTask, "rmt_ppad": RmtPpad}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "conv_multitask": ConvMultiTask,
+    "lite_multitask": LiteMultiTask,
+    "rmt_ppad": RmtPpad,
+}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mtc_nano": (
@@ -41,6 +45,23 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "drivable": 16,
             "lane": 24,
         },
+    ),
+    "mtc_s": (
+        "conv_multitask",
+        {
+            "stem": 24,
+            "widths": [48, 96, 224, 448],
+            "depths": [1, 2, 4, 2],
+            "pyramid": 128,
+            "pyramid_depth": 1,
+            "mask": 48,
+            "drivable": 24,
+            "lane": 32,
+        },
+    ),
+    "mtc_s_lite0": (
+        "lite_multitask",
+        {"pyramid": 128, "pyramid_depth": 2, "mask": 48, "drivable": 24, "lane": 32},
     ),
     "rmt_ppad_l": (
         "rmt_ppad",
