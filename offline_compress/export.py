@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtc_perception import __version__
@@ -25,6 +26,9 @@ from mtc_perception.bundle import (
 from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
 from mtc_perception.errors import UserError
 from offline_compress.losses.boxes import box_iou
+from offline_compress.models.decoder import QueryDetections
+from offline_compress.models.fuse import fuse
+from offline_compress.models.heads import DenseDetections
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
 
@@ -65,28 +69,44 @@ class DeployGraph(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = fuse(model)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane (bundle contract)."""
         output: NetworkOutput = self.model(normalise(image.permute(0, 3, 1, 2)))
         found = output.detections
-        height, width = output.drivable.shape[-2:]
-        scores, labels = found.logits.max(-1)
-        scores, index = scores.topk(min(CANDIDATES, scores.shape[1]), 1)
-        labels = labels.gather(1, index)
-        boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        limit = torch.tensor([width, height, width, height], dtype=boxes.dtype)
-        boxes = torch.minimum(boxes.clamp(min=0), limit)
-        scores = suppress(boxes, scores.sigmoid(), labels)
-        scores, index = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), 1)
+        if isinstance(found, QueryDetections):
+            boxes, scores, labels = best(found, MAX_DETECTIONS, output.drivable)
+        else:
+            boxes, scores, labels = best(found, CANDIDATES, output.drivable)
+            scores = suppress(boxes, scores, labels)
+            scores, index = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), 1)
+            boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+            labels = labels.gather(1, index)
         return (
-            boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+            boxes,
             scores,
-            labels.gather(1, index).to(torch.int32),
+            labels.to(torch.int32),
             probability_bytes(output.drivable),
             probability_bytes(output.lane),
         )
+
+
+def best(
+    found: DenseDetections | QueryDetections, count: int, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The `count` predictions with the best scores, or all if there are fewer.
+
+    Returns boxes [N, K, 4] clipped to the image, whose size is that of `mask` [N, H, W], scores
+    [N, K], descending, and labels [N, K].
+    """
+    height, width = mask.shape[-2:]
+    logits, labels = found.logits.max(-1)
+    logits, index = logits.topk(min(count, logits.shape[1]), 1)
+    boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    return boxes, logits.sigmoid(), labels.gather(1, index)
 
 
 def probability_bytes(logits: torch.Tensor) -> torch.Tensor:
@@ -95,9 +115,9 @@ def probability_bytes(logits: torch.Tensor) -> torch.Tensor:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters as deployed: a BatchNorm is folded into its convolution, leaving one bias each."""
+    """Parameters as deployed: fused, a BatchNorm folded into its convolution as one bias each."""
     count = 0
-    for module in model.modules():
+    for module in fuse(model).modules():
         if isinstance(module, nn.BatchNorm2d):
             count += module.num_features
         else:
@@ -106,9 +126,12 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_gmacs(model: nn.Module, height: int, width: int) -> float:
-    """Multiply-accumulates of convolutions and matrix products for one image, in 1e9."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, height, width))
+    """Multiply-accumulates of the fused network for one image, in 1e9: convolutions and matrix
+    products."""
+    # The counter knows the matrix products that attention consists of, not every fused kernel.
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        fuse(model)(torch.zeros(1, 3, height, width))
     return counter.get_total_flops() / 2e9
 
 

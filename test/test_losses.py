@@ -1,5 +1,8 @@
 """The losses against independent, slow references."""
 
+from collections.abc import Callable
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,14 @@ from hypothesis import strategies as st
 
 from offline_compress.losses.boxes import box_iou, generalised_iou
 from offline_compress.losses.dense import assign, detection_loss
-from offline_compress.losses.masks import mask_loss
+from offline_compress.losses.masks import (
+    MaskLoss,
+    cross_entropy,
+    drivable_loss,
+    focal_loss,
+    lane_loss,
+    tversky_loss,
+)
 from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.models.heads import DenseDetections
 
@@ -146,26 +156,69 @@ def test_perfect_detections_cost_less_than_wrong_ones() -> None:
     assert wrong_box > good + 0.5
 
 
-def test_mask_loss_matches_its_definition_and_skips_ignored_pixels() -> None:
-    generator = torch.Generator().manual_seed(0)
+def masks(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels with ignored rows."""
+    generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 5, 7, generator=generator)
     target = torch.randint(0, 2, (2, 5, 7), generator=generator).to(torch.uint8)
     target[0, :2] = IGNORE
-    p, t = logits.sigmoid().numpy().ravel(), target.numpy().ravel()
-    use = t != IGNORE
-    p, t = p[use].astype(np.float64), t[use].astype(np.float64)
-    entropy = -np.mean(np.where(t == 1, 3 * np.log(p), np.log(1 - p)))
+    return logits, target
+
+
+def labelled_pixels() -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of the labelled pixels of `masks`, in double precision."""
+    logits, target = masks()
+    use = (target != IGNORE).numpy()
+    return 1 / (1 + np.exp(-logits.double().numpy()[use])), target.numpy()[use].astype(float)
+
+
+def test_cross_entropy_matches_its_definition() -> None:
+    p, t = labelled_pixels()
+    expected = -np.mean(np.where(t == 1, 3 * np.log(p), np.log(1 - p)))
+    assert cross_entropy(*masks(), 3.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_loss_matches_its_definition() -> None:
+    p, t = labelled_pixels()
+    right = np.where(t == 1, p, 1 - p)
+    expected = np.mean(-np.where(t == 1, 0.25, 0.75) * (1 - right) ** 2 * np.log(right))
+    assert focal_loss(*masks()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_and_tversky_match_their_definitions() -> None:
+    p, t = labelled_pixels()
     dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
-    assert mask_loss(logits, target, 3.0).item() == pytest.approx(entropy + dice, rel=1e-5)
+    assert tversky_loss(*masks()).item() == pytest.approx(dice, rel=1e-5)
+    hit, missed, false = (p * t).sum(), ((1 - p) * t).sum(), (p * (1 - t)).sum()
+    tversky = 1 - (hit + 0.5) / (hit + 0.7 * missed + 0.3 * false + 0.5)
+    assert tversky_loss(*masks(), 0.7, 0.3).item() == pytest.approx(tversky, rel=1e-5)
+
+
+def test_mask_losses_are_put_together_as_documented() -> None:
+    pair = masks()
+    dice, focal = tversky_loss(*pair), focal_loss(*pair)
+    tversky, entropy = tversky_loss(*pair, 0.7, 0.3), cross_entropy(*pair)
+    assert torch.equal(drivable_loss(*pair, "dice"), entropy + dice)
+    assert torch.equal(lane_loss(*pair, "dice"), cross_entropy(*pair, 2.0) + dice)
+    assert torch.equal(drivable_loss(*pair, "focal"), 24 * focal + 8 * entropy)
+    assert torch.equal(lane_loss(*pair, "focal"), 24 * focal + 8 * tversky)
+
+
+@pytest.mark.parametrize("loss", [drivable_loss, lane_loss])
+@pytest.mark.parametrize("kind", get_args(MaskLoss))
+def test_ignored_pixels_take_no_part(loss: Callable[..., torch.Tensor], kind: MaskLoss) -> None:
+    logits, target = masks()
     changed = logits.clone()
     changed[0, :2] += 5
-    assert mask_loss(changed, target, 3.0) == mask_loss(logits, target, 3.0)
+    assert loss(changed, target, kind) == loss(logits, target, kind)
 
 
-def test_fully_unlabelled_masks_cost_nothing() -> None:
+@pytest.mark.parametrize("loss", [drivable_loss, lane_loss])
+@pytest.mark.parametrize("kind", get_args(MaskLoss))
+def test_unlabelled_masks_cost_nothing(loss: Callable[..., torch.Tensor], kind: MaskLoss) -> None:
     logits = torch.randn(1, 4, 4, requires_grad=True)
-    loss = mask_loss(logits, torch.full((1, 4, 4), IGNORE, dtype=torch.uint8), 2.0)
-    loss.backward()
-    assert loss.item() == 0.0
+    value = loss(logits, torch.full((1, 4, 4), IGNORE, dtype=torch.uint8), kind)
+    value.backward()
+    assert value.item() == 0.0
     assert logits.grad is not None
     assert not logits.grad.any()

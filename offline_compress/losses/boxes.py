@@ -1,4 +1,4 @@
-"""Overlap measures of boxes."""
+"""Geometry of boxes."""
 
 import torch
 
@@ -27,3 +27,14 @@ def generalised_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     hull_area = (hull[..., 0] * hull[..., 1]).clamp(min=1e-6)
     return intersection / union - (hull_area - union) / hull_area
+
+
+def fractions(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """x1, y1, x2, y2 in pixels [..., 4] -> centre x, y, width, height as parts of the image.
+
+    `image_size` is (height, width).
+    """
+    height, width = image_size
+    size = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / (2 * size), (high - low) / size), -1)

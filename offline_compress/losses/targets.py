@@ -22,3 +22,8 @@ class Targets:
     """[N, H, W] uint8: 0, 1 or IGNORE."""
     lane: torch.Tensor
     """[N, H, W] uint8: 0, 1 or IGNORE."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """H, W in pixels."""
+        return self.drivable.shape[-2], self.drivable.shape[-1]

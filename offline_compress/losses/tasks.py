@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from offline_compress.losses.dense import detection_loss
-from offline_compress.losses.masks import mask_loss
+from offline_compress.losses.masks import MaskLoss, drivable_loss, lane_loss
+from offline_compress.losses.query import query_loss
 from offline_compress.losses.targets import Targets
+from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import NetworkOutput
 
 
@@ -23,10 +25,17 @@ class TaskLosses:
         return self.detection + self.drivable + self.lane
 
 
-def task_losses(output: NetworkOutput, targets: Targets) -> TaskLosses:
-    """Losses of one batch; paint covers about 2 % of an image, hence its weight."""
+def task_losses(
+    output: NetworkOutput, targets: Targets, mask_loss: MaskLoss = "dice"
+) -> TaskLosses:
+    """Losses of one batch."""
+    found = output.detections
+    if isinstance(found, QueryDetections):
+        detection = query_loss(found, targets)
+    else:
+        detection = detection_loss(found, targets)
     return TaskLosses(
-        detection_loss(output.detections, targets),
-        2 * mask_loss(output.drivable, targets.drivable, 1.0),
-        2 * mask_loss(output.lane, targets.lane, 2.0),
+        detection,
+        2 * drivable_loss(output.drivable, targets.drivable, mask_loss),
+        2 * lane_loss(output.lane, targets.lane, mask_loss),
     )

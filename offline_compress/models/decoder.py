@@ -185,15 +185,12 @@ class QueryDecoder(nn.Module):
             boxes = reference.sigmoid()
             position = self.position(boxes.to(content.dtype))
             content = layer(content, position, boxes, memory, shapes, blocked)
-            if not self.training and index < len(self.layers) - 1:
-                reference = reference + self.box_heads[index](content).float()
-                reference = reference.clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
-                continue
             step = self.box_heads[index](content).float()
-            scores = self.score_heads[index](content).float()
-            # Each layer's box loss also trains the step of the layer before (DINO's look forward
-            # twice); the values are the same.
-            layers.append(self._detections(scores, previous + step, image_size))
+            if self.training or index == len(self.layers) - 1:
+                scores = self.score_heads[index](content).float()
+                # Each layer's box loss also trains the step of the layer before (DINO's look
+                # forward twice); the values are the same.
+                layers.append(self._detections(scores, previous + step, image_size))
             previous = (reference + step).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
             reference = previous.detach()
         if not self.training:
