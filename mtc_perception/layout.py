@@ -1,51 +1,153 @@
-"""The project's data layout: images, two kinds of masks and COCO boxes, each of them optional.
+"""Data sets of every layout as lists of samples.
 
-`images/<split>/<stem>.jpg`, `drivable/<split>/<stem>.png`, `lane/<split>/<stem>.png` and
-`det/<split>.json`. What is missing is unlabelled, never negative: an image the detection file
-lists without boxes has no vehicle, an image it does not list is unlabelled.
+Which layout a folder has is seen from its sub-folders: the project's own (`layouts/project.py`),
+BDD100K as released (`layouts/bdd100k.py`), or that of YOLOP, A-YOLOM or RMT-PPAD
+(`layouts/image_mask.py`). What is missing is unlabelled, never negative.
 """
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from mtc_perception.errors import UserError
+from mtc_perception.layouts import bdd100k, image_mask, project
+from mtc_perception.layouts.files import IMAGE_SUFFIXES, image_files
+from mtc_perception.layouts.pixels import read_image, read_mask
+from mtc_perception.layouts.sample import (
+    HARMLESS,
+    BrokenFile,
+    Labels,
+    LayoutError,
+    Problem,
+    Sample,
+)
 from mtc_perception.metrics import GroundTruth
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "BrokenFile",
+    "LayoutError",
+    "Sample",
+    "find_layout",
+    "index_split",
+    "read_image",
+    "read_mask",
+    "read_split",
+    "read_truth",
+    "split_of",
+]
 
 
-class LayoutError(UserError):
-    """A data set is missing, incomplete or broken."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a layout keeps its images, and how its labels are read."""
+
+    name: str
+    images: str
+    """Folder of the splits' image folders."""
+    marks: tuple[str, ...]
+    """Folders of which any tells this layout; none of them: the project's own."""
+    read_labels: Callable[[Path, str], Labels]
+
+    def splits(self, root: Path) -> list[str]:
+        """Names of the splits of a data set, sorted."""
+        images = root / self.images
+        if not images.is_dir():
+            return []
+        return sorted(path.name for path in images.iterdir() if path.is_dir())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One image and its labels; `None` means unlabelled for that task."""
+PROJECT = Layout("project", "images", (), project.read_labels)
+LAYOUTS = (
+    Layout("BDD100K", "images/100k", ("images/100k",), bdd100k.read_labels),
+    Layout(
+        "YOLOP",
+        "images",
+        ("det_annotations", "da_seg_annotations", "ll_seg_annotations"),
+        image_mask.read_yolop,
+    ),
+    Layout(
+        "A-YOLOM",
+        "images",
+        ("detection-object", "seg-drivable-10", "seg-lane-11"),
+        image_mask.read_a_yolom,
+    ),
+    Layout("RMT-PPAD", "images", ("mask/drivable", "mask/lane"), image_mask.read_rmt_ppad),
+)
 
-    stem: str
-    image_path: Path
-    drivable_path: Path | None
-    lane_path: Path | None
-    boxes: npt.NDArray[np.float32] | None
-    """[n, 4] x1, y1, x2, y2 in image pixels (pixel edges)."""
-    ignore: npt.NDArray[np.bool_] | None
-    """[n] COCO `iscrowd`: neither a target to train on nor a miss or false alarm to count."""
 
-    @property
-    def labelled(self) -> bool:
-        """Whether any task is labelled."""
-        return not (self.boxes is None and self.drivable_path is None and self.lane_path is None)
+def find_layout(root: Path) -> Layout:
+    """The layout of a data set. Raises LayoutError if it is none, or of several layouts at once."""
+    if not root.is_dir():
+        raise LayoutError(f"data set {root} does not exist")
+    if not (root / "images").is_dir():
+        raise LayoutError(f"{root} is no data set: it has no folder images/")
+    found = {
+        layout.name: [mark for mark in layout.marks if (root / mark).is_dir()] for layout in LAYOUTS
+    }
+    names = [name for name, marks in found.items() if marks]
+    if len(names) > 1:
+        which = " and ".join(f"{name} ({', '.join(found[name])})" for name in names)
+        raise LayoutError(f"{root} has folders of several layouts, {which}: keep those of one")
+    return next((layout for layout in LAYOUTS if layout.name in names), PROJECT)
 
 
-class _Boxes(NamedTuple):
-    boxes: npt.NDArray[np.float32]
-    ignore: npt.NDArray[np.bool_]
+def split_of(folder: Path) -> tuple[Path, str] | None:
+    """Data set root and split of a split's image folder; None if it is no such folder."""
+    folder = folder.resolve()
+    for layout in (*LAYOUTS, PROJECT):
+        parts = Path(layout.images).parts
+        if folder.parts[-1 - len(parts) : -1] == parts:
+            return folder.parents[len(parts)], folder.name
+    return None
+
+
+def index_split(root: Path, split: str) -> tuple[list[Sample], list[Problem]]:
+    """Samples of one split sorted by stem, and what is wrong with its files; opens no image.
+
+    Raises LayoutError for a missing data set or split, and one without any image.
+    """
+    layout = find_layout(root)
+    folder = root / layout.images / split
+    if not folder.is_dir():
+        known = ", ".join(layout.splits(root)) or "none"
+        raise LayoutError(f"{root} has no split '{split}'; it has: {known}")
+    problems: list[Problem] = []
+    images = image_files(folder, problems)
+    if not images and not problems:
+        raise LayoutError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    labels = layout.read_labels(root, split)
+    problems += labels.problems
+    samples = [_sample(stem, path, labels) for stem, path in images.items()]
+    present = images.keys() | {problem.path.stem for problem in problems}
+    for masks in (labels.drivable, labels.lane):
+        problems += [
+            Problem("label without image", masks[stem].path, f"no image {folder / stem}.*")
+            for stem in sorted(masks.keys() - present)
+        ]
+    problems += [
+        Problem("label without image", labels.origin[stem], f"no image {folder / stem}.*")
+        for stem in sorted(labels.boxes.keys() - present)
+    ]
+    problems += [
+        Problem("image without label", sample.image_path, "labelled for no task")
+        for sample in samples
+        if not sample.labelled
+    ]
+    return samples, problems
+
+
+def _sample(stem: str, path: Path, labels: Labels) -> Sample:
+    found = labels.boxes.get(stem)
+    return Sample(
+        stem=stem,
+        image_path=path,
+        drivable=labels.drivable.get(stem),
+        lane=labels.lane.get(stem),
+        boxes=found.boxes if found else None,
+        ignore=found.ignore if found else None,
+        attributes=labels.attributes.get(stem, {}),
+        boxes_are_fractions=labels.boxes_are_fractions,
+    )
 
 
 def read_split(root: Path | str, split: str) -> list[Sample]:
@@ -54,142 +156,23 @@ def read_split(root: Path | str, split: str) -> list[Sample]:
     Raises LayoutError for a missing data set or split, and names the first broken file and the
     number of further ones.
     """
-    root = Path(root)
-    folder = root / "images" / split
-    if not folder.is_dir():
-        raise LayoutError(_missing_split(root, split))
-    problems: list[str] = []
-    images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in images:
-            problems.append(f"{path}: another image has the same stem ({images[path.stem].name})")
-        elif path.stat().st_size == 0:
-            problems.append(f"{path}: empty file")
-        else:
-            images[path.stem] = path
-    if not images and not problems:
-        raise LayoutError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    drivable = _masks(root / "drivable" / split, problems)
-    lane = _masks(root / "lane" / split, problems)
-    detections = _detections(root / "det" / f"{split}.json", problems)
-    if problems:
-        more = f" (and {len(problems) - 1} more broken)" if len(problems) > 1 else ""
-        raise LayoutError(f"{problems[0]}{more}")
-    samples = []
-    for stem, path in images.items():
-        found = detections.get(stem)
-        samples.append(
-            Sample(
-                stem=stem,
-                image_path=path,
-                drivable_path=drivable.get(stem),
-                lane_path=lane.get(stem),
-                boxes=found.boxes if found else None,
-                ignore=found.ignore if found else None,
-            )
-        )
+    samples, problems = index_split(Path(root), split)
+    broken = [problem for problem in problems if problem.kind not in HARMLESS]
+    if broken:
+        more = f" (and {len(broken) - 1} more broken)" if len(broken) > 1 else ""
+        raise LayoutError(f"{broken[0]}{more}")
     return samples
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode one image to uint8 [H, W, 3] RGB. Raises LayoutError naming a file that fails."""
-    pixels = _decode(path, cv2.IMREAD_COLOR)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Decode one mask of an image of `size` (height, width) to bool [H, W], true on foreground.
-
-    Raises LayoutError naming a file that fails or has another size than its image.
-    """
-    pixels = _decode(path, cv2.IMREAD_GRAYSCALE)
-    if pixels.shape != size:
-        raise LayoutError(
-            f"{path}: mask is {pixels.shape[1]}x{pixels.shape[0]}, its image {size[1]}x{size[0]}"
-        )
-    return pixels > 127
 
 
 def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:
     """Labels of a sample whose image is of `size` (height, width). Raises LayoutError."""
-    drivable, lane = sample.drivable_path, sample.lane_path
+    boxes = sample.boxes
+    if boxes is not None and sample.boxes_are_fractions:
+        height, width = size
+        boxes = boxes * (width, height, width, height)
     return GroundTruth(
-        boxes=sample.boxes,
+        boxes=None if boxes is None else boxes.astype("float32", copy=False),
         ignore=sample.ignore,
-        drivable=read_mask(drivable, size) if drivable else None,
-        lane=read_mask(lane, size) if lane else None,
+        drivable=read_mask(sample.drivable, size) if sample.drivable else None,
+        lane=read_mask(sample.lane, size) if sample.lane else None,
     )
-
-
-def _decode(path: Path, flags: int) -> npt.NDArray[np.uint8]:
-    try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise LayoutError(f"{path}: {error.strerror or error}") from None
-    # The size is checked first because cv2 raises on an empty buffer but returns None on garbage.
-    pixels = cv2.imdecode(data, flags) if data.size else None
-    if pixels is None:
-        raise LayoutError(f"{path}: not a readable image")
-    return np.asarray(pixels, dtype=np.uint8)
-
-
-def _missing_split(root: Path, split: str) -> str:
-    if not root.is_dir():
-        return f"data set {root} does not exist"
-    images = root / "images"
-    if not images.is_dir():
-        return f"{root} is no data set: it has no folder images/<split>"
-    splits = sorted(path.name for path in images.iterdir() if path.is_dir())
-    return f"{root} has no split '{split}'; it has: {', '.join(splits) or 'none'}"
-
-
-def _masks(folder: Path, problems: list[str]) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    masks = {}
-    for path in sorted(folder.glob("*.png")):
-        if path.stat().st_size == 0:
-            problems.append(f"{path}: empty file")
-        else:
-            masks[path.stem] = path
-    return masks
-
-
-def _detections(path: Path, problems: list[str]) -> dict[str, _Boxes]:
-    """Boxes per image stem from one COCO file; a problem in it costs one entry each."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stems = {entry["id"]: Path(entry["file_name"]).stem for entry in content["images"]}
-        categories = content["categories"]
-        annotations = content["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(f"{path}: not a COCO file ({type(error).__name__}: {error})")
-        return {}
-    if len(categories) > 1:
-        problems.append(f"{path}: {len(categories)} categories, but one (vehicle) is expected")
-        return {}
-    found: dict[Any, list[tuple[list[float], bool]]] = {image: [] for image in stems}
-    for annotation in annotations:
-        try:
-            x, y, width, height = (float(value) for value in annotation["bbox"])
-            target = found[annotation["image_id"]]
-            usable = np.isfinite([x, y, width, height]).all() and width > 0 and height > 0
-            crowd = bool(annotation.get("iscrowd", 0))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"{path}: broken annotation ({type(error).__name__}: {error})")
-            continue
-        if not usable:
-            problems.append(f"{path}: annotation {annotation.get('id')} has an unusable bbox")
-            continue
-        target.append(([x, y, x + width, y + height], crowd))
-    return {
-        stem: _Boxes(
-            np.array([box for box, _ in found[image]], dtype=np.float32).reshape(-1, 4),
-            np.array([crowd for _, crowd in found[image]], dtype=np.bool_),
-        )
-        for image, stem in stems.items()
-    }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.layout import LayoutError, read_image, read_mask, read_split
+from mtc_perception.layouts.sample import BINARY, MaskFile
 
 
 def write_dataset(root: Path) -> None:
@@ -53,17 +54,17 @@ def test_labels_and_gaps(root: Path) -> None:
     np.testing.assert_array_equal(a.boxes, [[1, 2, 4, 4]])
     assert a.ignore is not None
     assert a.ignore.tolist() == [False]
-    assert a.drivable_path == root / "drivable/train/a.png"
-    assert a.lane_path == root / "lane/train/a.png"
+    assert a.drivable == MaskFile(root / "drivable/train/a.png", BINARY)
+    assert a.lane == MaskFile(root / "lane/train/a.png", BINARY)
     # Listed without boxes: known to be empty. Not listed: unknown.
     assert b.boxes is not None
     assert b.boxes.shape == (0, 4)
     assert b.ignore is not None
     assert b.ignore.shape == (0,)
-    assert b.lane_path is None
+    assert b.lane is None
     assert c.boxes is None
     assert c.ignore is None
-    assert c.drivable_path is None
+    assert c.drivable is None
 
 
 def test_iscrowd_is_ignore(root: Path) -> None:
@@ -87,15 +88,22 @@ def test_no_detection_file_is_unlabelled(root: Path) -> None:
 def test_image_is_rgb_and_mask_is_bool(root: Path) -> None:
     sample = read_split(root, "train")[0]
     assert read_image(sample.image_path)[0, 0].tolist() == [250, 0, 0]
-    assert sample.drivable_path is not None
-    mask = read_mask(sample.drivable_path, (6, 8))
+    assert sample.drivable is not None
+    mask = read_mask(sample.drivable, (6, 8))
     assert mask.dtype == np.bool_
     assert mask.sum() == 24
 
 
 def test_mask_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(LayoutError, match=r"a\.png: mask is 8x6, its image 16x12"):
-        read_mask(root / "drivable/train/a.png", (12, 16))
+        read_mask(MaskFile(root / "drivable/train/a.png", BINARY), (12, 16))
+
+
+def test_a_mask_of_zeros_and_ones_is_refused(root: Path) -> None:
+    path = root / "lane/train/a.png"
+    cv2.imwrite(str(path), np.eye(6, 8, dtype=np.uint8))
+    with pytest.raises(LayoutError, match="values up to 1 where 0 or 255"):
+        read_mask(MaskFile(path, BINARY), (6, 8))
 
 
 def test_unreadable_image_is_named(root: Path) -> None:
@@ -140,7 +148,7 @@ def test_broken_annotations_are_refused(root: Path, annotation: dict, reason: st
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
 def test_a_file_that_is_not_coco_is_refused(root: Path, text: str) -> None:
     (root / "det/train.json").write_text(text)
-    with pytest.raises(LayoutError, match=r"det/train\.json: not a COCO file"):
+    with pytest.raises(LayoutError, match=r"det/train\.json: not a (COCO|JSON) file"):
         read_split(root, "train")
 
 

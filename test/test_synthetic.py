@@ -184,8 +184,8 @@ def test_dataset_is_readable_deterministic_and_resumable(
     assert len(read_split(one, "val")) == 2
     scene = render_scene(3 * 1_000_003 + 1, 160, 96)
     sample = samples[1]
-    assert np.array_equal(read_mask(sample.drivable_path, (96, 160)), scene.drivable > 0)
-    assert np.array_equal(read_mask(sample.lane_path, (96, 160)), scene.lane > 0)
+    assert np.array_equal(read_mask(sample.drivable, (96, 160)), scene.drivable > 0)
+    assert np.array_equal(read_mask(sample.lane, (96, 160)), scene.lane > 0)
     assert np.array_equal(sample.boxes[~sample.ignore], scene.boxes)
     assert np.array_equal(sample.boxes[sample.ignore], scene.ignore_boxes)
     difference = np.abs(read_image(sample.image_path).astype(int) - scene.image)

@@ -7,7 +7,7 @@ from typing import Any
 
 import cv2
 
-from mtc_perception.layout import IMAGE_SUFFIXES, read_image, read_split, read_truth
+from mtc_perception.layout import IMAGE_SUFFIXES, read_image, read_split, read_truth, split_of
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.frames import (
     NS_PER_S,
@@ -65,7 +65,7 @@ class VideoSource:
 class FolderSource:
     """The JPEG and PNG files of a folder, by name.
 
-    A folder `<root>/images/<split>` is one split of a data set: its labels come along.
+    A folder of images of a data set's split, `<root>/images/<split>` for one, has its labels too.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
@@ -84,9 +84,8 @@ class FolderSource:
             )
         rate_hz = fps or DEFAULT_FOLDER_FPS
         self.info = SourceInfo(path.name, "images", None, len(self._files), rate_hz)
-        path = path.resolve()
-        in_data_set = path.parent.name == "images"
-        self._samples = read_split(path.parent.parent, path.name) if in_data_set else []
+        data_set = split_of(path)
+        self._samples = read_split(*data_set) if data_set else []
 
     def frames(self) -> Iterator[SourceFrame]:
         for index, file in enumerate(self._files):
