@@ -24,15 +24,18 @@ app.add_typer(synth_app, name="synth")
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe YAML, see config/recipes/.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, state, log.")],
+    recipe: Annotated[Path, typer.Option(help="Recipe YAML, see config/recipes/.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of checkpoints, state and logs; default: runs/RECIPE'S NAME."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: all physical cores.")
     ] = None,
 ) -> None:
     """Train a network; the same command resumes an interrupted run exactly.
 
-    Example: [bold]mtc-compress train config/recipes/mtc_nano.yaml --out runs/mtc_nano[/bold]
+    Example: [bold]mtc-compress train --recipe config/recipes/mtc_nano.yaml[/bold]
     """
     import torch
 
@@ -43,6 +46,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     loaded = load_recipe(recipe)
+    out = out or Path("runs") / loaded.name
     trainer = Trainer(
         loaded,
         out,

@@ -1,7 +1,9 @@
 """Recipes: validated YAML files that say everything a training run depends on."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
@@ -10,6 +12,7 @@ from mtc_perception.errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Strict(BaseModel):
@@ -37,29 +40,51 @@ class Schedule(_Strict):
     epochs: Positive
     samples_per_epoch: Positive
     batch: Positive
+    """Samples per optimiser step, over all processes."""
+    accumulate: Positive = 1
+    """Forward and backward passes that a step is split into: less memory, the same batch."""
     learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup_epochs: Annotated[float, Field(ge=0)]
+    backbone_rate: Fraction = 1.0
+    """Learning rate of the backbone as a fraction of `learning_rate`."""
+    weight_decay: NotNegative
+    """Of convolution and linear weights; norms and biases have none."""
+    warmup_epochs: NotNegative
     ema_decay: Fraction
     validate_every_epochs: Positive
+    patience_epochs: Positive | None = None
+    """Epochs without a better score after which the run ends early; none: never."""
 
 
 class Recipe(_Strict):
     """A training run."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """Also the folder of the run under runs/."""
     model: str
-    classes: list[str]
+    classes: Annotated[list[str], Field(min_length=1)]
     input: SizePx
     crop: SizePx
     scale_jitter: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.7)
     """Least and greatest random scale of a training image, relative to the deployed scale."""
-    seed: int = 0
+    mosaic: Fraction = 0.0
+    """Share of the samples that are put together from four images."""
+    mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
+    seed: Annotated[int, Field(ge=0)] = 0
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""
+    backbone_weights: Path | None = None
+    """File with pretrained weights of the backbone; none: random weights."""
     train: Annotated[list[DataSource], Field(min_length=1)]
     validate_on: DataSource
+    mask_loss: Literal["dice", "focal"] = "dice"
+    """Of the drivable area and the lanes: see losses/masks.py."""
     schedule: Schedule
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward pass; weights are always fp32. auto: bf16 where the machine computes in it,
+    else fp16 on a GPU and fp32 on a CPU."""
+    checkpoint_minutes: NotNegative = 5.0
+    """Time between two saves of the run; 0: after every step."""
     licence: str
     """Licence of the weights that follows from the training data; copied into the bundle."""
 
@@ -73,10 +98,31 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe.model_validate(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
-        )
+        wrong = "; ".join(_complaint(e["type"], e["loc"], e["msg"]) for e in error.errors())
         raise UserError(f"recipe {path}: {wrong}") from None
+
+
+def _complaint(kind: str, place: Sequence[int | str], message: str) -> str:
+    name = ".".join(map(str, place)) or "file"
+    if kind != "extra_forbidden":
+        return f"{name}: {message}"
+    known = _fields_at(place[:-1])
+    close = difflib.get_close_matches(str(place[-1]), known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"{name}: no such field; {hint}"
+
+
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the part of a recipe at `place`."""
+    part: Any = Recipe
+    for step in place:
+        if isinstance(step, int):
+            part = get_args(part)[0]
+        else:
+            part = part.model_fields[step].annotation
+    return list(part.model_fields)

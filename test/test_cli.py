@@ -50,7 +50,7 @@ def write_recipe(roads: Path, path: Path, epochs: int) -> Path:
 
 def test_train_evaluate_export_evaluate(roads: Path, tmp_path: Path) -> None:
     recipe = write_recipe(roads, tmp_path / "tiny.yaml", epochs=2)
-    trained = run("train", recipe, "--out", tmp_path / "run")
+    trained = run("train", "--recipe", recipe, "--out", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr
     checkpoint = tmp_path / "run" / "best"
     first = run(
@@ -85,7 +85,7 @@ def test_train_evaluate_export_evaluate(roads: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) -> None:
     recipe = write_recipe(roads, tmp_path / "long.yaml", epochs=2000)
-    arguments = command("train", recipe, "--out", tmp_path / "run")
+    arguments = command("train", "--recipe", recipe, "--out", tmp_path / "run")
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -104,7 +104,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train", "nowhere.yaml", "--out", "x"), "nowhere.yaml does not exist"),
+        (("train", "--recipe", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (("export", "nowhere", "x.mtc"), "nowhere is no checkpoint"),
         (("export", "nowhere", "x.mtc", "--metrics", "README.md"), "README.md cannot be read"),
         (("export", "nowhere", "x.mtc", "--score", "1.5"), "less than or equal to 1"),
