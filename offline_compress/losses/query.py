@@ -71,17 +71,17 @@ def set_loss(
 
 @torch.no_grad()
 def _ignored(boxes: torch.Tensor, owner: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """[L, N, Q] bool: unmatched, and centred in an ignore region or mostly covered by one."""
+    """[L, N, Q] bool: unmatched and centred in an ignore region.
+
+    A box of which an ignore region covers more than half is centred in it.
+    """
     regions = targets.kinds == -2
     if not regions.any():
         return torch.zeros_like(owner, dtype=torch.bool)
-    inner, outer = boxes[..., None, :], targets.boxes[None, :, None]
-    centre = (inner[..., :2] + inner[..., 2:]) / 2
-    centred = ((centre > outer[..., :2]) & (centre < outer[..., 2:])).all(-1)
-    common = torch.minimum(inner[..., 2:], outer[..., 2:])
-    common = (common - torch.maximum(inner[..., :2], outer[..., :2])).clamp(min=0).prod(-1)
-    covered = common > 0.5 * (inner[..., 2:] - inner[..., :2]).prod(-1)
-    return ((centred | covered) & regions[None, :, None]).any(-1) & (owner < 0)
+    centre = ((boxes[..., :2] + boxes[..., 2:]) / 2)[..., None, :]
+    area = targets.boxes[None, :, None]
+    centred = ((centre > area[..., :2]) & (centre < area[..., 2:])).all(-1)
+    return (centred & regions[None, :, None]).any(-1) & (owner < 0)
 
 
 def _stacked(layers: list[LayerDetections]) -> tuple[torch.Tensor, torch.Tensor]:
