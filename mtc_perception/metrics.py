@@ -1,23 +1,27 @@
 """Every accuracy metric of the project, computed once: training, evaluation and replay use these.
 
-Conventions (those of the BDD100K multi-task papers, with what they leave open settled):
+Conventions (those of the BDD100K multi-task papers, with what they leave open settled; the table
+of all figures is in docs/evaluation.md):
 
 - Nothing is scored where there is no label: an unlabelled task of an image is passed as None.
 - Detection is COCO's, over one class `vehicle`; predicted classes are not told apart. Ignore
   regions are COCO crowds: detections inside them are neither right nor wrong. `recall` is the
-  maximum of the recall curve at IoU 0.5, that is, with every detection that was passed counted.
+  maximum of the recall curve at IoU 0.5, that is, with every detection that was passed counted;
+  `*_at_threshold` is what a deployed score threshold gives, `*_at_best_f1` what the best one would.
 - Mask figures come per image and then averaged (`iou`, `miou`, `accuracy`), and from pixel counts
   pooled over all images (`*_pooled`). `iou` is the foreground's, `miou` the mean of foreground's
   and background's, `accuracy` is (sensitivity + specificity) / 2.
 - A ratio without anything to count is undefined (an IoU where neither label nor prediction has a
   pixel of the class, an accuracy where the label lacks a class). Such an image is left out of that
-  average, and a figure that is undefined altogether is None. A false alarm on an image without
-  foreground has IoU 0 and counts.
-- `*_dilated8`: the lane label is widened with an 8x8 pixel square first, so that thin centre lines
-  become 8 pixels wide; the prediction stays as it is.
+  average (`images_without_*` counts them), and a figure that is undefined altogether is None. A
+  false alarm on an image without foreground has IoU 0 and counts.
+- `*_dilated8`: the lane label is widened with a square of 8x8 pixels first, in an image 1280 wide
+  and in proportion in others, so that thin centre lines become 8 pixels wide; the prediction stays
+  as it is.
+- Parts of a data set add up (`merge`) to exactly the figures of the whole, in any order.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,14 +31,26 @@ import numpy.typing as npt
 
 from mtc_perception.decode import threshold_level
 from mtc_perception.detection_metrics import DetectionMetric
+from mtc_perception.mask_metrics import MaskMetric, number
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
 ByteMask: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.floating]
 
-LEVELS = 256
 LANE_DILATION_PX = 8
-_SWEEP_STEPS = 20
+"""In an image as wide as BDD100K's, `BDD_WIDTH_PX`."""
+BDD_WIDTH_PX = 1280
+SWEEP = [step / 20 for step in range(1, 20)]
+"""Thresholds 0.05 ... 0.95."""
+_DRIVABLE, _LANE = ("miou", "iou"), ("iou", "accuracy")
+FINE_SWEEP = [step / 100 for step in range(1, 100)]
+"""Where the best score threshold is looked for: F1 has a sharper peak than IoU."""
+RECOMMENDED = {
+    "score": ("detection", "f1"),
+    "drivable": ("drivable", "miou"),
+    "lane": ("lane", "iou"),
+}
+"""Threshold, and the task and figure whose best value recommends it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,73 +67,20 @@ class GroundTruth:
     """[H, W]"""
 
 
-class MaskMetric:
-    """Streaming scores of one segmentation task, at every threshold at once.
-
-    Per image one pair of 256-bin histograms (foreground and background pixels over predicted
-    probability) is enough for all thresholds, so a threshold sweep costs no second pass.
-    """
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._pooled = np.zeros((2, LEVELS), dtype=np.int64)
-        self._sums: dict[str, Floats] = {}
-        self._counts: dict[str, npt.NDArray[np.int64]] = {}
-
-    def update(self, probability: ByteMask, label: BoolMask) -> None:
-        """Count one image.
-
-        `probability` is uint8 [H, W], probability x 255 (or a mask of 0 and 255), `label` bool
-        [H, W]. Raises ValueError where their shapes differ.
-        """
-        if probability.shape != label.shape:
-            raise ValueError(f"prediction is {probability.shape}, label {label.shape}")
-        keys = probability.astype(np.uint16)
-        keys[label] += LEVELS
-        histogram = np.bincount(keys.ravel(), minlength=2 * LEVELS).reshape(2, LEVELS)
-        self.images += 1
-        self._pooled += histogram
-        for name, values in _ratios(histogram).items():
-            defined = ~np.isnan(values)
-            self._sums[name] = self._sums.get(name, 0.0) + np.where(defined, values, 0.0)
-            self._counts[name] = self._counts.get(name, 0) + defined.astype(np.int64)
-
-    def merge(self, other: "MaskMetric") -> None:
-        """Count everything `other` counted too."""
-        self.images += other.images
-        self._pooled += other._pooled
-        for name, total in other._sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._counts[name] = self._counts.get(name, 0) + other._counts[name]
-
-    def sweep(self) -> dict[str, Floats]:
-        """Every figure as an array [256] over levels, NaN where undefined.
-
-        Level `l` takes probabilities >= l / 255 for foreground.
-        """
-        curves: dict[str, Floats] = {}
-        for name, pooled in _ratios(self._pooled).items():
-            count = self._counts.get(name, np.zeros(LEVELS, dtype=np.int64))
-            total = self._sums.get(name, np.zeros(LEVELS))
-            curves[name] = _divide(total, count)
-            curves[f"{name}_pooled"] = pooled
-        return curves
-
-    def at(self, threshold: float) -> dict[str, float | None]:
-        """Every figure at one threshold in 0..1, None where undefined."""
-        level = threshold_level(threshold)
-        return {name: _number(curve[level]) for name, curve in self.sweep().items()}
-
-
 class PerceptionMetrics:
-    """All three tasks together, streaming; `to_json` gives the project's metric JSON."""
+    """All three tasks together, streaming; `to_json` gives the project's metric JSON.
+
+    The thresholds are those that the figures at one threshold are given for.
+    """
 
     def __init__(
         self,
         drivable_threshold: float = 0.5,
         lane_threshold: float = 0.5,
         max_detections: int = 100,
+        score_threshold: float = 0.3,
     ) -> None:
+        self.score_threshold = score_threshold
         self.drivable_threshold = drivable_threshold
         self.lane_threshold = lane_threshold
         self.detection = DetectionMetric(max_detections)
@@ -136,7 +99,8 @@ class PerceptionMetrics:
         """Count one image of height H and width W, in the tasks it has labels for.
 
         `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
-        [H, W] either probabilities x 255 or masks of 0 and 255.
+        [H, W] either probabilities x 255 or masks of 0 and 255. Raises ValueError where a label
+        does not fit its image.
         """
         if truth.boxes is not None:
             self.detection.update(boxes, scores, truth.boxes, truth.ignore)
@@ -144,7 +108,8 @@ class PerceptionMetrics:
             self.drivable.update(drivable, truth.drivable)
         if truth.lane is not None:
             self.lane.update(lane, truth.lane)
-            self.lane_dilated.update(lane, dilate(truth.lane, LANE_DILATION_PX))
+            size_px = lane_dilation_px(truth.lane.shape[1])
+            self.lane_dilated.update(lane, dilate(truth.lane, size_px))
 
     def merge(self, other: "PerceptionMetrics") -> None:
         """Count everything `other` counted too: parts of a data set, or one frame, add up."""
@@ -153,24 +118,26 @@ class PerceptionMetrics:
         self.lane.merge(other.lane)
         self.lane_dilated.merge(other.lane_dilated)
 
+    def headlines(self) -> dict[str, float | None]:
+        """One quick figure per task, at the thresholds; None without labels or undefined."""
+        (f1,) = self.detection.sweep([self.score_threshold])["f1"]
+        return {
+            "detection": number(f1),
+            "drivable": self.drivable.at(self.drivable_threshold)["miou"],
+            "lane": self.lane.at(self.lane_threshold)["iou"],
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The metric JSON of the tasks that had labels: fractions in 0..1, None where undefined."""
         result: dict[str, Any] = {}
         if self.detection.images:
-            found = self.detection.compute()
-            result["detection"] = {
-                "recall": found.recall,
-                "map50": found.map50,
-                "map50_95": found.map50_95,
-                "images": self.detection.images,
-                "objects": self.detection.objects,
-            }
+            result["detection"] = self._detection_json()
         if self.drivable.images:
+            names = ("miou", "iou", "miou_pooled", "iou_pooled")
             figures = self.drivable.at(self.drivable_threshold)
             result["drivable"] = {
-                **{name: figures[name] for name in ("miou", "iou", "miou_pooled", "iou_pooled")},
-                "threshold": self.drivable_threshold,
-                "images": self.drivable.images,
+                **{name: figures[name] for name in names},
+                **_counted(self.drivable, self.drivable_threshold, ("miou", "iou")),
             }
         if self.lane.images:
             names = ("iou", "accuracy", "iou_pooled", "accuracy_pooled")
@@ -179,31 +146,65 @@ class PerceptionMetrics:
             result["lane"] = {
                 **{name: figures[name] for name in names},
                 **{_dilated_name(name): dilated[name] for name in names},
-                "threshold": self.lane_threshold,
-                "images": self.lane.images,
+                **_counted(self.lane, self.lane_threshold, ("iou", "accuracy")),
             }
         return result
 
     def sweep_json(self) -> dict[str, Any]:
-        """Mask figures over thresholds 0.05 ... 0.95, and the threshold that is best for each."""
-        thresholds = [step / _SWEEP_STEPS for step in range(1, _SWEEP_STEPS)]
-        levels = [threshold_level(threshold) for threshold in thresholds]
+        """Figures over thresholds 0.05 ... 0.95, and the threshold that is best for each."""
         result: dict[str, Any] = {}
-        for task, metric, names in (
-            ("drivable", self.drivable, ("miou", "iou")),
-            ("lane", self.lane, ("iou", "accuracy")),
-        ):
-            if not metric.images:
-                continue
-            curves = metric.sweep()
-            rows = {name: [_number(curves[name][level]) for level in levels] for name in names}
-            best = {
-                name: thresholds[int(np.nanargmax(curves[name][levels]))]
-                for name in names
-                if not np.isnan(curves[name][levels]).all()
-            }
-            result[task] = {"threshold": thresholds, **rows, "best_threshold": best}
+        if self.detection.images:
+            result["detection"] = _sweep_json(
+                self.detection.sweep(SWEEP), {"f1": self._best_f1_threshold()}
+            )
+        levels = [threshold_level(threshold) for threshold in SWEEP]
+        if self.drivable.images:
+            curves = self.drivable.sweep()
+            result["drivable"] = _sweep_json({name: curves[name][levels] for name in _DRIVABLE})
+        if self.lane.images:
+            curves, dilated = self.lane.sweep(), self.lane_dilated.sweep()
+            result["lane"] = _sweep_json(
+                {name: curves[name][levels] for name in _LANE}
+                | {_dilated_name(name): dilated[name][levels] for name in _LANE}
+            )
         return result
+
+    def _detection_json(self) -> dict[str, Any]:
+        found = self.detection.compute()
+        best_f1_threshold = self._best_f1_threshold()
+        deployed, best = self._found_at(self.score_threshold), self._found_at(best_f1_threshold)
+        return {
+            "recall": found.recall,
+            "map50": found.map50,
+            "map50_95": found.map50_95,
+            **{f"{name}_at_threshold": deployed[name] for name in ("recall", "precision", "f1")},
+            "best_f1": best["f1"],
+            **{f"{name}_at_best_f1": best[name] for name in ("recall", "precision")},
+            "best_f1_threshold": best_f1_threshold,
+            "threshold": self.score_threshold,
+            "images": self.detection.images,
+            "objects": self.detection.objects,
+            "max_detections": self.detection.max_detections,
+        }
+
+    def _found_at(self, threshold: float | None) -> dict[str, float | None]:
+        if threshold is None:
+            return dict.fromkeys(("recall", "precision", "f1"))
+        return {name: number(one) for name, (one,) in self.detection.sweep([threshold]).items()}
+
+    def _best_f1_threshold(self) -> float | None:
+        if not self.detection.objects:
+            return None
+        return best_threshold(FINE_SWEEP, self.detection.sweep(FINE_SWEEP)["f1"])
+
+
+def best_threshold(thresholds: Sequence[float], values: Floats) -> float | None:
+    """The threshold of the largest value, of equal ones the nearest to 0.5; None if all are NaN."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    top = np.flatnonzero(known & (values >= np.nanmax(values) - 1e-12))
+    return min((thresholds[int(index)] for index in top), key=lambda one: abs(one - 0.5))
 
 
 def dilate(label: BoolMask, size_px: int) -> BoolMask:
@@ -212,34 +213,31 @@ def dilate(label: BoolMask, size_px: int) -> BoolMask:
     return np.asarray(cv2.dilate(label.astype(np.uint8), kernel), dtype=np.bool_)
 
 
-def _dilated_name(name: str) -> str:
-    head, _, pooled = name.partition("_")
-    return f"{head}_dilated{LANE_DILATION_PX}" + (f"_{pooled}" if pooled else "")
+def lane_dilation_px(width: int) -> int:
+    """How wide `*_dilated8` makes a thin line in an image of `width` pixels."""
+    return max(1, round(LANE_DILATION_PX * width / BDD_WIDTH_PX))
 
 
-def _ratios(histogram: npt.NDArray[np.int64]) -> dict[str, Floats]:
-    """Ratios [256] per level from pixel counts [2 (background, foreground), 256]; NaN undefined."""
-    above = np.cumsum(histogram[:, ::-1], axis=1)[:, ::-1]
-    false_positive, true_positive = above
-    negative, positive = histogram.sum(axis=1)
-    false_negative = positive - true_positive
-    true_negative = negative - false_positive
-    wrong = false_positive + false_negative
-    foreground = _divide(true_positive, true_positive + wrong)
-    background = _divide(true_negative, true_negative + wrong)
-    sensitivity = _divide(true_positive, np.full(LEVELS, positive))
-    specificity = _divide(true_negative, np.full(LEVELS, negative))
+def _counted(metric: MaskMetric, threshold: float, names: Sequence[str]) -> dict[str, Any]:
+    left_out = metric.left_out(threshold)
     return {
-        "iou": foreground,
-        "miou": (foreground + background) / 2,
-        "accuracy": (sensitivity + specificity) / 2,
+        "threshold": threshold,
+        "images": metric.images,
+        **{f"images_without_{name}": left_out[name] for name in names},
     }
 
 
-def _divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)
+def _sweep_json(
+    curves: dict[str, Floats], best: dict[str, float | None] | None = None
+) -> dict[str, Any]:
+    best = best or {name: best_threshold(SWEEP, curve) for name, curve in curves.items()}
+    return {
+        "threshold": SWEEP,
+        **{name: [number(value) for value in curve] for name, curve in curves.items()},
+        "best_threshold": {name: value for name, value in best.items() if value is not None},
+    }
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _dilated_name(name: str) -> str:
+    head, _, pooled = name.partition("_")
+    return f"{head}_dilated{LANE_DILATION_PX}" + (f"_{pooled}" if pooled else "")

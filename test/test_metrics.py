@@ -1,19 +1,27 @@
 """Metrics against references written here from the definitions, by hand and at random."""
 
+import contextlib
+import io
+import itertools
 import json
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mtc_perception.decode import threshold_level
 from mtc_perception.detection_metrics import DetectionMetric
+from mtc_perception.mask_metrics import MaskMetric
 from mtc_perception.metrics import (
     GroundTruth,
-    MaskMetric,
     PerceptionMetrics,
+    best_threshold,
     dilate,
+    lane_dilation_px,
 )
 
 # --- Detection -----------------------------------------------------------------------------------
@@ -31,8 +39,10 @@ def overlap(box: list[float], other: list[float], over_box_only: bool) -> float:
     return inner / (area if over_box_only else area + other_area - inner)
 
 
-def reference_detection(images: list[tuple], iou: float, limit: int) -> tuple[float, float]:
-    """Recall and 101-point average precision, straight from COCO's rules, one loop per rule."""
+def reference_judgement(
+    images: list[tuple], iou: float, limit: int
+) -> tuple[list[tuple[float, bool]], int]:
+    """(score, is right) of each detection that counts, and the number of objects; COCO's rules."""
     judged: list[tuple[float, bool]] = []
     objects = 0
     for boxes, scores, targets, ignore in images:
@@ -49,6 +59,12 @@ def reference_detection(images: list[tuple], iou: float, limit: int) -> tuple[fl
                 for t in range(len(targets))
             ):
                 judged.append((scores[best], False))
+    return judged, objects
+
+
+def reference_detection(images: list[tuple], iou: float, limit: int) -> tuple[float, float]:
+    """Recall and 101-point average precision, one loop per rule."""
+    judged, objects = reference_judgement(images, iou, limit)
     judged.sort(key=lambda entry: -entry[0])
     points, right = [], 0
     for count, (_, is_right) in enumerate(judged, start=1):
@@ -79,14 +95,18 @@ def random_images(seed: int) -> list[tuple]:
     return images
 
 
+def filled(images: list[tuple], limit: int) -> DetectionMetric:
+    metric = DetectionMetric(max_detections=limit)
+    for boxes, scores, targets, ignore in images:
+        metric.update(np.array(boxes), np.array(scores), np.array(targets), np.array(ignore, bool))
+    return metric
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("limit", [100, 3])
 def test_detection_agrees_with_the_definition(seed: int, limit: int) -> None:
     images = random_images(seed)
-    metric = DetectionMetric(max_detections=limit)
-    for boxes, scores, targets, ignore in images:
-        metric.update(np.array(boxes), np.array(scores), np.array(targets), np.array(ignore, bool))
-    found = metric.compute()
+    found = filled(images, limit).compute()
     recall, map50 = reference_detection(images, 0.5, limit)
     thresholds = [0.5 + 0.05 * step for step in range(10)]
     map50_95 = np.mean([reference_detection(images, iou, limit)[1] for iou in thresholds])
@@ -94,6 +114,103 @@ def test_detection_agrees_with_the_definition(seed: int, limit: int) -> None:
     assert found.recall == pytest.approx(recall)
     assert found.map50 == pytest.approx(map50)
     assert found.map50_95 == pytest.approx(map50_95)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("limit", [100, 3])
+def test_operating_points_agree_with_the_definition(seed: int, limit: int) -> None:
+    images = random_images(seed)
+    metric = filled(images, limit)
+    judged, objects = reference_judgement(images, 0.5, limit)
+    thresholds = [0.001, 0.2, 0.5, 0.77, 0.9999]
+    at = metric.sweep(thresholds)
+    for index, threshold in enumerate(thresholds):
+        kept = [right for score, right in judged if score >= threshold]
+        right = sum(kept)
+        assert at["recall"][index] == pytest.approx(right / objects)
+        precision = right / len(kept) if kept else np.nan
+        assert at["precision"][index] == pytest.approx(precision, nan_ok=True)
+        assert at["f1"][index] == pytest.approx(2 * right / (len(kept) + objects))
+    # The lowest threshold keeps every detection: there both ways of counting have to meet.
+    assert at["recall"][0] == pytest.approx(metric.compute().recall)
+
+
+@st.composite
+def boxes_on_a_grid(draw: st.DrawFn, most: int) -> np.ndarray:
+    """Boxes with whole, often equal edges: overlaps of exactly 0.5 and ties are common."""
+    edge, side = st.integers(0, 6), st.integers(1, 4)
+    rows = draw(st.lists(st.tuples(edge, edge, side, side), max_size=most))
+    return np.array([(x, y, x + w, y + h) for x, y, w, h in rows], float).reshape(-1, 4)
+
+
+@st.composite
+def detection_images(draw: st.DrawFn) -> list[tuple]:
+    """Small scenes; scores differ from each other, but in no particular order."""
+    images = []
+    for number in range(draw(st.integers(1, 3))):
+        boxes = draw(boxes_on_a_grid(6))
+        order = np.array(draw(st.permutations(range(len(boxes)))), dtype=int)
+        targets = draw(boxes_on_a_grid(4))
+        some = st.lists(st.booleans(), min_size=len(targets), max_size=len(targets))
+        scores = (order * 3 + number + 1) / 32
+        images.append((boxes, scores, targets, np.array(draw(some), dtype=bool)))
+    return images
+
+
+@given(images=detection_images())
+@settings(max_examples=60, deadline=None)
+def test_detection_agrees_with_pycocotools(images: list[tuple]) -> None:
+    metric = filled(images, 100)
+    found = metric.compute()
+    expected = pycocotools_figures(images)
+    objects = sum(int((~ignore).sum()) for *_, ignore in images)
+    if not objects:
+        assert (found.recall, found.map50, found.map50_95) == (None, None, None)
+        return
+    assert (found.recall, found.map50, found.map50_95) == pytest.approx(expected)
+    # COCO's own recall at IoU 0.5 checks the matching behind precision and F1 at a threshold.
+    assert metric.sweep([0.0])["recall"][0] == pytest.approx(expected[0])
+
+
+def pycocotools_figures(images: list[tuple]) -> tuple[float, float, float]:
+    """Recall at IoU 0.5, AP50 and AP50-95 of the original COCO code."""
+    truth: list[dict] = []
+    found: list[dict] = []
+    for image, (boxes, scores, targets, ignore) in enumerate(images, start=1):
+        for box, crowd in zip(targets, ignore, strict=True):
+            truth.append(coco_box(len(truth) + 1, image, box) | {"iscrowd": int(crowd)})
+        for box, score in zip(boxes, scores, strict=True):
+            found.append(coco_box(len(found) + 1, image, box) | {"score": float(score)})
+    if not found:
+        return 0.0, 0.0, 0.0
+    content = {
+        "info": {},
+        "images": [{"id": image} for image in range(1, len(images) + 1)],
+        "categories": [{"id": 1}],
+        "annotations": truth,
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        labels = COCO()
+        labels.dataset = content
+        labels.createIndex()
+        evaluator = COCOeval(labels, labels.loadRes(found), "bbox")
+        evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision = evaluator.eval["precision"][:, :, 0, 0, -1]
+    return evaluator.eval["recall"][0, 0, 0, -1], precision[0].mean(), precision.mean()
+
+
+def coco_box(identity: int, image: int, box: np.ndarray) -> dict:
+    x, y, right, bottom = box.tolist()
+    width, height = right - x, bottom - y
+    return {
+        "id": identity,
+        "image_id": image,
+        "category_id": 1,
+        "bbox": [x, y, width, height],
+        "area": width * height,
+    }
 
 
 def test_detection_by_hand() -> None:
@@ -106,10 +223,11 @@ def test_detection_by_hand() -> None:
     assert found.recall == pytest.approx(2 / 3)
     assert found.map50 == pytest.approx((34 + 33 * 2 / 3) / 101)
     assert (metric.images, metric.objects) == (2, 3)
-    np.testing.assert_allclose(found.curve.precision[[0, 33, 34, 66, 67]], [1, 1, 2 / 3, 2 / 3, 0])
-    np.testing.assert_allclose(found.curve.score[[0, 33, 34, 66, 67]], [0.9, 0.9, 0.7, 0.7, np.nan])
-    assert found.curve.f1[66] == pytest.approx(2 * 0.66 * (2 / 3) / (0.66 + 2 / 3))
-    assert found.curve.f1[0] == 0
+    np.testing.assert_allclose(found.precision[[0, 33, 34, 66, 67]], [1, 1, 2 / 3, 2 / 3, 0])
+    at = metric.sweep([0.05, 0.7, 0.75, 0.85, 0.95])
+    np.testing.assert_allclose(at["recall"], [2 / 3, 2 / 3, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(at["precision"], [2 / 3, 2 / 3, 1 / 2, 1, np.nan])
+    np.testing.assert_allclose(at["f1"], [4 / 6, 4 / 6, 2 / 5, 2 / 4, 0])
 
 
 def test_ignore_regions_neither_help_nor_hurt() -> None:
@@ -326,8 +444,17 @@ def test_a_perfect_perception_scores_one() -> None:
         "recall": 1.0,
         "map50": pytest.approx(1.0),
         "map50_95": pytest.approx(1.0),
+        "recall_at_threshold": 1.0,
+        "precision_at_threshold": 1.0,
+        "f1_at_threshold": 1.0,
+        "best_f1": 1.0,
+        "recall_at_best_f1": 1.0,
+        "precision_at_best_f1": 1.0,
+        "best_f1_threshold": 0.5,
+        "threshold": 0.3,
         "images": 1,
         "objects": 1,
+        "max_detections": 100,
     }
     assert result["drivable"] == {
         "miou": 1.0,
@@ -336,13 +463,48 @@ def test_a_perfect_perception_scores_one() -> None:
         "iou_pooled": 1.0,
         "threshold": 0.4,
         "images": 1,
+        "images_without_miou": 0,
+        "images_without_iou": 0,
     }
     lane = result["lane"]
     assert (lane["iou"], lane["accuracy"], lane["threshold"]) == (1.0, 1.0, 0.6)
-    # The prediction keeps its one pixel where the label is eight wide.
-    assert lane["iou_dilated8"] == pytest.approx(1 / 8)
-    assert lane["iou_dilated8_pooled"] == pytest.approx(1 / 8)
-    assert lane["accuracy_dilated8"] == pytest.approx((1 / 8 + 1) / 2)
+    # In an image 30 pixels wide the label's one pixel is as wide as it gets.
+    assert (lane["iou_dilated8"], lane["accuracy_dilated8"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("width", "wide_px"), [(1280, 8), (640, 4), (480, 3), (30, 1)])
+def test_lane_labels_are_dilated_in_proportion_to_the_image(width: int, wide_px: int) -> None:
+    assert lane_dilation_px(width) == wide_px
+    lane = np.zeros((10, width), dtype=bool)
+    lane[:, width // 2] = True
+    blank = np.zeros((10, width), dtype=np.uint8)
+    metrics = PerceptionMetrics()
+    metrics.update(GroundTruth(lane=lane), np.zeros((0, 4)), [], blank, as_bytes(lane))
+    found = metrics.to_json()["lane"]
+    # The prediction keeps its one pixel where the label is wider.
+    assert found["iou"] == 1.0
+    assert found["iou_dilated8"] == pytest.approx(1 / wide_px)
+    assert found["iou_dilated8_pooled"] == pytest.approx(1 / wide_px)
+    assert found["accuracy_dilated8"] == pytest.approx((1 / wide_px + 1) / 2)
+
+
+def test_images_without_the_class_are_left_out_and_counted() -> None:
+    empty = np.zeros_like(LANE)
+    metrics = PerceptionMetrics()
+    for label, predicted in ((LANE, LANE), (empty, empty), (empty, LANE)):
+        truth = GroundTruth(drivable=label, lane=label)
+        metrics.update(truth, np.zeros((0, 4)), [], as_bytes(predicted), as_bytes(predicted))
+    result = metrics.to_json()
+    # Right, absent and not seen (left out), and a false alarm (IoU 0).
+    assert result["lane"]["iou"] == pytest.approx((1 + 0) / 2)
+    assert result["lane"]["images"] == 3
+    assert result["lane"]["images_without_iou"] == 1
+    # Sensitivity needs a labelled pixel: both images without any are left out.
+    assert result["lane"]["accuracy"] == 1.0
+    assert result["lane"]["images_without_accuracy"] == 2
+    assert result["lane"]["accuracy_pooled"] == pytest.approx((1 + 1 - 20 / (3 * 600 - 20)) / 2)
+    assert result["drivable"]["miou"] == pytest.approx((1 + (0 + 580 / 600) / 2) / 2)
+    assert result["drivable"]["images_without_miou"] == 1
 
 
 def test_unlabelled_tasks_are_left_out() -> None:
@@ -372,20 +534,96 @@ def test_sweep_finds_the_better_threshold() -> None:
     assert len(sweep["lane"]["accuracy"]) == len(sweep["lane"]["threshold"]) == 19
 
 
-def test_parts_add_up_to_the_whole() -> None:
+def test_detection_thresholds_are_named_apart() -> None:
+    metrics = PerceptionMetrics(score_threshold=0.8)
+    objects = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], dtype=float)
+    # By falling score: right, right, wrong, wrong.
+    boxes = np.concatenate([objects, objects + 50])
+    mask = np.zeros((90, 90), np.uint8)
+    metrics.update(GroundTruth(boxes=objects), boxes, [0.9, 0.6, 0.4, 0.2], mask, mask)
+    found = metrics.to_json()["detection"]
+    assert (found["threshold"], found["recall"], found["recall_at_threshold"]) == (0.8, 1.0, 0.5)
+    assert found["precision_at_threshold"] == 1.0
+    assert found["f1_at_threshold"] == pytest.approx(2 / 3)
+    # 0.41 ... 0.6 separate right from wrong; the one nearest to 0.5 leaves most room.
+    assert (found["best_f1"], found["best_f1_threshold"]) == (1.0, 0.5)
+    assert (found["recall_at_best_f1"], found["precision_at_best_f1"]) == (1.0, 1.0)
+    sweep = metrics.sweep_json()["detection"]
+    assert sweep["best_threshold"] == {"f1": 0.5}
+    assert sweep["threshold"][9] == 0.5
+    assert (sweep["recall"][0], sweep["precision"][0]) == (1.0, 0.5)
+    assert sweep["precision"][-1] is None
+    assert metrics.headlines() == {"detection": found["f1_at_threshold"]} | dict.fromkeys(
+        ("drivable", "lane")
+    )
+
+
+def test_nothing_to_find_recommends_no_threshold() -> None:
+    metrics = PerceptionMetrics()
+    mask = np.zeros((9, 9), np.uint8)
+    metrics.update(GroundTruth(boxes=np.zeros((0, 4))), [[0, 0, 5, 5]], [0.9], mask, mask)
+    found = metrics.to_json()["detection"]
+    assert (found["best_f1_threshold"], found["recall"], found["recall_at_best_f1"]) == (None,) * 3
+    assert (found["precision_at_threshold"], found["f1_at_threshold"]) == (0.0, 0.0)
+    assert metrics.sweep_json()["detection"]["best_threshold"] == {}
+
+
+def test_best_threshold_of_equals_is_the_nearest_to_a_half() -> None:
+    thresholds = [0.1, 0.3, 0.6, 0.9]
+    assert best_threshold(thresholds, np.array([0.7, 0.7, 0.7, 0.2])) == 0.6
+    assert best_threshold(thresholds, np.array([np.nan, 0.1, np.nan, 0.2])) == 0.9
+    assert best_threshold(thresholds, np.full(4, np.nan)) is None
+
+
+def noisy_parts(count: int) -> list[PerceptionMetrics]:
+    """Metrics of two images each, with many equal scores across images."""
     random = np.random.default_rng(5)
-    whole, merged = PerceptionMetrics(), PerceptionMetrics()
-    for _ in range(4):
+    parts = []
+    for _ in range(count):
         part = PerceptionMetrics()
         for _ in range(2):
             corner = random.uniform(0, 20, (3, 2))
             boxes = np.concatenate([corner, corner + 8], axis=1)
             truth = GroundTruth(boxes[:2] + 1, None, DRIVABLE, random.random((20, 30)) < 0.1)
             noise = random.integers(0, 256, (20, 30), dtype=np.uint8)
-            scores = random.random(3)
-            for metrics in (whole, part):
-                metrics.update(truth, boxes, scores, noise, noise)
-        merged.merge(part)
-    for task, figures in whole.to_json().items():
-        assert merged.to_json()[task] == pytest.approx(figures)
-    assert merged.to_json()["lane"]["images"] == 8
+            part.update(truth, boxes, random.integers(1, 4, 3) / 4, noise, noise)
+        parts.append(part)
+    return parts
+
+
+def test_parts_add_up_to_the_whole_in_any_order() -> None:
+    parts = noisy_parts(5)
+    results = set()
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+        merged = PerceptionMetrics()
+        for index in order:
+            merged.merge(pickle.loads(pickle.dumps(parts[index])))
+        results.add(json.dumps([merged.to_json(), merged.sweep_json()]))
+    nested = PerceptionMetrics()
+    for left, right in ((0, 3), (1, 4)):
+        pair = PerceptionMetrics()
+        pair.merge(parts[right])
+        pair.merge(parts[left])
+        nested.merge(pair)
+    nested.merge(parts[2])
+    results.add(json.dumps([nested.to_json(), nested.sweep_json()]))
+    assert len(results) == 1  # to the last bit
+    assert json.loads(results.pop())[0]["lane"]["images"] == 10
+
+
+def test_memory_grows_by_the_detections_alone() -> None:
+    """10 000 images of 1280x720 with 100 detections each must fit: no mask may be kept."""
+    random = np.random.default_rng(1)
+    mask = random.integers(0, 256, (72, 128), dtype=np.uint8)
+    truth = GroundTruth(np.array([[0, 0, 9, 9.0]]), None, mask > 90, mask > 200)
+    boxes = np.tile(np.array([0, 0, 9, 9], np.float32), (100, 1))
+    metrics = PerceptionMetrics()
+    sizes = []
+    for _ in range(3):
+        for _ in range(20):
+            scores = random.random(100).astype(np.float32)
+            metrics.update(truth, boxes, scores, mask, mask)
+        sizes.append(len(pickle.dumps(metrics)))
+    growth = sizes[2] - sizes[1]
+    assert growth == pytest.approx(sizes[1] - sizes[0], rel=0.05)
+    assert growth / 20 < 100 * 64

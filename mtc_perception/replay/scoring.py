@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mtc_perception.metrics import GroundTruth, MaskMetric, PerceptionMetrics
+from mtc_perception.mask_metrics import MaskMetric
+from mtc_perception.metrics import GroundTruth, PerceptionMetrics
 from mtc_perception.replay.frames import FrameSource, SourceError
 from mtc_perception.replay.live import LiveResult
 from mtc_perception.replay.player import Published
@@ -29,7 +30,9 @@ def score_run(source: FrameSource, result: LiveResult, on_frame: Callable[[int],
     """
     status = result.engine
     metrics = PerceptionMetrics(
-        float(status["drivable_threshold"]), float(status["lane_threshold"])
+        float(status["drivable_threshold"]),
+        float(status["lane_threshold"]),
+        score_threshold=float(status["score_threshold"]),
     )
     played = {one.source_stamp_ns: one for one in result.published}
     agreement: dict[int, float] = {}
