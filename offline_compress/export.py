@@ -101,12 +101,13 @@ def best(
     [N, K], descending, and labels [N, K].
     """
     height, width = mask.shape[-2:]
-    logits, labels = found.logits.max(-1)
-    logits, index = logits.topk(min(count, logits.shape[1]), 1)
+    # Sorted after the sigmoid: an engine's own may turn nearly equal logits round.
+    scores, labels = found.logits.sigmoid().max(-1)
+    scores, index = scores.topk(min(count, scores.shape[1]), 1)
     boxes = found.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
     boxes = torch.minimum(boxes.clamp(min=0), limit)
-    return boxes, logits.sigmoid(), labels.gather(1, index)
+    return boxes, scores, labels.gather(1, index)
 
 
 def probability_bytes(logits: torch.Tensor) -> torch.Tensor:

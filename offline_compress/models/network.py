@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from offline_compress.losses.targets import Targets
 from offline_compress.models.backbone import PlainBackbone
+from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.efficientnet import WIDTHS, EfficientNetLite0
 from offline_compress.models.encoder import PathAggregation
 from offline_compress.models.heads import (
@@ -18,15 +18,12 @@ from offline_compress.models.heads import (
     MaskStem,
 )
 
-if TYPE_CHECKING:
-    from offline_compress.models.decoder import QueryDetections
-
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:
     """What the network predicts for N images of H x W."""
 
-    detections: "DenseDetections | QueryDetections"
+    detections: DenseDetections | QueryDetections
     drivable: torch.Tensor
     """[N, H, W] logits."""
     lane: torch.Tensor

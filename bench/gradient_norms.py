@@ -1,0 +1,128 @@
+"""`python -m bench.gradient_norms`: how hard each task pulls on a model's trunk while it trains."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import nn
+
+from bench.common import write_result
+from mtc_perception.errors import UserError
+from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.export import normalise
+from offline_compress.losses.masks import MaskLoss
+from offline_compress.losses.targets import Targets
+from offline_compress.losses.tasks import TaskLosses, task_losses
+from offline_compress.models.registry import model_spec
+from offline_compress.recipe import DataSource, SizePx
+
+TASKS = ("detection", "drivable", "lane")
+CROP = SizePx(height=192, width=320)
+"""Small, so that two cores answer in minutes."""
+BATCH, BATCHES = 4, 4
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 10.0
+
+
+def samples(root: Path, seed: int) -> Iterator[tuple[torch.Tensor, Targets]]:
+    """Endless augmented batches of split `train`."""
+    data = TrainingSet([DataSource(root=root, split="train")], CROP, CROP, (0.8, 1.7), seed)
+    number = 0
+    while True:
+        yield collate([data[number + k] for k in range(BATCH)])
+        number += BATCH
+
+
+def trunk_norms(model: nn.Module, losses: TaskLosses) -> list[float]:
+    """Norm of each task's gradient over the parameters of backbone and encoder."""
+    trunk = [*model.backbone.parameters(), *model.encoder.parameters()]  # type: ignore[union-attr]
+    norms = []
+    for task in TASKS:
+        gradients = torch.autograd.grad(
+            getattr(losses, task), trunk, retain_graph=True, allow_unused=True
+        )
+        squares = [g.square().sum() for g in gradients if g is not None]
+        norms.append(torch.stack(squares).sum().sqrt().item())
+    return norms
+
+
+def measure(
+    model_name: str, mask_loss: MaskLoss, root: Path, marks: Sequence[int], progress: Progress
+) -> list[dict[str, Any]]:
+    """One row per mark: the mean loss and norm of each task after that many optimiser steps."""
+    torch.manual_seed(0)
+    model = model_spec(model_name, ["vehicle"], CROP.height, CROP.width).build().train()
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    stream = samples(root, 0)
+    rows = []
+    bar = progress.add_task(f"{model_name}, {mask_loss}", total=marks[-1] + len(marks) * BATCHES)
+    for step in range(marks[-1] + 1):
+        if step in marks:
+            norms, values = [], []
+            for _ in range(BATCHES):
+                images, targets = next(stream)
+                losses = task_losses(model(normalise(images), targets), targets, mask_loss)
+                norms.append(trunk_norms(model, losses))
+                values.append([getattr(losses, task).item() for task in TASKS])
+                progress.advance(bar)
+            rows.append(
+                {"model": model_name, "mask_loss": mask_loss, "step": step}
+                | {f"{task}_norm": n for task, n in zip(TASKS, _mean(norms), strict=True)}
+                | {f"{task}_loss": v for task, v in zip(TASKS, _mean(values), strict=True)}
+            )
+        images, targets = next(stream)
+        loss = task_losses(model(normalise(images), targets), targets, mask_loss).total()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        progress.advance(bar)
+    return rows
+
+
+def _mean(rows: list[list[float]]) -> list[float]:
+    return [round(value, 4) for value in torch.tensor(rows).mean(0).tolist()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gradient_norms",
+        description="Train freshly initialised models for a few steps and print the norm of each "
+        "task's gradient on backbone and encoder, to weight the tasks by.",
+    )
+    parser.add_argument("models", nargs="+", help="of the registry")
+    parser.add_argument("--data", type=Path, required=True, help="data set with all three tasks")
+    parser.add_argument(
+        "--marks", type=int, nargs="+", default=[0, 50, 200], help="steps (%(default)s)"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    console = Console()
+    rows = []
+    try:
+        with Progress(console=console) as progress:
+            for name in options.models:
+                for kind in get_args(MaskLoss):
+                    rows += measure(name, kind, options.data, sorted(options.marks), progress)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
+    console.print(f"wrote {write_result(options.results, 'gradient_norms', {'rows': rows})}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
