@@ -50,10 +50,6 @@ class BrokenFile(LayoutError):
         super().__init__(str(problem))
         self.problem = problem
 
-    def __reduce__(self) -> tuple[type, tuple[Problem]]:
-        # Exceptions pickle by their message alone, but this one has to leave a loader's worker.
-        return BrokenFile, (self.problem,)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskCoding:

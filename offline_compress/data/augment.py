@@ -1,11 +1,12 @@
 """Training augmentation: one affine warp and one photometric pass keep all three labels aligned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from offline_compress.data.photometric import photometric
 from offline_compress.losses.targets import IGNORE
 
 PAD_VALUE = 114
@@ -13,6 +14,9 @@ MIN_BOX_PX = 5.0
 """Boxes thinner than this in network pixels become ignore regions: nobody could label them."""
 MIN_VISIBLE = 0.35
 """A box of which less than this fraction is left inside the crop becomes an ignore region."""
+_HALF, _FAINT = 128, 26
+"""Of 255: the cover that makes a pixel lane, and the least that does where a line is thin."""
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,52 @@ def warp(
         cv2.warpAffine(mask, centred, size, flags=cv2.INTER_NEAREST, borderValue=(IGNORE,))
         for mask in (sample.drivable, sample.lane)
     )
+    if shrink < 1:
+        drivable, lane = _shrunk_lane(sample, centred, shrink, drivable, lane)
     boxes, kinds = _warp_boxes(sample.boxes, sample.kinds, matrix, height, width)
     return LabelledImage(image, boxes, kinds, sample.has_boxes, drivable, lane)
+
+
+def _shrunk_lane(
+    sample: LabelledImage,
+    centred: npt.NDArray[np.float64],
+    shrink: float,
+    drivable: npt.NDArray[np.uint8],
+    lane: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Replace nearest-sampled labels by ones in which no line is lost between two samples.
+
+    A pixel is lane where paint covers half of it, and less where there is no such pixel around: a
+    line thinner than a pixel stays a line and thicker ones keep their width. Paint that lies on
+    drivable ground stays drivable.
+    """
+    paint = cv2.compare(sample.lane, 1, cv2.CMP_EQ)
+    cover = _cover(paint, centred, shrink, lane.shape)
+    thick = cv2.compare(cover, _HALF, cv2.CMP_GE)
+    faint = cv2.compare(cover, _FAINT, cv2.CMP_GE)
+    found = cv2.bitwise_or(thick, cv2.bitwise_and(faint, ~cv2.dilate(thick, _NEIGHBOURS)))
+    lane = np.where(lane == IGNORE, lane, found & 1)
+    added = found & cv2.compare(drivable, 0, cv2.CMP_EQ)
+    if added.any():
+        elsewhere = cv2.bitwise_and(paint, cv2.compare(sample.drivable, 1, cv2.CMP_NE))
+        if elsewhere.any():
+            off_road = _cover(elsewhere, centred, shrink, lane.shape)
+            added &= cv2.compare(off_road, _FAINT, cv2.CMP_LT)
+        drivable = drivable | (added & 1)
+    return drivable, lane
+
+
+def _cover(
+    mask: npt.NDArray[np.uint8],
+    centred: npt.NDArray[np.float64],
+    shrink: float,
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.uint8]:
+    """How much of each target pixel a 0 or 255 mask covers, 0 to 255, zero outside the image."""
+    step = round(1 / shrink)
+    if step > 1:
+        mask = cv2.blur(mask, (step, step), borderType=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(mask, centred, shape[::-1], flags=cv2.INTER_LINEAR)
 
 
 def _warp_boxes(
@@ -106,45 +154,6 @@ def random_affine(
     return np.concatenate((linear, shift[:, None]), 1)
 
 
-def photometric(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Exposure, gamma, colour, night, cast shadow, blur and sensor noise. Same shape and dtype."""
-    if rng.random() < 0.8:
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-        hue, saturation = rng.normal(0, 6), np.exp(rng.normal(0, 0.35))
-        ramp = np.arange(256)
-        hsv[..., 0] = cv2.LUT(hsv[..., 0], ((ramp + hue) % 180).astype(np.uint8))
-        hsv[..., 1] = cv2.LUT(hsv[..., 1], (ramp * saturation).clip(0, 255).astype(np.uint8))
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    night = rng.random() < 0.1
-    gain = rng.uniform(0.2, 0.5) if night else np.exp(rng.normal(0, 0.2))
-    gamma = np.exp(rng.normal(0, 0.25))
-    tint = np.exp(rng.normal(0, 0.06, 3))
-    ramp = np.linspace(0, 1, 256)[:, None] ** gamma * gain * tint
-    lut = (255 * ramp + rng.normal(0, 8)).clip(0, 255).astype(np.uint8)
-    image = cv2.LUT(image, lut[None])
-    if rng.random() < 0.15:
-        image = _shadow(image, rng)
-    if rng.random() < 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.4))
-    if rng.random() < 0.3:
-        noise = np.empty(image.shape, np.int8)
-        cv2.setRNGSeed(int(rng.integers(1 << 31)))
-        cv2.randn(noise, 0, float(rng.uniform(2, 12)))
-        image = cv2.add(image, noise, dtype=cv2.CV_8U)
-    return image
-
-
-def _shadow(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Darken a random polygon: road shadows look like lane edges to a naive network."""
-    height, width = image.shape[:2]
-    corners = (rng.random((4, 2)) * (width, height)).astype(np.int32)
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [cv2.convexHull(corners)], 255)
-    dark = cv2.convertScaleAbs(image, alpha=float(rng.uniform(0.4, 0.8)))
-    cv2.copyTo(dark, mask, image)
-    return image
-
-
 def augment(
     sample: LabelledImage,
     height: int,
@@ -156,11 +165,4 @@ def augment(
     source_height, source_width = sample.image.shape[:2]
     matrix = random_affine(source_height, source_width, height, width, scales, rng)
     moved = warp(sample, matrix, height, width)
-    return LabelledImage(
-        photometric(moved.image, rng),
-        moved.boxes,
-        moved.kinds,
-        moved.has_boxes,
-        moved.drivable,
-        moved.lane,
-    )
+    return replace(moved, image=photometric(moved.image, rng))

@@ -10,8 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from mtc_perception.layout import Sample, read_image, read_split, read_truth
+from mtc_perception.layout import (
+    BrokenFile,
+    LayoutError,
+    Sample,
+    read_image,
+    read_split,
+    read_truth,
+)
 from offline_compress.data.augment import LabelledImage, augment
+from offline_compress.data.cache import DecodedImages, memory_budget_bytes
+from offline_compress.data.mosaic import mosaic
 from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.recipe import DataSource, SizePx
 
@@ -32,6 +41,14 @@ def load_labelled(sample: Sample) -> LabelledImage:
     return LabelledImage(image, boxes, kinds, truth.boxes is not None, drivable, lane)
 
 
+class BrokenSample(LayoutError):
+    """A file of the training set that does not decode."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's exception again with the whole traceback as its message.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip())
+
+
 class TrainingSet(Dataset[LabelledImage]):
     """Map from the running number of a sample to its augmented crop."""
 
@@ -42,7 +59,22 @@ class TrainingSet(Dataset[LabelledImage]):
         crop: SizePx,
         scale_jitter: tuple[float, float],
         seed: int,
+        mosaic: float = 0.0,
+        mosaic_until: int | None = None,
     ) -> None:
+        """Index the data sets; opens no image.
+
+        Args:
+            sources: what to draw from.
+            deployed: network input size in pixels; a scale of 1 fits an image into it.
+            crop: size of the samples in pixels.
+            scale_jitter: least and greatest random scale, relative to the deployed one.
+            seed: of everything random.
+            mosaic: share of the samples that are made of four images.
+            mosaic_until: number of the first sample from which on there are none; None: never.
+
+        Raises LayoutError for a data set that is missing or broken.
+        """
         self._samples: list[Sample] = []
         weights: list[float] = []
         for source in sources:
@@ -52,26 +84,48 @@ class TrainingSet(Dataset[LabelledImage]):
         self._cumulative = np.cumsum(weights) / np.sum(weights)
         self._deployed, self._crop, self._seed = deployed, crop, seed
         self._scale_jitter = scale_jitter
-        self._decoded: dict[int, LabelledImage] = {}
+        self._mosaic, self._mosaic_until = mosaic, mosaic_until
+        # Often drawn images first: they gain most where not all of them fit.
+        order = np.argsort(-np.array(weights), kind="stable").tolist()
+        self._decoded = DecodedImages(self._load, order)
 
-    def preload(self) -> Iterator[int]:
-        """Decode every image once, before workers fork and share them; yields the count done."""
-        for index, sample in enumerate(self._samples):
-            self._decoded[index] = load_labelled(sample)
-            yield index + 1
+    def preload(self, budget_bytes: int | None = None) -> Iterator[int]:
+        """Decode what fits into `budget_bytes` (default: of this machine's memory, the share of
+        one process) before workers fork and share it; yields the count done.
+
+        Raises LayoutError for a file that does not decode.
+        """
+        budget = memory_budget_bytes() if budget_bytes is None else budget_bytes
+        yield from self._decoded.fill(budget)
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __getitem__(self, number: int) -> LabelledImage:
         rng = np.random.default_rng((self._seed, number))
-        index = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
-        sample = self._decoded.get(index) or load_labelled(self._samples[index])
-        height, width = sample.image.shape[:2]
+        crop = self._crop
+        allowed = self._mosaic_until is None or number < self._mosaic_until
+        if allowed and self._mosaic and rng.random() < self._mosaic:
+            four = [self._draw(rng) for _ in range(4)]
+            scales = [self._scales(image) for image in four]
+            return mosaic(four, crop.height, crop.width, scales, rng)
+        image = self._draw(rng)
+        return augment(image, crop.height, crop.width, self._scales(image), rng)
+
+    def _draw(self, rng: np.random.Generator) -> LabelledImage:
+        return self._decoded[int(np.searchsorted(self._cumulative, rng.random(), side="right"))]
+
+    def _load(self, index: int) -> LabelledImage:
+        try:
+            return load_labelled(self._samples[index])
+        except BrokenFile as error:
+            raise BrokenSample(str(error)) from None
+
+    def _scales(self, image: LabelledImage) -> tuple[float, float]:
+        height, width = image.image.shape[:2]
         scale = min(self._deployed.height / height, self._deployed.width / width)
         low, high = self._scale_jitter
-        scales = (scale * low, scale * high)
-        return augment(sample, self._crop.height, self._crop.width, scales, rng)
+        return scale * low, scale * high
 
 
 class RunningNumbers(Sampler[int]):

@@ -1,0 +1,72 @@
+"""Decoded images kept in memory, as many as it holds; the others are decoded when asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from offline_compress.data.augment import LabelledImage
+from offline_compress.data.workers import local_processes, usable_cores
+
+MEMORY_SHARE = 0.5
+"""Part of the memory available at the start that decoded images may take."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def memory_budget_bytes(processes: int | None = None) -> int:
+    """Memory for decoded images in each of `processes` (default: the launcher's) of this machine.
+
+    Respects the limit of the container the process runs in.
+    """
+    available = psutil.virtual_memory().available
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        limit, used = "max", 0
+    if limit != "max":
+        available = min(available, max(0, int(limit) - used))
+    return int(available * MEMORY_SHARE / (processes or local_processes()))
+
+
+def size_bytes(image: LabelledImage) -> int:
+    """Memory of one labelled image."""
+    arrays = (image.image, image.drivable, image.lane, image.boxes, image.kinds)
+    return sum(array.nbytes for array in arrays)
+
+
+class DecodedImages:
+    """Labelled images by index.
+
+    What is kept changes how fast an image comes, never which: a run that resumes on a machine
+    with less memory sees the same samples.
+    """
+
+    def __init__(self, load: Callable[[int], LabelledImage], order: Sequence[int]) -> None:
+        """`load` decodes one image; `order` lists all indices, the most wanted first."""
+        self._load, self._order = load, order
+        self._kept: dict[int, LabelledImage] = {}
+
+    def fill(self, budget_bytes: int) -> Iterator[int]:
+        """Decode images until all are kept or `budget_bytes` are used; yields the count kept.
+
+        To be done before workers fork: they share what is there by then.
+        """
+        threads = usable_cores()
+        left = budget_bytes
+        with ThreadPoolExecutor(threads) as pool:
+            for begin in range(0, len(self._order), 2 * threads):
+                part = self._order[begin : begin + 2 * threads]
+                for index, image in zip(part, pool.map(self._load, part), strict=True):
+                    left -= size_bytes(image)
+                    if left < 0:
+                        return
+                    self._kept[index] = image
+                    yield len(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return self._kept.get(index) or self._load(index)

@@ -1,0 +1,38 @@
+"""Processes that prepare training samples: how many, and how they start."""
+
+import os
+import signal
+
+import cv2
+import torch
+
+MOST_WORKERS = 16
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def local_processes() -> int:
+    """Training processes on this machine, as the launcher (torchrun, accelerate) says; else 1."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def worker_count(cores: int | None = None, processes: int | None = None) -> int:
+    """Loader workers for each of `processes` training processes on `cores` cores.
+
+    All of a process's share of the cores but one, which feeds the accelerator; 1 to 16.
+    """
+    share = (cores or usable_cores()) // (processes or local_processes())
+    return max(1, min(MOST_WORKERS, share - 1))
+
+
+def start_worker(_worker: int) -> None:
+    """`worker_init_fn` of a DataLoader: one thread, deaf to what ends the run."""
+    torch.set_num_threads(1)
+    # OpenCV's threads do not survive the fork, and the cores are taken by the other workers.
+    cv2.setNumThreads(0)
+    # Both reach every process of a terminal or a job; the trainer alone decides when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
