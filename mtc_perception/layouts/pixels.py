@@ -33,7 +33,7 @@ def read_mask(source: MaskSource, size: tuple[int, int]) -> npt.NDArray[np.bool_
     """
     if isinstance(source, MaskShapes):
         return draw_shapes(source, size)
-    return _foreground(read_mask_values(source.path, size), source)
+    return foreground(read_mask_values(source.path, size), source)
 
 
 def read_mask_values(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -45,7 +45,8 @@ def read_mask_values(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]
     return pixels
 
 
-def _foreground(values: npt.NDArray[np.uint8], source: MaskFile) -> npt.NDArray[np.bool_]:
+def foreground(values: npt.NDArray[np.uint8], source: MaskFile) -> npt.NDArray[np.bool_]:
+    """Which grey values of a mask file are foreground; same shape. Raises LayoutError."""
     coding = source.coding
     if coding is BINARY:
         # A mask of 0 and 1 would pass for an empty one.

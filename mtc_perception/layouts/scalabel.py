@@ -54,7 +54,8 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
     Takes a Scalabel frame (`labels`), and the 2018 release's file of one image
     (`frames[0].objects`).
     """
-    labels = entry["frames"][0]["objects"] if "frames" in entry else entry.get("labels") or []
+    scalabel = "name" in entry and "frames" not in entry
+    labels = (entry.get("labels") or []) if scalabel else entry["frames"][0]["objects"]
     rows, lanes, areas = [], [], []
     for label in labels:
         # 2018: `lane/single white` and `area/drivable`; later a plain category.
