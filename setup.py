@@ -53,7 +53,7 @@ setup(
         "openvino": ["openvino"],
         "tensorrt": ["tensorrt"],
         # colcon test runs pytest when it finds it here.
-        "test": ["hypothesis", "onnx", "pytest"],
+        "test": ["hypothesis", "onnx", "pycocotools", "pytest"],
     },
     zip_safe=False,
     entry_points={

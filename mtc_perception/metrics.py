@@ -88,6 +88,11 @@ class PerceptionMetrics:
         self.lane = MaskMetric()
         self.lane_dilated = MaskMetric()
 
+    @property
+    def images(self) -> int:
+        """Images counted for the task that most of them are labelled for."""
+        return max(self.detection.images, self.drivable.images, self.lane.images)
+
     def update(
         self,
         truth: GroundTruth,
@@ -117,6 +122,15 @@ class PerceptionMetrics:
         self.drivable.merge(other.drivable)
         self.lane.merge(other.lane)
         self.lane_dilated.merge(other.lane_dilated)
+
+    def fresh(self) -> "PerceptionMetrics":
+        """The same with nothing counted yet."""
+        return PerceptionMetrics(
+            self.drivable_threshold,
+            self.lane_threshold,
+            self.detection.max_detections,
+            self.score_threshold,
+        )
 
     def headlines(self) -> dict[str, float | None]:
         """One quick figure per task, at the thresholds; None without labels or undefined."""

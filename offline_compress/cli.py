@@ -1,16 +1,14 @@
 """`mtc-compress`: the offline commands. Each command only parses and prints; work lives beside."""
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mtc_perception.errors import UserError
 from offline_compress.data.synth_cli import synth_app
-
-TASKS = {"detection", "drivable", "lane"}
 
 app = typer.Typer(
     name="mtc-compress",
@@ -63,7 +61,7 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Bundle, or checkpoint folder, e.g. RUN/best.")],
-    data: Annotated[Path, typer.Option(help="Data set: images/, drivable/, lane/, det/.")],
+    data: Annotated[Path, typer.Option(help="Data set, of any layout in docs/data.md.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     engine: Annotated[
         str, typer.Option(help="auto, tensorrt, openvino or onnxruntime, for a bundle.")
@@ -72,40 +70,65 @@ def evaluate(
         str | None, typer.Option(help="fp32, fp16 or int8; default: the bundle's preference.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection threshold to use instead.")
+    ] = None,
     drivable: Annotated[
         float | None, typer.Option(min=0, max=1, help="Drivable-area threshold to use instead.")
     ] = None,
     lane: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lane threshold to use instead.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json and report.html.")] = Path(
-        "out/evaluate"
-    ),
+    max_detections: Annotated[
+        int | None, typer.Option(min=1, help="Boxes of an image that count; default: 100.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for metrics.json and report.html; default: under out/evaluate."),
+    ] = None,
 ) -> None:
-    """Measure accuracy, and show the best and worst frames.
+    """Measure accuracy and speed, and show the best and worst frames.
 
     Example: [bold]mtc-compress evaluate models/mtc_nano.mtc --data DATA/camvid[/bold]
     """
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress, TimeElapsedColumn
 
     from mtc_perception.layout import read_split
-    from offline_compress.evaluate import evaluate_subject, result_json, write_result
-    from offline_compress.evaluation_report import result_table, title_of, write_report
+    from offline_compress.evaluate import evaluate_subject
+    from offline_compress.evaluation_report import result_tables, title_of, write_report
+    from offline_compress.results import (
+        RESULT_FILE,
+        describe,
+        result_folder,
+        result_json,
+        write_result,
+    )
+    from offline_compress.speed import measure_speed
     from offline_compress.subject import open_subject
 
     samples = read_split(data, split)[:limit]
-    subject = open_subject(model, engine, precision, drivable, lane)
-    evaluation = evaluate_subject(
-        subject, track(samples, "evaluating", console=Console(stderr=True))
-    )
-    result = result_json(subject, evaluation, data, split)
-    out.mkdir(parents=True, exist_ok=True)
-    write_result(out / "metrics.json", result)
-    write_report(out / "report.html", subject, evaluation, result)
+    subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
+    description = describe(subject, data, split)
+    out = result_folder(description, out)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+
+        def ticks(name: str) -> Callable[[int, int], None]:
+            task = progress.add_task(name, total=None)
+            return lambda done, total: progress.update(task, completed=done, total=total)
+
+        evaluation = evaluate_subject(subject, progress.track(samples, description="evaluating"))
+        # The last image is still in the engine's input.
+        speed = measure_speed(subject.engine, ticks("timing"))
+        result = result_json(subject, evaluation, speed, description, ticks("scoring"))
+        out.mkdir(parents=True, exist_ok=True)
+        write_result(out / RESULT_FILE, result)
+        write_report(out / "report.html", subject, evaluation, result, ticks("drawing"))
     print(title_of(result))
-    Console().print(result_table(result))
-    print(f"{out / 'metrics.json'}, {out / 'report.html'}")
+    for table in result_tables(result):
+        Console().print(table)
+    print(f"{out / RESULT_FILE}, {out / 'report.html'}")
 
 
 @app.command()
@@ -113,39 +136,42 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, e.g. RUN/best.")],
     out: Annotated[Path, typer.Argument(help="Bundle to write: NAME.mtc, or NAME.mtc.zip.")],
     metrics: Annotated[
-        Path | None, typer.Option(help="metrics.json of `evaluate`, recorded in the manifest.")
+        Path | None,
+        typer.Option(
+            help="metrics.json of `evaluate` on this checkpoint: gives the thresholds, and is "
+            "recorded in the manifest."
+        ),
     ] = None,
-    score: Annotated[float, typer.Option(min=0, max=1, help="Default detection threshold.")] = 0.3,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection threshold; default: best F1.")
+    ] = None,
     drivable: Annotated[
-        float, typer.Option(min=0, max=1, help="Default drivable-area threshold.")
-    ] = 0.5,
-    lane: Annotated[float, typer.Option(min=0, max=1, help="Default lane threshold.")] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Drivable-area threshold; default: best mIoU."),
+    ] = None,
+    lane: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lane threshold; default: best IoU.")
+    ] = None,
 ) -> None:
     """Export a checkpoint as the bundle that engines and the node run.
 
-    Example: [bold]mtc-compress export runs/mtc_nano/best mtc_nano.mtc[/bold]
+    Without --metrics the thresholds are 0.3 (score) and 0.5 (masks) unless given.
+
+    Example: [bold]mtc-compress export RUN/best mtc_nano.mtc --metrics OUT/metrics.json[/bold]
     """
-    from mtc_perception.bundle import Thresholds
     from offline_compress.export import export_bundle
+    from offline_compress.results import accuracy, metrics_of_checkpoint, recommended_thresholds
+    from offline_compress.subject import CHECKPOINT_THRESHOLDS
 
-    manifest = export_bundle(
-        checkpoint,
-        out,
-        Thresholds(score=score, drivable=drivable, lane=lane),
-        read_accuracy(metrics) if metrics else None,
+    result = metrics_of_checkpoint(metrics, checkpoint) if metrics else {}
+    given = {"score": score, "drivable": drivable, "lane": lane}
+    by_hand = {name: value for name, value in given.items() if value is not None}
+    thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(result) | by_hand)
+    manifest = export_bundle(checkpoint, out, thresholds, accuracy(result) if metrics else None)
+    print(
+        f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, thresholds "
+        f"score {thresholds.score:g}, drivable {thresholds.drivable:g}, lane {thresholds.lane:g}"
     )
-    print(f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs")
-
-
-def read_accuracy(path: Path) -> dict[str, Any]:
-    """The labelled tasks' part of a metrics file. Raises UserError if it cannot be read."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict) or not TASKS & content.keys():
-        raise UserError(f"{path} is no metrics file of `mtc-compress evaluate`")
-    return {task: value for task, value in content.items() if task in TASKS}
 
 
 def main() -> None:

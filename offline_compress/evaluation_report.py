@@ -1,9 +1,9 @@
-"""The evaluation as a table for the terminal and as one self-contained HTML page with pictures."""
+"""The evaluation as tables for the terminal and as one self-contained HTML page with pictures."""
 
 import base64
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,32 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from mtc_perception.files import write_text_atomic
 from mtc_perception.images import SourceImage
-from mtc_perception.layout import Sample, read_image, read_truth
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.overlay import draw_overlay
+from mtc_perception.layout import read_image, read_truth
+from mtc_perception.metrics import RECOMMENDED, GroundTruth
+from mtc_perception.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from offline_compress.evaluate import HEADLINES, Evaluation, infer, ranked
+from offline_compress.evaluate import Evaluation, FrameScore, infer, ranked
+from offline_compress.evaluation_charts import HEIGHT, WIDTH, charts
+from offline_compress.results import TASKS, Tick
 from offline_compress.subject import Subject
 
 PICTURES_PER_RANK = 3
 PICTURE_WIDTH_PX = 640
-_PLOT_WIDTH, _PLOT_HEIGHT = 300, 180
-_COLORS = ("#0072b2", "#d55e00")
-_LABELS = {
-    "recall": "recall",
+_TEMPLATE = "evaluation_page.html.j2"
+_TASK_WORDS = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}
+_HEADLINE_WORDS = {"detection": "F1", "drivable": "mIoU", "lane": "IoU"}
+_WORDS = {
+    "recall": "recall, every detection counted",
     "map50": "mAP50",
     "map50_95": "mAP50-95",
+    "recall_at_threshold": "recall at the score threshold",
+    "precision_at_threshold": "precision at the score threshold",
+    "f1_at_threshold": "F1 at the score threshold",
+    "best_f1": "F1 at the best score threshold",
+    "recall_at_best_f1": "recall at the best score threshold",
+    "precision_at_best_f1": "precision at the best score threshold",
     "miou": "mIoU",
     "iou": "IoU",
     "accuracy": "accuracy",
@@ -39,6 +49,13 @@ _LABELS = {
     "accuracy_dilated8": "accuracy, 8 px label",
     "iou_dilated8_pooled": "IoU, 8 px label, pooled",
     "accuracy_dilated8_pooled": "accuracy, 8 px label, pooled",
+}
+_CONDITION_COLUMNS = {
+    "recall": ("detection", "recall"),
+    "mAP50": ("detection", "map50"),
+    "drivable mIoU": ("drivable", "miou"),
+    "lane IoU": ("lane", "iou"),
+    "lane accuracy": ("lane", "accuracy"),
 }
 
 
@@ -51,47 +68,50 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """One line of a chart, `points` as SVG wants them."""
-
-    name: str
-    color: str
-    points: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A line chart over 0..1 in both directions."""
+class TextTable:
+    """A table of text in sections of rows; a first cell is not repeated in the rows below it."""
 
     title: str
-    x_title: str
-    series: list[Series]
+    columns: list[str]
+    sections: list[list[list[str]]]
 
 
-def figure_rows(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Task, name and value of every figure of a result JSON, as text."""
-    for task in HEADLINES:
-        for name, value in result.get(task, {}).items():
-            if name in _LABELS:
-                yield task, _LABELS[name], "undefined" if value is None else f"{value:.4f}"
-    yield "network", "parameters", f"{result['params'] / 1e6:.3f} M"
-    yield "network", "multiply-accumulates", f"{result['gmacs']:.2f} G"
-    yield "network", "latency, batch 1, median", f"{result['latency_ms']:.1f} ms"
+def tables(result: dict[str, Any]) -> list[TextTable]:
+    """The figures of a result JSON, its thresholds, and its conditions where there are any."""
+    sections = [
+        _named(_TASK_WORDS[task], _figures(result[task])) for task in TASKS if task in result
+    ]
+    speed = result["speed"]
+    latency = speed["latency_ms"]
+    network = [
+        ("parameters", f"{result['params'] / 1e6:.3f} M"),
+        ("multiply-accumulates", f"{result['gmacs']:.2f} G"),
+        ("latency at batch 1, p50", f"{latency['p50']:.2f} ms"),
+        ("latency at batch 1, p95", f"{latency['p95']:.2f} ms"),
+        ("images per second, mean", f"{speed['fps']:.1f}"),
+    ]
+    sections.append(_named("network", network))
+    found = [TextTable("figures", ["", "figure", "value"], sections)]
+    if result["sweep"]:
+        columns = ["threshold of", "used", "best", "by", "value"]
+        found.append(TextTable("thresholds", columns, [list(_thresholds(result))]))
+    if "conditions" in result:
+        columns = ["condition", "", "images", *_CONDITION_COLUMNS]
+        found.append(TextTable("conditions", columns, list(_conditions(result["conditions"]))))
+    return found
 
 
-def result_table(result: dict[str, Any]) -> Table:
-    """The figures of a result JSON for the terminal."""
-    table = Table()
-    table.add_column("task")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    last = ""
-    for task, name, value in figure_rows(result):
-        if last not in ("", task):
+def result_tables(result: dict[str, Any]) -> Iterator[Table]:
+    """The same for the terminal."""
+    for one in tables(result):
+        table = Table()
+        for index, name in enumerate(one.columns):
+            table.add_column(name, justify="left" if index < 2 else "right")
+        for section in one.sections:
+            for row in section:
+                table.add_row(*row)
             table.add_section()
-        table.add_row(task if task != last else "", name, value)
-        last = task
-    return table
+        yield table
 
 
 def title_of(result: dict[str, Any]) -> str:
@@ -104,71 +124,67 @@ def title_of(result: dict[str, Any]) -> str:
 
 
 def write_report(
-    path: Path, subject: Subject, evaluation: Evaluation, result: dict[str, Any]
+    path: Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    result: dict[str, Any],
+    tick: Tick = lambda _done, _total: None,
 ) -> None:
-    """Write the HTML page atomically. The chosen frames are run once more to be drawn."""
-    rankings = []
-    for task, figure in HEADLINES.items():
+    """Write the HTML page atomically. The chosen frames are run once more to be drawn.
+
+    `tick` is told pictures drawn and pictures in all.
+    """
+    chosen = []
+    for task in TASKS:
         worst, best = ranked(evaluation.frames, task, PICTURES_PER_RANK)
-        for rank, indices in (("worst", worst), ("best", best)):
-            pictures = [
-                Picture(
-                    f"{evaluation.frames[index].sample.stem}: "
-                    f"{_LABELS[figure]} {evaluation.frames[index].figures[task]:.3f}",
-                    draw_sample(subject, evaluation.frames[index].sample),
-                )
-                for index in indices
-            ]
-            if pictures:
-                rankings.append((f"{task}: {rank}", pictures))
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        _PAGE
+        chosen += [(task, "worst", worst), (task, "best", best)]
+    total = sum(len(indices) for *_, indices in chosen)
+    rankings, done = [], 0
+    for task, rank, indices in chosen:
+        pictures = []
+        for index in indices:
+            frame = evaluation.frames[index]
+            pictures.append(Picture(_caption(task, frame), draw_sample(subject, frame)))
+            done += 1
+            tick(done, total)
+        if pictures:
+            rankings.append((f"{_TASK_WORDS[task]}: {rank}", pictures))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    text = page.render(
+    template = resources.files(__package__ or "").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    text = environment.from_string(template).render(
         title=title_of(result),
-        rows=list(figure_rows(result)),
+        cards=list(_cards(result)),
+        tables={table.title: table for table in tables(result)},
         charts=charts(evaluation, result),
         rankings=rankings,
         thresholds=subject.thresholds,
+        max_detections=subject.max_detections,
         result=result,
-        width=_PLOT_WIDTH,
-        height=_PLOT_HEIGHT,
+        width=WIDTH,
+        height=HEIGHT,
+        colors={
+            name: "#{:02x}{:02x}{:02x}".format(*color)
+            for name, color in (
+                ("drivable area", DRIVABLE_COLOR),
+                ("lane lines", LANE_COLOR),
+                ("vehicles", CLASS_COLORS[0]),
+            )
+        },
     )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_text_atomic(path, text)
 
 
-def charts(evaluation: Evaluation, result: dict[str, Any]) -> list[Chart]:
-    """Mask figures over thresholds, and detection precision over recall."""
-    found = []
-    for task, sweep in result["sweep"].items():
-        series = [
-            _series(_LABELS[name], index, sweep["threshold"], sweep[name])
-            for index, name in enumerate(sweep["best_threshold"])
-        ]
-        found.append(Chart(f"{task} over threshold", "threshold", series))
-    detection = evaluation.metrics.detection
-    if detection.objects:
-        curve = detection.compute().curve
-        recall = np.linspace(0.0, 1.0, len(curve.precision))
-        series = [
-            _series("precision", 0, recall, curve.precision),
-            _series("F1", 1, recall, curve.f1),
-        ]
-        found.append(Chart("detection at IoU 0.5", "recall", series))
-    return found
-
-
-def draw_sample(subject: Subject, sample: Sample) -> str:
+def draw_sample(subject: Subject, frame: FrameScore) -> str:
     """Prediction and label of one sample side by side, as a base64 JPEG."""
-    pixels = read_image(sample.image_path)
-    frame = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
-    truth = read_truth(sample, pixels.shape[:2])
+    pixels = read_image(frame.sample.image_path)
+    answer = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
+    truth = read_truth(frame.sample, pixels.shape[:2])
     ignore_class = len(subject.classes)
     pair = np.hstack(
         [
-            draw_overlay(pixels, frame.perception(subject.thresholds), subject.classes),
+            draw_overlay(pixels, answer.perception(subject.thresholds), subject.classes),
             draw_overlay(
                 pixels,
                 _as_perception(truth, pixels.shape[0], pixels.shape[1], ignore_class),
@@ -183,6 +199,71 @@ def draw_sample(subject: Subject, sample: Sample) -> str:
         ".jpg", cv2.cvtColor(pair, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
     )
     return base64.b64encode(jpeg.tobytes()).decode("ascii")
+
+
+def _named(name: str, rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
+    return [["" if index else name, *row] for index, row in enumerate(rows)]
+
+
+def _figures(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, words in _WORDS.items():
+        if name in figures:
+            yield words, _text(figures[name])
+
+
+def _thresholds(result: dict[str, Any]) -> Iterator[list[str]]:
+    for name, (task, figure) in RECOMMENDED.items():
+        sweep = result["sweep"].get(task)
+        if sweep is None:
+            continue
+        best = sweep["best_threshold"].get(figure)
+        if task == "detection":
+            value = result[task]["best_f1"]
+        else:
+            value = None if best is None else sweep[figure][sweep["threshold"].index(best)]
+        used = f"{result[task]['threshold']:g}"
+        by = {"f1": "F1", "miou": "mIoU", "iou": "IoU"}[figure]
+        yield [name, used, "undefined" if best is None else f"{best:g}", by, _text(value)]
+
+
+def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:
+    for attribute, values in conditions.items():
+        rows = [
+            (
+                value,
+                str(max((figures[task]["images"] for task in figures), default=0)),
+                *(
+                    _text(figures[task][name]) if task in figures else ""
+                    for task, name in _CONDITION_COLUMNS.values()
+                ),
+            )
+            for value, figures in values.items()
+        ]
+        yield _named(attribute, rows)
+
+
+def _cards(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for task, name, words in (
+        ("detection", "map50", "vehicle mAP50"),
+        ("detection", "recall", "vehicle recall"),
+        ("drivable", "miou", "drivable mIoU"),
+        ("lane", "iou", "lane IoU"),
+    ):
+        if task in result:
+            value = result[task][name]
+            yield words, "undefined" if value is None else f"{value:.3f}"
+    yield "latency, p50", f"{result['latency_ms']:.1f} ms"
+    yield "parameters", f"{result['params'] / 1e6:.2f} M"
+
+
+def _caption(task: str, frame: FrameScore) -> str:
+    about = ", ".join(frame.sample.attributes.values())
+    value = f"{frame.sample.stem}: {_HEADLINE_WORDS[task]} {frame.figures[task]:.3f}"
+    return f"{value} ({about})" if about else value
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _as_perception(truth: GroundTruth, height: int, width: int, ignore_class: int) -> Perception:
@@ -201,92 +282,3 @@ def _as_perception(truth: GroundTruth, height: int, width: int, ignore_class: in
         lane=mask(truth.lane),
         times=StageTimes(0.0, 0.0, 0.0),
     )
-
-
-def _series(
-    name: str, index: int, x: Sequence[float] | npt.NDArray[Any], y: Sequence[float | None] | Any
-) -> Series:
-    points = " ".join(
-        f"{float(a) * _PLOT_WIDTH:.1f},{(1 - float(b)) * _PLOT_HEIGHT:.1f}"
-        for a, b in zip(x, y, strict=True)
-        if b is not None
-    )
-    return Series(name, _COLORS[index % len(_COLORS)], points)
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem; padding: 0 1rem; }
-table { border-collapse: collapse; }
-td, th { border-bottom: 1px solid #8884; padding: .15rem .9rem .15rem 0; text-align: left; }
-td.value { font-variant-numeric: tabular-nums; text-align: right; }
-.charts, .pictures { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { margin: 0; }
-.pictures figure { flex: 1 1 30rem; max-width: 80rem; }
-img { max-width: 100%; }
-svg { overflow: visible; margin: .5rem 2rem 1.5rem; }
-svg text { fill: currentColor; font-size: 11px; }
-polyline { fill: none; stroke-width: 2; }
-.frame { fill: none; stroke: currentColor; stroke-opacity: .4; }
-small { opacity: .75; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<table>
-{% for task, name, value in rows %}
-<tr><td>{{ task }}</td><td>{{ name }}</td><td class="value">{{ value }}</td></tr>
-{% endfor %}
-</table>
-<p><small>Per-image averages unless marked pooled. Mask thresholds: drivable
-{{ thresholds.drivable }}, lane {{ thresholds.lane }}; boxes are drawn from score
-{{ thresholds.score }}, scored from 0.001.</small></p>
-<div class="charts">
-{% for chart in charts %}
-<figure>
-<figcaption>{{ chart.title }}</figcaption>
-<svg width="{{ width }}" height="{{ height }}" viewBox="0 0 {{ width }} {{ height }}">
-<rect class="frame" width="{{ width }}" height="{{ height }}"></rect>
-{% for tick in (0, 0.5, 1) %}
-<text x="-6" y="{{ (1 - tick) * height + 4 }}" text-anchor="end">{{ tick }}</text>
-<text x="{{ tick * width }}" y="{{ height + 14 }}" text-anchor="middle">{{ tick }}</text>
-{% endfor %}
-<text x="{{ width / 2 }}" y="{{ height + 28 }}" text-anchor="middle">{{ chart.x_title }}</text>
-{% for line in chart.series %}
-<polyline points="{{ line.points }}" stroke="{{ line.color }}"></polyline>
-<text x="8" y="{{ 16 + 14 * loop.index0 }}" style="fill: {{ line.color }}">{{ line.name }}</text>
-{% endfor %}
-</svg>
-</figure>
-{% endfor %}
-</div>
-{% for title, pictures in rankings %}
-<h2>{{ title }}</h2>
-<div class="pictures">
-{% for picture in pictures %}
-<figure>
-<img alt="{{ picture.title }}" src="data:image/jpeg;base64,{{ picture.jpeg_base64 }}">
-<figcaption>{{ picture.title }} <small>(left: network, right: labels)</small></figcaption>
-</figure>
-{% endfor %}
-</div>
-{% endfor %}
-<h2>Origin</h2>
-<table>
-<tr><td>model</td><td>{{ result.model | tojson }}</td></tr>
-<tr><td>engine</td><td>{{ result.engine.why }}</td></tr>
-<tr><td>machine</td><td>{{ result.machine | tojson }}</td></tr>
-<tr><td>versions</td><td>{{ result.versions | tojson }}</td></tr>
-<tr><td>commit</td><td>{{ result.commit }}</td></tr>
-<tr><td>command</td><td><code>{{ result.command }}</code></td></tr>
-<tr><td>time</td><td>{{ result.time }}</td></tr>
-</table>
-</body>
-</html>
-"""

@@ -67,20 +67,22 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) ->
 class DeployGraph(nn.Module):
     """The bundle's graph: uint8 pixels in; boxes, scores, labels and uint8 masks out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, max_detections: int = MAX_DETECTIONS) -> None:
         super().__init__()
         self.model = fuse(model)
+        self.max_detections = max_detections
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane (bundle contract)."""
         output: NetworkOutput = self.model(normalise(image.permute(0, 3, 1, 2)))
         found = output.detections
         if isinstance(found, QueryDetections):
-            boxes, scores, labels = best(found, MAX_DETECTIONS, output.drivable)
+            boxes, scores, labels = best(found, self.max_detections, output.drivable)
         else:
-            boxes, scores, labels = best(found, CANDIDATES, output.drivable)
+            candidates = max(CANDIDATES, self.max_detections)
+            boxes, scores, labels = best(found, candidates, output.drivable)
             scores = suppress(boxes, scores, labels)
-            scores, index = scores.topk(min(MAX_DETECTIONS, scores.shape[1]), 1)
+            scores, index = scores.topk(min(self.max_detections, scores.shape[1]), 1)
             boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
             labels = labels.gather(1, index)
         return (

@@ -24,15 +24,15 @@ from offline_compress import cli
 from offline_compress.evaluate import (
     FrameScore,
     evaluate_engine,
-    evaluate_network,
     evaluate_subject,
     infer,
     ranked,
-    result_json,
 )
-from offline_compress.export import export_bundle
+from offline_compress.export import MAX_DETECTIONS, export_bundle
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.subject import open_subject
+from offline_compress.results import describe, result_json
+from offline_compress.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject
+from offline_compress.torch_engine import TorchEngine
 
 __all__ = ["checkpoint"]  # the fixture of test_export: a network with spread-out answers
 
@@ -111,10 +111,17 @@ def data(tmp_path: Path) -> DataSet:
     return DataSet(root)
 
 
+SPEED = {"latency_ms": {"p50": 1.0, "p95": 2.0, "mean": 1.5}, "fps": 666.67}
+
+
 def evaluate(bundle: Path, data: DataSet) -> dict:
-    subject = open_subject(bundle, "onnxruntime")
+    return result_of(open_subject(bundle, "onnxruntime"), data)
+
+
+def result_of(subject: Subject, data: DataSet) -> dict:
     evaluation = evaluate_subject(subject, read_split(data.root, data.split))
-    return result_json(subject, evaluation, data.root, data.split)
+    description = describe(subject, data.root, data.split)
+    return result_json(subject, evaluation, SPEED, description)
 
 
 def test_right_answers_score_one(toy_bundle: Path, data: DataSet) -> None:
@@ -131,7 +138,8 @@ def test_right_answers_score_one(toy_bundle: Path, data: DataSet) -> None:
     assert result["drivable"]["miou"] == 1.0
     assert result["drivable"]["images"] == 1
     assert result["lane"]["iou"] == 1.0
-    assert result["lane"]["iou_dilated8"] == pytest.approx(20 / 27)
+    # 8 px of an image 1280 wide is one pixel of 160.
+    assert result["lane"]["iou_dilated8"] == 1.0
 
 
 def test_wrong_answers_cost_what_they_should(toy_bundle: Path, data: DataSet) -> None:
@@ -160,7 +168,8 @@ def test_ignore_regions_and_missing_labels(toy_bundle: Path, data: DataSet) -> N
     assert (result["detection"]["images"], result["detection"]["objects"]) == (2, 1)
     assert result["drivable"]["images"] == 1
     assert "lane" not in result
-    assert result["sweep"].keys() == {"drivable"}
+    assert result["sweep"].keys() == {"detection", "drivable"}
+    assert "conditions" not in result
     assert result["data"] == {"name": "roads", "split": "val", "images": 3}
 
 
@@ -170,8 +179,7 @@ def test_thresholds_and_their_sweep(toy_bundle: Path, data: DataSet) -> None:
     data.add("dim", rgb, drivable, lane, [box])
     assert evaluate(toy_bundle, data)["drivable"]["iou"] == 0.0
     subject = open_subject(toy_bundle, "onnxruntime", drivable=0.35)
-    evaluation = evaluate_subject(subject, read_split(data.root, "val"))
-    result = result_json(subject, evaluation, data.root, "val")
+    result = result_of(subject, data)
     assert result["drivable"]["iou"] == 1.0
     assert result["drivable"]["threshold"] == 0.35
     assert result["lane"]["threshold"] == 0.5
@@ -246,9 +254,12 @@ def test_a_network_in_training_is_scored_alike(checkpoint: Path, data: DataSet) 
     rgb, drivable, lane, box = road()
     data.add("a", rgb, drivable, lane, [box])
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
-    result = evaluate_network(model, spec, data.root, "val")
+    samples = read_split(data.root, "val")
+    engine = TorchEngine(model, spec.height, spec.width)
+    evaluation = evaluate_engine(engine, samples, CHECKPOINT_THRESHOLDS, MAX_DETECTIONS)
+    result = evaluation.metrics.to_json()
     subject = open_subject(checkpoint / "model.safetensors")
-    expected = evaluate_subject(subject, read_split(data.root, "val")).metrics.to_json()
+    expected = evaluate_subject(subject, samples).metrics.to_json()
     assert result == expected
     assert result.keys() == {"detection", "drivable", "lane"}
     with torch.no_grad():  # Still an ordinary network: nothing was left in inference mode.
@@ -297,17 +308,21 @@ def test_command_writes_figures_and_pictures(
     assert (result["engine"]["name"], result["engine"]["precision"]) == ("openvino", "fp32")
     assert result["model"]["variant"] == "fp32"
     assert re.fullmatch(r"[0-9a-f]{64}", result["model"]["sha256"])
-    assert result["latency_ms"] > 0
+    assert result["latency_ms"] == result["speed"]["latency_ms"]["p50"] > 0
+    assert (result["speed"]["runs"], result["speed"]["warm_up_runs"]) == (100, 5)
+    assert "threads" in result["engine"]["device"]
     assert result["params"] == 10
     assert result["command"].startswith("mtc-compress evaluate ")
     assert {"machine", "versions", "commit", "time"} <= result.keys()
 
     page = (out / "report.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
-    assert page.index("drivable: worst") < page.index("b_poor: mIoU 0.000")
-    assert page.index("drivable: best") < page.index("a_good: mIoU 1.000")
+    assert page.index("drivable area: worst") < page.index("b_poor: mIoU 0.000")
+    assert page.index("drivable area: best") < page.index("a_good: mIoU 1.000")
+    assert "Conditions" not in page
     assert "c_unread" not in page
-    assert page.count("<polyline") == 6
+    # Precision over recall; then what the three tasks have over thresholds.
+    assert page.count("<polyline") == 1 + 3 + 2 + 4
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
     printed = capsys.readouterr().out
     assert "toy (bundle, openvino fp32) on roads val, 2 images" in printed
