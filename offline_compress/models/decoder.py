@@ -165,7 +165,8 @@ class QueryDecoder(nn.Module):
             targets: labels to make denoising queries of; read in training only.
         """
         levels = [project(f) for project, f in zip(self.project, pyramid, strict=True)]
-        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        # Plain numbers: what follows from them is a constant of an exported graph.
+        shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
         memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
         content, scores, box_logits = self._select(memory, shapes)
         auxiliary = [self._detections(scores, box_logits, image_size)]

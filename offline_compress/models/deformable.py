@@ -71,7 +71,9 @@ class DeformableAttention(nn.Module):
         grid = 2 * (boxes[:, :, None, None, :2] + offset * reach) - 1
         grid = grid.transpose(1, 2).flatten(0, 1)  # [N * heads, Q, levels * points, 2]
         samples = [
-            F.grid_sample(level.unflatten(-1, shape), points, align_corners=False)
+            F.grid_sample(
+                level.reshape(-1, width // self.heads, *shape), points, align_corners=False
+            )
             for level, shape, points in zip(
                 maps.split([h * w for h, w in shapes], -1),
                 shapes,
