@@ -15,7 +15,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
 from mtc_perception.replay.demo import handle_interrupts, synthetic_bag
 
-BENCHES = ("engines", "host", "end_to_end")
+BENCHES = ("engines", "host", "end_to_end", "teacher")
 RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
@@ -49,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "end_to_end" in wanted:
             bag = synthetic_bag(Path("out"), RECORDED_S)
             met = bench_end_to_end(bundle, bag, options.results, options.seconds, console)
+        if "teacher" in wanted:
+            from bench.teacher import bench_teacher  # PyTorch, which the others do without
+
+            bench_teacher(options.results, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
