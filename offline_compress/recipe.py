@@ -19,12 +19,23 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SyntheticRoads(_Strict):
+    """Arguments of `mtc-compress synth dataset`."""
+
+    count: Positive
+    width: Positive
+    height: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
 class DataSource(_Strict):
     """One split of one data set; `weight` is its share of the drawn samples."""
 
     root: Path
     split: str
     weight: Annotated[float, Field(gt=0)] = 1.0
+    synthetic: SyntheticRoads | None = None
+    """Roads that are rendered into `root` where that does not exist yet."""
 
 
 class SizePx(_Strict):
@@ -70,7 +81,7 @@ class Recipe(_Strict):
     """Share of the samples that are put together from four images."""
     mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""
     backbone_weights: Path | None = None
@@ -121,8 +132,7 @@ def _fields_at(place: Sequence[int | str]) -> list[str]:
     """Names of the fields of the part of a recipe at `place`."""
     part: Any = Recipe
     for step in place:
-        if isinstance(step, int):
-            part = get_args(part)[0]
-        else:
-            part = part.model_fields[step].annotation
+        # An index into list[Part], or a field of type Part or Part | None.
+        part = part if isinstance(step, int) else part.model_fields[step].annotation
+        part = next((p for p in get_args(part) if hasattr(p, "model_fields")), part)
     return list(part.model_fields)

@@ -15,7 +15,7 @@ from mtc_perception.layout import read_image, read_mask, read_split
 from offline_compress.data import synth_dataset
 from offline_compress.data.synth_canvas import OTHER
 from offline_compress.data.synth_cli import synth_app
-from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.data.synth_dataset import render_missing, write_dataset
 from offline_compress.data.synth_geometry import Camera, RoadShape, RoadView, clip_near
 from offline_compress.data.synth_ground import Shadows, render_ground
 from offline_compress.data.synth_layout import build_world
@@ -24,6 +24,7 @@ from offline_compress.data.synth_meshes import KINDS, vehicle_mesh
 from offline_compress.data.synth_vehicles import Paintwork, draw_vehicle
 from offline_compress.data.synth_world import STYLES
 from offline_compress.data.synthetic import MIN_BOX_PX, Drive, Scene, render_scene
+from offline_compress.recipe import DataSource, SyntheticRoads
 
 SIZES = [(640, 384), (321, 203), (240, 426), (64, 32), (960, 540)]
 
@@ -233,3 +234,18 @@ def test_dataset_command_refuses_mistakes(tmp_path: Path) -> None:
         assert isinstance(result.exception, UserError)
         assert message in str(result.exception)
     assert runner.invoke(synth_app, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_missing_roads_are_rendered_once_and_others_are_refused(tmp_path: Path) -> None:
+    def source(seed: int) -> DataSource:
+        roads = SyntheticRoads(count=2, width=96, height=64, seed=seed)
+        return DataSource(root=tmp_path / "roads", split="train", synthetic=roads)
+
+    render_missing([source(1)])
+    (first, _) = samples = read_split(tmp_path / "roads", "train")
+    assert [sample.labelled for sample in samples] == [True, True]
+    rendered_ns = first.image_path.stat().st_mtime_ns
+    render_missing([source(1)])
+    assert first.image_path.stat().st_mtime_ns == rendered_ns
+    with pytest.raises(UserError, match=r"holds other roads \(seed 1, not 2\): delete it"):
+        render_missing([source(2)])

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtc_perception.errors import UserError
 from offline_compress.data.synthetic import render_scene
+from offline_compress.recipe import DataSource
 
 # Raised whenever the pictures of a seed change, so that old and new are never mixed in one set.
 RENDERER_VERSION = 7
@@ -93,6 +94,28 @@ def write_dataset(
         shutil.rmtree(out)
     work.rename(out)
     return out
+
+
+def render_missing(sources: Sequence[DataSource]) -> None:
+    """Render the synthetic roads among `sources` that are not there yet.
+
+    Raises UserError if a folder holds other roads than its source asks for.
+    """
+    for source in sources:
+        wanted = source.synthetic
+        if wanted is None:
+            continue
+        if not source.root.exists():
+            write_dataset(source.root, wanted.count, wanted.width, wanted.height, wanted.seed)
+            continue
+        record = source.root / _PARAMETERS
+        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        for name, value in wanted.model_dump().items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{source.root} holds other roads ({name} {found.get(name)}, not {value}): "
+                    "delete it, and it is rendered anew"
+                )
 
 
 def _prepare(work: Path, spec: DatasetSpec, overwrite: bool) -> None:
