@@ -46,6 +46,9 @@ WRAPPERS = ("ema", "module", "model", "state_dict", "params")
 def load_backbone(model: nn.Module, path: Path) -> str:
     """Load pretrained weights into `model.backbone`; what is loaded, in words.
 
+    That others scale pixels differently needs no conversion: in training the BatchNorm behind the
+    first convolution takes scale and offset out.
+
     Args:
         model: a network of the registry.
         path: .safetensors, a .pth of tensors only, or a wheel (.whl) that holds one such file.
