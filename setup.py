@@ -47,6 +47,7 @@ setup(
             "onnx",
             "safetensors",
             "scipy",
+            "tensorboard",
             "torch",
             "typer",
         ],

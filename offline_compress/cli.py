@@ -35,27 +35,28 @@ def train(
 
     Example: [bold]mtc-compress train --recipe config/recipes/mtc_nano.yaml[/bold]
     """
+    from offline_compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe)  # before the imports that take seconds
     import torch
 
-    from offline_compress.evaluate import evaluate_network
-    from offline_compress.recipe import load_recipe
-    from offline_compress.train import Trainer
+    from offline_compress.training.stopping import Interrupted
+    from offline_compress.training.trainer import Trainer
 
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_recipe(recipe)
     out = out or Path("runs") / loaded.name
-    trainer = Trainer(
-        loaded,
-        out,
-        lambda model, spec: evaluate_network(
-            model, spec, loaded.validate_on.root, loaded.validate_on.split
-        ),
-    )
-    if trainer.step:
-        print(f"resuming {out} at step {trainer.step} of {trainer.steps}")
-    trainer.run()
-    print(f"done: {out / 'best'}")
+    trainer = Trainer(loaded, out)
+    main_process = trainer.accelerator.is_main_process
+    if trainer.step and main_process:
+        print(f"resuming {out} at step {trainer.step} of {trainer.plan.steps}")
+    try:
+        trainer.run()
+    except Interrupted as interrupted:
+        raise typer.Exit(128 + interrupted.signal) from None
+    trainer.accelerator.end_training()
+    if main_process:
+        print(f"done: {out / 'best'}")
 
 
 @app.command()

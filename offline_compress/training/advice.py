@@ -1,0 +1,41 @@
+"""Failures of a run that the user can mend, said in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mtc_perception.errors import UserError
+
+_MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "unable to mmap")
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn running out of memory, on a device or the machine, into UserError."""
+    try:
+        yield
+    except MemoryError:
+        raise UserError(_ADVICE) from None
+    except RuntimeError as error:
+        text = str(error).lower()
+        if any(word in text for word in _MEMORY_WORDS):
+            raise UserError(_ADVICE) from None
+        if "dataloader worker" in text and "killed" in text:
+            raise UserError(
+                "a process that loads samples was killed, most likely because memory ran out; "
+                "free some, or train on fewer images; the same command resumes"
+            ) from None
+        raise
+
+
+_ADVICE = (
+    "memory ran out; set schedule.accumulate higher (2, 4, ...: the same batch in more passes; the "
+    "same command then resumes), or make crop or batch smaller and train into another --out"
+)
+
+
+def divergence(what: str, step: int) -> UserError:
+    """The error of a run whose numbers are no longer finite."""
+    return UserError(
+        f"{what} at step {step}; lower learning_rate or lengthen warmup_epochs in the recipe, and "
+        "train into another --out (what was saved before is intact)"
+    )

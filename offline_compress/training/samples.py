@@ -1,0 +1,102 @@
+"""Which process sees which samples, in batches ready for its device.
+
+The k-th sample of a run depends on the seed and k alone (`TrainingSet`). A step takes the next
+`batch` samples, whatever the number of processes and of passes it is split into.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader
+
+from mtc_perception.errors import UserError
+from offline_compress.data.augment import LabelledImage
+from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.data.workers import start_worker, worker_count
+from offline_compress.losses.targets import Targets
+from offline_compress.recipe import Recipe
+from offline_compress.training.schedule import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images and labels of one forward pass."""
+
+    images: torch.Tensor
+    """[N, 3, H, W] uint8, channels-last memory."""
+    targets: Targets
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`; copies from pinned memory run beside the computation."""
+        moved = {
+            f.name: getattr(self.targets, f.name).to(device, non_blocking=True)
+            for f in fields(Targets)
+        }
+        return Batch(self.images.to(device, non_blocking=True), Targets(**moved))
+
+    def pin_memory(self) -> "Batch":
+        """Called by a DataLoader that pins memory."""
+        pinned = {f.name: getattr(self.targets, f.name).pin_memory() for f in fields(Targets)}
+        return Batch(self.images.pin_memory(), Targets(**pinned))
+
+
+def training_set(recipe: Recipe) -> TrainingSet:
+    """The samples of a run. Raises LayoutError for a data set that is missing or broken."""
+    schedule = recipe.schedule
+    plan = Plan.of(schedule)
+    with_mosaics = max(0, schedule.epochs - recipe.mosaic_off_epochs) * plan.steps_per_epoch
+    return TrainingSet(
+        recipe.train,
+        recipe.input,
+        recipe.crop,
+        recipe.scale_jitter,
+        recipe.seed,
+        recipe.mosaic,
+        with_mosaics * schedule.batch,
+    )
+
+
+def collate_batch(samples: Sequence[LabelledImage]) -> Batch:
+    """Stack samples."""
+    return Batch(*collate(samples))
+
+
+def samples_per_pass(batch: int, accumulate: int, processes: int) -> int:
+    """Samples that one process takes at once. Raises UserError if the batch cannot be split."""
+    if batch % (accumulate * processes):
+        raise UserError(
+            f"batch {batch} cannot be split evenly into {processes} processes x "
+            f"{accumulate} passes (accumulate); make it a multiple of {accumulate * processes}"
+        )
+    return batch // (accumulate * processes)
+
+
+def sample_numbers(step: int, steps: int, batch: int, process: int, processes: int) -> range:
+    """Numbers of the samples that a process sees from `step` to the end: its turn of every round.
+
+    Cut into parts of `samples_per_pass`, the parts of all processes hold the same samples as one
+    pass of a single process does.
+    """
+    return range(step * batch + process, steps * batch, processes)
+
+
+def batches(data: TrainingSet, numbers: range, size: int, pin: bool) -> Iterator[Batch]:
+    """The samples `numbers` in batches of `size`, made by other processes ahead of time."""
+    loader = DataLoader(
+        data,
+        size,
+        sampler=numbers,
+        collate_fn=collate_batch,
+        num_workers=worker_count(),
+        worker_init_fn=start_worker,
+        prefetch_factor=4,
+        pin_memory=pin,
+    )
+    return iter(loader)
+
+
+def take(stream: Iterator[Batch], passes: int) -> list[Batch]:
+    """The batches of one step."""
+    return list(islice(stream, passes))

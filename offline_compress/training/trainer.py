@@ -1,0 +1,229 @@
+"""Training: one resumable loop for every model of the registry, on any number of processes."""
+
+import json
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from mtc_perception.errors import UserError
+from mtc_perception.memory import keep_memory
+from offline_compress.data.synth_dataset import render_missing
+from offline_compress.models.registry import ModelSpec, save_checkpoint
+from offline_compress.recipe import Recipe
+from offline_compress.training.advice import memory_advice
+from offline_compress.training.learner import Learner
+from offline_compress.training.lineage import progressed, trained_spec
+from offline_compress.training.log import RunLog
+from offline_compress.training.machine import start_accelerator
+from offline_compress.training.progress import Display, LossMean, Speed, describe_losses
+from offline_compress.training.samples import (
+    batches,
+    sample_numbers,
+    samples_per_pass,
+    take,
+    training_set,
+)
+from offline_compress.training.state import read_state, write_state
+from offline_compress.training.stopping import Interrupted, StopRequest
+from offline_compress.training.validation import Validator, describe, score, validator
+
+LOGGED_EVERY_STEPS = 10
+MAY_CHANGE: Any = {"checkpoint_minutes": True, "precision": True, "schedule": {"accumulate"}}
+"""Fields of a recipe that say how a run is computed, not what: they may change in its course."""
+
+
+class Trainer:
+    """One training run in one folder: `last/` and `best/` checkpoints, state and logs."""
+
+    def __init__(self, recipe: Recipe, out: Path, validate: Validator | None = None) -> None:
+        """Continue the run in folder `out`, or begin one there if there is none.
+
+        `validate` scores the network; default: the recipe's validation set. Raises UserError if
+        the folder holds a run of a different recipe or a damaged state, or if anything that the
+        recipe names cannot be used.
+        """
+        self.recipe, self.out = recipe, out
+        schedule = recipe.schedule
+        self.accelerator = start_accelerator(recipe.precision, schedule.accumulate)
+        self._per_pass = samples_per_pass(
+            schedule.batch, schedule.accumulate, self.accelerator.num_processes
+        )
+        state = self._shared_state()
+        # A run under way no longer needs the checkpoint it started from.
+        self.spec = ModelSpec(**json.loads(state["spec"])) if state else trained_spec(recipe)
+        with self.accelerator.local_main_process_first():
+            render_missing([*recipe.train, recipe.validate_on])
+        self.validate = validate or validator(recipe.validate_on)
+        self.data = training_set(recipe)
+        with memory_advice():
+            self.learner = Learner(recipe, self.spec, self.accelerator, state)
+        self.plan = self.learner.plan
+        self.best, self.best_epoch, self.validated_epoch = -1.0, 0, 0
+        self._saved_step = -1
+        self._losses = LossMean()
+        if state:
+            self.best, self.best_epoch = state["best"], state["best_epoch"]
+            self.validated_epoch = state["validated_epoch"]
+            self._losses = LossMean(state["loss_sums"], state["loss_count"])
+
+    def _shared_state(self) -> dict[str, Any] | None:
+        """The state in `out` as the first process reads it: other nodes need not see the folder."""
+        found = [read_state(self.out) if self.accelerator.is_main_process else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        state = found[0]
+        if state and _essence(Recipe.model_validate_json(state["recipe"])) != _essence(self.recipe):
+            raise UserError(
+                f"{self.out} holds a run of a different recipe; choose another --out or delete it"
+            )
+        return state
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.learner.step
+
+    @property
+    def over(self) -> bool:
+        """Whether every step is done, or patience is at its end."""
+        patience = self.recipe.schedule.patience_epochs
+        waited = self.validated_epoch - self.best_epoch
+        return self.step >= self.plan.steps or (patience is not None and waited >= patience)
+
+    def save(self) -> None:
+        """Write everything that continuing the run needs, atomically, unless it is written."""
+        if self.step == self._saved_step or not self.accelerator.is_main_process:
+            return
+        save_checkpoint(self.out / "last", self._spec_now(), self.learner.averaged())
+        write_state(
+            self.out,
+            {
+                "recipe": self.recipe.model_dump_json(),
+                "spec": json.dumps(asdict(self.spec)),
+                **self.learner.state(),
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "validated_epoch": self.validated_epoch,
+                "loss_sums": self._losses.sums,
+                "loss_count": self._losses.count,
+            },
+        )
+        self._saved_step = self.step
+
+    def _spec_now(self) -> ModelSpec:
+        images = self.step * self.recipe.schedule.batch
+        return progressed(self.spec, images, self.step / self.plan.steps_per_epoch)
+
+    def run(self) -> None:
+        """Train to the end, unless the run is over already.
+
+        The first Ctrl-C or SIGTERM saves after the step under way and raises Interrupted. Raises
+        UserError with advice when the run diverges or memory runs out.
+        """
+        if self.over:
+            return
+        keep_memory()
+        main = self.accelerator.is_main_process
+        if main:
+            self.out.mkdir(parents=True, exist_ok=True)
+        with (
+            memory_advice(),
+            StopRequest() as request,
+            Display(main) as display,
+            RunLog(self.out if main else None, self.step) as log,
+        ):
+            self._run(request, display, log)
+
+    def _run(self, request: StopRequest, display: Display, log: RunLog) -> None:
+        for done in self.data.preload():
+            display.count("decoding images", done, len(self.data))
+        display.done("decoding images")
+        schedule, accelerator = self.recipe.schedule, self.accelerator
+        numbers = sample_numbers(
+            self.step,
+            self.plan.steps,
+            schedule.batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        pin = accelerator.device.type == "cuda"
+        stream = batches(self.data, numbers, self._per_pass, pin)
+        speed = Speed(schedule.batch, self.plan.steps - self.step)
+        saved_s = time.monotonic()
+        while not self.over:
+            losses = self.learner.train_step(take(stream, schedule.accumulate))
+            self._losses.add(losses)
+            speed.step()
+            self._show(display, log, losses, speed)
+            # Before saving: what is saved at the end of an epoch has been validated.
+            if self.step % self.plan.steps_per_epoch == 0:
+                self._end_epoch(display, log)
+            if stop := self._agreed(request.signal):
+                self.save()
+                display.line(f"stopped at step {self.step}; the same command resumes")
+                raise Interrupted(stop)
+            if time.monotonic() - saved_s >= 60 * self.recipe.checkpoint_minutes:
+                self.save()
+                saved_s = time.monotonic()
+            speed.resume()
+        self.save()
+        if self.step < self.plan.steps:
+            display.line(f"no better score since epoch {self.best_epoch}: stopped early")
+        accelerator.wait_for_everyone()
+
+    def _agreed(self, own: int) -> int:
+        """A signal that came to any process, 0 if none did: all must stop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return own
+        flag = torch.tensor(float(own > 0), device=self.accelerator.device)
+        stopped = self.accelerator.reduce(flag, "sum").item() > 0
+        return (own or signal.SIGTERM) if stopped else 0
+
+    def _show(self, display: Display, log: RunLog, losses: dict[str, float], speed: Speed) -> None:
+        epoch = (self.step - 1) // self.plan.steps_per_epoch + 1
+        best = f" | best {self.best:.4f}" if self.best_epoch else ""
+        display.count(
+            "training",
+            self.step,
+            self.plan.steps,
+            f"epoch {epoch}/{self.recipe.schedule.epochs} | {speed.left} left | "
+            f"{speed.images_per_s:.1f} images/s | {describe_losses(losses)}{best}",
+        )
+        if self.step % LOGGED_EVERY_STEPS == 0:
+            rate = self.learner.optimizer.param_groups[-1]["lr"]
+            log.scalars(self.step, {f"train/{task}": value for task, value in losses.items()})
+            log.scalars(self.step, {"train/rate": rate, "train/images_per_s": speed.images_per_s})
+
+    def _end_epoch(self, display: Display, log: RunLog) -> None:
+        """Validate if it is time, keep the best network, record."""
+        epoch = self.step // self.plan.steps_per_epoch
+        schedule = self.recipe.schedule
+        row: dict[str, Any] = {"epoch": epoch, "step": self.step, "loss": self._losses.mean()}
+        text = describe_losses(row["loss"])
+        self._losses = LossMean()
+        if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
+            model = self.learner.averaged()
+            metrics = self.validate(
+                model, self.spec, lambda done, total: display.count("validating", done, total)
+            )
+            display.done("validating")
+            row["metrics"] = metrics
+            current = score(metrics)
+            self.validated_epoch = epoch
+            if current > self.best:
+                self.best, self.best_epoch = current, epoch
+                if self.accelerator.is_main_process:
+                    save_checkpoint(self.out / "best", self._spec_now(), model)
+            text += f" | {describe(metrics)} | score {current:.4f} best {self.best:.4f}"
+        log.epoch(row)
+        display.line(f"epoch {epoch}/{schedule.epochs} {text}")
+
+
+def _essence(recipe: Recipe) -> dict[str, Any]:
+    """What must not change in the course of a run."""
+    return recipe.model_dump(exclude=MAY_CHANGE)

@@ -1,0 +1,77 @@
+"""Validation during training: every process scores its part, and all know the result."""
+
+from collections.abc import Callable
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+
+from mtc_perception.errors import UserError
+from mtc_perception.layout import read_split
+from mtc_perception.metrics import PerceptionMetrics
+from offline_compress.evaluate import evaluate_engine
+from offline_compress.export import MAX_DETECTIONS
+from offline_compress.models.registry import ModelSpec
+from offline_compress.recipe import DataSource
+from offline_compress.subject import CHECKPOINT_THRESHOLDS
+from offline_compress.torch_engine import TorchEngine
+
+SELECTED_BY = {"detection": ("recall", "map50"), "drivable": ("miou",), "lane": ("iou",)}
+
+Tick = Callable[[int, int], None]
+"""Told how many images are done, of how many."""
+Validator = Callable[[nn.Module, ModelSpec, Tick], dict[str, Any]]
+"""Metric JSON of a network, the same in every process; all processes call it together."""
+
+
+def validator(source: DataSource) -> Validator:
+    """Validation on a split of a data set at neutral thresholds. Raises LayoutError."""
+    samples = read_split(source.root, source.split)
+
+    def validate(model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+        state = PartialState()
+        # Consecutive samples, so that merging the parts restores the order of a single process.
+        bounds = [
+            len(samples) * part // state.num_processes for part in range(state.num_processes + 1)
+        ]
+        part = samples[bounds[state.process_index] : bounds[state.process_index + 1]]
+
+        def counted() -> Any:
+            for done, sample in enumerate(part):
+                tick(done, len(part))
+                yield sample
+
+        engine = TorchEngine(model, spec.height, spec.width)
+        found = evaluate_engine(engine, counted(), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS).metrics
+        parts: list[PerceptionMetrics] = gather_object([found])
+        whole = parts[0]
+        for other in parts[1:]:
+            whole.merge(other)
+        return whole.to_json()
+
+    return validate
+
+
+def score(metrics: dict[str, Any]) -> float:
+    """One number to pick the best epoch by: the mean over the labelled tasks' headline metrics.
+
+    Raises UserError if no task is labelled.
+    """
+    tasks = [
+        [metrics.get(task, {}).get(name) for name in names] for task, names in SELECTED_BY.items()
+    ]
+    labelled = [sum(values) / len(values) for values in tasks if None not in values]
+    if not labelled:
+        raise UserError("the validation set has no labels for any task")
+    return sum(labelled) / len(labelled)
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The headline metrics of the labelled tasks as one line."""
+    return " ".join(
+        f"{task} {name} {metrics[task][name]:.4f}"
+        for task, names in SELECTED_BY.items()
+        for name in names
+        if metrics.get(task, {}).get(name) is not None
+    )
