@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from mtc_perception.errors import UserError
 
@@ -72,6 +72,9 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Also the folder of the run under runs/."""
     model: str
+    """Of the registry, models/registry.py."""
+    arguments: dict[str, Any] = {}
+    """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
     classes: Annotated[list[str], Field(min_length=1)]
     input: SizePx
     crop: SizePx
@@ -85,7 +88,7 @@ class Recipe(_Strict):
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""
     backbone_weights: Path | None = None
-    """File with pretrained weights of the backbone; none: random weights."""
+    """File with pretrained weights of the backbone (see models/pretrained.py), or none."""
     train: Annotated[list[DataSource], Field(min_length=1)]
     validate_on: DataSource
     mask_loss: Literal["dice", "focal"] = "dice"
@@ -98,6 +101,12 @@ class Recipe(_Strict):
     """Time between two saves of the run; 0: after every step."""
     licence: str
     """Licence of the weights that follows from the training data; copied into the bundle."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Recipe":
+        if self.start_from and self.backbone_weights:
+            raise ValueError("start_from and backbone_weights exclude each other")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

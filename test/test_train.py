@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_training import digest, register, tiny_recipe
 from torch import nn
 
+from bench import training
 from mtc_perception.errors import UserError
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.synth_dataset import write_dataset
@@ -143,6 +144,12 @@ def test_a_run_may_start_from_a_checkpoint(dataset: Path, tmp_path: Path) -> Non
     assert second.spec.lineage[0].endswith("from scratch, 16 images in 2 epochs")
 
 
+def test_a_recipe_may_change_the_shape_of_its_model(dataset: Path, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_recipe(dataset, arguments={"lane": 16}), tmp_path, Scores(0.5))
+    assert trainer.learner.model.lane_head.tower[0].out_channels == 16  # type: ignore[union-attr,index]
+    assert trainer.learner.model.drivable_head.tower[0].out_channels == 8  # type: ignore[union-attr,index]
+
+
 def test_a_run_of_another_recipe_is_not_continued(dataset: Path, tmp_path: Path) -> None:
     Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path, Scores(0.5)).run()
     with pytest.raises(UserError, match="different recipe"):
@@ -158,6 +165,7 @@ def test_what_does_not_fit_the_machine_is_refused(dataset: Path, tmp_path: Path)
         (tiny_recipe(dataset, precision="fp16"), "precision fp16 needs a GPU"),
         (tiny_recipe(dataset, start_from=tmp_path), "is no checkpoint"),
         (tiny_recipe(dataset, model="tinny"), "unknown model 'tinny'"),
+        (tiny_recipe(dataset, arguments={"steam": 8}), "do not fit architecture .*'steam'"),
     ):
         with pytest.raises(UserError, match=words):
             Trainer(recipe, tmp_path / "run", Scores(0.5))
@@ -339,3 +347,12 @@ def test_no_warning_reaches_the_user(dataset: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path, Scores(0.5)).run()
+
+
+def test_throughput_is_measured_for_network_loader_and_both(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "ROADS", DataSource(root=dataset, split="train"))
+    found = training.measure(tiny_recipe(dataset, {"epochs": 10}), seconds=0)
+    assert found.batch == 4
+    assert min(found.network, found.loader, found.training) > 0
