@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mtc_perception.errors import UserError
+from offline_compress.data.check_cli import check_data
 from offline_compress.data.synth_cli import synth_app
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(synth_app, name="synth")
+app.command("check-data")(check_data)
 
 
 @app.command()

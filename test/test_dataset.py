@@ -13,7 +13,7 @@ from mtc_perception.errors import UserError
 from offline_compress.data import cache
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
-from offline_compress.data.dataset import RunningNumbers, TrainingSet, collate, load_labelled
+from offline_compress.data.dataset import TrainingSet, collate, load_labelled
 from offline_compress.data.workers import MOST_WORKERS, start_worker, worker_count
 from offline_compress.losses.targets import IGNORE
 from offline_compress.recipe import DataSource, SizePx
@@ -60,7 +60,7 @@ def test_workers_make_the_same_samples_in_the_same_order(sources: list[DataSourc
         DataLoader(
             data,
             3,
-            sampler=RunningNumbers(20, 32),
+            sampler=range(20, 32),
             collate_fn=collate,
             num_workers=workers,
             worker_init_fn=start_worker,
@@ -124,7 +124,7 @@ def test_a_broken_file_is_one_line_wherever_it_is_found(tmp_path: Path, preloade
     loader = DataLoader(
         data,
         4,
-        sampler=RunningNumbers(0, 32),
+        sampler=range(32),
         collate_fn=collate,
         num_workers=1,
         worker_init_fn=start_worker,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from mtc_perception.layout import (
     BrokenFile,
@@ -126,19 +126,6 @@ class TrainingSet(Dataset[LabelledImage]):
         scale = min(self._deployed.height / height, self._deployed.width / width)
         low, high = self._scale_jitter
         return scale * low, scale * high
-
-
-class RunningNumbers(Sampler[int]):
-    """The sample numbers `start` to `stop`: a run resumed at `start` sees what it would have."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self._range = range(start, stop)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
-
-    def __len__(self) -> int:
-        return len(self._range)
 
 
 def collate(samples: Sequence[LabelledImage]) -> tuple[torch.Tensor, Targets]:
