@@ -13,6 +13,7 @@ from offline_compress.recipe import Recipe
 def trained_spec(recipe: Recipe) -> ModelSpec:
     """Shape and history of the network that `recipe` trains. Raises UserError."""
     spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
+    spec = replace(spec, arguments={**spec.arguments, **recipe.arguments})
     step = f"{spec.architecture} trained by recipe {recipe.name}"
     if commit := provenance()["commit"]:
         step += f" at commit {commit}"
