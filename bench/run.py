@@ -15,7 +15,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
 from mtc_perception.replay.demo import handle_interrupts, synthetic_bag
 
-BENCHES = ("engines", "host", "end_to_end", "teacher")
+BENCHES = ("engines", "host", "end_to_end", "teacher", "training", "data_loading")
 RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
@@ -53,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bench.teacher import bench_teacher  # PyTorch, which the others do without
 
             bench_teacher(options.results, console)
+        if "training" in wanted:
+            from bench.training import bench_training
+
+            bench_training(options.results, console)
+        if "data_loading" in wanted:
+            from bench.data_loading import bench_data_loading
+
+            bench_data_loading(options.results, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from torch import nn
 
 from offline_compress.export import normalise
 from offline_compress.losses.tasks import task_losses
+from offline_compress.models.pretrained import load_backbone
 from offline_compress.models.registry import ModelSpec, load_weights
 from offline_compress.recipe import Recipe
 from offline_compress.training.advice import divergence
@@ -59,8 +60,6 @@ class Learner:
 
     def _load_start_weights(self) -> None:
         if self._recipe.backbone_weights:
-            from offline_compress.models.pretrained import load_backbone
-
             load_backbone(self.model, self._recipe.backbone_weights)
         if self._recipe.start_from:
             load_weights(self.model, self._recipe.start_from)
