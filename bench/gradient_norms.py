@@ -19,11 +19,11 @@ from offline_compress.export import normalise
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.losses.targets import Targets
 from offline_compress.losses.tasks import TaskLosses, task_losses
-from offline_compress.models.registry import model_spec
+from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.recipe import DataSource, SizePx
 
 TASKS = ("detection", "drivable", "lane")
-CROP = SizePx(height=192, width=320)
+CROP = SizePx(height=160, width=256)
 """Small, so that two cores answer in minutes."""
 BATCH, BATCHES = 4, 4
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 10.0
@@ -54,9 +54,15 @@ def trunk_norms(model: nn.Module, losses: TaskLosses) -> list[float]:
 def measure(
     model_name: str, mask_loss: MaskLoss, root: Path, marks: Sequence[int], progress: Progress
 ) -> list[dict[str, Any]]:
-    """One row per mark: the mean loss and norm of each task after that many optimiser steps."""
+    """One row per mark: the mean loss and norm of each task after that many optimiser steps.
+
+    `model_name` is a name of the registry or the path of a checkpoint.
+    """
     torch.manual_seed(0)
-    model = model_spec(model_name, ["vehicle"], CROP.height, CROP.width).build().train()
+    if Path(model_name).is_dir():
+        model = load_checkpoint(Path(model_name)).train()
+    else:
+        model = model_spec(model_name, ["vehicle"], CROP.height, CROP.width).build().train()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     stream = samples(root, 0)
     rows = []
@@ -93,13 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.gradient_norms",
-        description="Train freshly initialised models for a few steps and print the norm of each "
+        description="Train models for a few steps and print the norm of each "
         "task's gradient on backbone and encoder, to weight the tasks by.",
     )
-    parser.add_argument("models", nargs="+", help="of the registry")
+    parser.add_argument("models", nargs="+", help="names of the registry or checkpoints")
     parser.add_argument("--data", type=Path, required=True, help="data set with all three tasks")
     parser.add_argument(
-        "--marks", type=int, nargs="+", default=[0, 50, 200], help="steps (%(default)s)"
+        "--marks", type=int, nargs="+", default=[0, 10, 40], help="steps (%(default)s)"
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
@@ -116,9 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    table = Table(*rows[0])
+    shown = ("model", "mask_loss", "step", *(f"{task}_norm" for task in TASKS))
+    table = Table(*shown)
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(str(row[name]) for name in shown))
     console.print(table)
     console.print(f"wrote {write_result(options.results, 'gradient_norms', {'rows': rows})}")
     return 0

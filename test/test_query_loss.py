@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,18 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline_compress.losses.boxes import box_iou
+from offline_compress.losses.masks import drivable_loss, lane_loss
 from offline_compress.losses.matching import match, matching_cost
 from offline_compress.losses.query import query_loss, set_loss
 from offline_compress.losses.targets import Targets
+from offline_compress.losses.tasks import MASK_WEIGHT, QUERY_WEIGHT, task_losses
 from offline_compress.models.decoder import (
     DenoisedDetections,
     LayerDetections,
+    QueryDecoder,
     QueryDetections,
 )
 from offline_compress.models.denoising import denoising_queries
+from offline_compress.models.network import NetworkOutput
 
 SIZE = (64, 96)
 CLASSES = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads and wait for them on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def targets(
@@ -274,3 +288,50 @@ def test_quality_is_the_overlap_and_no_way_to_learn_boxes() -> None:
     assert first is not None
     assert boxes.grad is not None
     torch.testing.assert_close(first, boxes.grad)
+
+
+def test_a_decoder_learns_the_vehicles_it_is_shown() -> None:
+    torch.manual_seed(0)
+    wanted = targets(
+        [
+            [[4, 4, 30, 24], [0, 0, 96, 10], [50, 20, 90, 60]],
+            [[10, 30, 40, 60], [0, 0, 0, 0], [0, 0, 0, 0]],
+        ],
+        [[0, -2, 1], [1, -1, -1]],
+        [True, True],
+    )
+    pyramid = [torch.randn(2, 32, SIZE[0] // s, SIZE[1] // s) for s in (8, 16, 32)]
+    decoder = QueryDecoder(32, CLASSES, layers=2, queries=20, heads=4, points=3, ffn=48)
+    optimizer = torch.optim.AdamW(decoder.parameters(), 2e-3)
+    for _ in range(120):
+        loss = query_loss(decoder(pyramid, SIZE, wanted), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+    decoder.eval()
+    with torch.no_grad():
+        found = decoder(pyramid, SIZE)
+    for image in range(2):
+        real = wanted.kinds[image] >= 0
+        scores, kinds = found.logits[image].sigmoid().max(-1)
+        best = scores.topk(int(real.sum())).indices
+        overlap = box_iou(found.boxes[image, best][:, None], wanted.boxes[image, real])
+        assert overlap.amax(0).min() > 0.75  # every vehicle, and none of them twice
+        assert (kinds[best] == wanted.kinds[image, real][overlap.argmax(1)]).all()
+        assert scores.sort(descending=True).values[int(real.sum())] < scores[best].min() - 0.2
+
+
+def test_tasks_are_weighted_by_their_kinds_of_loss() -> None:
+    found, wanted = as_query_detections(random_layers(0, 2, 3, 8)), random_targets(0)
+    generator = torch.Generator().manual_seed(0)
+    drivable, lane = torch.randn(2, 3, *SIZE, generator=generator)
+    output = NetworkOutput(found, drivable, lane, {})
+    query = query_loss(found, wanted)
+    for kind, weight in MASK_WEIGHT.items():
+        losses = task_losses(output, wanted, kind)
+        assert torch.equal(losses.detection, QUERY_WEIGHT * query)
+        assert torch.equal(losses.drivable, weight * drivable_loss(drivable, wanted.drivable, kind))
+        assert torch.equal(losses.lane, weight * lane_loss(lane, wanted.lane, kind))
+        assert losses.total() == losses.detection + losses.drivable + losses.lane
+    assert MASK_WEIGHT["focal"] == QUERY_WEIGHT  # RMT-PPAD's own proportions

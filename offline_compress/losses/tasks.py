@@ -11,6 +11,9 @@ from offline_compress.losses.targets import Targets
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import NetworkOutput
 
+MASK_WEIGHT: dict[MaskLoss, float] = {"dice": 2.0, "focal": 0.25}
+QUERY_WEIGHT = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class TaskLosses:
@@ -28,14 +31,21 @@ class TaskLosses:
 def task_losses(
     output: NetworkOutput, targets: Targets, mask_loss: MaskLoss = "dice"
 ) -> TaskLosses:
-    """Losses of one batch."""
+    """Losses of one batch, weighted.
+
+    The constant weights bring the norms of the tasks' gradients on backbone and encoder to one
+    order of magnitude, whatever the kinds of loss (docs/training.md, `bench/gradient_norms.py`).
+    A query loss with `focal` masks keeps the proportions of RMT-PPAD (arXiv 2508.06529): 1 for
+    detection to 24 and 8 for the parts of the masks.
+    """
     found = output.detections
     if isinstance(found, QueryDetections):
-        detection = query_loss(found, targets)
+        detection = QUERY_WEIGHT * query_loss(found, targets)
     else:
         detection = detection_loss(found, targets)
+    weight = MASK_WEIGHT[mask_loss]
     return TaskLosses(
         detection,
-        2 * drivable_loss(output.drivable, targets.drivable, mask_loss),
-        2 * lane_loss(output.lane, targets.lane, mask_loss),
+        weight * drivable_loss(output.drivable, targets.drivable, mask_loss),
+        weight * lane_loss(output.lane, targets.lane, mask_loss),
     )
