@@ -14,9 +14,9 @@ from rich.table import Table
 from bench.common import write_result
 from offline_compress.data.synth_dataset import render_missing
 from offline_compress.data.workers import worker_count
-from offline_compress.models.registry import model_spec
 from offline_compress.recipe import DataSource, Recipe, Schedule, SyntheticRoads, load_recipe
 from offline_compress.training.learner import Learner
+from offline_compress.training.lineage import trained_spec
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.samples import Batch, batches, training_set
 
@@ -30,7 +30,7 @@ ROADS = DataSource(
 SECONDS = 20.0
 """Least time of a measurement; at least MIN_STEPS steps after one that does not count."""
 MIN_STEPS = 3
-MOST_ON_CPU = 8
+MOST_ON_CPU = 4
 """Largest batch on a CPU: the images per second hardly depend on it, the time of a step does."""
 
 
@@ -88,8 +88,7 @@ def measure(recipe: Recipe, seconds: float = SECONDS) -> Throughput:
     )
     changes = {"train": [ROADS], "schedule": schedule, "start_from": None, "backbone_weights": None}
     recipe = recipe.model_copy(update=changes)
-    spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
-    learner = Learner(recipe, spec, start_accelerator(recipe.precision, 1), None)
+    learner = Learner(recipe, trained_spec(recipe), start_accelerator(recipe.precision, 1), None)
     data = training_set(recipe)
     for _ in data.preload():
         pass

@@ -1,6 +1,7 @@
 """Training for real on a tiny data set: it learns, resumes exactly, and refuses nonsense."""
 
 import json
+import re
 import shutil
 import signal
 import warnings
@@ -20,10 +21,11 @@ from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.models.registry import MODELS, ModelSpec, load_checkpoint, load_spec
 from offline_compress.recipe import DataSource, SizePx
+from offline_compress.training import progress, stopping
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
-from offline_compress.training.stopping import Interrupted
+from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import Tick, score, validator
 
@@ -356,3 +358,33 @@ def test_throughput_is_measured_for_network_loader_and_both(
     found = training.measure(tiny_recipe(dataset, {"epochs": 10}), seconds=0)
     assert found.batch == 4
     assert min(found.network, found.loader, found.training) > 0
+
+
+def test_a_signal_that_the_launcher_repeats_is_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with StopRequest() as request:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert request.signal == signal.SIGINT
+        monkeypatch.setattr(stopping, "ECHO_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    Trainer(tiny_recipe(dataset), tmp_path, Scores(0.5)).run()
+    lines = capsys.readouterr().out.splitlines()
+    number = r"\d+\.\d+"
+    losses = f"detection {number} drivable {number} lane {number}"
+    line = (
+        rf"training 3/4 epoch 2/2 \| \d:\d\d:\d\d left \| {number} images/s \| {losses} \| best 0"
+    )
+    assert any(re.match(line, one) for one in lines), lines
+    assert sum(one.startswith("epoch 1/2") for one in lines) == 1

@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM end a run between two steps; a second one ends it at once."""
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_S = 2.0
+"""Launchers pass on the signal that the terminal has sent already: not a second request."""
 
 
 class Interrupted(Exception):
@@ -20,6 +23,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._since_s = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -31,8 +35,11 @@ class StopRequest:
         self._restore()
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+        if not self.signal:
+            self.signal, self._since_s = number, time.monotonic()
+        elif time.monotonic() - self._since_s > ECHO_S:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
