@@ -18,6 +18,7 @@ from mtc_perception.layout import (
 )
 from mtc_perception.layouts.pixels import draw_shapes
 from mtc_perception.layouts.sample import BDD_LANE, MaskShapes
+from mtc_perception.replay.media import FolderSource
 
 SIZE = (mini.HEIGHT, mini.WIDTH)
 
@@ -204,6 +205,13 @@ def test_labels_that_have_no_image_are_named_but_break_nothing(tmp_path: Path) -
             '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1}}]}]',
             "broken labels of a",
         ),
+        (
+            mini.bdd100k,
+            "labels/det_20/det_train.json",
+            '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": '
+            '{"x1": NaN, "y1": 1, "x2": 2, "y2": 3}}]}]',
+            "unusable box2d",
+        ),
     ],
 )
 def test_broken_labels_are_refused(
@@ -232,3 +240,10 @@ def test_split_of_an_image_folder(tmp_path: Path) -> None:
     assert split_of(tmp_path / "images/100k/val") == (tmp_path, "val")
     assert split_of(tmp_path / "images/train2017") == (tmp_path, "train2017")
     assert split_of(tmp_path / "pictures/val") is None
+
+
+def test_replay_of_an_image_folder_finds_its_labels(tmp_path: Path) -> None:
+    root = mini.bdd100k(tmp_path, "val")
+    truths = list(FolderSource(root / "images/100k/val").truths())
+    assert len(truths) == 2, "c has no label"
+    np.testing.assert_array_equal(truths[0][1].drivable, mini.DRIVABLE)

@@ -3,6 +3,7 @@
 Formats: https://doc.bdd100k.com/format.html and https://doc.scalabel.ai/format.html.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,11 @@ LANE_TYPES = frozenset(
 """Lane categories that are paint; BDD100K's ninth, the road curb, is none."""
 AREA_TYPES = frozenset(("direct", "drivable", "alternative"))
 
-_CURVE_STEPS = 8
+_T = np.linspace(0, 1, 9)[1:, None]
+_BEZIER = np.concatenate(
+    ((1 - _T) ** 3, 3 * (1 - _T) ** 2 * _T, 3 * (1 - _T) * _T**2, _T**3), axis=1
+)
+"""[8, 4] weights of a cubic curve's four points in eight points along it."""
 
 Points = npt.NDArray[np.float32]
 
@@ -83,7 +88,8 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
 
 def _corners(box: dict[str, Any]) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
-    if not (np.isfinite([x1, y1, x2, y2]).all() and x1 < x2 and y1 < y2):
+    # Numbers that are none fail both comparisons.
+    if not (-math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf):
         raise ValueError(f"unusable box2d {box}")
     return x1, y1, x2, y2
 
@@ -92,27 +98,25 @@ def _polylines(poly2d: list[Any]) -> Iterator[Points]:
     """Each polygon or line of a label, its Bezier curves made of short straight pieces."""
     if isinstance(poly2d[0], dict):  # Scalabel
         for poly in poly2d:
-            yield _flatten(poly["vertices"], poly.get("types") or "L" * len(poly["vertices"]))
+            yield _flatten(poly["vertices"], poly.get("types") or "")
     else:  # 2018: [[x, y, "L"], ...]
-        yield _flatten([point[:2] for point in poly2d], [point[2] for point in poly2d])
+        yield _flatten([point[:2] for point in poly2d], "".join(point[2] for point in poly2d))
 
 
-def _flatten(vertices: Sequence[Any], types: Sequence[str]) -> Points:
+def _flatten(vertices: Sequence[Any], types: str) -> Points:
     """Straight pieces of a path; each `CCC` in it is a curve's two control points and its end."""
-    points = np.array(vertices, dtype=np.float64).reshape(-1, 2)
+    points = np.array(vertices, dtype=np.float32).reshape(-1, 2)
     if not np.isfinite(points).all():
         raise ValueError("poly2d with a coordinate that is no number")
-    line = [points[0]]
+    if "CCC" not in types:
+        return points
+    pieces: list[npt.NDArray[Any]] = [points[:1]]
     index = 1
     while index < len(points):
-        if "".join(types[index : index + 3]) == "CCC":
-            t = np.linspace(0, 1, _CURVE_STEPS + 1)[1:, None]
-            a, (b, c, d) = line[-1], points[index : index + 3]
-            line += list(
-                (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
-            )
+        if types[index : index + 3] == "CCC":
+            pieces.append(_BEZIER @ points[index - 1 : index + 3])
             index += 3
         else:
-            line.append(points[index])
+            pieces.append(points[index : index + 1])
             index += 1
-    return np.array(line, dtype=np.float32)
+    return np.concatenate(pieces).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch.utils.data import Dataset
 
 from mtc_perception.layout import (
@@ -78,7 +79,9 @@ class TrainingSet(Dataset[LabelledImage]):
         self._samples: list[Sample] = []
         weights: list[float] = []
         for source in sources:
-            samples = read_split(source.root, source.split)
+            # Some 20 s for all of BDD100K, most of them for its lane polygons.
+            with Console(stderr=True).status(f"reading the labels of {source.root}"):
+                samples = read_split(source.root, source.split)
             self._samples += samples
             weights += [source.weight / len(samples)] * len(samples)
         self._cumulative = np.cumsum(weights) / np.sum(weights)
