@@ -33,7 +33,7 @@ test: ## lint and all tests
 	@$(RUN) python -m pytest
 
 bench: ## the numbers of the README, measured on this machine
-	@tools/setup.sh runtime
+	@tools/setup.sh runtime offline
 	@$(RUN) python -m bench.run
 
 clean: ## remove everything that set-up and the other targets made

@@ -9,13 +9,25 @@ BEGIN = "<!-- numbers: written by `python -m bench.readme` -->\n"
 END = "<!-- end of numbers -->\n"
 
 
+EVALUATED = ("mtc_nano", "mtc_s", "rmt_ppad_n")
+"""Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
+
+
 def numbers(results: Path) -> str:
     """The README's numbers as Markdown, from the committed results alone."""
-    engines, end_to_end, accuracy = (
-        json.loads((results / f"{name}.json").read_text())
-        for name in ("engines", "end_to_end", "mtc_nano")
-    )
-    return "\n".join([*_accuracy(accuracy), "", *_speed(engines), "", *_way(end_to_end), ""])
+
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((results / f"{name}.json").read_text())
+        return content
+
+    parts = [
+        _accuracy({name: read(name) for name in EVALUATED}),
+        _speed(read("engines")),
+        _way(read("end_to_end")),
+        _teachers(read("teacher")),
+        _training(read("training")),
+    ]
+    return "\n".join(line for part in parts for line in [*part, ""])
 
 
 def rewritten(readme: str, block: str) -> str:
@@ -31,17 +43,23 @@ def machine(result: dict[str, Any]) -> str:
     return f"{one['cpu']}, {one['cores']} cores"
 
 
-def _accuracy(result: dict[str, Any]) -> list[str]:
-    detection, drivable, lane = (result[task] for task in ("detection", "drivable", "lane"))
-    return [
-        f"`mtc_nano` on CamVid `val` ({result['data']['images']} images; per-image averages for "
-        "masks): `mtc-compress evaluate`",
+def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
+    images = {result["data"]["images"] for result in results.values()}
+    lines = [
+        f"Accuracy on CamVid `val` ({images.pop()} images; per-image averages for masks): "
+        "`mtc-compress evaluate`",
         "",
-        "| vehicle recall | vehicle mAP50 | drivable mIoU | lane IoU | parameters | GMACs |",
-        "|---|---|---|---|---|---|",
-        f"| {detection['recall']:.3f} | {detection['map50']:.3f} | {drivable['miou']:.3f} "
-        f"| {lane['iou']:.3f} | {result['params'] / 1e6:.2f} M | {result['gmacs']:.2f} |",
+        "| network | vehicle recall | mAP50 | drivable mIoU | lane IoU | parameters | GMACs |",
+        "|---|---|---|---|---|---|---|",
     ]
+    for name, result in results.items():
+        detection, drivable, lane = (result[task] for task in ("detection", "drivable", "lane"))
+        lines.append(
+            f"| {name} | {detection['recall']:.3f} | {detection['map50']:.3f} "
+            f"| {drivable['miou']:.3f} | {lane['iou']:.3f} | {result['params'] / 1e6:.2f} M "
+            f"| {result['gmacs']:.2f} |"
+        )
+    return lines
 
 
 def _speed(result: dict[str, Any]) -> list[str]:
@@ -79,6 +97,47 @@ def _way(result: dict[str, Any]) -> list[str]:
             for name, one in targets.items()
         ),
     ]
+
+
+def _teachers(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Size and speed of the teachers, batch 1, fp32, random weights, median ms (`make bench`; "
+        f"{machine(result)}); `full` and `stride4` are the two mask decoders:",
+        "",
+        "| network | input | parameters | GFLOPs | OpenVINO | ONNX Runtime |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["networks"]:
+        times = (row["latency_ms"][name]["p50"] for name in ("openvino", "onnxruntime"))
+        lines.append(
+            f"| {row['name']} | {row['input']} | {row['params'] / 1e6:.2f} M | {row['gflops']:.1f} "
+            f"| {' | '.join(f'{time:.0f}' for time in times)} |"
+        )
+    original = result["original"]
+    for size, row in original["sizes"].items():
+        spans = (_range(row["latency_ms"][name]) for name in ("openvino", "onnxruntime"))
+        lines.append(
+            f"| {original['name']} | {size} | {original['params_m']:g} M | {row['gflops']:g} "
+            f"| {' | '.join(spans)} |"
+        )
+    return [*lines, "", f"{original['name']}: {original['conditions']}."]
+
+
+def _training(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Training, images per second (`make bench`; {result['device']}, {result['precision']}; "
+        f"{machine(result)}); the loader alone must be faster than the network alone:",
+        "",
+        "| network | crop | batch | network alone | loader alone | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result["models"].items():
+        rates = (row[f"{part}_images_per_s"] for part in ("network", "loader", "training"))
+        lines.append(
+            f"| {name} | {row['crop']} | {row['batch']} "
+            f"| {' | '.join(f'{rate:.1f}' for rate in rates)} |"
+        )
+    return lines
 
 
 def _range(values: list[float]) -> str:
