@@ -60,7 +60,8 @@ class Learner:
 
     def _load_start_weights(self) -> None:
         if self._recipe.backbone_weights:
-            load_backbone(self.model, self._recipe.backbone_weights)
+            loaded = load_backbone(self.model, self._recipe.backbone_weights)
+            self._accelerator.print(f"loaded {loaded}")
         if self._recipe.start_from:
             load_weights(self.model, self._recipe.start_from)
 
