@@ -28,8 +28,9 @@ def memory_advice() -> Iterator[None]:
 
 
 _ADVICE = (
-    "memory ran out; set schedule.accumulate higher (2, 4, ...: the same batch in more passes; the "
-    "same command then resumes), or make crop or batch smaller and train into another --out"
+    "memory ran out; set schedule.accumulate higher (a divisor of batch: the same batch in more "
+    "passes; the same command then resumes), or make crop or batch smaller and train into another "
+    "--out"
 )
 
 
