@@ -24,6 +24,7 @@ from offline_compress.recipe import DataSource, SizePx
 from offline_compress.training import progress, stopping
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
+from offline_compress.training.machine import choose_precision
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.trainer import Trainer
@@ -388,3 +389,23 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     )
     assert any(re.match(line, one) for one in lines), lines
     assert sum(one.startswith("epoch 1/2") for one in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("able", "chosen"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "fp32")],
+)
+def test_precision_follows_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert choose_precision("auto", cuda=False) == chosen
+    assert choose_precision("fp32", cuda=False) == "fp32"
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), "fp16"), ((8, 0), "bf16")])
+def test_precision_follows_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert choose_precision("auto", cuda=True) == chosen
