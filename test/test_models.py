@@ -1,8 +1,7 @@
 """Networks: shapes, checkpoints that carry their shape, and what a damaged one says."""
 
-import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from offline_compress.export import count_parameters
 from offline_compress.models.heads import DenseDetections
 from offline_compress.models.registry import (
     MODELS,
-    OLD_SPEC_FILE,
     WEIGHTS_FILE,
     ModelSpec,
     load_checkpoint,
@@ -84,19 +82,9 @@ def test_a_checkpoint_is_one_file(spec: ModelSpec, tmp_path: Path) -> None:
     assert load_spec(tmp_path / "c") == spec
 
 
-def test_a_spec_beside_the_weights_is_still_read(spec: ModelSpec, tmp_path: Path) -> None:
-    model = spec.build()
-    save_file(model.state_dict(), tmp_path / WEIGHTS_FILE)
-    with pytest.raises(UserError, match=r"no checkpoint: spec\.json is missing"):
-        load_spec(tmp_path)
-    (tmp_path / OLD_SPEC_FILE).write_text(json.dumps(asdict(spec)))
-    assert load_spec(tmp_path) == spec
-    assert torch.equal(
-        load_checkpoint(tmp_path).backbone.stem[0].weight,  # type: ignore[union-attr,index]
-        model.backbone.stem[0].weight,  # type: ignore[union-attr,index]
-    )
-    (tmp_path / OLD_SPEC_FILE).write_text("{")
-    with pytest.raises(UserError, match=r"spec\.json does not load"):
+def test_weights_without_a_spec_are_no_checkpoint(spec: ModelSpec, tmp_path: Path) -> None:
+    save_file(spec.build().state_dict(), tmp_path / WEIGHTS_FILE)
+    with pytest.raises(UserError, match="no checkpoint of ours: it has no spec"):
         load_spec(tmp_path)
 
 

@@ -23,8 +23,6 @@ from offline_compress.models.rmt_ppad import RmtPpad
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_KEY = "spec"
-OLD_SPEC_FILE = "spec.json"
-"""Where checkpoints had their spec before it moved into the weights file; still read."""
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "conv_multitask": ConvMultiTask,
@@ -163,8 +161,7 @@ def load_spec(path: Path) -> ModelSpec:
         with safe_open(file, "pt") as opened:
             text = (opened.metadata() or {}).get(SPEC_KEY)
         if text is None:
-            file = path / OLD_SPEC_FILE
-            text = file.read_text()
+            raise UserError(f"{file} is no checkpoint of ours: it has no {SPEC_KEY}")
         return ModelSpec(**json.loads(text))
     except FileNotFoundError:
         raise UserError(f"{path} is no checkpoint: {file.name} is missing") from None
