@@ -54,7 +54,7 @@ setup(
         "openvino": ["openvino"],
         "tensorrt": ["tensorrt"],
         # colcon test runs pytest when it finds it here.
-        "test": ["hypothesis", "onnx", "pycocotools", "pytest"],
+        "test": ["hypothesis", "onnx", "pycocotools", "pytest", "torch-pruning", "transformers"],
     },
     zip_safe=False,
     entry_points={

@@ -1,4 +1,4 @@
-"""BatchNorms as if trained: as initialised, they would hide one that is left out or folded wrongly."""
+"""BatchNorms as if trained: initial ones would hide one that is left out or folded wrongly."""
 
 from torch import nn
 
