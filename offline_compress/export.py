@@ -117,6 +117,14 @@ def probability_bytes(logits: torch.Tensor) -> torch.Tensor:
     return (logits.sigmoid() * 255 + 0.5).to(torch.uint8)
 
 
+@torch.no_grad()
+def detections_per_image(model: nn.Module, height: int, width: int) -> int:
+    """Boxes that the deployable graph yields: fewer than MAX_DETECTIONS with as few queries."""
+    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    scores = DeployGraph(model).eval()(image)[1]
+    return int(scores.shape[1])
+
+
 def count_parameters(model: nn.Module) -> int:
     """Parameters as deployed: fused, a BatchNorm folded into its convolution as one bias each."""
     count = 0
@@ -178,7 +186,8 @@ def export_bundle(
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
     graph = onnx_graph(model, spec.height, spec.width)
     file = "model.onnx"
-    network = Network(graph, "fp32", spec.height, spec.width, MAX_DETECTIONS)
+    max_detections = detections_per_image(model, spec.height, spec.width)
+    network = Network(graph, "fp32", spec.height, spec.width, max_detections)
     engine = load_engine(network, "onnxruntime")
     golden = measure_self_test(run_self_test(engine))
     engine.close()
@@ -197,7 +206,7 @@ def export_bundle(
         input=InputSpec(height=spec.height, width=spec.width),
         classes=spec.classes,
         thresholds=thresholds,
-        max_detections=MAX_DETECTIONS,
+        max_detections=max_detections,
         params=count_parameters(model),
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
         training=Training(data=spec.data, licence=spec.licence),

@@ -125,3 +125,14 @@ def test_nan_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="NaN"):
         export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
     assert not (tmp_path / "t.mtc").exists()
+
+
+def test_a_bundle_yields_no_more_boxes_than_there_are_queries(tmp_path: Path) -> None:
+    small = model_spec("rmt_ppad_n", ["vehicle"], HEIGHT, WIDTH)
+    small = replace(small, arguments={**small.arguments, "queries": 20, "layers": 1})
+    save_checkpoint(tmp_path / "c", small, small.build())
+    manifest = export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
+    assert manifest.max_detections == 20
+    engine, _ = create_engine(read_bundle(tmp_path / "t.mtc"), "onnxruntime")
+    engine.start()
+    assert engine.wait().boxes.shape == (1, 20, 4)
