@@ -47,6 +47,8 @@ class Layout:
     marks: tuple[str, ...]
     """Folders of which any tells this layout; none of them: the project's own."""
     read_labels: Callable[[Path, str], Labels]
+    labels: str
+    """Where the labels of `{split}` are looked for, to be named in messages."""
 
     def splits(self, root: Path) -> list[str]:
         """Names of the splits of a data set, sorted."""
@@ -56,22 +58,44 @@ class Layout:
         return sorted(path.name for path in images.iterdir() if path.is_dir())
 
 
-PROJECT = Layout("project", "images", (), project.read_labels)
+PROJECT = Layout(
+    "project",
+    "images",
+    (),
+    project.read_labels,
+    "det/{split}.json, drivable/{split}/, lane/{split}/",
+)
 LAYOUTS = (
-    Layout("BDD100K", "images/100k", ("images/100k",), bdd100k.read_labels),
+    Layout(
+        "BDD100K",
+        "images/100k",
+        ("images/100k",),
+        bdd100k.read_labels,
+        "labels/det_20/det_{split}.json, labels/drivable/, labels/lane/, labels/100k/{split}/, "
+        "labels/bdd100k_labels_images_{split}.json",
+    ),
     Layout(
         "YOLOP",
         "images",
         ("det_annotations", "da_seg_annotations", "ll_seg_annotations"),
         image_mask.read_yolop,
+        "det_annotations/{split}/, da_seg_annotations/{split}/, ll_seg_annotations/{split}/",
     ),
     Layout(
         "A-YOLOM",
         "images",
         ("detection-object", "seg-drivable-10", "seg-lane-11"),
         image_mask.read_a_yolom,
+        "detection-object/labels/{split}/, seg-drivable-10/labels/{split}/, "
+        "seg-lane-11/labels/{split}/",
     ),
-    Layout("RMT-PPAD", "images", ("mask/drivable", "mask/lane"), image_mask.read_rmt_ppad),
+    Layout(
+        "RMT-PPAD",
+        "images",
+        ("mask/drivable", "mask/lane"),
+        image_mask.read_rmt_ppad,
+        "labels/{split}/, mask/drivable/{split}/, mask/lane/{split}/",
+    ),
 )
 
 

@@ -110,7 +110,6 @@ def broken_json(root: Path) -> None:
         (faint_mask, "unexpected mask values", "lane/train/b.png"),
         (broken_mask, "unreadable mask", "drivable/train/b.png"),
         (box_outside, "label outside the image", "images/train/a.jpg"),
-        (flat_box, "unusable box", "det/train.json"),
         (broken_json, "unreadable labels", "det/train.json"),
     ],
 )
@@ -120,6 +119,25 @@ def test_damage_is_named(damage, kind: str, file: str, tmp_path: Path) -> None:
     [problem] = check(root).broken
     assert problem.kind == kind
     assert problem.path == root / file
+
+
+def test_a_box_without_a_size_is_counted_but_breaks_nothing(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    flat_box(root)
+    report = check(root)
+    assert report.broken == []
+    assert kinds(root) == {"unusable box": 1, "image without label": 1}
+    assert report.splits["train"].boxes == 0
+
+
+def test_a_split_without_any_label_is_broken_but_for_test_splits(tmp_path: Path) -> None:
+    for split in ("train", "test2017"):
+        mini.write_images(tmp_path / "images" / split)
+    [problem] = check(tmp_path).broken
+    assert problem.kind == "split without labels"
+    assert problem.path == tmp_path / "images/train"
+    assert "det/train.json, drivable/train/, lane/train/" in problem.reason
+    assert check(tmp_path, "test2017").broken == []
 
 
 def test_lines_outside_the_image_are_named(tmp_path: Path) -> None:

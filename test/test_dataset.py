@@ -10,11 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtc_perception.errors import UserError
-from offline_compress.data import cache
+from mtc_perception.layout import LayoutError
+from offline_compress.data import cache, workers
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
 from offline_compress.data.dataset import TrainingSet, collate, load_labelled
-from offline_compress.data.workers import MOST_WORKERS, start_worker, worker_count
+from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
 from offline_compress.losses.targets import IGNORE
 from offline_compress.recipe import DataSource, SizePx
 
@@ -142,6 +143,33 @@ def test_workers_fit_the_machine(cores: int, processes: int, workers: int) -> No
     assert worker_count(cores, processes) == workers
 
 
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [
+        (None, 8),
+        ("max 100000", 8),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+    ],
+)
+def test_cores_respect_the_containers_limit(
+    limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert usable_cores() == cores
+
+
+def test_a_split_without_any_label_is_refused(sources: list[DataSource], tmp_path: Path) -> None:
+    mini.write_images(tmp_path / "images/train")
+    bare = DataSource(root=tmp_path, split="train")
+    with pytest.raises(LayoutError, match=rf"split train of {tmp_path} .*check-data {tmp_path}$"):
+        training_set([sources[0], bare])
+
+
 def test_processes_of_a_machine_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert worker_count(16) == 3
@@ -149,9 +177,10 @@ def test_processes_of_a_machine_share_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_CGROUP", tmp_path)
+    monkeypatch.setattr(cache, "CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    assert memory_budget_bytes(2) == 500_000
+    (tmp_path / "memory.stat").write_text("anon 600000\ninactive_file 300000\nactive_file 100000\n")
+    assert memory_budget_bytes(2) == 600_000, "cached files count as free"
     (tmp_path / "memory.max").write_text("max\n")
     assert memory_budget_bytes(1) > 10_000_000

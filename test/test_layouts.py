@@ -1,7 +1,10 @@
 """The layouts of BDD100K, YOLOP, A-YOLOM and RMT-PPAD: the same labels however they are stored."""
 
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from zlib import compress, crc32
 
 import cv2
 import mini_data as mini
@@ -12,12 +15,14 @@ from mtc_perception.layout import (
     LayoutError,
     find_layout,
     index_split,
+    read_mask,
     read_split,
     read_truth,
     split_of,
 )
 from mtc_perception.layouts.pixels import draw_shapes
-from mtc_perception.layouts.sample import BDD_LANE, MaskShapes
+from mtc_perception.layouts.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
+from mtc_perception.replay.frames import SourceError
 from mtc_perception.replay.media import FolderSource
 
 SIZE = (mini.HEIGHT, mini.WIDTH)
@@ -192,7 +197,7 @@ def test_labels_that_have_no_image_are_named_but_break_nothing(tmp_path: Path) -
         (mini.rmt_ppad, "labels/train/a.txt", "0 0.5 0.5", "not lines of class cx cy w h"),
         (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 wide .1", "not lines of class cx cy w h"),
         (mini.rmt_ppad, "labels/train/a.txt", "3 .5 .5 .1 .1", "class 3, but only 0"),
-        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 0 .1", "a box without a size"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 nan .1", "no number"),
         (mini.rmt_ppad, "mask/lane/train/a.png", "", "empty file"),
         (mini.yolop, "det_annotations/train/a.json", "{}", "broken labels of a"),
         (mini.yolop, "det_annotations/train/a.json", '{"frames": []}', "broken labels of a"),
@@ -210,7 +215,7 @@ def test_labels_that_have_no_image_are_named_but_break_nothing(tmp_path: Path) -
             "labels/det_20/det_train.json",
             '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": '
             '{"x1": NaN, "y1": 1, "x2": 2, "y2": 3}}]}]',
-            "unusable box2d",
+            "coordinate that is no number",
         ),
     ],
 )
@@ -222,6 +227,83 @@ def test_broken_labels_are_refused(
     with pytest.raises(LayoutError, match=reason) as failure:
         read_split(root, "train")
     assert file in str(failure.value)
+
+
+def add_flat_box(root: Path, layout: str) -> None:
+    """One more vehicle in `a`, as wide as nothing; public labels have such."""
+    flat = {"category": "car", "box2d": mini.box2d([0, 5, 0, 9])}
+    if layout == "BDD100K":
+        path = root / "labels/det_20/det_train.json"
+        content = json.loads(path.read_text())
+        content[0]["labels"].insert(0, flat)
+    elif layout == "YOLOP":
+        path = root / "det_annotations/train/a.json"
+        content = json.loads(path.read_text())
+        content["frames"][0]["objects"].insert(0, flat)
+    elif layout == "project":
+        path = root / "det/train.json"
+        content = json.loads(path.read_text())
+        content["annotations"].insert(0, {"id": 7, "image_id": 0, "bbox": [0, 5, 0, 4]})
+    else:
+        path = root / "labels/train/a.txt"
+        content = "0 0 .2 0 .1\n" + path.read_text()
+    mini.write_text(path, content)
+
+
+@pytest.mark.parametrize("write", [mini.project, mini.bdd100k, mini.yolop, mini.rmt_ppad])
+def test_a_box_without_a_size_costs_no_other_box(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    root = write(tmp_path)
+    sound = read_split(root, "train")[0]
+    add_flat_box(root, find_layout(root).name)
+    _, problems = index_split(root, "train")
+    assert sorted(problem.kind for problem in problems) == ["image without label", "unusable box"]
+    a = read_split(root, "train")[0]
+    np.testing.assert_array_equal(a.boxes, sound.boxes)
+    np.testing.assert_array_equal(a.ignore, sound.ignore)
+
+
+def palette_png(indices: np.ndarray) -> bytes:
+    """A PNG of palette indices, which cv2 cannot write; the palette inverts them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    height, width = indices.shape
+    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    rows = np.pad(indices, ((0, 0), (1, 0))).astype(np.uint8).tobytes()
+    chunks = ((b"IHDR", head), (b"PLTE", bytes([2] * 3 + [1] * 3 + [0] * 3)))
+    start = b"".join(chunk(kind, data) for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (palette_png(np.full(SIZE, 2)), "stored as palette indices: convert it to 8-bit grey"),
+        (encoded(np.full(SIZE, 2, np.uint16)), "stored as 16-bit values"),
+        (encoded(np.tile(np.array([0, 1, 2], np.uint8), (*SIZE, 1))), "stored as colours"),
+        (encoded(np.full(SIZE, 255, np.uint8)), "values 255 .expected: 0 direct"),
+    ],
+)
+def test_masks_that_would_be_guessed_are_refused(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(LayoutError, match=reason):
+        read_mask(MaskFile(path, BDD_DRIVABLE), SIZE)
+
+
+def test_grey_stored_as_colour_is_grey(tmp_path: Path) -> None:
+    mini.write_png(tmp_path / "a.png", np.repeat(mini.DRIVABLE[..., None], 3, 2).astype(np.uint8))
+    mask = read_mask(MaskFile(tmp_path / "a.png", NONZERO), SIZE)
+    np.testing.assert_array_equal(mask, mini.DRIVABLE)
 
 
 def test_folders_of_two_layouts_are_refused(tmp_path: Path) -> None:
@@ -247,3 +329,9 @@ def test_replay_of_an_image_folder_finds_its_labels(tmp_path: Path) -> None:
     truths = list(FolderSource(root / "images/100k/val").truths())
     assert len(truths) == 2, "c has no label"
     np.testing.assert_array_equal(truths[0][1].drivable, mini.DRIVABLE)
+
+
+def test_replay_of_a_data_set_names_its_image_folders(tmp_path: Path) -> None:
+    root = mini.bdd100k(mini.bdd100k(tmp_path), "val")
+    with pytest.raises(SourceError, match=r"give \S*images/100k/train or \S*images/100k/val$"):
+        FolderSource(root)

@@ -109,9 +109,12 @@ def _parsed(
 ) -> Iterator[tuple[str, tuple[Path, Frame]]]:
     for stem, entry in entries:
         try:
-            yield stem, (path, parse_frame(entry))
+            frame = parse_frame(entry)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             problems.append(unreadable(path, f"broken labels of {stem}", error))
+            continue
+        problems += [Problem("unusable box", path, f"{stem}: {box}") for box in frame.unusable]
+        yield stem, (path, frame)
 
 
 def _first(*readers: Callable[[], dict[str, MaskSource]]) -> dict[str, MaskSource]:

@@ -71,9 +71,14 @@ def _text_boxes(
             labels.problems.append(Problem("unreadable labels", path, reason))
             continue
         centre, size = rows[vehicle, 1:3], rows[vehicle, 3:]
-        if not (np.isfinite(rows).all() and (size > 0).all()):
-            labels.problems.append(Problem("unusable box", path, "a box without a size"))
+        if not np.isfinite(rows).all():
+            reason = "a box with a coordinate that is no number"
+            labels.problems.append(Problem("unreadable labels", path, reason))
             continue
-        boxes = np.concatenate((centre - size / 2, centre + size / 2), 1).astype(np.float32)
+        usable = (size > 0).all(1)
+        problem = Problem("unusable box", path, "a box without a size")
+        labels.problems += [problem] * int((~usable).sum())
+        corners = np.concatenate((centre - size / 2, centre + size / 2), 1)
+        boxes = corners[usable].astype(np.float32)
         labels.boxes[stem] = Boxes(boxes, np.zeros(len(boxes), dtype=np.bool_))
         labels.origin[stem] = path

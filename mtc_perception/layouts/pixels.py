@@ -1,6 +1,7 @@
 """Pixels from files: images, masks as files and masks as shapes."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from mtc_perception.layouts.sample import (
     BINARY,
+    COLOURS,
     BrokenFile,
     Kind,
     MaskFile,
@@ -17,11 +19,15 @@ from mtc_perception.layouts.sample import (
 )
 
 _SUBPIXEL_BITS = 4
+_PNG_COLOUR_TYPE = 25
+"""Byte of a PNG file that says how its pixels are stored."""
+_PNG_PALETTE = 3
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode one image to uint8 [H, W, 3] RGB. Raises LayoutError naming a file that fails."""
-    pixels = _decode(path, cv2.IMREAD_COLOR, "unreadable image")
+    data = _content(path, "unreadable image")
+    pixels = _decode(data, cv2.IMREAD_COLOR, path, "unreadable image")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
@@ -33,16 +39,41 @@ def read_mask(source: MaskSource, size: tuple[int, int]) -> npt.NDArray[np.bool_
     """
     if isinstance(source, MaskShapes):
         return draw_shapes(source, size)
-    return foreground(read_mask_values(source.path, size), source)
+    return foreground(read_mask_values(source, size), source)
 
 
-def read_mask_values(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The grey values of a mask file of an image of `size`, uint8 [H, W]. Raises LayoutError."""
-    pixels = _decode(path, cv2.IMREAD_GRAYSCALE, "unreadable mask")
-    if pixels.shape != size:
+def read_mask_values(source: MaskFile, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The grey values of a mask file of an image of `size`, uint8 [H, W]. Raises LayoutError.
+
+    Values that could only be guessed are refused: palette indices, of which cv2 makes colours,
+    16-bit values, and colours that are no grey. Colour maps are read as their brightness.
+    """
+    path = source.path
+    data = _content(path, "unreadable mask")
+    any_colour = source.coding is COLOURS
+    flags = cv2.IMREAD_GRAYSCALE if any_colour else cv2.IMREAD_UNCHANGED
+    pixels = _decode(data, flags, path, "unreadable mask")
+    if pixels.shape[:2] != size:
         found = f"mask is {pixels.shape[1]}x{pixels.shape[0]}, its image {size[1]}x{size[0]}"
         raise BrokenFile(Problem("mask of another size", path, found))
-    return pixels
+    stored = None if any_colour else _not_grey(data, pixels)
+    if stored:
+        reason = (
+            f"mask is stored as {stored}: convert it to 8-bit grey values ({source.coding.name})"
+        )
+        raise BrokenFile(Problem("unexpected mask values", path, reason))
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
+
+
+def _not_grey(data: npt.NDArray[np.uint8], pixels: npt.NDArray[Any]) -> str | None:
+    """How an image is stored if not as 8-bit grey values; `data` is its file, `pixels` decoded."""
+    if data[:4].tobytes() == b"\x89PNG" and data[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
+        return "palette indices"
+    if pixels.dtype != np.uint8:
+        return f"{8 * pixels.itemsize}-bit values"
+    if pixels.ndim == 3 and (pixels[..., :1] != pixels[..., 1:3]).any():
+        return "colours"
+    return None
 
 
 def foreground(values: npt.NDArray[np.uint8], source: MaskFile) -> npt.NDArray[np.bool_]:
@@ -54,8 +85,22 @@ def foreground(values: npt.NDArray[np.uint8], source: MaskFile) -> npt.NDArray[n
             reason = f"mask has values up to {largest} where 0 or 255 is expected"
             raise BrokenFile(Problem("unexpected mask values", source.path, reason))
         return values > 127
+    odd = coding.strict and cv2.LUT(values, (~coding.expected).astype(np.uint8)).any()
+    if odd and (problem := unexpected_values(values, source)):
+        raise BrokenFile(problem)
     table = coding.foreground.astype(np.uint8)
     return np.asarray(cv2.LUT(values, table)).view(np.bool_)
+
+
+def unexpected_values(values: npt.NDArray[np.uint8], source: MaskFile) -> Problem | None:
+    """Which grey values of a mask file its coding does not have; None if there are none."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    odd = np.flatnonzero((counts > 0) & ~source.coding.expected).tolist()
+    if not odd:
+        return None
+    some = ", ".join(map(str, odd[:3])) + (", ..." if len(odd) > 3 else "")
+    reason = f"mask has values {some} (expected: {source.coding.name})"
+    return Problem("unexpected mask values", source.path, reason)
 
 
 def draw_shapes(source: MaskShapes, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -74,13 +119,16 @@ def draw_shapes(source: MaskShapes, size: tuple[int, int]) -> npt.NDArray[np.boo
     return mask.view(np.bool_)
 
 
-def _decode(path: Path, flags: int, kind: Kind) -> npt.NDArray[np.uint8]:
+def _content(path: Path, kind: Kind) -> npt.NDArray[np.uint8]:
     try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        return np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
         raise BrokenFile(Problem(kind, path, str(error.strerror or error))) from None
+
+
+def _decode(data: npt.NDArray[np.uint8], flags: int, path: Path, kind: Kind) -> npt.NDArray[Any]:
     # The size is checked first because cv2 raises on an empty buffer but returns None on garbage.
     pixels = cv2.imdecode(data, flags) if data.size else None
     if pixels is None:
         raise BrokenFile(Problem(kind, path, "not a readable image"))
-    return np.asarray(pixels, dtype=np.uint8)
+    return pixels

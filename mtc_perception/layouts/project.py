@@ -49,14 +49,15 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
         try:
             x, y, width, height = (float(value) for value in annotation["bbox"])
             target = found[annotation["image_id"]]
-            usable = np.isfinite([x, y, width, height]).all() and width > 0 and height > 0
+            if not np.isfinite([x, y, width, height]).all():
+                raise ValueError("bbox with a coordinate that is no number")
             crowd = bool(annotation.get("iscrowd", 0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(unreadable(path, "broken annotation", error))
             continue
-        if usable:
+        if width > 0 and height > 0:
             target.append(((x, y, x + width, y + height), crowd))
         else:
-            reason = f"annotation {annotation.get('id')} has an unusable bbox"
+            reason = f"annotation {annotation.get('id')} has a bbox without a size"
             problems.append(Problem("unusable box", path, reason))
     return {stem: Boxes.of(found[image]) for image, stem in stems.items()}

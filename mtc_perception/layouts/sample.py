@@ -15,6 +15,7 @@ Kind = Literal[
     "duplicate stem",
     "unreadable labels",
     "unusable box",
+    "split without labels",
     "unreadable image",
     "unreadable mask",
     "mask of another size",
@@ -23,8 +24,10 @@ Kind = Literal[
     "label without image",
     "image without label",
 ]
-HARMLESS: frozenset[Kind] = frozenset(("label without image", "image without label"))
-"""Kinds that are worth knowing but break nothing: a part of a data set looks like this."""
+HARMLESS: frozenset[Kind] = frozenset(
+    ("unusable box", "label without image", "image without label")
+)
+"""Kinds that are worth knowing but break nothing: public data sets have them, and parts of one."""
 
 
 class LayoutError(UserError):
@@ -58,6 +61,8 @@ class MaskCoding:
     name: str
     foreground: npt.NDArray[np.bool_]
     expected: npt.NDArray[np.bool_]
+    strict: bool = False
+    """A mask with an unexpected value is refused when it is read, not only reported."""
 
 
 def _table(values: Iterable[int]) -> npt.NDArray[np.bool_]:
@@ -76,12 +81,15 @@ NONZERO = MaskCoding("0, else foreground", _table(range(1, 256)), _table((0, 1, 
 """Masks of YOLOP and RMT-PPAD: 0/1, 0/255 or 0/127/255 (alternative and direct area)."""
 COLOURS = MaskCoding("black, else foreground", _table(range(1, 256)), _table(range(256)))
 """BDD100K colour maps, for looking at; used where nothing better was downloaded."""
-BDD_DRIVABLE = MaskCoding("0 direct, 1 alternative, 2 background", _table((0, 1)), _table(range(3)))
+BDD_DRIVABLE = MaskCoding(
+    "0 direct, 1 alternative, 2 background", _table((0, 1)), _table(range(3)), strict=True
+)
 """BDD100K drivable masks; direct and alternative area are one class, as in YOLOP."""
 BDD_LANE = MaskCoding(
     "BDD100K lane bits",
     _table(v for v in range(256) if not v & _LANE_BACKGROUND and v & 0b111 != _ROAD_CURB),
     _table([*(v for v in range(256) if not v & (_LANE_BACKGROUND | _LANE_UNUSED)), 255]),
+    strict=True,
 )
 """BDD100K lane masks: bits 0 to 2 category, 3 background, 4 style, 5 direction; 255 background.
 

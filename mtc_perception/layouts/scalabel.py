@@ -43,6 +43,8 @@ class Frame:
     lanes: list[Points] = field(default_factory=list)
     areas: list[Points] = field(default_factory=list)
     attributes: dict[str, str] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
+    """Boxes left out because they have no size."""
 
 
 def frames_of(content: Any) -> Sequence[Any]:
@@ -61,7 +63,7 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
     """
     scalabel = "name" in entry and "frames" not in entry
     labels = (entry.get("labels") or []) if scalabel else entry["frames"][0]["objects"]
-    rows, lanes, areas = [], [], []
+    rows, lanes, areas, unusable = [], [], [], []
     for label in labels:
         # 2018: `lane/single white` and `area/drivable`; later a plain category.
         group, _, name = label["category"].rpartition("/")
@@ -71,7 +73,11 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
                 ignore = name in IGNORED_VEHICLES or any(
                     attributes.get(key) for key in ("crowd", "ignored")
                 )
-                rows.append((_corners(label["box2d"]), bool(ignore)))
+                x1, y1, x2, y2 = _corners(label["box2d"])
+                if x1 < x2 and y1 < y2:
+                    rows.append(((x1, y1, x2, y2), bool(ignore)))
+                else:
+                    unusable.append(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) without a size")
         elif label.get("poly2d"):
             if name == "lane":
                 group, name = "lane", attributes.get("laneTypes", "single white")
@@ -83,14 +89,13 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
                 areas += list(_polylines(label["poly2d"]))
     found = entry.get("attributes") or {}
     texts = {key: value for key, value in found.items() if isinstance(value, str)}
-    return Frame(Boxes.of(rows), lanes, areas, texts)
+    return Frame(Boxes.of(rows), lanes, areas, texts, unusable)
 
 
 def _corners(box: dict[str, Any]) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
-    # Numbers that are none fail both comparisons.
-    if not (-math.inf < x1 < x2 < math.inf and -math.inf < y1 < y2 < math.inf):
-        raise ValueError(f"unusable box2d {box}")
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise ValueError(f"box2d with a coordinate that is no number: {box}")
     return x1, y1, x2, y2
 
 

@@ -7,7 +7,15 @@ from typing import Any
 
 import cv2
 
-from mtc_perception.layout import IMAGE_SUFFIXES, read_image, read_split, read_truth, split_of
+from mtc_perception.layout import (
+    IMAGE_SUFFIXES,
+    LayoutError,
+    find_layout,
+    read_image,
+    read_split,
+    read_truth,
+    split_of,
+)
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.frames import (
     NS_PER_S,
@@ -76,7 +84,7 @@ class FolderSource:
             if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
         )
         if not self._files:
-            splits = [str(split) for split in sorted(path.glob("images/*")) if split.is_dir()]
+            splits = _split_folders(path)
             mend = f"give {' or '.join(splits)}" if splits else "give a folder that does"
             raise SourceError(
                 f"{path} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor a bag "
@@ -98,6 +106,15 @@ class FolderSource:
             if sample.labelled:
                 size = read_image(sample.image_path).shape[:2]
                 yield _stamp_ns(index, self.info.rate_hz), read_truth(sample, size)
+
+
+def _split_folders(root: Path) -> list[str]:
+    """The image folders of a data set's splits; none if `root` is no data set."""
+    try:
+        layout = find_layout(root)
+    except LayoutError:
+        return []
+    return [str(root / layout.images / split) for split in layout.splits(root)]
 
 
 def _stamp_ns(index: int, rate_hz: float) -> int:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 
 from offline_compress.data.augment import LabelledImage
-from offline_compress.data.workers import local_processes, usable_cores
+from offline_compress.data.workers import CGROUP, local_processes, usable_cores
 
 MEMORY_SHARE = 0.5
 """Part of the memory available at the start that decoded images may take."""
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def memory_budget_bytes(processes: int | None = None) -> int:
@@ -21,9 +19,12 @@ def memory_budget_bytes(processes: int | None = None) -> int:
     """
     available = psutil.virtual_memory().available
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):
+        limit = (CGROUP / "memory.max").read_text().strip()
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        # Of what is in use, cached files make room when memory is asked for.
+        cached = int(stat["inactive_file"]) + int(stat["active_file"])
+        used = max(0, int((CGROUP / "memory.current").read_text()) - cached)
+    except (OSError, ValueError, KeyError):
         limit, used = "max", 0
     if limit != "max":
         available = min(available, max(0, int(limit) - used))

@@ -20,7 +20,12 @@ from mtc_perception.layout import (
     read_image,
     read_truth,
 )
-from mtc_perception.layouts.pixels import draw_shapes, foreground, read_mask_values
+from mtc_perception.layouts.pixels import (
+    draw_shapes,
+    foreground,
+    read_mask_values,
+    unexpected_values,
+)
 from mtc_perception.layouts.sample import HARMLESS, MaskShapes, MaskSource, Problem
 from offline_compress.data.workers import usable_cores
 
@@ -117,12 +122,21 @@ def check_data(root: Path, split: str | None, advance: Advance) -> DataReport:
     for name in splits:
         samples, problems = index_split(root, name)
         report.problems += problems
+        if samples and not any(sample.labelled for sample in samples) and not _is_test(name):
+            reason = f"no image has a label, looked for in {layout.labels.format(split=name)}"
+            folder = root / layout.images / name
+            report.problems.append(Problem("split without labels", folder, reason))
         summary = report.splits[name] = SplitReport()
         for done, checked in enumerate(_decode_all(samples), start=1):
             _add(summary, checked)
             report.problems += checked.problems
             advance(name, done, len(samples))
     return report
+
+
+def _is_test(split: str) -> bool:
+    """Whether a split is one that data sets publish without labels: test, test2017, ..."""
+    return split.startswith("test")
 
 
 def _decode_all(samples: list[Sample]) -> Iterable[_Checked]:
@@ -173,13 +187,8 @@ def _read_mask(
         reason = _outside(source.points.reshape(-1, 1, 2), size)
         found = Problem("label outside the image", source.path, f"a line {reason}")
         return draw_shapes(source, size), found if reason else None
-    values = read_mask_values(source.path, size)
-    counts = np.bincount(values.ravel(), minlength=256)
-    odd = np.flatnonzero((counts > 0) & ~source.coding.expected).tolist()
-    some = ", ".join(map(str, odd[:3])) + (", ..." if len(odd) > 3 else "")
-    reason = f"mask has values {some} (expected: {source.coding.name})"
-    found = Problem("unexpected mask values", source.path, reason)
-    return foreground(values, source), found if odd else None
+    values = read_mask_values(source, size)
+    return foreground(values, source), unexpected_values(values, source)
 
 
 def _outside(points: npt.NDArray[np.float32], size: tuple[int, int]) -> str | None:

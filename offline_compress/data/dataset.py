@@ -74,7 +74,7 @@ class TrainingSet(Dataset[LabelledImage]):
             mosaic: share of the samples that are made of four images.
             mosaic_until: number of the first sample from which on there are none; None: never.
 
-        Raises LayoutError for a data set that is missing or broken.
+        Raises LayoutError for a data set that is missing, broken or without any label.
         """
         self._samples: list[Sample] = []
         weights: list[float] = []
@@ -82,6 +82,11 @@ class TrainingSet(Dataset[LabelledImage]):
             # Some 20 s for all of BDD100K, most of them for its lane polygons.
             with Console(stderr=True).status(f"reading the labels of {source.root}"):
                 samples = read_split(source.root, source.split)
+            if not any(sample.labelled for sample in samples):
+                raise LayoutError(
+                    f"split {source.split} of {source.root} has no labels to train on: "
+                    f"see mtc-compress check-data {source.root}"
+                )
             self._samples += samples
             weights += [source.weight / len(samples)] * len(samples)
         self._cumulative = np.cumsum(weights) / np.sum(weights)

@@ -2,16 +2,24 @@
 
 import os
 import signal
+from pathlib import Path
 
 import cv2
 import torch
 
 MOST_WORKERS = 16
+CGROUP = Path("/sys/fs/cgroup")
+"""Limits of the container this process runs in, where it runs in one."""
 
 
 def usable_cores() -> int:
-    """CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """CPU cores this process may run on, within the limit of its container."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else min(cores, max(1, int(quota) // int(period)))
 
 
 def local_processes() -> int:
