@@ -30,7 +30,7 @@ def train(
         typer.Option(help="Folder of checkpoints, state and logs; default: runs/RECIPE'S NAME."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default: all physical cores.")
+        int | None, typer.Option(min=1, help="CPU threads of each process; default: PyTorch's.")
     ] = None,
 ) -> None:
     """Train a network; the same command resumes an interrupted run exactly.
@@ -45,10 +45,10 @@ def train(
     from offline_compress.training.stopping import Interrupted
     from offline_compress.training.trainer import Trainer
 
-    if threads:
-        torch.set_num_threads(threads)
     out = out or Path("runs") / loaded.name
     trainer = Trainer(loaded, out)
+    if threads:  # not before: Accelerate sets a number of its own
+        torch.set_num_threads(threads)
     main_process = trainer.accelerator.is_main_process
     if trainer.step and main_process:
         print(f"resuming {out} at step {trainer.step} of {trainer.plan.steps}")
@@ -112,7 +112,7 @@ def evaluate(
 
     samples = read_split(data, split)[:limit]
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
-    description = describe(subject, data, split)
+    description = describe(subject, data, split, limit)
     out = result_folder(description, out)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -75,7 +75,8 @@ class Recipe(_Strict):
     """Of the registry, models/registry.py."""
     arguments: dict[str, Any] = {}
     """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
-    classes: Annotated[list[str], Field(min_length=1)]
+    classes: Annotated[list[str], Field(min_length=1, max_length=1)]
+    """One: the data sets carry one class, vehicles."""
     input: SizePx
     crop: SizePx
     scale_jitter: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.7)
@@ -106,6 +107,17 @@ class Recipe(_Strict):
     def _one_start(self) -> "Recipe":
         if self.start_from and self.backbone_weights:
             raise ValueError("start_from and backbone_weights exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        epochs, (low, high) = self.schedule.epochs, self.scale_jitter
+        if low > high:
+            raise ValueError(f"scale_jitter: the least scale {low} is above the greatest {high}")
+        if self.mosaic and self.mosaic_off_epochs >= epochs:
+            raise ValueError(f"mosaic_off_epochs must be less than epochs ({epochs})")
+        if self.schedule.warmup_epochs >= epochs:
+            raise ValueError(f"schedule.warmup_epochs must be less than epochs ({epochs})")
         return self
 
 

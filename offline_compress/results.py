@@ -23,6 +23,7 @@ _SAME = (
     ("engine", "precision"),
     ("data", "name"),
     ("data", "split"),
+    ("data", "limit"),
 )
 """What two results must share for one to replace the other."""
 
@@ -30,8 +31,8 @@ Tick = Callable[[int, int], None]
 """Told how much is done, of how much."""
 
 
-def describe(subject: Subject, data: Path, split: str) -> dict[str, Any]:
-    """The part of a result that says what was evaluated on what."""
+def describe(subject: Subject, data: Path, split: str, limit: int | None) -> dict[str, Any]:
+    """The part of a result that says what was evaluated on what; no `limit` is written as 0."""
     return {
         "model": subject.identity,
         "engine": {
@@ -40,7 +41,7 @@ def describe(subject: Subject, data: Path, split: str) -> dict[str, Any]:
             "device": subject.engine.device,
             "why": subject.engine_reason,
         },
-        "data": {"name": data.resolve().name, "split": split},
+        "data": {"name": data.resolve().name, "split": split, "limit": limit or 0},
     }
 
 
@@ -53,6 +54,8 @@ def result_folder(description: dict[str, Any], out: Path | None) -> Path:
     if out is None:
         out = Path("out", "evaluate", f"{model['label']}_{engine['name']}_{engine['precision']}")
         out /= f"{data['name']}_{data['split']}"
+        if data["limit"]:
+            out = out.with_name(f"{out.name}_first{data['limit']}")
     try:
         old = json.loads((out / RESULT_FILE).read_text())
         kept = [(key, name, old[key].get(name)) for key, name in _SAME]

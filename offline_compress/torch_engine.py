@@ -28,6 +28,7 @@ class TorchEngine:
         self.input = self._image.numpy()
         if self._device.type == "cuda":
             where = torch.cuda.get_device_name(self._device)
+            torch.backends.cudnn.allow_tf32 = False  # or "fp32" would not be true
         else:
             where = f"CPU, {torch.get_num_threads()} threads"
         self.device = f"PyTorch {torch.__version__}, {where}"

@@ -56,6 +56,9 @@ def test_a_wrong_key_is_named_with_the_closest_valid_one(
         (("name",), "../elsewhere", "name"),
         (("crop", "height"), 100, "crop.height: Input should be a multiple of 32"),
         (("train",), [], "train"),
+        (("classes",), ["vehicle", "person"], "classes"),
+        (("scale_jitter",), [1.7, 0.6], "the least scale 1.7 is above the greatest 0.6"),
+        (("schedule", "warmup_epochs"), 2, "schedule.warmup_epochs must be less than epochs (2)"),
     ],
 )
 def test_a_wrong_value_is_named(

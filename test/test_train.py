@@ -19,12 +19,20 @@ from bench import training
 from mtc_perception.errors import UserError
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.synth_dataset import write_dataset
-from offline_compress.models.registry import MODELS, ModelSpec, load_checkpoint, load_spec
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+    model_spec,
+)
 from offline_compress.recipe import DataSource, SizePx
 from offline_compress.training import progress, stopping
+from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.machine import choose_precision
+from offline_compress.training.schedule import parameter_groups
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.trainer import Trainer
@@ -118,6 +126,48 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_log(
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
+def test_a_run_stopped_while_it_validates_does_that_again(dataset: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(dataset)
+    whole = Trainer(recipe, tmp_path / "whole", Scores(0.5))
+    whole.run()
+
+    def stop(_model: nn.Module, _spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        tick(0, 1)
+        raise AssertionError("the run goes on")
+
+    for epoch in (1, 2):
+        with pytest.raises(Interrupted):
+            Trainer(recipe, tmp_path / "parts", stop).run()
+        logged = (tmp_path / "parts" / LOG_FILE).exists()
+        assert (len(rows(tmp_path / "parts")) if logged else 0) == epoch - 1
+        rest = Trainer(recipe, tmp_path / "parts", Scores(0.5))
+        assert rest.step == 2 * epoch
+        if epoch == 1:
+            with pytest.MonkeyPatch.context() as patch:
+                interrupt_at(2, patch, signal.SIGTERM)
+                with pytest.raises(Interrupted):
+                    rest.run()
+        else:
+            rest.run()
+    assert weights(rest) == weights(whole)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+
+
+def test_a_run_stopped_while_it_decodes_ends_at_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preload(_set: TrainingSet) -> Iterator[int]:
+        signal.raise_signal(signal.SIGINT)
+        yield 1
+        raise AssertionError("the run goes on")
+
+    monkeypatch.setattr(TrainingSet, "preload", preload)
+    with pytest.raises(Interrupted):
+        Trainer(tiny_recipe(dataset), tmp_path, Scores(0.5)).run()
+    assert not (tmp_path / STATE_FILE).exists()
+
+
 def test_what_a_killed_run_logged_after_its_last_save_is_dropped(
     dataset: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +219,11 @@ def test_what_does_not_fit_the_machine_is_refused(dataset: Path, tmp_path: Path)
         (tiny_recipe(dataset, start_from=tmp_path), "is no checkpoint"),
         (tiny_recipe(dataset, model="tinny"), "unknown model 'tinny'"),
         (tiny_recipe(dataset, arguments={"steam": 8}), "do not fit architecture .*'steam'"),
+        (tiny_recipe(dataset, arguments={"depths": [1, 2]}), "do not fit architecture"),
+        (
+            tiny_recipe(dataset, model="rmt_ppad_n", arguments={"segmentation": "Full"}),
+            "unknown segmentation 'Full'; known: full, stride4",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             Trainer(recipe, tmp_path / "run", Scores(0.5))
@@ -272,6 +327,39 @@ def test_too_little_memory_is_answered_with_advice(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+            "dataloader's workers are out of shared memory.",
+            "enlarge it .*--shm-size",
+        ),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", "because memory ran out"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "because memory ran out"),
+        ("[gloo] Connection closed by peer [127.0.0.1]:29500", "another process of the run failed"),
+    ],
+)
+def test_what_kills_helpers_is_told(message: str, advice: str) -> None:
+    with pytest.raises(UserError, match=advice), memory_advice():
+        raise RuntimeError(message)
+
+
+def test_weights_decay_but_not_what_mixes_features() -> None:
+    model = model_spec("rmt_ppad_n", ["vehicle"], 64, 96).build()
+    schedule = tiny_recipe(Path("x"), {"weight_decay": 0.1}).schedule
+    decayed = {
+        id(p) for g in parameter_groups(model, schedule) if g["weight_decay"] for p in g["params"]
+    }
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert "detection_head.layers.0.self_attention.in_proj_weight" in names
+    assert "backbone.stem.stem1.conv.weight" in names
+    mixing = ("blend", "mask_decoder.weights.weight", "denoising_content.weight", "norm.weight")
+    assert not [name for name in names if name.endswith(mixing)]
+    grouped = [p for group in parameter_groups(model, schedule) for p in group["params"]]
+    assert len(grouped) == len({id(p) for p in grouped}) == len(list(model.parameters()))
+
+
 def test_other_errors_are_not_taken_for_too_little_memory(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +398,14 @@ def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert metrics["drivable"]["images"] == 6
     assert ticks == [(done, 6) for done in range(6)]
     assert 0 <= score(metrics) <= 1
+
+
+def test_a_validation_set_without_labels_is_found_before_training(
+    dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset / "images", tmp_path / "bare" / "images")
+    with pytest.raises(UserError, match=r"no labels to validate on: `mtc-compress check-data"):
+        validator(DataSource(root=tmp_path / "bare", split="train"))
 
 
 def test_a_validation_set_that_is_missing_is_found_before_training(tmp_path: Path) -> None:

@@ -108,9 +108,9 @@ def render_missing(sources: Sequence[DataSource]) -> None:
         if not source.root.exists():
             write_dataset(source.root, wanted.count, wanted.width, wanted.height, wanted.seed)
             continue
-        record = source.root / _PARAMETERS
-        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        for name, value in wanted.model_dump().items():
+        spec = DatasetSpec(wanted.count, wanted.width, wanted.height, wanted.seed, 0.0)
+        found = _recorded(source.root / _PARAMETERS)
+        for name, value in asdict(spec).items():
             if found.get(name) != value:
                 raise UserError(
                     f"{source.root} holds other roads ({name} {found.get(name)}, not {value}): "
@@ -118,13 +118,21 @@ def render_missing(sources: Sequence[DataSource]) -> None:
                 )
 
 
+def _recorded(record: Path) -> dict[str, Any]:
+    """What a data set was rendered from; nothing if that cannot be told."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _prepare(work: Path, spec: DatasetSpec, overwrite: bool) -> None:
     """Make the working folder, or check that a left one belongs to the same data set."""
     wanted = asdict(spec)
     record = work / _PARAMETERS
     if work.exists():
-        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
-        if found == wanted:
+        if _recorded(record) == wanted:
             return
         if not overwrite:
             raise UserError(

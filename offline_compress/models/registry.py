@@ -131,7 +131,7 @@ class ModelSpec:
             )
         try:
             return ARCHITECTURES[self.architecture](**self.arguments, classes=len(self.classes))
-        except (KeyError, TypeError) as error:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"the arguments do not fit architecture {self.architecture}: {error}"
             ) from None
@@ -151,6 +151,8 @@ def save_checkpoint(path: Path, spec: ModelSpec, model: nn.Module) -> None:
     part = path / f".{WEIGHTS_FILE}.part"
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, part, {SPEC_KEY: json.dumps(asdict(spec))})
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(part, path / WEIGHTS_FILE)
 
 

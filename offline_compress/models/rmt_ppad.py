@@ -1,7 +1,7 @@
 """A multi-task network of the RMT-PPAD class: RT-DETR with gated adapters and two masks."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from offline_compress.models.hgnet import HGNetV2
 from offline_compress.models.hybrid_encoder import HybridEncoder
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.segmentation import LEVELS, FullMaskDecoder, Stride4MaskDecoder
+
+MaskDecoder = Literal["full", "stride4"]
 
 
 class RmtPpad(nn.Module):
@@ -40,10 +42,13 @@ class RmtPpad(nn.Module):
         layers: int,
         queries: int,
         mask: int,
-        segmentation: Literal["full", "stride4"] = "stride4",
+        segmentation: MaskDecoder = "stride4",
         classes: int = 1,
     ) -> None:
         super().__init__()
+        if segmentation not in get_args(MaskDecoder):
+            known = ", ".join(get_args(MaskDecoder))
+            raise ValueError(f"unknown segmentation {segmentation!r}; known: {known}")
         self.backbone = HGNetV2(**backbone)
         c2, *widths = backbone["widths"]
         self.encoder = HybridEncoder(widths, width, fusion, fusion_depth, ffn=ffn)

@@ -19,7 +19,14 @@ def memory_advice() -> Iterator[None]:
         text = str(error).lower()
         if any(word in text for word in _MEMORY_WORDS):
             raise UserError(_ADVICE) from None
-        if "dataloader worker" in text and "killed" in text:
+        if "connection closed by peer" in text or "connection reset by peer" in text:
+            raise UserError("another process of the run failed: see its message") from None
+        if "dataloader worker" in text and ("bus error" in text or "shared memory" in text):
+            raise UserError(
+                "/dev/shm is too small for the samples on their way: enlarge it (docker run "
+                "--shm-size 8g), or make batch or crop smaller; the same command resumes"
+            ) from None
+        if "dataloader worker" in text and ("killed" in text or "exited unexpectedly" in text):
             raise UserError(
                 "a process that loads samples was killed, most likely because memory ran out; "
                 "free some, or train on fewer images; the same command resumes"

@@ -1,16 +1,23 @@
 """What a run computes on: devices, processes, precision and random numbers, by Accelerate."""
 
 import warnings
+from datetime import timedelta
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    set_seed,
+)
 from torch import nn
 
 from mtc_perception.errors import UserError
 
+LONGEST_WAIT = timedelta(hours=2)
+"""Of a process for another one."""
 _ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -39,6 +46,7 @@ def start_accelerator(precision: str, accumulate: int) -> Accelerator:
     chosen = choose_precision(precision, cuda)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = chosen != "fp32"
     if not cuda:
         # Only a CPU has a deterministic form of everything that the networks compute.
         torch.use_deterministic_algorithms(True)
@@ -53,7 +61,11 @@ def start_accelerator(precision: str, accumulate: int) -> Accelerator:
             cpu=not cuda,
             gradient_accumulation_steps=accumulate,
             # `average_norms` does better than the first process's statistics for all.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # Machines decode as many images as they have memory for before the first step.
+                InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+            ],
         )
 
 

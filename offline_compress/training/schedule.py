@@ -9,6 +9,7 @@ from torch import nn
 from offline_compress.recipe import Schedule
 
 FINAL_RATE = 0.01
+WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,16 @@ class Plan:
 def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
     """Groups of an optimiser, each with its `peak_rate` and `weight_decay`.
 
-    Weight decay is for convolution and linear weights only, not for norms and biases; the backbone
-    learns at `backbone_rate` of the learning rate.
+    Weight decay is for the weights of convolutions, linear layers and attention only: not for
+    norms, biases, embeddings and what mixes features. The backbone learns at `backbone_rate` of
+    the learning rate.
     """
+    decayed = {
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, WEIGHTED) and parameter.ndim > 1
+    }
     backbone: set[nn.Parameter] = set()
     if schedule.backbone_rate != 1:
         backbone = set(model.get_submodule("backbone").parameters())
@@ -52,8 +60,8 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, Any
         part = [p for p in model.parameters() if (p in backbone) == in_backbone]
         peak = schedule.learning_rate * (schedule.backbone_rate if in_backbone else 1)
         for decay, parameters in (
-            (schedule.weight_decay, [p for p in part if p.ndim > 1]),
-            (0.0, [p for p in part if p.ndim <= 1]),
+            (schedule.weight_decay, [p for p in part if p in decayed]),
+            (0.0, [p for p in part if p not in decayed]),
         ):
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "peak_rate": peak})

@@ -11,7 +11,10 @@ from mtc_perception.errors import UserError
 
 STATE_FILE = "state.pt"
 PREVIOUS_STATE_FILE = "state.previous.pt"
-REQUIRED = {"recipe", "spec", "model", "optimizer", "average", "step", "best"}
+REQUIRED = {
+    *("recipe", "spec", "step", "model", "optimizer", "average", "scaler"),
+    *("best", "best_epoch", "validated_epoch", "ended_epochs", "loss_sums", "loss_count"),
+}
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
@@ -38,8 +41,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(_damage(path, previous, error)) from None
     if not isinstance(state, dict) or not state.keys() >= REQUIRED:
-        raise UserError(f"{path} is no state of this version; choose another --out or delete it")
+        raise foreign_state(path)
     return state
+
+
+def foreign_state(path: Path) -> UserError:
+    """The error of a state that another version of this program wrote."""
+    return UserError(f"{path} is no state of this version; choose another --out or delete it")
 
 
 def _damage(path: Path, previous: Path, error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
 
 from mtc_perception.errors import UserError
 from mtc_perception.memory import keep_memory
@@ -28,7 +29,7 @@ from offline_compress.training.samples import (
     take,
     training_set,
 )
-from offline_compress.training.state import read_state, write_state
+from offline_compress.training.state import STATE_FILE, foreign_state, read_state, write_state
 from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.validation import Validator, describe, score, validator
 
@@ -63,12 +64,13 @@ class Trainer:
         with memory_advice():
             self.learner = Learner(recipe, self.spec, self.accelerator, state)
         self.plan = self.learner.plan
-        self.best, self.best_epoch, self.validated_epoch = -1.0, 0, 0
+        self.best, self.best_epoch, self.validated_epoch, self.ended_epochs = -1.0, 0, 0, 0
         self._saved_step = -1
         self._losses = LossMean()
         if state:
             self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.validated_epoch = state["validated_epoch"]
+            self.ended_epochs = state["ended_epochs"]
             self._losses = LossMean(state["loss_sums"], state["loss_count"])
 
     def _shared_state(self) -> dict[str, Any] | None:
@@ -77,7 +79,13 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             broadcast_object_list(found)
         state = found[0]
-        if state and _essence(Recipe.model_validate_json(state["recipe"])) != _essence(self.recipe):
+        if state is None:
+            return None
+        try:
+            begun = Recipe.model_validate_json(state["recipe"])
+        except ValidationError:
+            raise foreign_state(self.out / STATE_FILE) from None
+        if _essence(begun) != _essence(self.recipe):
             raise UserError(
                 f"{self.out} holds a run of a different recipe; choose another --out or delete it"
             )
@@ -90,7 +98,9 @@ class Trainer:
 
     @property
     def over(self) -> bool:
-        """Whether every step is done, or patience is at its end."""
+        """Whether every step and epoch is done, or patience is at its end."""
+        if self._epoch_is_due:
+            return False
         patience = self.recipe.schedule.patience_epochs
         waited = self.validated_epoch - self.best_epoch
         return self.step >= self.plan.steps or (patience is not None and waited >= patience)
@@ -109,6 +119,7 @@ class Trainer:
                 "best": self.best,
                 "best_epoch": self.best_epoch,
                 "validated_epoch": self.validated_epoch,
+                "ended_epochs": self.ended_epochs,
                 "loss_sums": self._losses.sums,
                 "loss_count": self._losses.count,
             },
@@ -135,12 +146,13 @@ class Trainer:
             memory_advice(),
             StopRequest() as request,
             Display(main) as display,
-            RunLog(self.out if main else None, self.step) as log,
+            RunLog(self.out if main else None, self.step - self._epoch_is_due) as log,
         ):
             self._run(request, display, log)
 
     def _run(self, request: StopRequest, display: Display, log: RunLog) -> None:
         for done in self.data.preload():
+            self._leave_if_alone(request)
             display.count("decoding images", done, len(self.data))
         display.done("decoding images")
         schedule, accelerator = self.recipe.schedule, self.accelerator
@@ -155,17 +167,21 @@ class Trainer:
         stream = batches(self.data, numbers, self._per_pass, pin)
         speed = Speed(schedule.batch, self.plan.steps - self.step)
         saved_s = time.monotonic()
+        if self._epoch_is_due:
+            self._end_epoch(display, log, request)
         while not self.over:
             losses = self.learner.train_step(take(stream, schedule.accumulate))
             self._losses.add(losses)
             speed.step()
             self._show(display, log, losses, speed)
-            # Before saving: what is saved at the end of an epoch has been validated.
-            if self.step % self.plan.steps_per_epoch == 0:
-                self._end_epoch(display, log)
+            if self._epoch_is_due:
+                self.save()  # validation can take minutes, in which anything may happen
+                self._end_epoch(display, log, request)
             if stop := self._agreed(request.signal):
                 self.save()
                 display.line(f"stopped at step {self.step}; the same command resumes")
+                # A process that leaves makes the launcher end the others, also one that saves.
+                accelerator.wait_for_everyone()
                 raise Interrupted(stop)
             if time.monotonic() - saved_s >= 60 * self.recipe.checkpoint_minutes:
                 self.save()
@@ -175,6 +191,16 @@ class Trainer:
         if self.step < self.plan.steps:
             display.line(f"no better score since epoch {self.best_epoch}: stopped early")
         accelerator.wait_for_everyone()
+
+    @property
+    def _epoch_is_due(self) -> bool:
+        """Whether an epoch's last step is done, but not what ends the epoch."""
+        return self.step == (self.ended_epochs + 1) * self.plan.steps_per_epoch
+
+    def _leave_if_alone(self, request: StopRequest) -> None:
+        """Stop where nothing is left to save; several processes go on to where they agree."""
+        if request.signal and self.accelerator.num_processes == 1:
+            raise Interrupted(request.signal)
 
     def _agreed(self, own: int) -> int:
         """A signal that came to any process, 0 if none did: all must stop after the same step."""
@@ -199,7 +225,7 @@ class Trainer:
             log.scalars(self.step, {f"train/{task}": value for task, value in losses.items()})
             log.scalars(self.step, {"train/rate": rate, "train/images_per_s": speed.images_per_s})
 
-    def _end_epoch(self, display: Display, log: RunLog) -> None:
+    def _end_epoch(self, display: Display, log: RunLog, request: StopRequest) -> None:
         """Validate if it is time, keep the best network, record."""
         epoch = self.step // self.plan.steps_per_epoch
         schedule = self.recipe.schedule
@@ -208,9 +234,12 @@ class Trainer:
         self._losses = LossMean()
         if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
             model = self.learner.averaged()
-            metrics = self.validate(
-                model, self.spec, lambda done, total: display.count("validating", done, total)
-            )
+
+            def tick(done: int, total: int) -> None:
+                self._leave_if_alone(request)
+                display.count("validating", done, total)
+
+            metrics = self.validate(model, self.spec, tick)
             display.done("validating")
             row["metrics"] = metrics
             current = score(metrics)
@@ -221,6 +250,7 @@ class Trainer:
                     save_checkpoint(self.out / "best", self._spec_now(), model)
             text += f" | {describe(metrics)} | score {current:.4f} best {self.best:.4f}"
         log.epoch(row)
+        self.ended_epochs, self._saved_step = epoch, -1
         display.line(f"epoch {epoch}/{schedule.epochs} {text}")
 
 

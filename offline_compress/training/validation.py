@@ -28,6 +28,11 @@ Validator = Callable[[nn.Module, ModelSpec, Tick], dict[str, Any]]
 def validator(source: DataSource) -> Validator:
     """Validation on a split of a data set at neutral thresholds. Raises LayoutError."""
     samples = read_split(source.root, source.split)
+    if not any(sample.labelled for sample in samples):
+        raise UserError(
+            f"split {source.split} of {source.root} has no labels to validate on: "
+            f"`mtc-compress check-data {source.root}` tells what is there"
+        )
 
     def validate(model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
         state = PartialState()
