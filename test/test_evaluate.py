@@ -181,7 +181,7 @@ def test_ignore_regions_and_missing_labels(toy_bundle: Path, data: DataSet) -> N
     assert "lane" not in result
     assert result["sweep"].keys() == {"detection", "drivable"}
     assert "conditions" not in result
-    assert result["data"] == {"name": "roads", "split": "val", "images": 3}
+    assert result["data"] == {"name": "roads", "split": "val", "limit": 0, "images": 3}
 
 
 def test_thresholds_and_their_sweep(toy_bundle: Path, data: DataSet) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from bench import training
 from mtc_perception.errors import UserError
+from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.models.registry import (
@@ -383,7 +384,8 @@ def test_a_damaged_state_names_what_to_delete(dataset: Path, tmp_path: Path) -> 
             Trainer(recipe, tmp_path, Scores(0.5))
         assert PREVIOUS_STATE_FILE in str(raised.value)
     state.unlink()
-    assert Trainer(recipe, tmp_path, Scores(0.5)).step == 3
+    before_validation = Trainer(recipe, tmp_path, Scores(0.5))
+    assert (before_validation.step, before_validation.ended_epochs) == (4, 1)
     torch.save({"step": 1}, state)
     with pytest.raises(UserError, match="no state of this version"):
         Trainer(recipe, tmp_path, Scores(0.5))
@@ -427,9 +429,23 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
     bare.mkdir()
     (bare / "images").symlink_to(dataset / "images")
     size = SizePx(height=64, width=96)
-    sample = TrainingSet([DataSource(root=bare, split="train")], size, size, (1.0, 1.0), seed=0)[0]
-    assert not sample.has_boxes
+
+    def first_sample() -> LabelledImage:
+        source = DataSource(root=bare, split="train")
+        return TrainingSet([source], size, size, (1.0, 1.0), seed=0)[0]
+
+    with pytest.raises(UserError, match="no labels to train on: see mtc-compress check-data"):
+        first_sample()
+    (bare / "det").symlink_to(dataset / "det")
+    sample = first_sample()
+    assert sample.has_boxes
     assert (sample.lane == 255).all()
+    assert (sample.drivable == 255).all()
+    (bare / "det").unlink()
+    (bare / "lane").symlink_to(dataset / "lane")
+    sample = first_sample()
+    assert not sample.has_boxes
+    assert (sample.lane < 255).any()
     assert (sample.drivable == 255).all()
 
 
@@ -460,13 +476,18 @@ def test_throughput_is_measured_for_network_loader_and_both(
 def test_a_signal_that_the_launcher_repeats_is_one_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with StopRequest() as request:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-        assert request.signal == signal.SIGINT
-        monkeypatch.setattr(stopping, "ECHO_S", 0.0)
-        with pytest.raises(KeyboardInterrupt):
+    # Shells start what runs in the background deaf to Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopRequest() as request:
             signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert request.signal == signal.SIGINT
+            monkeypatch.setattr(stopping, "ECHO_S", 0.0)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(
