@@ -20,7 +20,7 @@ from offline_compress.losses.masks import MaskLoss
 from offline_compress.losses.targets import Targets
 from offline_compress.losses.tasks import TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
-from offline_compress.recipe import DataSource, SizePx
+from offline_compress.recipe_parts import DataSource, SizePx
 
 TASKS = ("detection", "drivable", "lane")
 CROP = SizePx(height=160, width=256)

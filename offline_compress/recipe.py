@@ -6,74 +6,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from mtc_perception.errors import UserError
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SyntheticRoads(_Strict):
-    """Arguments of `mtc-compress synth dataset`."""
-
-    count: Positive
-    width: Positive
-    height: Positive
-    seed: Annotated[int, Field(ge=0)]
+from offline_compress.recipe_compression import Compression, Distillation
+from offline_compress.recipe_parts import (
+    DataSource,
+    Fraction,
+    NotNegative,
+    Schedule,
+    SizePx,
+    Strict,
+)
 
 
-class DataSource(_Strict):
-    """One split of one data set; `weight` is its share of the drawn samples."""
-
-    root: Path
-    split: str
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    synthetic: SyntheticRoads | None = None
-    """Roads that are rendered into `root` where that does not exist yet."""
-
-
-class SizePx(_Strict):
-    """Height and width in pixels, multiples of 32."""
-
-    height: Annotated[int, Field(gt=0, multiple_of=32)]
-    width: Annotated[int, Field(gt=0, multiple_of=32)]
-
-
-class Schedule(_Strict):
-    """Optimisation: AdamW, linear warm-up, cosine decay to 1 % of `learning_rate`."""
-
-    epochs: Positive
-    samples_per_epoch: Positive
-    batch: Positive
-    """Samples per optimiser step, over all processes."""
-    accumulate: Positive = 1
-    """Forward and backward passes that a step is split into: less memory, the same batch."""
-    learning_rate: Annotated[float, Field(gt=0)]
-    backbone_rate: Fraction = 1.0
-    """Learning rate of the backbone as a fraction of `learning_rate`."""
-    weight_decay: NotNegative
-    """Of convolution and linear weights; norms and biases have none."""
-    warmup_epochs: NotNegative
-    ema_decay: Fraction
-    validate_every_epochs: Positive
-    patience_epochs: Positive | None = None
-    """Epochs without a better score after which the run ends early; none: never."""
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """A training run."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     """Also the folder of the run under runs/."""
     model: str
     """Of the registry, models/registry.py."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
     classes: Annotated[list[str], Field(min_length=1, max_length=1)]
     """One: the data sets carry one class, vehicles."""
@@ -102,6 +56,13 @@ class Recipe(_Strict):
     """Time between two saves of the run; 0: after every step."""
     licence: str
     """Licence of the weights that follows from the training data; copied into the bundle."""
+    shape_of: Path | None = None
+    """Pruned checkpoint whose shape is trained from random weights, or none. (A run that starts
+    from a pruned checkpoint has its shape.)"""
+    distillation: Distillation | None = None
+    """A teacher whose features are learnt as well, or none."""
+    compress: Compression | None = None
+    """What `mtc-compress run` does with the trained network; `train` reads past it."""
 
     @model_validator(mode="after")
     def _one_start(self) -> "Recipe":

@@ -17,7 +17,7 @@ from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size
 from offline_compress.data.dataset import TrainingSet, collate, load_labelled
 from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
 from offline_compress.losses.targets import IGNORE
-from offline_compress.recipe import DataSource, SizePx
+from offline_compress.recipe_parts import DataSource, SizePx
 
 SIZE = SizePx(height=32, width=64)
 

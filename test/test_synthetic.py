@@ -24,7 +24,7 @@ from offline_compress.data.synth_meshes import KINDS, vehicle_mesh
 from offline_compress.data.synth_vehicles import Paintwork, draw_vehicle
 from offline_compress.data.synth_world import STYLES
 from offline_compress.data.synthetic import MIN_BOX_PX, Drive, Scene, render_scene
-from offline_compress.recipe import DataSource, SyntheticRoads
+from offline_compress.recipe_parts import DataSource, SyntheticRoads
 
 SIZES = [(640, 384), (321, 203), (240, 426), (64, 32), (960, 540)]
 

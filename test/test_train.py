@@ -27,7 +27,7 @@ from offline_compress.models.registry import (
     load_spec,
     model_spec,
 )
-from offline_compress.recipe import DataSource, SizePx
+from offline_compress.recipe_parts import DataSource, SizePx
 from offline_compress.training import progress, stopping
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner

@@ -23,7 +23,7 @@ from offline_compress.data.augment import LabelledImage, augment
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes
 from offline_compress.data.mosaic import mosaic
 from offline_compress.losses.targets import IGNORE, Targets
-from offline_compress.recipe import DataSource, SizePx
+from offline_compress.recipe_parts import DataSource, SizePx
 
 
 def load_labelled(sample: Sample) -> LabelledImage:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtc_perception.errors import UserError
 from offline_compress.data.synthetic import render_scene
-from offline_compress.recipe import DataSource
+from offline_compress.recipe_parts import DataSource
 
 # Raised whenever the pictures of a seed change, so that old and new are never mixed in one set.
 RENDERER_VERSION = 7

@@ -13,7 +13,7 @@ from mtc_perception.metrics import PerceptionMetrics
 from offline_compress.evaluate import evaluate_engine
 from offline_compress.export import MAX_DETECTIONS
 from offline_compress.models.registry import ModelSpec
-from offline_compress.recipe import DataSource
+from offline_compress.recipe_parts import DataSource
 from offline_compress.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.torch_engine import TorchEngine
 
