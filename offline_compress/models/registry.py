@@ -122,6 +122,11 @@ class ModelSpec:
     """Licence of the weights that follows from the data."""
     lineage: list[str] = field(default_factory=list)
     """The trainings that made the weights, in order."""
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    """Shapes of the pruned tensors, by name; all others follow from the arguments."""
+    taps: dict[str, list[int]] = field(default_factory=dict)
+    """Feature tap -> the channels of the unpruned network's tap that remain, in order. Taps that
+    kept all their channels are absent."""
 
     def build(self) -> nn.Module:
         """A freshly initialised network. Raises UserError for a spec of no known architecture."""

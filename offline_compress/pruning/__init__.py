@@ -1,0 +1,1 @@
+"""Structured pruning: which channels belong together, and cutting them out."""
