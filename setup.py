@@ -44,6 +44,7 @@ setup(
             "accelerate",
             "faster-coco-eval",
             "jinja2",
+            "matplotlib",
             "onnx",
             "safetensors",
             "scipy",
