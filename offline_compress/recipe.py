@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mtc_perception.errors import UserError
 from offline_compress.recipe_compression import Compression, Distillation
@@ -14,6 +14,7 @@ from offline_compress.recipe_parts import (
     DataSource,
     Fraction,
     NotNegative,
+    Range,
     Schedule,
     SizePx,
     Strict,
@@ -33,7 +34,7 @@ class Recipe(Strict):
     """One: the data sets carry one class, vehicles."""
     input: SizePx
     crop: SizePx
-    scale_jitter: tuple[PositiveFloat, PositiveFloat] = (0.6, 1.7)
+    scale_jitter: Range = (0.6, 1.7)
     """Least and greatest random scale of a training image, relative to the deployed scale."""
     mosaic: Fraction = 0.0
     """Share of the samples that are put together from four images."""
@@ -66,29 +67,32 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _one_start(self) -> "Recipe":
-        if self.start_from and self.backbone_weights:
-            raise ValueError("start_from and backbone_weights exclude each other")
+        if sum(map(bool, (self.start_from, self.backbone_weights, self.shape_of))) > 1:
+            raise ValueError("start_from, backbone_weights and shape_of exclude each other")
         return self
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
-        epochs, (low, high) = self.schedule.epochs, self.scale_jitter
-        if low > high:
-            raise ValueError(f"scale_jitter: the least scale {low} is above the greatest {high}")
-        if self.mosaic and self.mosaic_off_epochs >= epochs:
-            raise ValueError(f"mosaic_off_epochs must be less than epochs ({epochs})")
-        if self.schedule.warmup_epochs >= epochs:
-            raise ValueError(f"schedule.warmup_epochs must be less than epochs ({epochs})")
+    def _mosaics_begin(self) -> "Recipe":
+        if self.mosaic and self.mosaic_off_epochs >= self.schedule.epochs:
+            raise ValueError(f"mosaic_off_epochs must be less than epochs ({self.schedule.epochs})")
         return self
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe; relative data roots are taken from the working directory.
+
+    Args:
+        path: YAML file.
+        changes: fields to set beforehand, as `place=value`: the place dotted, a part that is
+            missing is made (`compress.prune.budget.macs=0.5`, `train.0.weight=1`), the value YAML.
 
     Raises UserError naming the file and every wrong field.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+        content = yaml.safe_load(path.read_text())
+        for change in changes:
+            _change(content, change)
+        return Recipe.model_validate(content)
     except FileNotFoundError:
         raise UserError(f"recipe {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -100,10 +104,40 @@ def load_recipe(path: Path) -> Recipe:
         raise UserError(f"recipe {path}: {wrong}") from None
 
 
+def _change(content: Any, change: str) -> None:
+    """Set one field of a recipe's content in place."""
+    name, equals, text = change.partition("=")
+    if not (name and equals):
+        raise UserError(f"--set {change}: write FIELD=VALUE, as in schedule.epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {change}: {text} is no YAML value") from None
+    part, (*way, last) = content, name.split(".")
+    for depth, step in enumerate(way):
+        key = _key(part, step, change, way[:depth])
+        if isinstance(part, dict) and part.get(key) is None:
+            part[key] = {}
+        part = part[key]
+    part[_key(part, last, change, way)] = value
+
+
+def _key(part: Any, step: str, change: str, place: Sequence[str]) -> str | int:
+    """What indexes the part of a recipe at `place`. Raises UserError if nothing can."""
+    where = ".".join(place) or "the recipe"
+    if isinstance(part, dict):
+        return step
+    if not isinstance(part, list):
+        raise UserError(f"--set {change}: {where} has no fields")
+    if not step.isdecimal() or int(step) >= len(part):
+        raise UserError(f"--set {change}: {where} has the entries 0 to {len(part) - 1}")
+    return int(step)
+
+
 def _complaint(kind: str, place: Sequence[int | str], message: str) -> str:
     name = ".".join(map(str, place)) or "file"
     if kind != "extra_forbidden":
-        return f"{name}: {message}"
+        return f"{name}: {message.removeprefix('Value error, ')}"
     known = _fields_at(place[:-1])
     close = difflib.get_close_matches(str(place[-1]), known, 1)
     hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"

@@ -9,6 +9,7 @@ from offline_compress.recipe_parts import (
     Fraction,
     NotNegative,
     Positive,
+    Range,
     Schedule,
     SizePx,
     Strict,
@@ -24,8 +25,8 @@ class Distillation(Strict):
     """Learning a teacher's backbone and encoder features, whatever the heads are."""
 
     teacher: Path
-    """Checkpoint."""
-    weight: NotNegative = 1.0
+    """Checkpoint of any network of the registry, with any heads."""
+    weight: PositiveFloat = 1.0
     """Of the backbone's levels C3..C5; the encoder's levels P3..P5 weigh twice that."""
     decay: Fraction = 0.2
     """Share of the run, at its end, over which the weight falls to 0."""
@@ -97,7 +98,7 @@ class Recovery(Strict):
     schedule: Schedule
     crop: SizePx | None = None
     """None: as in the recipe."""
-    scale_jitter: tuple[PositiveFloat, PositiveFloat] | None = None
+    scale_jitter: Range | None = None
     """None: as in the recipe."""
     distillation: NotNegative = 1.0
     """Weight of the teacher's features (see `Distillation`); 0: none."""
@@ -118,6 +119,12 @@ class Quantisation(Strict):
 class Compression(Strict):
     """From the trained network to the bundle of its student."""
 
+    teacher: Path | None = None
+    """Checkpoint to compress; none: runs/NAME/best of the recipe itself, trained where needed."""
+    student: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
+    """Name of the student and its bundle; none: the recipe's with `_student`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the random criterion and of what recovery draws; the teacher has the recipe's own."""
     scoring: Scoring = Scoring()
     prune: Pruning
     recover: Recovery

@@ -3,11 +3,29 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    model_validator,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if low > high:
+        raise ValueError(f"the least {low} is above the greatest {high}")
+    return bounds
+
+
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+"""The least and the greatest of something."""
 
 
 class Strict(BaseModel):
@@ -61,3 +79,9 @@ class Schedule(Strict):
     validate_every_epochs: Positive
     patience_epochs: Positive | None = None
     """Epochs without a better score after which the run ends early; none: never."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Schedule":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be less than epochs ({self.epochs})")
+        return self

@@ -1,0 +1,87 @@
+"""The training of a pruned network, as recipes like any other."""
+
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.errors import UserError
+from offline_compress.models.registry import load_spec
+from offline_compress.recipe import Recipe
+from offline_compress.recipe_compression import Compression
+
+BETWEEN_WARMUP = 0.1
+"""Share of a short recovery in which the learning rate rises."""
+
+
+def recover_recipe(recipe: Recipe, pruned: Path, teacher: Path) -> Recipe:
+    """The training that ends a compression: `recipe` with what its `compress.recover` says.
+
+    Args:
+        recipe: of the unpruned network.
+        pruned: checkpoint from which the network has its shape, and its weights unless
+            `recover.from_scratch`.
+        teacher: checkpoint whose features are learnt.
+
+    Raises UserError if `pruned` is no checkpoint or the recipe says nothing about compression.
+    """
+    recover = _compression(recipe).recover
+    origin = {"shape_of" if recover.from_scratch else "start_from": pruned}
+    return _applied(recipe, pruned, teacher, name=f"{recipe.name}-recovered", **origin)
+
+
+def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: int) -> Recipe:
+    """The short recovery after pruning step `step`, from the weights of `pruned`: one epoch,
+    `epochs_between` long, with a warm-up and decay of its own.
+
+    Where `epochs_between` is 0 there is to be none. Otherwise as `recover_recipe`.
+    """
+    compression = _compression(recipe)
+    whole = compression.recover.schedule
+    samples = round(compression.prune.epochs_between * whole.samples_per_epoch)
+    schedule = whole.model_copy(
+        update={
+            "epochs": 1,
+            "samples_per_epoch": max(whole.batch, samples),
+            "warmup_epochs": BETWEEN_WARMUP,
+            "validate_every_epochs": 1,
+            "patience_epochs": None,
+        }
+    )
+    return _applied(
+        recipe,
+        pruned,
+        teacher,
+        name=f"{recipe.name}-step{step}",
+        schedule=schedule,
+        start_from=pruned,
+        # Other samples in every step.
+        seed=(recipe.seed + step) % 2**32,
+    )
+
+
+def _compression(recipe: Recipe) -> Compression:
+    if recipe.compress is None:
+        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
+    return recipe.compress
+
+
+def _applied(recipe: Recipe, pruned: Path, teacher: Path, **fields: Any) -> Recipe:
+    recover = _compression(recipe).recover
+    changes: dict[str, Any] = {
+        # Those of the checkpoint: removing decoder layers changes an argument.
+        "arguments": load_spec(pruned).arguments,
+        "schedule": recover.schedule,
+        "crop": recover.crop or recipe.crop,
+        "scale_jitter": recover.scale_jitter or recipe.scale_jitter,
+        "backbone_weights": None,
+        "start_from": None,
+        "shape_of": None,
+        "distillation": None,
+        "compress": None,
+    }
+    if recover.distillation:
+        changes["distillation"] = {"teacher": teacher, "weight": recover.distillation}
+    changes |= fields
+    if recipe.mosaic_off_epochs >= changes["schedule"].epochs:
+        # The last epochs are without mosaics, and here are no others.
+        changes |= {"mosaic": 0.0, "mosaic_off_epochs": 0}
+    return Recipe.model_validate(recipe.model_copy(update=changes).model_dump(warnings=False))
