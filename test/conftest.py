@@ -1,4 +1,5 @@
 import importlib.util
+import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,15 @@ collect_ignore = [
     if importlib.util.find_spec("torch") is None
     and re.search(r"^(from|import) (torch|offline_compress)", path.read_text(), re.MULTILINE)
 ]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that a test leaves behind fails the run: Python would wait for it at its end."""
+    if left := multiprocessing.active_children():
+        print(f"\nerror: tests left processes behind: {left}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        for process in left:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,12 @@
 """Training samples: decoded within a budget, by any number of workers, always the same ones."""
 
+import multiprocessing
+import signal
+import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import mini_data as mini
 import numpy as np
@@ -18,6 +23,7 @@ from offline_compress.data.dataset import TrainingSet, collate, load_labelled
 from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
 from offline_compress.losses.targets import IGNORE
 from offline_compress.recipe_parts import DataSource, SizePx
+from offline_compress.training.samples import batches
 
 SIZE = SizePx(height=32, width=64)
 
@@ -122,17 +128,33 @@ def test_a_broken_file_is_one_line_wherever_it_is_found(tmp_path: Path, preloade
     root = mini.project(tmp_path)
     (root / "lane/train/a.png").write_bytes(b"no mask")
     data = training_set([DataSource(root=root, split="train")])
-    loader = DataLoader(
-        data,
-        4,
-        sampler=range(32),
-        collate_fn=collate,
-        num_workers=1,
-        worker_init_fn=start_worker,
-    )
-    with pytest.raises(UserError) as failure:
-        list(data.preload() if preloaded else loader)
+    with pytest.raises(UserError) as failure, closing(batches(data, range(32), 4, False)) as stream:
+        list(data.preload() if preloaded else stream)
+    assert not multiprocessing.active_children()
     assert str(failure.value) == f"{root / 'lane/train/a.png'}: not a readable image"
+
+
+def idle_worker(ready: Any) -> None:
+    start_worker(0)
+    ready.set()
+    while True:
+        time.sleep(60)
+
+
+def test_a_worker_outlives_a_sigterm_to_all_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "GRACE_S", 1)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=idle_worker, args=(ready,))
+    worker.start()
+    assert ready.wait(60)
+    worker.terminate()
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGALRM
 
 
 @pytest.mark.parametrize(

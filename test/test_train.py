@@ -1,6 +1,7 @@
 """Training for real on a tiny data set: it learns, resumes exactly, and refuses nonsense."""
 
 import json
+import multiprocessing
 import re
 import shutil
 import signal
@@ -119,6 +120,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_log(
         with pytest.raises(Interrupted) as interrupted:
             Trainer(recipe, tmp_path / "parts", Scores(0.5)).run()
     assert interrupted.value.signal == number
+    # Not even while somebody holds the exception: they would keep this process from ending.
+    assert not multiprocessing.active_children()
     assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     rest = Trainer(recipe, tmp_path / "parts", Scores(0.5))
     assert rest.step == 3

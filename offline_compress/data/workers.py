@@ -36,11 +36,16 @@ def worker_count(cores: int | None = None, processes: int | None = None) -> int:
     return max(1, min(MOST_WORKERS, share - 1))
 
 
+GRACE_S = 60
+"""Time that the trainer has for ending the run after a SIGTERM to all its processes."""
+
+
 def start_worker(_worker: int) -> None:
-    """`worker_init_fn` of a DataLoader: one thread, deaf to what ends the run."""
+    """`worker_init_fn` of a DataLoader: one thread, not ended by what ends the run."""
     torch.set_num_threads(1)
     # OpenCV's threads do not survive the fork, and the cores are taken by the other workers.
     cv2.setNumThreads(0)
-    # Both reach every process of a terminal or a job; the trainer alone decides when to end.
+    # Both reach every process of a terminal or a job; the trainer alone decides when to end. It
+    # waits for workers that were sent a SIGTERM when it ends itself, so deaf they must not be.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))

@@ -4,9 +4,10 @@ The k-th sample of a run depends on the seed and k alone (`TrainingSet`). A step
 `batch` samples, whatever the number of processes and of passes it is split into.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -82,8 +83,13 @@ def sample_numbers(step: int, steps: int, batch: int, process: int, processes: i
     return range(step * batch + process, steps * batch, processes)
 
 
-def batches(data: TrainingSet, numbers: range, size: int, pin: bool) -> Iterator[Batch]:
-    """The samples `numbers` in batches of `size`, made by other processes ahead of time."""
+def batches(
+    data: TrainingSet, numbers: range, size: int, pin: bool
+) -> Generator[Batch, None, None]:
+    """The samples `numbers` in batches of `size`, made by other processes ahead of time.
+
+    Close it when done: those processes end with it.
+    """
     loader = DataLoader(
         data,
         size,
@@ -94,7 +100,13 @@ def batches(data: TrainingSet, numbers: range, size: int, pin: bool) -> Iterator
         prefetch_factor=4,
         pin_memory=pin,
     )
-    return iter(loader)
+    iterator: Any = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        # Left to the garbage collector, an exception that holds the iterator would keep its
+        # processes, and they this one, from ending. There is no public way.
+        iterator._shutdown_workers()
 
 
 def take(stream: Iterator[Batch], passes: int) -> list[Batch]:

@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from offline_compress.training.log import RunLog
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.progress import Display, LossMean, Speed, describe_losses
 from offline_compress.training.samples import (
+    Batch,
     batches,
     sample_numbers,
     samples_per_pass,
@@ -155,16 +158,22 @@ class Trainer:
             self._leave_if_alone(request)
             display.count("decoding images", done, len(self.data))
         display.done("decoding images")
-        schedule, accelerator = self.recipe.schedule, self.accelerator
+        accelerator = self.accelerator
         numbers = sample_numbers(
             self.step,
             self.plan.steps,
-            schedule.batch,
+            self.recipe.schedule.batch,
             accelerator.process_index,
             accelerator.num_processes,
         )
         pin = accelerator.device.type == "cuda"
-        stream = batches(self.data, numbers, self._per_pass, pin)
+        with closing(batches(self.data, numbers, self._per_pass, pin)) as stream:
+            self._train(stream, request, display, log)
+
+    def _train(
+        self, stream: Iterator[Batch], request: StopRequest, display: Display, log: RunLog
+    ) -> None:
+        schedule, accelerator = self.recipe.schedule, self.accelerator
         speed = Speed(schedule.batch, self.plan.steps - self.step)
         saved_s = time.monotonic()
         if self._epoch_is_due:
