@@ -1,15 +1,15 @@
 """Which channels stay, so that a network fits its budget and loses the least.
 
-A knapsack filled greedily, from the full network down: of all blocks of channels that may go, the
-one whose importance per saved cost is least goes first. Widths of neighbours shrink meanwhile, and
-with them what a block saves; a block that saves less is ranked anew before it is taken. As time and
-multiply-accumulates grow with the product of widths, a saving never grows in the course of this, so
-that looking at the first of the ranking alone is exact.
+A knapsack filled greedily, from the network as it is down: of all blocks of channels that may go,
+the one with the least importance per saved cost goes first. Widths of neighbours shrink meanwhile,
+and with them what a block saves, so the first of the ranking is ranked anew before it is taken. As
+costs grow with the product of widths, a saving never grows in the course of this: looking at the
+first alone is exact.
 """
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,20 @@ TOLERANCE = 1e-9
 """Relative; of sums of floats that are compared with a budget."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """How narrow layers may become."""
 
     floors: Mapping[str, int]
     """Fewest channels of every group."""
     locked: Mapping[str, NDArray[np.bool_]]
-    """[C] channels of a group that stay; none of a group that is not named."""
+    """[C] channels of every group that stay."""
     round_to: int
-    """Groups that lose channels end with a multiple of this."""
+    """A group that loses channels keeps a multiple of this."""
+
+    def fewest(self, group: str) -> int:
+        """Channels that a group keeps at least."""
+        return max(self.floors[group], int(self.locked[group].sum()))
 
 
 def floor_of(size: int, least_channels: int, least_share: float, round_to: int) -> int:
@@ -44,86 +48,166 @@ def round_up(value: float, multiple: int) -> int:
     return int(-(-value // multiple)) * multiple
 
 
-class _Network:
-    """Widths in the course of a selection, and what they cost."""
-
-    def __init__(self, costs: LayerCosts, counts: Mapping[str, int]) -> None:
-        self.counts = dict(counts)
-        self._costs = costs
-        self._cin, self._cout = costs.widths(counts)
-        self.total = costs.total(counts)
-        touched = (costs.share_in > 0) | (costs.share_out > 0)
-        self._parts = {
-            name: (
-                layers := np.flatnonzero(touched[number]),
-                costs.share_in[number, layers],
-                costs.share_out[number, layers],
-            )
-            for number, name in enumerate(costs.groups)
-        }
-
-    def saved(self, group: str, channels: int) -> NDArray[np.float64]:
-        """[3] what the network costs less without so many channels of a group."""
-        layers, share_in, share_out = self._parts[group]
-        own = self._costs.coefficients[layers]
-        cin, cout = self._cin[layers], self._cout[layers]
-        less = layer_cost(own, cin - channels * share_in, cout - channels * share_out)
-        saved: NDArray[np.float64] = (layer_cost(own, cin, cout) - less).sum(0)
-        return saved
-
-    def remove(self, group: str, channels: int) -> None:
-        """Take so many channels of a group away; negative: give back."""
-        self.total = self.total - self.saved(group, channels)
-        layers, share_in, share_out = self._parts[group]
-        self._cin[layers] -= channels * share_in
-        self._cout[layers] -= channels * share_out
-        self.counts[group] -= channels
-
-
 def select(
     value: Mapping[str, NDArray[np.float64]],
     costs: LayerCosts,
     budget: Mapping[str, float],
+    whole: NDArray[np.float64],
     limits: Limits,
     cost: Cost,
 ) -> dict[str, NDArray[np.int64]]:
-    """Channels that stay, ascending, of every prunable group of `costs`.
+    """Channels that stay, ascending, of every group of `costs`.
 
     Args:
-        value: [C] importance of the channels of each group, C as many as it still has.
-        costs: of the network, whatever part of it is left.
-        budget: most of each of `KINDS` that may remain; every given one is kept.
+        value: [C] importance, not negative, of the channels that each group still has.
+        costs: of the network, at any widths.
+        budget: fraction of `whole` that may remain of some of `KINDS`; every given one is kept.
+        whole: [3] cost of the unpruned network.
         cost: what importance is divided by; none: the number of channels.
 
-    Raises UserError if the budget cannot be kept, saying what can and which rule is in the way.
+    Raises UserError if the budget cannot be kept, saying what can be and which rule is in the way.
     """
-    network = _Network(costs, {name: len(value[name]) for name in costs.groups})
-    going = {name: _order_of_removal(value[name], limits.locked.get(name)) for name in value}
-    fewest = {name: _fewest(name, len(value[name]), limits) for name in costs.groups}
-    removed: list[tuple[str, int]] = []
-    ranking = [
-        r
-        for name in costs.groups
-        if (r := _ranked(name, network, going, value, cost, fewest, limits.round_to))
-    ]
-    heapq.heapify(ranking)
-    while not _fits(network.total, budget):
-        if not ranking:
-            raise UserError(_impossible(costs, network, budget, limits))
-        _, name, channels = heapq.heappop(ranking)
-        now = _ranked(name, network, going, value, cost, fewest, limits.round_to)
-        assert now is not None
-        if ranking and now > ranking[0]:
-            heapq.heappush(ranking, now)
-            continue
-        network.remove(name, channels)
-        removed.append((name, channels))
-        if following := _ranked(name, network, going, value, cost, fewest, limits.round_to):
-            heapq.heappush(ranking, following)
-    _give_back(network, removed, budget)
-    return {
-        name: np.setdiff1d(
-            np.arange(len(value[name])), going[name][: len(value[name]) - network.counts[name]]
+    most = np.full(len(KINDS), np.inf)
+    for kind, fraction in budget.items():
+        most[KINDS.index(kind)] = fraction * whole[KINDS.index(kind)] * (1 + TOLERANCE)
+    descent = _Descent(value, costs, limits, cost)
+    while (descent.total > most).any():
+        if not descent.step():
+            raise UserError(_impossible(value, costs, budget, whole, limits))
+    descent.give_back(most)
+    return {name: descent.kept(name) for name in costs.groups}
+
+
+class _Descent:
+    """A network in the course of a selection."""
+
+    def __init__(
+        self,
+        value: Mapping[str, NDArray[np.float64]],
+        costs: LayerCosts,
+        limits: Limits,
+        cost: Cost,
+    ) -> None:
+        self._costs, self._limits = costs, limits
+        self._kind = None if cost == "none" else KINDS.index(cost)
+        self._counts = {name: len(value[name]) for name in costs.groups}
+        self.total = costs.total(self._counts)
+        self._width_in, self._width_out = costs.widths(self._counts)
+        self._neighbours = {}
+        for number, name in enumerate(costs.groups):
+            layers = np.flatnonzero(costs.share_in[number] + costs.share_out[number])
+            shares = costs.share_in[number, layers], costs.share_out[number, layers]
+            self._neighbours[name] = layers, *shares
+        # Least valuable first, locked ones not at all.
+        self._order = {
+            name: order[~limits.locked[name][order]]
+            for name in costs.groups
+            for order in [np.argsort(value[name], kind="stable")]
+        }
+        self._sums = {
+            name: np.concatenate(([0.0], np.cumsum(value[name][self._order[name]])))
+            for name in costs.groups
+        }
+        self._sizes = dict(self._counts)
+        self._taken: list[tuple[str, int]] = []
+        self._ranking = [entry for name in costs.groups if (entry := self._rank(name))]
+        heapq.heapify(self._ranking)
+
+    def kept(self, name: str) -> NDArray[np.int64]:
+        """Channels of a group that are left, ascending."""
+        gone = self._order[name][: self._sizes[name] - self._counts[name]]
+        return np.setdiff1d(np.arange(self._sizes[name]), gone)
+
+    def step(self) -> bool:
+        """Take the next block; False if there is none."""
+        while self._ranking:
+            name = heapq.heappop(self._ranking)[1]
+            entry = self._rank(name)
+            assert entry is not None
+            if self._ranking and entry > self._ranking[0]:
+                heapq.heappush(self._ranking, entry)
+                continue
+            self._remove(name, entry[2])
+            self._taken.append((name, entry[2]))
+            if following := self._rank(name):
+                heapq.heappush(self._ranking, following)
+            return True
+        return False
+
+    def give_back(self, most: NDArray[np.float64]) -> None:
+        """Return blocks, the last taken first, as far as no cost exceeds `most`."""
+        full = set()
+        for name, channels in reversed(self._taken):
+            if name in full:
+                continue
+            if (self.total - self._saved(name, -channels) <= most).all():
+                self._remove(name, -channels)
+            else:
+                full.add(name)
+
+    def _rank(self, name: str) -> tuple[float, str, int] | None:
+        """Importance per saved cost of a group's next block, and how many channels it has."""
+        count, round_to = self._counts[name], self._limits.round_to
+        after = (count - 1) // round_to * round_to
+        if after < self._limits.fewest(name):
+            return None
+        gone = self._sizes[name] - count
+        value = self._sums[name][gone + count - after] - self._sums[name][gone]
+        channels = count - after
+        saved = channels if self._kind is None else self._saved(name, channels)[self._kind]
+        return (float(value / saved) if saved > 0 else np.inf), name, channels
+
+    def _saved(self, name: str, channels: int) -> NDArray[np.float64]:
+        """[3] what the network costs less without so many channels of a group."""
+        layers, share_in, share_out = self._neighbours[name]
+        coefficients = self._costs.coefficients[layers]
+        width_in, width_out = self._width_in[layers], self._width_out[layers]
+        before = layer_cost(coefficients, width_in, width_out)
+        after = layer_cost(
+            coefficients, width_in - channels * share_in, width_out - channels * share_out
         )
-        for name in costs.groups
+        saved: NDArray[np.float64] = (before - after).sum(0)
+        return saved
+
+    def _remove(self, name: str, channels: int) -> None:
+        self.total = self.total - self._saved(name, channels)
+        layers, share_in, share_out = self._neighbours[name]
+        self._width_in[layers] -= channels * share_in
+        self._width_out[layers] -= channels * share_out
+        self._counts[name] -= channels
+
+
+def _impossible(
+    value: Mapping[str, NDArray[np.float64]],
+    costs: LayerCosts,
+    budget: Mapping[str, float],
+    whole: NDArray[np.float64],
+    limits: Limits,
+) -> str:
+    """What stands in the way of a budget."""
+    unlocked = {name: np.zeros_like(locked) for name, locked in limits.locked.items()}
+    no_floor = dict.fromkeys(limits.floors, 1)
+    ways = {
+        "locked": replace(limits, locked=unlocked),
+        "least_channels and least_share": replace(limits, floors=no_floor),
+        "all of these": replace(limits, locked=unlocked, floors=no_floor),
     }
+
+    def least(rules: Limits) -> NDArray[np.float64]:
+        """[3] fraction of the unpruned network that remains at the least widths."""
+        counts = {}
+        for name in costs.groups:
+            size, rounded = len(value[name]), round_up(rules.fewest(name), rules.round_to)
+            counts[name] = min(size, rounded)
+        fractions: NDArray[np.float64] = costs.total(counts) / np.maximum(whole, TOLERANCE)
+        return fractions
+
+    reached = least(limits)
+    kind = max(budget, key=lambda name: float(reached[KINDS.index(name)]) / budget[name])
+    number = KINDS.index(kind)
+    without = "; ".join(f"without {rule} {least(r)[number]:.3f}" for rule, r in ways.items())
+    return (
+        f"compress.prune.budget.{kind}: {budget[kind]:.3f} cannot be reached: with every layer as "
+        f"narrow as the recipe allows, {reached[number]:.3f} remains ({without}; protected layers "
+        "always stay)"
+    )
