@@ -18,11 +18,10 @@ from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.export import normalise
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.losses.targets import Targets
-from offline_compress.losses.tasks import TaskLosses, task_losses
+from offline_compress.losses.tasks import TASKS, TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.recipe_parts import DataSource, SizePx
 
-TASKS = ("detection", "drivable", "lane")
 CROP = SizePx(height=160, width=256)
 """Small, so that two cores answer in minutes."""
 BATCH, BATCHES = 4, 4

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Console
@@ -18,7 +18,6 @@ from rich.progress import (
 LINE_EVERY_S = 30.0
 SPEED_OVER = 50
 """Steps over which the images per second are averaged."""
-TASKS = ("detection", "drivable", "lane")
 
 
 class Speed:
@@ -56,24 +55,32 @@ class Speed:
 
 
 class LossMean:
-    """Mean loss per task over the steps of an epoch."""
+    """Mean losses over the steps of an epoch."""
 
-    def __init__(self, sums: Sequence[float] = (0.0, 0.0, 0.0), count: int = 0) -> None:
-        self.sums, self.count = list(sums), count
+    def __init__(
+        self, names: Sequence[str], sums: Sequence[float] | None = None, count: int = 0
+    ) -> None:
+        self._names = tuple(names)
+        self.sums = list(sums or [0.0] * len(self._names))
+        self.count = count
 
-    def add(self, losses: dict[str, float]) -> None:
+    def add(self, losses: Mapping[str, float]) -> None:
         """Count a step."""
-        self.sums = [total + losses[task] for total, task in zip(self.sums, TASKS, strict=True)]
+        self.sums = [
+            total + losses[name] for total, name in zip(self.sums, self._names, strict=True)
+        ]
         self.count += 1
 
     def mean(self) -> dict[str, float]:
         """Over the steps counted, of which there is at least one."""
-        return {task: total / self.count for task, total in zip(TASKS, self.sums, strict=True)}
+        return {
+            name: total / self.count for total, name in zip(self.sums, self._names, strict=True)
+        }
 
 
-def describe_losses(losses: dict[str, float]) -> str:
-    """Loss per task."""
-    return " ".join(f"{task} {value:.3f}" for task, value in losses.items())
+def describe_losses(losses: Mapping[str, float]) -> str:
+    """Losses by name."""
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
 
 
 class Display:

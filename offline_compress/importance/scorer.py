@@ -1,0 +1,178 @@
+"""The arithmetic of scoring: from the losses of a batch to sums per channel.
+
+A channel is switched off by cutting it out of every layer that reads it: scaling the input channel
+c of a layer by z is scaling W[:, c] by z, so the derivative at z = 1 is <W[:, c], dL/dW[:, c]>, and
+a channel's s is its sum over all readers, with sign. For channels that reach their readers through
+additions, ReLUs, max-pooling, resizing and concatenation only, Euler's theorem makes that the gate
+on the BatchNorms that end the channel, sum of gamma dL/dgamma + beta dL/dbeta. It holds for any
+other channel too (SiLU, products, a depthwise convolution between two norms, a layer that is
+applied several times), needs no hook, and no gradient that the conflict does not need anyway.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mtc_perception.errors import UserError
+from offline_compress.importance.filters import filters, has_filters
+from offline_compress.importance.scores import PAIRS, ChannelScores
+from offline_compress.losses.tasks import TASKS
+from offline_compress.pruning.groups import ChannelGroup
+
+_ROWS = (len(TASKS), 1, len(PAIRS))
+"""Sums per channel: squares per task, square of the sum, conflict per pair."""
+_COUNTS = 2 + len(TASKS) + len(PAIRS)
+"""Images, batches, batches labelled for each task, for each pair."""
+_Share = tuple[slice, torch.Tensor]
+"""Channels among all, and [C, k] the layer's channels that they are."""
+
+
+class Scorer:
+    """Sums over batches of what `ChannelScores` holds the means of: seven numbers per channel."""
+
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        """Score the groups that are not protected.
+
+        Raises UserError if a grouped convolution that is not depthwise reads one of them.
+        """
+        self._groups = [group for group in groups if not group.protected]
+        self._size = sum(group.size for group in self._groups)
+        device = next(model.parameters()).device
+        self.sums = torch.zeros(
+            sum(_ROWS) * self._size + _COUNTS, dtype=torch.float64, device=device
+        )
+        """What several processes add up."""
+        modules = dict(model.named_modules())
+        self._makers: dict[str, list[_Share]] = {}
+        self._readers: dict[str, list[_Share]] = {}
+        begin = 0
+        for group in self._groups:
+            channels = slice(begin, begin + group.size)
+            begin = channels.stop
+            for part in group.slices:
+                layer = modules.get(part.layer)
+                if not has_filters(layer):
+                    continue  # norms and lone parameters neither make nor read channels
+                if part.side == "in" and getattr(layer, "groups", 1) != 1:
+                    raise UserError(
+                        f"layer {part.layer} is a grouped convolution, for which channels cannot "
+                        f"be scored one by one; add it to compress.prune.protect"
+                    )
+                shares = self._makers if part.side == "out" else self._readers
+                index = torch.from_numpy(part.index).to(device)
+                shares.setdefault(part.layer, []).append((channels, index))
+        self._layers = {
+            name: layer
+            for name, layer in modules.items()
+            if name in self._makers.keys() | self._readers.keys() and has_filters(layer)
+        }
+
+    def add(self, losses: Sequence[torch.Tensor | None], images: int) -> None:
+        """Count a batch of `images` images by its scalar loss per task; None: unlabelled.
+
+        The losses come from one forward pass, whose graph is freed.
+        """
+        gate, products = self._inner_products(losses)
+        known = [loss is not None for loss in losses]
+        counts = [images, 1, *known, *(known[a] and known[b] for a, b in PAIRS)]
+        conflict = [_conflict(products[a, b], products[a, a], products[b, b]) for a, b in PAIRS]
+        self.sums += torch.cat(
+            (
+                gate.square().flatten(),
+                gate.sum(0).square(),
+                *conflict,
+                torch.tensor(counts, device=gate.device),
+            )
+        )
+
+    def _inner_products(
+        self, losses: Sequence[torch.Tensor | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """s [3, all channels], and <g_t, g_u> [3, 3, all channels] of the filters' gradients.
+
+        Zero for a task without a loss, and where a layer has no part in a task.
+        """
+        weights = [layer.weight for layer in self._layers.values()]
+        gradients: list[Sequence[torch.Tensor | None]] = [[None] * len(weights) for _ in losses]
+        labelled = {t: loss for t, loss in enumerate(losses) if loss is not None}
+        for t, loss in labelled.items():
+            gradients[t] = torch.autograd.grad(
+                loss, weights, retain_graph=t != max(labelled), allow_unused=True
+            )
+        gate = self.sums.new_zeros(len(TASKS), self._size)
+        products = self.sums.new_zeros(len(TASKS), len(TASKS), self._size)
+        for (name, layer), weight, *found in zip(
+            self._layers.items(), weights, *gradients, strict=True
+        ):
+            each = torch.stack(  # [task, output, input, taps]
+                [
+                    filters(layer, torch.zeros_like(weight) if g is None else g).double()
+                    for g in found
+                ]
+            )
+            if name in self._readers:
+                read = (filters(layer, weight.detach()) * each).sum((1, 3))
+                for channels, index in self._readers[name]:
+                    gate[:, channels] += read[:, index].sum(-1)
+            if name in self._makers:
+                rows = each.flatten(2).transpose(0, 1)
+                made = (rows @ rows.mT).permute(1, 2, 0)
+                for channels, index in self._makers[name]:
+                    products[..., channels] += made[..., index].sum(-1)
+        return gate, products
+
+    def scores(self) -> ChannelScores:
+        """The means over what was counted.
+
+        Raises UserError if a task was never labelled, or if gradients were not finite.
+        """
+        sums = self.sums.cpu().numpy()
+        images, batches, *counts = (round(n) for n in sums[-_COUNTS:])
+        labelled, together = tuple(counts[: len(TASKS)]), tuple(counts[len(TASKS) :])
+        require_labels(labelled)
+        if not np.isfinite(sums).all():
+            raise UserError(
+                "the gradients that channels are scored by are not finite: the network comes from "
+                "a training that diverged; train it anew with a lower schedule.learning_rate"
+            )
+        taylor, joint, conflict = np.split(
+            sums[:-_COUNTS].reshape(-1, self._size), np.cumsum(_ROWS)[:-1]
+        )
+        return ChannelScores(
+            self._by_group(taylor / np.array(labelled)[:, None]),
+            self._by_group(joint[0] / batches),
+            self._by_group(conflict / np.maximum(together, 1)[:, None]),
+            images,
+            batches,
+            labelled,
+            together,
+        )
+
+    def _by_group(self, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """[..., all channels] -> group -> [..., C]."""
+        ends = np.cumsum([group.size for group in self._groups])
+        parts = np.split(values, ends[:-1], -1)
+        return {group.name: part for group, part in zip(self._groups, parts, strict=True)}
+
+
+def require_labels(labelled: Sequence[int]) -> None:
+    """Refuse calibration without labels for a task, given how much is labelled for each."""
+    missing = [task for task, count in zip(TASKS, labelled, strict=True) if not count]
+    if missing:
+        raise UserError(
+            f"the calibration images have no labels for {' and '.join(missing)}: its channels "
+            "would all seem useless; add a data set with such labels to the recipe's `train`"
+        )
+
+
+def _conflict(product: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """max(0, -cos) [C] from <a, b>, <a, a> and <b, b>; 0 where a or b is."""
+    # The root of each: their product may be too small for a float64.
+    lengths = first.sqrt() * second.sqrt()
+    cosine = torch.where(
+        lengths > 0, product / lengths.clamp(min=torch.finfo(torch.float64).tiny), 0.0
+    )
+    return (-cosine).clamp(0, 1)

@@ -1,0 +1,93 @@
+"""What a scoring pass finds out about every channel, and its file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from mtc_perception.errors import UserError
+from offline_compress.losses.tasks import TASKS
+
+PAIRS = ((0, 1), (0, 2), (1, 2))
+"""Pairs of tasks, as indices into TASKS."""
+PAIR_NAMES = tuple(f"{TASKS[a]}/{TASKS[b]}" for a, b in PAIRS)
+_COUNTS = "counts"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelScores:
+    """Statistics of the prunable groups' channels over calibration batches.
+
+    s[t] is, in one batch, the derivative of task t's loss with respect to a factor of 1 on all
+    that a channel passes on: minus the first-order change of the loss if the channel is removed.
+    """
+
+    taylor: dict[str, NDArray[np.float64]]
+    """Group -> [3, C] mean over the batches labelled for task t of s[t]^2."""
+    joint: dict[str, NDArray[np.float64]]
+    """Group -> [C] mean over all batches of (sum over t of s[t])^2."""
+    conflict: dict[str, NDArray[np.float64]]
+    """Group -> [3, C] mean over the batches labelled for both tasks of a pair (PAIRS) of
+    max(0, -cos) of their losses' gradients with respect to the filters that make the channel."""
+    images: int
+    batches: int
+    labelled: tuple[int, ...]
+    """[3] batches labelled for each task."""
+    together: tuple[int, ...]
+    """[3] batches labelled for both tasks of each pair."""
+
+
+def save(path: Path, scores: ChannelScores) -> None:
+    """Write scores as one safetensors file, atomically."""
+    tensors = {
+        f"{kind}/{group}": np.ascontiguousarray(values)
+        for kind in ("taylor", "joint", "conflict")
+        for group, values in getattr(scores, kind).items()
+    }
+    counts = {name: getattr(scores, name) for name in ("images", "batches", "labelled", "together")}
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, {_COUNTS: json.dumps(counts)})
+    os.replace(part, path)
+
+
+def load(path: Path) -> ChannelScores:
+    """Read scores. Raises UserError for a file that holds none."""
+    try:
+        with safe_open(path, "np") as opened:
+            counts = json.loads((opened.metadata() or {})[_COUNTS])
+        tensors = load_file(path)
+        kinds: dict[str, dict[str, NDArray[np.float64]]] = {}
+        for key, values in tensors.items():
+            kind, group = key.split("/", 1)
+            kinds.setdefault(kind, {})[group] = values
+        return ChannelScores(
+            taylor=kinds["taylor"],
+            joint=kinds["joint"],
+            conflict=kinds["conflict"],
+            images=counts["images"],
+            batches=counts["batches"],
+            labelled=tuple(counts["labelled"]),
+            together=tuple(counts["together"]),
+        )
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} holds no channel scores: {error}") from None
+
+
+def conflict_summary(scores: ChannelScores) -> dict[str, Mapping[str, float | None]]:
+    """Group -> pair of tasks -> mean conflict over the group's channels, in 0..1.
+
+    None for a pair of tasks that no batch was labelled for together.
+    """
+    return {
+        group: {
+            name: float(values[pair].mean()) if scores.together[pair] else None
+            for pair, name in enumerate(PAIR_NAMES)
+        }
+        for group, values in scores.conflict.items()
+    }
