@@ -1,8 +1,8 @@
 """Named architectures, and checkpoints that carry their own shape.
 
-A checkpoint is a directory with `model.safetensors`. Its metadata holds the spec (architecture and
-arguments: every tensor's shape follows from it), so that shape and weights are written in one step
-and reload without the code that trained or pruned them.
+A checkpoint is a directory with `model.safetensors`. Its metadata holds the spec (architecture,
+arguments and pruned shapes: every tensor's shape follows from it), so that shape and weights are
+written in one step and reload without the code that trained or pruned them.
 """
 
 import json
@@ -20,6 +20,7 @@ from torch import nn
 from mtc_perception.errors import UserError
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
+from offline_compress.models.shapes import check_widths, narrow
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_KEY = "spec"
@@ -129,17 +130,21 @@ class ModelSpec:
     kept all their channels are absent."""
 
     def build(self) -> nn.Module:
-        """A freshly initialised network. Raises UserError for a spec of no known architecture."""
+        """A freshly initialised network. Raises UserError for a spec that makes none."""
         if self.architecture not in ARCHITECTURES:
             raise UserError(
                 f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}"
             )
         try:
-            return ARCHITECTURES[self.architecture](**self.arguments, classes=len(self.classes))
+            model = ARCHITECTURES[self.architecture](**self.arguments, classes=len(self.classes))
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"the arguments do not fit architecture {self.architecture}: {error}"
             ) from None
+        if self.shapes or self.taps:
+            narrow(model, self.shapes)
+            check_widths(model, self.taps)
+        return model
 
 
 def model_spec(name: str, classes: list[str], height: int, width: int) -> ModelSpec:

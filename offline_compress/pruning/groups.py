@@ -3,16 +3,13 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.errors import UserError
-from offline_compress.pruning.tracing import Coupling, trace
-
-Side = Literal["out", "in"]
+from offline_compress.pruning.tracing import Coupling, Side, trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)

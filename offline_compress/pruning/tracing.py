@@ -16,12 +16,13 @@ from offline_compress.models.decoder import QueryDecoder
 from offline_compress.models.heads import DenseDetectionHead, MaskHead
 from offline_compress.models.hybrid_encoder import GridAttention
 from offline_compress.models.segmentation import FullMaskDecoder
+from offline_compress.models.shapes import CONVOLUTIONS
 
 EXAMPLE_SIZE = (64, 96)
 """Height and width of the image that is traced: small, and both sides different."""
 PREFIX = "network."
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-Layer = tuple[str, Literal["out", "in"], NDArray[np.int64]]
+Side = Literal["out", "in"]
+Layer = tuple[str, Side, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +64,13 @@ class _Traced(nn.Module):
         self._ends: list[nn.Module] = []
         for name, module in list(self.network.named_modules()):
             self._close(name, module)
-        self.free, other = [], []
-        for name, parameter in free_parameters(self.network):
-            (self.free if _is_channelwise(parameter) else other).append((name, parameter))
-        for _, parameter in other:
-            parameter.requires_grad_(False)  # Out of the graph: it scales no channels.
+        self.free: list[tuple[str, nn.Parameter]] = []
+        """Parameters of no layer that scale a feature map by channel."""
+        for name, parameter in _free_parameters(self.network):
+            if parameter.ndim == 4 and parameter.shape[1] == parameter.numel() > 1:
+                self.free.append((name, parameter))
+            else:
+                parameter.requires_grad_(False)  # Out of the graph.
         self._probe()
 
     def _close(self, name: str, module: nn.Module) -> None:
@@ -127,21 +130,11 @@ class _Traced(nn.Module):
         return found + [self.probes[tap](feature) for tap, feature in features.items()]
 
 
-def free_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def _free_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and value of the parameters that modules of our own hold beside their layers."""
     for name, module in model.named_modules():
         if not type(module).__module__.startswith("torch."):
-            for key, parameter in module.named_parameters(name, recurse=False):
-                yield key, parameter
-
-
-def _is_channelwise(parameter: nn.Parameter) -> bool:
-    """Whether it scales a feature map by channel: [1, C, 1, 1]."""
-    return parameter.ndim == 4 and parameter.shape[1] == parameter.numel() > 1
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels
+            yield from module.named_parameters(name, recurse=False)
 
 
 def trace(model: nn.Module) -> Trace:
@@ -177,9 +170,7 @@ def _coupling(graph: Any, group: Any, names: dict[Any, str], traced: _Traced) ->
         if module not in names:
             continue  # An operation without channels of its own.
         name = names[module]
-        side: Literal["out", "in"] = (
-            "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-        )
+        side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
         if name.startswith(PREFIX):
             name = name.removeprefix(PREFIX)
             reasons.append((traced.fixed if side == "out" else traced.inputs).get(name, ""))
@@ -214,13 +205,10 @@ def _check_coverage(traced: _Traced, graph: Any, couplings: list[Coupling]) -> N
             covered.setdefault((name, side), []).extend(index.ravel().tolist())
         for tap, channels in coupling.taps.items():
             covered.setdefault((tap, "tap"), []).extend(channels.tolist())
-    for name, side, width in _expected(traced, graph):
-        if sorted(covered.pop((name, side), [])) != list(range(width)):
-            raise UserError(
-                f"{name} cannot be pruned: its {side}put channels cannot be followed"
-                if side != "tap"
-                else f"the channels of feature {name} cannot be followed"
-            )
+    for name, where, width in _expected(traced, graph):
+        if sorted(covered.get((name, where), [])) != list(range(width)):
+            what = "feature" if where == "tap" else f"{where}put"
+            raise UserError(f"{name} cannot be pruned: its {what} channels cannot be followed")
 
 
 def _expected(traced: _Traced, graph: Any) -> Iterator[tuple[str, str, int]]:
@@ -231,7 +219,7 @@ def _expected(traced: _Traced, graph: Any) -> Iterator[tuple[str, str, int]]:
         if isinstance(module, CONVOLUTIONS):
             yield name, "out", module.out_channels
             reads_image = module in graph.module2node and not graph.module2node[module].inputs
-            if not is_depthwise(module) and not reads_image:
+            if not 1 < module.groups == module.in_channels and not reads_image:
                 if module.groups > 1:
                     raise UserError(f"{name} cannot be pruned: it is a grouped convolution")
                 yield name, "in", module.in_channels
@@ -242,6 +230,7 @@ def _expected(traced: _Traced, graph: Any) -> Iterator[tuple[str, str, int]]:
     for name, parameter in traced.free:
         yield name, "out", parameter.shape[1]
     for tap, probe in traced.probes.items():
+        assert isinstance(probe, nn.Conv2d)
         yield tap, "tap", probe.in_channels
 
 
