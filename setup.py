@@ -50,12 +50,13 @@ setup(
             "scipy",
             "tensorboard",
             "torch",
+            "torch-pruning",
             "typer",
         ],
         "openvino": ["openvino"],
         "tensorrt": ["tensorrt"],
         # colcon test runs pytest when it finds it here.
-        "test": ["hypothesis", "onnx", "pycocotools", "pytest", "torch-pruning", "transformers"],
+        "test": ["hypothesis", "onnx", "pycocotools", "pytest", "transformers"],
     },
     zip_safe=False,
     entry_points={

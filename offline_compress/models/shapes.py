@@ -83,7 +83,7 @@ def check_widths(model: nn.Module, taps: Mapping[str, Sequence[int]]) -> None:
     image = torch.zeros(1, 3, CHECK_SIZE_PX, CHECK_SIZE_PX)
     training = model.training
     try:
-        features = model.eval()(image.to(next(model.parameters()).device)).features
+        features = model.eval()(image).features
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the shapes of the layers do not fit each other: {reason}") from None

@@ -87,7 +87,7 @@ def pruned_spec(
     spec: ModelSpec, model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept
 ) -> ModelSpec:
     """The spec of `model` after `keep_channels(model, groups, kept)`, from its spec before."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # Its random weights are of no use.
         unpruned = replace(spec, shapes={}, taps={}).build().state_dict()
     shapes = {
         name: list(tensor.shape)
