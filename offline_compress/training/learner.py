@@ -8,16 +8,17 @@ from accelerate import Accelerator
 from torch import nn
 
 from offline_compress.export import normalise
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.tasks import TASKS, task_losses
 from offline_compress.models.pretrained import load_backbone
 from offline_compress.models.registry import ModelSpec, load_weights
 from offline_compress.recipe import Recipe
 from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
 from offline_compress.training.machine import average_norms, seed_pass
-from offline_compress.training.progress import TASKS, describe_losses
+from offline_compress.training.progress import describe_losses
 from offline_compress.training.samples import Batch
 from offline_compress.training.schedule import Plan, parameter_groups
+from offline_compress.training.teaching import Teaching
 
 GRADIENT_NORM = 10.0
 MOST_SKIPPED_STEPS = 20
@@ -51,9 +52,17 @@ class Learner:
             # Accelerate still calls DistributedDataParallel's option by its old name.
             warnings.simplefilter("ignore", FutureWarning)
             self._parallel = accelerator.prepare_model(self.model)
-        self.optimizer = accelerator.prepare_optimizer(
-            torch.optim.AdamW(parameter_groups(self.model, recipe.schedule))
-        )
+            self._teaching = (
+                Teaching(recipe.distillation, self.plan.steps, spec, accelerator)
+                if recipe.distillation
+                else None
+            )
+        self.loss_names: tuple[str, ...] = TASKS
+        groups = parameter_groups(self.model, recipe.schedule)
+        if self._teaching:
+            self.loss_names += ("features",)
+            groups += self._teaching.parameter_groups(recipe.schedule)
+        self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups))
         self.average = MovingAverage(self.model, recipe.schedule.ema_decay)
         if state:
             self._load(state)
@@ -74,6 +83,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state,
             "scaler": scaler.state_dict() if scaler is not None else None,
+            **({"teaching": self._teaching.state()} if self._teaching else {}),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -81,6 +91,8 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load(state["average"])
+        if self._teaching:
+            self._teaching.load(state["teaching"])
         if self._accelerator.scaler is not None and state["scaler"]:
             self._accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -91,7 +103,7 @@ class Learner:
         return model.to(self._accelerator.device).eval()
 
     def train_step(self, passes: list[Batch]) -> dict[str, float]:
-        """One optimiser step over the batches of its passes; the mean loss per task.
+        """One optimiser step over the batches of its passes; the mean of every loss.
 
         Each pass of each process normalises its losses over its own samples; gradients are the mean
         over passes and processes. Raises UserError when losses or gradients are not finite.
@@ -100,15 +112,16 @@ class Learner:
         rate = self.plan.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak_rate"]
-        sums = torch.zeros(len(TASKS), device=accelerator.device)
+        sums = torch.zeros(len(self.loss_names), device=accelerator.device)
         for number, batch in enumerate(passes, self.step * len(passes)):
             seed_pass(self._recipe.seed, number, accelerator.process_index)
             sums += self._forward_backward(batch.to(accelerator.device))
         means = accelerator.reduce(sums / len(passes), "mean")
-        losses = dict(zip(TASKS, means.tolist(), strict=True))
+        losses = dict(zip(self.loss_names, means.tolist(), strict=True))
         if not torch.isfinite(means).all():
             raise divergence(f"the loss is {describe_losses(losses)}", self.step)
-        norm = accelerator.clip_grad_norm_(list(self.model.parameters()), GRADIENT_NORM)
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = accelerator.clip_grad_norm_(learning, GRADIENT_NORM)
         if accelerator.scaler is None and not torch.isfinite(norm):
             raise divergence(f"the gradients are {norm.item()}", self.step)
         self.optimizer.step()
@@ -122,9 +135,17 @@ class Learner:
         return losses
 
     def _forward_backward(self, batch: Batch) -> torch.Tensor:
-        """Add the gradients of one pass; its losses [3]."""
-        with self._accelerator.accumulate(self._parallel):
-            output = self._parallel(normalise(batch.images), batch.targets)
+        """Add the gradients of one pass; its losses, in the order of `loss_names`."""
+        teaching, images = self._teaching, normalise(batch.images)
+        together = [self._parallel] + ([teaching.parallel] if teaching else [])
+        with self._accelerator.accumulate(*together):
+            output = self._parallel(images, batch.targets)
             losses = task_losses(output, batch.targets, self._recipe.mask_loss)
-            self._accelerator.backward(losses.total())
-        return torch.stack((losses.detection, losses.drivable, losses.lane)).detach()
+            parts = [losses.detection, losses.drivable, losses.lane]
+            total = losses.total()
+            if teaching:
+                features = teaching.parallel(images, output.features)
+                parts.append(features)
+                total = total + teaching.weight(self.step) * features
+            self._accelerator.backward(total)
+        return torch.stack(parts).detach()

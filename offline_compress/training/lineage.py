@@ -11,7 +11,11 @@ from offline_compress.recipe import Recipe
 
 
 def trained_spec(recipe: Recipe) -> ModelSpec:
-    """Shape and history of the network that `recipe` trains. Raises UserError."""
+    """Shape and history of the network that `recipe` trains.
+
+    Raises UserError if a checkpoint that the recipe names is none, or is pruned and of another
+    model than the recipe's.
+    """
     spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
     spec = replace(spec, arguments={**spec.arguments, **recipe.arguments})
     step = f"{spec.architecture} trained by recipe {recipe.name}"
@@ -21,14 +25,47 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
     before: list[str] = []
     if recipe.start_from:
         start = load_spec(recipe.start_from)
-        data, before = list(dict.fromkeys([*start.data, *data])), start.lineage
-        step += f" from the weights with sha256 {_sha256(recipe.start_from / WEIGHTS_FILE)}"
+        if start.shapes:
+            spec = _in_shape_of(start, spec, recipe.start_from)
+        data, before = [*start.data, *data], start.lineage
+        pruned = "pruned " if start.shapes else ""
+        step += f" from the {pruned}weights with sha256 {_sha256(recipe.start_from / WEIGHTS_FILE)}"
+    elif recipe.shape_of:
+        spec = _in_shape_of(load_spec(recipe.shape_of), spec, recipe.shape_of)
+        step += " from scratch in the shape of the network whose weights have sha256 "
+        step += _sha256(recipe.shape_of / WEIGHTS_FILE)
     elif recipe.backbone_weights:
         weights = recipe.backbone_weights
         step += f" from the backbone {weights.name} with sha256 {_sha256(weights)}"
     else:
         step += " from scratch"
+    if recipe.distillation:
+        teacher = recipe.distillation.teacher
+        data = [*load_spec(teacher).data, *data]
+        step += f", taught by the weights with sha256 {_sha256(teacher / WEIGHTS_FILE)}"
+    data = list(dict.fromkeys(data))
     return replace(spec, data=data, licence=recipe.licence, lineage=[*before, step])
+
+
+def _in_shape_of(start: ModelSpec, spec: ModelSpec, path: Path) -> ModelSpec:
+    """`spec` with the pruned shape of `start`, which is the checkpoint at `path`."""
+    if (start.architecture, start.arguments) != (spec.architecture, spec.arguments):
+        raise UserError(
+            f"the recipe's model and arguments are not those of {path}: "
+            f"that has {_differences(start, spec)}"
+        )
+    return replace(spec, shapes=start.shapes, taps=start.taps)
+
+
+def _differences(start: ModelSpec, spec: ModelSpec) -> str:
+    """In words what `start` has that `spec` has not."""
+    if start.architecture != spec.architecture:
+        return f"architecture {start.architecture}, not {spec.architecture}"
+    return ", ".join(
+        f"{name}: {value}, not {spec.arguments.get(name)}"
+        for name, value in start.arguments.items()
+        if spec.arguments.get(name) != value
+    )
 
 
 def _sha256(path: Path) -> str:

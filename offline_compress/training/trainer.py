@@ -37,8 +37,14 @@ from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.validation import Validator, describe, score, validator
 
 LOGGED_EVERY_STEPS = 10
-MAY_CHANGE: Any = {"checkpoint_minutes": True, "precision": True, "schedule": {"accumulate"}}
-"""Fields of a recipe that say how a run is computed, not what: they may change in its course."""
+MAY_CHANGE: Any = {
+    "checkpoint_minutes": True,
+    "precision": True,
+    "schedule": {"accumulate"},
+    "compress": True,
+}
+"""Fields of a recipe that say how a run is computed, not what, or what comes after it: they may
+change in its course."""
 
 
 class Trainer:
@@ -69,12 +75,14 @@ class Trainer:
         self.plan = self.learner.plan
         self.best, self.best_epoch, self.validated_epoch, self.ended_epochs = -1.0, 0, 0, 0
         self._saved_step = -1
-        self._losses = LossMean()
+        self._losses = LossMean(self.learner.loss_names)
         if state:
             self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.validated_epoch = state["validated_epoch"]
             self.ended_epochs = state["ended_epochs"]
-            self._losses = LossMean(state["loss_sums"], state["loss_count"])
+            self._losses = LossMean(
+                self.learner.loss_names, state["loss_sums"], state["loss_count"]
+            )
 
     def _shared_state(self) -> dict[str, Any] | None:
         """The state in `out` as the first process reads it: other nodes need not see the folder."""
@@ -88,7 +96,7 @@ class Trainer:
             begun = Recipe.model_validate_json(state["recipe"])
         except ValidationError:
             raise foreign_state(self.out / STATE_FILE) from None
-        if _essence(begun) != _essence(self.recipe):
+        if essence(begun) != essence(self.recipe):
             raise UserError(
                 f"{self.out} holds a run of a different recipe; choose another --out or delete it"
             )
@@ -116,7 +124,7 @@ class Trainer:
         write_state(
             self.out,
             {
-                "recipe": self.recipe.model_dump_json(),
+                "recipe": self.recipe.model_dump_json(exclude={"compress"}),
                 "spec": json.dumps(asdict(self.spec)),
                 **self.learner.state(),
                 "best": self.best,
@@ -231,7 +239,7 @@ class Trainer:
         )
         if self.step % LOGGED_EVERY_STEPS == 0:
             rate = self.learner.optimizer.param_groups[-1]["lr"]
-            log.scalars(self.step, {f"train/{task}": value for task, value in losses.items()})
+            log.scalars(self.step, {f"train/{name}": value for name, value in losses.items()})
             log.scalars(self.step, {"train/rate": rate, "train/images_per_s": speed.images_per_s})
 
     def _end_epoch(self, display: Display, log: RunLog, request: StopRequest) -> None:
@@ -240,7 +248,7 @@ class Trainer:
         schedule = self.recipe.schedule
         row: dict[str, Any] = {"epoch": epoch, "step": self.step, "loss": self._losses.mean()}
         text = describe_losses(row["loss"])
-        self._losses = LossMean()
+        self._losses = LossMean(self.learner.loss_names)
         if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
             model = self.learner.averaged()
 
@@ -263,6 +271,6 @@ class Trainer:
         display.line(f"epoch {epoch}/{schedule.epochs} {text}")
 
 
-def _essence(recipe: Recipe) -> dict[str, Any]:
+def essence(recipe: Recipe) -> dict[str, Any]:
     """What must not change in the course of a run."""
     return recipe.model_dump(exclude=MAY_CHANGE)
