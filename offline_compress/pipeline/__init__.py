@@ -1,0 +1,1 @@
+"""One command from a trained network to the bundle of its student, in stages that resume."""

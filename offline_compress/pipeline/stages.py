@@ -1,0 +1,198 @@
+"""Stages of a pipeline: done once, resumed when killed, redone when what they depend on changed.
+
+A stage leaves `stages/NAME.json` in the folder of the run: written before it begins, and again,
+last of all, when it is done. It holds the inputs of the stage and the sha256 of what it made.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtc_perception.bundle import sha256_hex
+from mtc_perception.errors import UserError
+from mtc_perception.files import write_text_atomic
+
+MARKERS_FOLDER = "stages"
+
+
+class Stage(Protocol):
+    """One step of a pipeline. It finds what earlier ones made by their paths."""
+
+    name: str
+    parallel: bool
+    """Whether all processes of the run take part, or the first one alone."""
+
+    def inputs(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON: parts of the recipe, digests of files."""
+
+    def made(self) -> list[Path]:
+        """Files that later stages, or people, rely on."""
+
+    def clear(self) -> None:
+        """Remove whatever the stage has written."""
+
+    def run(self) -> None:
+        """Do it, or go on where a killed process stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What is known of a stage that has begun."""
+
+    inputs: dict[str, Any]
+    done: bool = False
+    seconds: float = 0.0
+    """Worked so far; what a killed process did is not known."""
+    made: dict[str, str] = field(default_factory=dict)
+    """sha256 of every file made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be done about a stage, and why."""
+
+    words: str
+    skip: bool = False
+    clear: bool = False
+    seconds: float = 0.0
+    """Already spent."""
+
+
+def run_stages(stages: Sequence[Stage], folder: Path, say: Callable[[str], None]) -> None:
+    """Bring every stage up to date, in order, in a folder that exists.
+
+    All processes of a run call it together; `say` is told what happens, in the first one. Raises
+    whatever a stage raises; the same call then goes on from there.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    processes = PartialState()
+    main = processes.is_main_process
+    for number, stage in enumerate(stages, 1):
+        told = [decide(stage, folder) if main else None]
+        if processes.num_processes > 1:
+            broadcast_object_list(told)
+        decision = told[0]
+        assert decision is not None
+        if main:
+            say(f"[{number}/{len(stages)}] {stage.name}: {decision.words}")
+        if decision.skip:
+            continue
+        if main:
+            with _recorded(stage, folder, decision) as seconds:
+                stage.run()
+            say(f"[{number}/{len(stages)}] {stage.name}: done in {duration(seconds())}")
+        elif stage.parallel:
+            stage.run()
+        processes.wait_for_everyone()
+
+
+def decide(stage: Stage, folder: Path) -> Decision:
+    """Whether a stage must run, from scratch or on from where it stopped."""
+    marker = read_marker(folder, stage.name)
+    if marker is None:
+        return Decision("begins", clear=True)
+    if changes := differences(marker.inputs, _json(stage.inputs())):
+        more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
+        return Decision(f"again, because {changes[0]}{more}", clear=True)
+    if not marker.done:
+        return Decision("goes on where it stopped", seconds=marker.seconds)
+    for path, digest in marker.made.items():
+        found = digest_of(Path(path) if Path(path).exists() else folder / path)
+        if found != digest:
+            what = "has changed" if found else "is missing"
+            return Decision(f"again, because {path} {what}", clear=True)
+    return Decision(f"was done before, in {duration(marker.seconds)}", skip=True)
+
+
+@contextmanager
+def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callable[[], float]]:
+    """Write the stage's marker before and after; gives the seconds that it has taken."""
+    inputs = _json(stage.inputs())
+    if decision.clear:
+        stage.clear()
+    write_marker(folder, stage.name, Marker(inputs, seconds=decision.seconds))
+    begin = time.monotonic()
+
+    def seconds() -> float:
+        return round(decision.seconds + time.monotonic() - begin, 1)
+
+    try:
+        yield seconds
+    except BaseException:
+        write_marker(folder, stage.name, Marker(inputs, seconds=seconds()))
+        raise
+    made = {_short(path, folder): digest_of(path) for path in stage.made()}
+    if missing := [path for path, digest in made.items() if not digest]:
+        raise RuntimeError(f"stage {stage.name} did not write {missing[0]}")
+    write_marker(folder, stage.name, Marker(inputs, True, seconds(), made))
+
+
+def read_marker(folder: Path, name: str) -> Marker | None:
+    """The marker of a stage; None if it never began. Raises UserError if it is damaged."""
+    path = folder / MARKERS_FOLDER / f"{name}.json"
+    try:
+        return Marker(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to do the stage again") from None
+
+
+def write_marker(folder: Path, name: str, marker: Marker) -> None:
+    """Write the marker of a stage, atomically."""
+    (folder / MARKERS_FOLDER).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(marker), indent=2) + "\n"
+    write_text_atomic(folder / MARKERS_FOLDER / f"{name}.json", text)
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file; empty if there is none."""
+    return sha256_hex(path.read_bytes()) if path.is_file() else ""
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, every field in which two JSON objects differ."""
+    before, after = flat(old), flat(new)
+    return [
+        f"{name} was {_value(before.get(name))} and is {_value(after.get(name))}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a JSON object by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def duration(seconds: float) -> str:
+    """Seconds, in words."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def _value(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _short(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _json(content: dict[str, Any]) -> dict[str, Any]:
+    """As it will be read back."""
+    read: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return read
