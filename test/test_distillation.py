@@ -270,19 +270,38 @@ def test_a_query_decoder_teaches_a_dense_head(dataset: Path, tmp_path: Path) -> 
     assert spec.data == ["roads of old", "roads train"]
 
 
+def test_the_teacher_computes_in_the_precision_of_the_run(dataset: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(
+        dataset,
+        {"epochs": 1, "samples_per_epoch": 4},
+        precision="bf16",
+        distillation={"teacher": saved(tmp_path / "teacher", WIDER)},
+    )
+    trainer = Trainer(recipe, tmp_path / "run", Scores(0.5))
+    teaching = trainer.learner._teaching
+    assert teaching
+    found = set()
+    for module in teaching._module.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, _i, output: found.add(output.dtype))
+    trainer.run()
+    assert found == {torch.bfloat16}
+    assert {value.dtype for value in teaching.state()["projections"].values()} == {torch.float32}
+
+
 def test_features_come_closer(dataset: Path, tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", WIDER)
     distance_of = []
     for weight in (1e-9, 3.0):
         recipe = tiny_recipe(
             dataset,
-            {"epochs": 4, "samples_per_epoch": 32, "learning_rate": 0.01},
+            {"epochs": 3, "samples_per_epoch": 32, "learning_rate": 0.01},
             distillation={"teacher": teacher, "weight": weight},
         )
         Trainer(recipe, tmp_path / f"{weight}", Scores(0.5)).run()
         distance_of.append([row["loss"]["features"] for row in rows(tmp_path / f"{weight}")])
-    assert distance_of[1][-1] < 0.8 * distance_of[1][0]
-    assert distance_of[1][-1] < 0.8 * distance_of[0][-1]
+    assert distance_of[1][-1] < 0.9 * distance_of[1][0]
+    assert distance_of[1][-1] < 0.9 * distance_of[0][-1]
 
 
 def test_a_distilled_run_resumes_exactly(

@@ -17,18 +17,21 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import WEIGHTS_ENV, digest, register, tiny_recipe
+from tiny_training import TINY, WEIGHTS_ENV, digest, register, tiny_recipe
 
 from mtc_perception.errors import UserError
 from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.distillation import feature_distillation
 from offline_compress.export import normalise
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.registry import (
     MODELS,
     WEIGHTS_FILE,
+    ModelSpec,
     load_checkpoint,
     load_spec,
     model_spec,
+    save_checkpoint,
 )
 from offline_compress.recipe import Recipe
 from offline_compress.training import lineage
@@ -145,14 +148,16 @@ def test_sigterm_to_every_process_saves_and_says_how_to_go_on(
     assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=True)["step"] >= 4
 
 
+@pytest.mark.parametrize("taught", [False, True], ids=["alone", "taught"])
 def test_two_processes_take_the_step_that_their_batches_define(
-    dataset: Path, tmp_path: Path
+    dataset: Path, tmp_path: Path, taught: bool
 ) -> None:
     """`accelerate launch`, gloo; the reference is one process and plain PyTorch."""
     recipe = tiny_recipe(
         dataset,
         {"epochs": 1, "samples_per_epoch": 8, "accumulate": 2, "batch": 8, "warmup_epochs": 0},
         precision="fp32",
+        distillation={"teacher": wide_teacher(tmp_path / "teacher")} if taught else None,
     )
     digests = tmp_path / "digests"
     digests.mkdir()
@@ -165,7 +170,7 @@ def test_two_processes_take_the_step_that_their_batches_define(
         launcher=(*launcher, "--main_process_port", "0"),
         **{WEIGHTS_ENV: str(digests)},
     )
-    expected, average = reference_step(recipe)
+    expected, average, projections = reference_step(recipe)
     code, output, errors = finish(process)
     assert code == 0, errors
     assert (digests / "rank0").read_text() == (digests / "rank1").read_text()
@@ -176,6 +181,9 @@ def test_two_processes_take_the_step_that_their_batches_define(
         torch.testing.assert_close(state["model"][name], value, rtol=1e-3, atol=2e-5, msg=name)
     for name, value in average.items():
         torch.testing.assert_close(state["average"][name], value, rtol=1e-3, atol=2e-5, msg=name)
+    for name, value in projections.items():
+        found = state["teaching"]["projections"][name]
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=2e-5, msg=name)
 
     (row,) = map(json.loads, (tmp_path / "run" / LOG_FILE).read_text().splitlines())
     alone = validated_alone(recipe, tmp_path / "run" / "last")
@@ -184,11 +192,23 @@ def test_two_processes_take_the_step_that_their_batches_define(
         assert row["metrics"][task] == pytest.approx(figures, abs=1e-9)
 
 
-def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Weights and averages after one step of two processes with two passes each."""
+def wide_teacher(folder: Path) -> Path:
+    """A checkpoint whose features all are wider than the miniature network's."""
+    arguments = TINY | {"widths": [8, 16, 32, 32], "pyramid": 16}
+    spec = ModelSpec("wide", "conv_multitask", arguments, ["vehicle"], 128, 192)
+    save_checkpoint(folder, spec, spec.build())
+    return folder
+
+
+def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
+    """Weights, averages and projections after one step of two processes with two passes each."""
     torch.manual_seed(recipe.seed)
     spec = model_spec("tiny", recipe.classes, recipe.input.height, recipe.input.width)
-    networks = [spec.build().to(memory_format=torch.channels_last) for _ in range(2)]
+    networks = [spec.build().to(memory_format=torch.channels_last)]
+    teaching = (
+        feature_distillation(recipe.distillation.teacher, spec) if recipe.distillation else None
+    )
+    networks.append(spec.build().to(memory_format=torch.channels_last))
     networks[1].load_state_dict(networks[0].state_dict())
     average = MovingAverage(networks[0], recipe.schedule.ema_decay)
     data = training_set(recipe)
@@ -196,23 +216,32 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], dict[str, t
         for half in range(2):
             numbers = [4 * half + process, 4 * half + process + 2]
             batch = collate_batch([data[number] for number in numbers])
-            losses = task_losses(network(normalise(batch.images)), batch.targets)
-            (losses.total() / 4).backward()
+            image = normalise(batch.images)
+            output = network(image)
+            loss = task_losses(output, batch.targets).total()
+            if teaching:
+                loss = loss + teaching(image, output.features)
+            (loss / 4).backward()
     model = networks[0]
     for mine, other in zip(model.parameters(), networks[1].parameters(), strict=True):
         assert mine.grad is not None
         assert other.grad is not None
         mine.grad += other.grad
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    projections = teaching.projections if teaching else torch.nn.ModuleDict()
+    together = [*model.parameters(), *projections.parameters()]
+    torch.nn.utils.clip_grad_norm_(together, 10.0)
     schedule = recipe.schedule
+    decay = schedule.weight_decay
     groups = parameter_groups(model, schedule)
+    if teaching:
+        groups.append({"params": list(projections.parameters()), "weight_decay": decay})
     rate = schedule.learning_rate * Plan.of(schedule).rate(0)
     torch.optim.AdamW(groups, rate).step()
     for mine, other in zip(model.buffers(), networks[1].buffers(), strict=True):
         if mine.is_floating_point():
             mine.copy_((mine + other) / 2)
     average.update(model, 0)
-    return model.state_dict(), average.state
+    return model.state_dict(), average.state, projections.state_dict()
 
 
 def validated_alone(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
