@@ -67,6 +67,9 @@ class LatencyTable:
     width: int
     samples: list[LatencySample]
     """The first one at full widths."""
+    unpruned_ms: float
+    """Time of one image of the unpruned network; more than the first sample's where that has fewer
+    decoder layers."""
     measured: dict[str, Any]
     """Machine and conditions."""
 
@@ -125,10 +128,12 @@ def measure_table(
     size: tuple[int, int],
     engine: EngineName,
     round_to: int,
+    unpruned: nn.Module,
     tick: Tick,
 ) -> LatencyTable:
     """Profile copies of `model` at several widths, for images of `size` (height, width).
 
+    `unpruned` is the network before its decoder layers were removed; `model` itself if none were.
     Raises EngineError if the engine is not available.
     """
     wanted = sample_counts(groups, round_to)
@@ -139,7 +144,9 @@ def measure_table(
         keep_channels(narrow, groups, {name: range(count) for name, count in counts.items()})
         networks.append(narrow)
         graphs.append(deployed(narrow, *size))
-    total_ms = time_networks(graphs, engine, partial(tick, "timing networks"))
+    others = [] if unpruned is model else [deployed(unpruned, *size)]
+    total_ms = time_networks(graphs + others, engine, partial(tick, "timing networks"))
+    unpruned_ms = total_ms.pop() if others else total_ms[0]
     profilers = [profiler(engine, graph.model, *size) for graph in graphs]
     begin_s = time.monotonic()
     for done in range(ROUNDS):
@@ -156,7 +163,8 @@ def measure_table(
             profiled.node_times_ms(), onnx.load_model_from_string(graph.model), network
         )
         samples.append(LatencySample(counts, time_ms, layers_ms))
-    return LatencyTable(engine, *size, samples, provenance()["machine"] | conditions())
+    machine = provenance()["machine"]
+    return LatencyTable(engine, *size, samples, unpruned_ms, machine | conditions())
 
 
 def sample_counts(groups: Sequence[ChannelGroup], round_to: int) -> list[dict[str, int]]:

@@ -25,7 +25,6 @@ from offline_compress.pruning.surgery import (
 )
 from offline_compress.recipe_parts import NotNegative, Positive, Strict
 
-SCHEMA_VERSION = 1
 Channel = Annotated[int, Field(ge=0)]
 
 
@@ -42,16 +41,22 @@ class PlanStep(Strict):
     """Multiply-accumulates per image in 1e9, as deployed."""
     latency_ms: NotNegative | None = None
     """At batch 1 on the target engine; None: not measured."""
+    teacher_latency_ms: NotNegative | None = None
+    """The teacher's, in the same minute."""
     before: dict[str, float] = Field(default_factory=dict)
     """Validation scores before the step."""
+    cut: dict[str, float] = Field(default_factory=dict)
+    """Validation scores without the channels, before recovery."""
     after: dict[str, float] = Field(default_factory=dict)
     """Validation scores after it and its recovery."""
+    taken_back: str = ""
+    """Why the step does not count (the guard); empty if it does."""
 
 
 class Plan(Strict):
     """What pruning did to a teacher."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     teacher: str
     """Name of the teacher's network."""
     teacher_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -73,7 +73,8 @@ def select(
     descent = _Descent(value, costs, limits, cost)
     while (descent.total > most).any():
         if not descent.step():
-            raise UserError(_impossible(value, costs, budget, whole, limits))
+            sizes = {name: len(value[name]) for name in costs.groups}
+            raise UserError(_impossible(sizes, costs, budget, whole, limits))
     descent.give_back(most)
     return {name: descent.kept(name) for name in costs.groups}
 
@@ -177,37 +178,54 @@ class _Descent:
         self._counts[name] -= channels
 
 
+def require_reachable(
+    costs: LayerCosts,
+    budget: Mapping[str, float],
+    whole: NDArray[np.float64],
+    floors: Mapping[str, int],
+    round_to: int,
+) -> None:
+    """Raise UserError if a budget cannot be kept even with every layer at its floor."""
+    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
+    unlocked = {name: np.zeros(size, bool) for name, size in sizes.items()}
+    limits = Limits(floors, unlocked, round_to)
+    reached = _least(sizes, costs, whole, limits)
+    if any(reached[KINDS.index(kind)] > most * (1 + TOLERANCE) for kind, most in budget.items()):
+        raise UserError(_impossible(sizes, costs, budget, whole, limits))
+
+
+def _least(
+    sizes: Mapping[str, int], costs: LayerCosts, whole: NDArray[np.float64], limits: Limits
+) -> NDArray[np.float64]:
+    """[3] fractions of `whole` that remain at the least widths."""
+    rounded = {name: round_up(limits.fewest(name), limits.round_to) for name in sizes}
+    least = costs.total({name: min(size, rounded[name]) for name, size in sizes.items()})
+    fractions: NDArray[np.float64] = least / np.maximum(whole, TOLERANCE)
+    return fractions
+
+
 def _impossible(
-    value: Mapping[str, NDArray[np.float64]],
+    sizes: Mapping[str, int],
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
     limits: Limits,
 ) -> str:
-    """What stands in the way of a budget."""
-    unlocked = {name: np.zeros_like(locked) for name, locked in limits.locked.items()}
-    no_floor = dict.fromkeys(limits.floors, 1)
-    ways = {
-        "locked": replace(limits, locked=unlocked),
-        "least_channels and least_share": replace(limits, floors=no_floor),
-        "all of these": replace(limits, locked=unlocked, floors=no_floor),
-    }
-
-    def least(rules: Limits) -> NDArray[np.float64]:
-        """[3] fraction of the unpruned network that remains at the least widths."""
-        counts = {}
-        for name in costs.groups:
-            size, rounded = len(value[name]), round_up(rules.fewest(name), rules.round_to)
-            counts[name] = min(size, rounded)
-        fractions: NDArray[np.float64] = costs.total(counts) / np.maximum(whole, TOLERANCE)
-        return fractions
-
-    reached = least(limits)
+    """What stands in the way of a budget: the kind that is farthest from it, and each rule."""
+    reached = _least(sizes, costs, whole, limits)
     kind = max(budget, key=lambda name: float(reached[KINDS.index(name)]) / budget[name])
     number = KINDS.index(kind)
-    without = "; ".join(f"without {rule} {least(r)[number]:.3f}" for rule, r in ways.items())
+    unlocked = {name: np.zeros(size, bool) for name, size in sizes.items()}
+    no_floors = dict.fromkeys(sizes, 1)
+    ways = {"without least_channels and least_share": replace(limits, floors=no_floors)}
+    if any(own.any() for own in limits.locked.values()):
+        ways["without locked"] = replace(limits, locked=unlocked)
+        ways["without either"] = replace(limits, locked=unlocked, floors=no_floors)
+    what = ", ".join(
+        f"{_least(sizes, costs, whole, rules)[number]:.3f} {words}" for words, rules in ways.items()
+    )
     return (
         f"compress.prune.budget.{kind}: {budget[kind]:.3f} cannot be reached: with every layer as "
-        f"narrow as the recipe allows, {reached[number]:.3f} remains ({without}; protected layers "
-        "always stay)"
+        f"narrow as the recipe allows {reached[number]:.3f} of the network remains ({what}; the "
+        "rest is in protected layers, or costs the same at any width)"
     )

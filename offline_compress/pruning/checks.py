@@ -1,0 +1,104 @@
+"""What every pruning step must pass, and what it does to the network's statistics before."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mtc_perception.bundle import self_test_frame
+from mtc_perception.engine import load_engine, run_self_test
+from mtc_perception.errors import UserError
+from offline_compress.export import normalise
+from offline_compress.pipeline.latency import Tick
+from offline_compress.pruning.groups import ChannelGroup
+from offline_compress.pruning.latency import deployed
+from offline_compress.recipe_compression import Guard
+from offline_compress.torch_engine import TorchEngine
+from offline_compress.training.samples import Batch
+from offline_compress.training.validation import SELECTED_BY
+
+SCORE_DIFFERENCE = 1e-3
+MASK_DIFFERENCE = 0.05
+"""Largest mean difference of a mask's probability x 255 between PyTorch and ONNX Runtime."""
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Sequence[Batch], tick: Tick) -> None:
+    """Measure the statistics of all BatchNorms anew, in place: the mean over `batches`.
+
+    All else is in eval mode, so that the result depends on weights and batches alone.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    for number, batch in enumerate(batches):
+        tick(number, len(batches))
+        model(normalise(batch.images.to(device)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def check_network(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    floors: Mapping[str, int],
+    size: tuple[int, int],
+) -> None:
+    """Refuse a pruned network, on the CPU, that is not what it should be.
+
+    `groups` are its own, `floors` the fewest channels of those that may lose some, `size` is height
+    and width of its image. Raises UserError if a group is narrower, if outputs are not finite or
+    have other shapes than a bundle's, or if ONNX Runtime computes something else than PyTorch.
+    """
+    for group in groups:
+        if not group.protected and group.size < floors[group.name]:
+            raise UserError(
+                f"{group.name} has {group.size} channels, fewer than {floors[group.name]}"
+            )
+    frame = self_test_frame(*size)
+    reference = TorchEngine(model, *size)
+    reference.input[0] = frame
+    reference.start()
+    wanted = reference.wait()
+    if not (np.isfinite(wanted.boxes).all() and np.isfinite(wanted.scores).all()):
+        raise UserError("the pruned network's outputs are not finite; prune less in each step")
+    engine = load_engine(deployed(model, *size), "onnxruntime")
+    found = run_self_test(engine)
+    difference = np.abs(found.scores - wanted.scores).max()
+    masks = [
+        np.abs(getattr(found, mask).astype(np.int16) - getattr(wanted, mask)).mean()
+        for mask in ("drivable", "lane")
+    ]
+    engine.close()
+    if difference > SCORE_DIFFERENCE or max(masks) > MASK_DIFFERENCE:
+        raise UserError(
+            f"the pruned network computes something else once exported: scores differ by "
+            f"{difference:.3g}, masks by {max(masks):.3g} of 255 on average"
+        )
+
+
+def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Score of each labelled task, 0..1: the parts of what the best epoch is picked by."""
+    scores = {}
+    for task, names in SELECTED_BY.items():
+        values = [metrics.get(task, {}).get(name) for name in names]
+        if None not in values:
+            scores[task] = sum(values) / len(values)
+    return scores
+
+
+def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Which task has lost more points than `guard` allows, or nothing."""
+    for task, allowed in guard.model_dump().items():
+        if task in teacher and (lost := 100 * (teacher[task] - after[task])) > allowed:
+            return f"{task} lost {lost:.2f} points, {allowed:g} are allowed"
+    return ""

@@ -1,0 +1,238 @@
+"""The course of a pruning: score, select, cut, recover, judge, in steps that resume.
+
+A folder holds, in the order in which it fills:
+
+    latency.json   table of the target engine, if the recipe needs one
+    teacher.json   validation scores of the unpruned network
+    step_K/        scores.safetensors, cut/ (checkpoint and plan), recovery/ (a training run) and,
+                   when the step is over, plan.json
+    plan.json      the whole plan, which replays to the same shape
+    channels.png   what every layer keeps
+    best/          checkpoint of the pruned network
+
+Processes score, recover and validate together; the first one measures, chooses and cuts.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from mtc_perception.errors import UserError
+from mtc_perception.files import write_text_atomic
+from offline_compress.calibration import calibration_batches
+from offline_compress.importance import ChannelScores, load, measure, save
+from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
+from offline_compress.pipeline.progress import Progress
+from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
+from offline_compress.pruning.choice import measured_choice, step_budget
+from offline_compress.pruning.groups import channel_groups
+from offline_compress.pruning.latency import Tick
+from offline_compress.pruning.picture import draw_channels
+from offline_compress.pruning.plan import Plan, read_plan, write_plan
+from offline_compress.pruning.setting import Setting, open_setting
+from offline_compress.pruning.steps import extended, lists, measured_step, summary, with_last
+from offline_compress.pruning.surgery import keep_channels, pruned_spec
+from offline_compress.recipe import Recipe
+from offline_compress.training.machine import start_accelerator
+from offline_compress.training.recovery import recover_between_recipe
+from offline_compress.training.trainer import Trainer
+from offline_compress.training.validation import Validator
+
+PLAN_FILE, TEACHER_FILE, PICTURE_FILE = "plan.json", "teacher.json", "channels.png"
+SCORES_FILE = "scores.safetensors"
+
+
+class Schedule:
+    """A pruning in one folder, as far as it has come."""
+
+    def __init__(self, recipe: Recipe, teacher: Path, out: Path, validate: Validator) -> None:
+        """Open the folder `out`. Raises UserError for what cannot be pruned as the recipe says."""
+        self._recipe, self._teacher, self._out = recipe, teacher, out
+        self._validate = validate
+        self._accelerator = start_accelerator(recipe.precision, 1)
+        self._main = self._accelerator.is_main_process
+        with self._accelerator.main_process_first(), progress(self._main) as tick:
+            self.setting = open_setting(recipe, teacher, out, self._main, tick)
+        self.plan = self.setting.empty_plan()
+        """All steps that are over."""
+        self._spec, self._model = self.setting.spec, self.setting.model
+        self._teacher_scores = self._scores_of_teacher()
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether the guard has ended the pruning."""
+        return bool(self.plan.steps and self.plan.steps[-1].taken_back)
+
+    def step(self, number: int) -> None:
+        """Do a step, or what is missing of it."""
+        folder = self._out / f"step_{number}"
+        folder.mkdir(exist_ok=True)
+        pruning = self.setting.pruning
+        recovers = number < pruning.steps and pruning.epochs_between > 0
+        result = folder / "recovery" / "best" if recovers else folder / "cut"
+        if (folder / PLAN_FILE).exists():
+            plan = self._read(folder / PLAN_FILE)
+        else:
+            plan = self._cut(number, folder)
+            after = plan.steps[-1].cut
+            if recovers:
+                self._recover(number, folder)
+                after = self._validated(result, f"validating step {number}")
+            # The last step's recovery is a training of its own, after the pruning.
+            guard = broken_guard(pruning.guard, self._teacher_scores, after) if recovers else ""
+            plan = with_last(plan, after=after, taken_back=guard)
+            if guard:
+                plan = plan.model_copy(update={"kept": self.plan.kept})
+            self._write(folder / PLAN_FILE, plan)
+            self._say(summary(self.setting, plan, self._teacher_scores))
+        self.plan = plan
+        if not self.taken_back:
+            self._spec, self._model = load_spec(result), load_checkpoint(result)
+
+    def finish(self) -> None:
+        """Write the pruned network, the picture and the plan."""
+        if self._main:
+            save_checkpoint(self._out / "best", self._spec, self._model)
+            draw(self.setting, self.plan, self._out / PICTURE_FILE)
+        self._write(self._out / PLAN_FILE, self.plan)
+
+    def _cut(self, number: int, folder: Path) -> Plan:
+        """Score, select and cut into the folder's cut/, and validate that; the plan so far."""
+        cut = folder / "cut"
+        if not (cut / PLAN_FILE).exists():
+            with progress(self._main) as tick:
+                scores = measured_scores(
+                    self._recipe, self.setting, self._model, folder, self._accelerator, tick
+                )
+                if self._main:
+                    self._choose_and_cut(number, scores, cut, tick)
+            self._accelerator.wait_for_everyone()
+        plan = self._read(cut / PLAN_FILE)
+        if not plan.steps[-1].cut:
+            scored = self._validated(cut, f"validating the cut of step {number}")
+            plan = with_last(plan, cut=scored)
+            self._write(cut / PLAN_FILE, plan)
+        return plan
+
+    def _choose_and_cut(self, number: int, scores: ChannelScores, cut: Path, tick: Tick) -> None:
+        setting, model = self.setting, copy.deepcopy(self._model)
+        groups = channel_groups(model, setting.pruning.protect)
+        before = self.plan.steps[-1] if self.plan.steps else None
+        choice = measured_choice(
+            setting, model, groups, scores, number, before, self._recipe.seed + number, tick
+        )
+        kept = lists(choice.kept)
+        keep_channels(model, groups, kept)
+        spec = pruned_spec(self._spec, model, groups, kept)
+        assert self._recipe.compress is not None
+        batches = calibration_batches(self._recipe, self._recipe.compress.scoring)
+        model.to(self._accelerator.device)
+        recalibrate(model, batches, partial(tick, "recalibrating"))
+        model.to("cpu")
+        check_network(
+            model, channel_groups(model, setting.pruning.protect), setting.floors, setting.size
+        )
+        step = measured_step(setting, step_budget(setting, number), choice, model)
+        step = step.model_copy(update={"before": before.after if before else self._teacher_scores})
+        told = f"pruned to {step.parameters} parameters and {step.gmacs:.4g} GMACs"
+        spec = replace(spec, lineage=[*spec.lineage, told])
+        save_checkpoint(cut, spec, model)
+        write_plan(cut / PLAN_FILE, extended(self.plan, setting, step, choice.kept))
+
+    def _recover(self, number: int, folder: Path) -> None:
+        self._say(f"step {number} of {self.setting.pruning.steps}: recovery")
+        short = recover_between_recipe(self._recipe, folder / "cut", self._teacher, number)
+        Trainer(short, folder / "recovery", self._validate).run()
+
+    def _scores_of_teacher(self) -> dict[str, float]:
+        path = self._out / TEACHER_FILE
+        if not path.exists():
+            scores = self._validated(self._teacher, "validating the teacher")
+            if self._main:
+                write_text_atomic(path, json.dumps(scores, indent=1) + "\n")
+            self._accelerator.wait_for_everyone()
+        found: dict[str, float] = json.loads(path.read_text())
+        return found
+
+    def _validated(self, checkpoint: Path, what: str) -> dict[str, float]:
+        spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+        with progress(self._main) as tick:
+            metrics = self._validate(model.to(self._accelerator.device), spec, partial(tick, what))
+        return task_scores(metrics)
+
+    def _read(self, path: Path) -> Plan:
+        plan = read_plan(path)
+        if plan.teacher_sha256 != self.setting.sha256:
+            raise UserError(f"{path} is of another teacher; choose another folder or delete it")
+        return plan
+
+    def _write(self, path: Path, plan: Plan) -> None:
+        if self._main:
+            write_plan(path, plan)
+        self._accelerator.wait_for_everyone()
+
+    def _say(self, line: str) -> None:
+        if self._main:
+            print(line)
+
+
+def measured_scores(
+    recipe: Recipe,
+    setting: Setting,
+    model: nn.Module,
+    folder: Path,
+    accelerator: Accelerator,
+    tick: Tick,
+) -> ChannelScores:
+    """Scores of a network's channels, from `folder` if they are there, else measured and written.
+
+    All processes call this together.
+    """
+    path = folder / SCORES_FILE
+    if not path.exists():
+        assert recipe.compress is not None
+        batches = calibration_batches(recipe, recipe.compress.scoring)
+        groups = channel_groups(model, setting.pruning.protect)
+        model.to(accelerator.device)
+        scores = measure(
+            model, groups, batches, recipe.mask_loss, accelerator, partial(tick, "scoring")
+        )
+        model.to("cpu")
+        if accelerator.is_main_process:
+            save(path, scores)
+        accelerator.wait_for_everyone()
+    return load(path)
+
+
+def draw(setting: Setting, plan: Plan, path: Path) -> None:
+    """Draw what a plan keeps."""
+    counts = {name: len(channels) for name, channels in plan.kept.items()}
+    left = setting.costs.total(
+        {name: counts.get(name, size) for name, size in _sizes(setting).items()}
+    )
+    title = (
+        f"{plan.teacher}: {left[0] / setting.whole[0]:.0%} of the parameters and "
+        f"{left[1] / setting.whole[1]:.0%} of the multiply-accumulates remain"
+    )
+    draw_channels(path, setting.groups, counts, setting.floors, title)
+
+
+def _sizes(setting: Setting) -> dict[str, int]:
+    return dict(zip(setting.costs.groups, setting.costs.sizes.tolist(), strict=True))
+
+
+@contextmanager
+def progress(shown: bool) -> Iterator[Tick]:
+    """Shows how far work is, or nothing."""
+    if not shown:
+        yield lambda _what, _done, _total: None
+        return
+    with Progress() as display:
+        yield display.count

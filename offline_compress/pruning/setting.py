@@ -1,0 +1,137 @@
+"""What stays the same throughout a pruning: teacher, groups, costs and rules."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mtc_perception.bundle import sha256_hex
+from mtc_perception.engine import Network
+from mtc_perception.errors import UserError
+from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.models.registry import (
+    WEIGHTS_FILE,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+)
+from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
+from offline_compress.pruning.groups import ChannelGroup, channel_groups
+from offline_compress.pruning.latency import (
+    LatencyTable,
+    Tick,
+    deployed,
+    measure_table,
+    with_latency,
+)
+from offline_compress.pruning.plan import Plan
+from offline_compress.pruning.selection import floor_of, require_reachable
+from offline_compress.pruning.surgery import keep_decoder_layers
+from offline_compress.recipe import Recipe
+from offline_compress.recipe_compression import Pruning
+
+TABLE_FILE = "latency.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """A teacher and how it is pruned."""
+
+    pruning: Pruning
+    name: str
+    """Of the teacher's network."""
+    sha256: str
+    """Of the teacher's weights file."""
+    spec: ModelSpec
+    """Of `model`."""
+    model: nn.Module
+    """The teacher on the CPU, in eval mode, with as many decoder layers as shall remain."""
+    groups: list[ChannelGroup]
+    """Those of `model`."""
+    floors: dict[str, int]
+    """Fewest channels of every group."""
+    costs: LayerCosts
+    whole: NDArray[np.float64]
+    """[3] cost of the unpruned network; 0 milliseconds without a latency table."""
+    network: Network
+    """The unpruned network as engines load it."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.spec.height, self.spec.width
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """What may remain in the end, by kind, as fractions of the unpruned network."""
+        return self.pruning.budget.model_dump(exclude_none=True)
+
+    def empty_plan(self) -> Plan:
+        """The plan before any step."""
+        return Plan(
+            teacher=self.name,
+            teacher_sha256=self.sha256,
+            decoder_layers=self.pruning.decoder_layers,
+        )
+
+
+def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick: Tick) -> Setting:
+    """Load the teacher and find out what its layers cost.
+
+    The latency table is read from `out`; if it is not there and `measures`, it is measured first.
+    Raises UserError for a recipe without `compress`, a teacher that does not load, and a budget
+    that cannot be reached.
+    """
+    if recipe.compress is None:
+        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
+    pruning = recipe.compress.prune
+    spec, unpruned = load_spec(teacher), load_checkpoint(teacher)
+    name, size = spec.name, (spec.height, spec.width)
+    model = unpruned
+    if pruning.decoder_layers is not None:
+        model, spec = keep_decoder_layers(unpruned, spec, pruning.decoder_layers)
+    groups = channel_groups(model, pruning.protect)
+    floors = {
+        group.name: floor_of(
+            group.size, pruning.least_channels, pruning.least_share, pruning.round_to
+        )
+        for group in groups
+    }
+    costs = layer_costs(model, groups, *size)
+    whole = np.array([count_parameters(unpruned), count_gmacs(unpruned, *size) * 1e9, 0.0])
+    if pruning.cost == "latency" or pruning.budget.latency is not None:
+        path = out / TABLE_FILE
+        if measures and not path.exists():
+            table = measure_table(
+                model, groups, size, pruning.engine, pruning.round_to, unpruned, tick
+            )
+            table.save(path)
+        table = _fitting_table(path, costs, pruning)
+        costs = with_latency(costs, table)
+        number = KINDS.index("latency")
+        full = costs.total(table.samples[0].counts)[number]
+        whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
+    setting = Setting(
+        pruning=pruning,
+        name=name,
+        sha256=sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
+        spec=spec,
+        model=model,
+        groups=groups,
+        floors=floors,
+        costs=costs,
+        whole=whole,
+        network=deployed(unpruned, *size),
+    )
+    require_reachable(costs, setting.budget, whole, floors, pruning.round_to)
+    return setting
+
+
+def _fitting_table(path: Path, costs: LayerCosts, pruning: Pruning) -> LatencyTable:
+    table = LatencyTable.load(path)
+    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
+    if table.engine != pruning.engine or table.samples[0].counts != sizes:
+        raise UserError(f"{path} was measured for another network or engine; delete it")
+    return table

@@ -1,0 +1,90 @@
+"""Pruning steps as records: what each aimed at, what it left, and the plan that they add up to."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.importance import ChannelScores
+from offline_compress.pruning.choice import Choice, Kept
+from offline_compress.pruning.cost import KINDS
+from offline_compress.pruning.plan import Plan, PlanStep, composed
+from offline_compress.pruning.setting import Setting
+
+
+def lists(kept: Kept) -> dict[str, list[int]]:
+    """The same as JSON has it."""
+    return {name: channels.tolist() for name, channels in kept.items()}
+
+
+def remaining(scores: ChannelScores, kept: Kept) -> ChannelScores:
+    """The scores of the channels that are kept."""
+    return replace(
+        scores,
+        taylor={name: values[:, kept[name]] for name, values in scores.taylor.items()},
+        joint={name: values[kept[name]] for name, values in scores.joint.items()},
+        conflict={name: values[:, kept[name]] for name, values in scores.conflict.items()},
+    )
+
+
+def predicted_step(setting: Setting, budget: dict[str, float], kept: Kept) -> PlanStep:
+    """A step of which nothing but the costs is known, and those by prediction."""
+    counts = {name: len(channels) for name, channels in kept.items()}
+    parameters, macs, latency_ms = setting.costs.total(counts)
+    unpruned_ms = setting.whole[KINDS.index("latency")]
+    return PlanStep(
+        budget=budget,
+        channels=counts,
+        parameters=round(parameters),
+        gmacs=macs / 1e9,
+        latency_ms=float(latency_ms) if unpruned_ms else None,
+        teacher_latency_ms=float(unpruned_ms) or None,
+    )
+
+
+def measured_step(
+    setting: Setting, budget: dict[str, float], choice: Choice, cut: nn.Module
+) -> PlanStep:
+    """A step that has led to the network `cut`, before any validation."""
+    return PlanStep(
+        budget=budget,
+        channels={name: len(channels) for name, channels in choice.kept.items()},
+        parameters=count_parameters(cut),
+        gmacs=count_gmacs(cut, *setting.size),
+        latency_ms=choice.latency_ms,
+        teacher_latency_ms=choice.teacher_latency_ms,
+    )
+
+
+def extended(plan: Plan, setting: Setting, step: PlanStep, kept: Kept) -> Plan:
+    """The plan with one more step, which keeps `kept` of what there was."""
+    return plan.model_copy(
+        update={
+            "steps": [*plan.steps, step],
+            "kept": composed(setting.groups, plan.kept, lists(kept)),
+        }
+    )
+
+
+def with_last(plan: Plan, **fields: object) -> Plan:
+    """The plan with its last step changed."""
+    *before, last = plan.steps
+    return plan.model_copy(update={"steps": [*before, last.model_copy(update=fields)]})
+
+
+def summary(setting: Setting, plan: Plan, teacher: dict[str, float]) -> str:
+    """The last step as one line."""
+    step = plan.steps[-1]
+    parts = [
+        f"{step.parameters / 1e6:.2f} M parameters ({step.parameters / setting.whole[0]:.0%})",
+        f"{step.gmacs:.2f} GMACs ({step.gmacs * 1e9 / setting.whole[1]:.0%})",
+    ]
+    if step.latency_ms and step.teacher_latency_ms:
+        share = step.latency_ms / step.teacher_latency_ms
+        parts.append(f"{step.latency_ms:.1f} ms ({share:.0%})")
+    parts += [
+        f"{task} {100 * teacher[task]:.1f} -> {100 * score:.1f}"
+        for task, score in step.after.items()
+    ]
+    text = f"step {len(plan.steps)} of {setting.pruning.steps}: {', '.join(parts)}"
+    return f"{text}; taken back: {step.taken_back}" if step.taken_back else text
