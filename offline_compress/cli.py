@@ -10,6 +10,7 @@ import typer
 from mtc_perception.errors import UserError
 from offline_compress.data.check_cli import check_data
 from offline_compress.data.synth_cli import synth_app
+from offline_compress.pipeline import commands
 
 app = typer.Typer(
     name="mtc-compress",
@@ -20,6 +21,14 @@ app = typer.Typer(
 )
 app.add_typer(synth_app, name="synth")
 app.command("check-data")(check_data)
+for compression in (
+    commands.run,
+    commands.prune,
+    commands.distill,
+    commands.quantize,
+    commands.report,
+):
+    app.command()(compression)
 
 
 @app.command()

@@ -3,12 +3,10 @@
 import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
@@ -21,11 +19,21 @@ from mtc_perception.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, dra
 from mtc_perception.perception import Perception, StageTimes
 from offline_compress.evaluate import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation_charts import HEIGHT, WIDTH, charts
+from offline_compress.page import render
 from offline_compress.results import TASKS, Tick
 from offline_compress.subject import Subject
 
 PICTURES_PER_RANK = 3
 PICTURE_WIDTH_PX = 640
+OVERLAY_COLORS = {
+    name: "#{:02x}{:02x}{:02x}".format(*color)
+    for name, color in (
+        ("drivable area", DRIVABLE_COLOR),
+        ("lane lines", LANE_COLOR),
+        ("vehicles", CLASS_COLORS[0]),
+    )
+}
+"""CSS colours of what is drawn into frames."""
 _TEMPLATE = "evaluation_page.html.j2"
 _TASK_WORDS = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}
 _HEADLINE_WORDS = {"detection": "F1", "drivable": "mIoU", "lane": "IoU"}
@@ -149,11 +157,8 @@ def write_report(
             tick(done, total)
         if pictures:
             rankings.append((f"{_TASK_WORDS[task]}: {rank}", pictures))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = resources.files(__package__ or "").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    text = environment.from_string(template).render(
+    text = render(
+        _TEMPLATE,
         title=title_of(result),
         cards=list(_cards(result)),
         tables={table.title: table for table in tables(result)},
@@ -164,14 +169,7 @@ def write_report(
         result=result,
         width=WIDTH,
         height=HEIGHT,
-        colors={
-            name: "#{:02x}{:02x}{:02x}".format(*color)
-            for name, color in (
-                ("drivable area", DRIVABLE_COLOR),
-                ("lane lines", LANE_COLOR),
-                ("vehicles", CLASS_COLORS[0]),
-            )
-        },
+        colors=OVERLAY_COLORS,
     )
     write_text_atomic(path, text)
 
@@ -192,6 +190,11 @@ def draw_sample(subject: Subject, frame: FrameScore) -> str:
             ),
         ]
     )
+    return jpeg_base64(pair)
+
+
+def jpeg_base64(pair: npt.NDArray[np.uint8]) -> str:
+    """A pair of RGB pictures, [H, W, 3], as a JPEG no wider than two of PICTURE_WIDTH_PX."""
     scale = min(1.0, 2 * PICTURE_WIDTH_PX / pair.shape[1])
     if scale < 1.0:
         pair = cv2.resize(pair, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

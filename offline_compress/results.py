@@ -73,13 +73,14 @@ def result_folder(description: dict[str, Any], out: Path | None) -> Path:
 def result_json(
     subject: Subject,
     evaluation: Evaluation,
-    speed: dict[str, Any],
+    speed: dict[str, Any] | None,
     description: dict[str, Any],
     tick: Tick = lambda _done, _total: None,
 ) -> dict[str, Any]:
     """The metric JSON of an evaluation, with thresholds swept and everything it depended on.
 
-    `speed` comes from `measure_speed`; `tick` is told images scored, each attribute anew.
+    `speed` comes from `measure_speed`, None leaves it out; `tick` is told images scored, each
+    attribute anew.
     """
     values = {
         attribute: dict(sorted(parts.items()))
@@ -100,8 +101,7 @@ def result_json(
         **figures(evaluation.metrics),
         "params": subject.params,
         "gmacs": subject.gmacs,
-        "latency_ms": speed["latency_ms"]["p50"],
-        "speed": speed,
+        **({"latency_ms": speed["latency_ms"]["p50"], "speed": speed} if speed else {}),
         "sweep": evaluation.metrics.sweep_json(),
     }
     if values:

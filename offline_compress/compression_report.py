@@ -1,0 +1,255 @@
+"""Compression runs as a table for the terminal and as one self-contained HTML page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from mtc_perception.files import write_text_atomic
+from mtc_perception.layout import LayoutError
+from offline_compress.compression_charts import channels, conflict_map, trade_off
+from offline_compress.compression_pictures import side_by_side
+from offline_compress.compression_rows import (
+    HEADLINE_WORDS,
+    HEADLINES,
+    Row,
+    Setting,
+    Spread,
+    figure,
+    points,
+    settings_of,
+    share,
+)
+from offline_compress.evaluation_report import OVERLAY_COLORS, Picture, TextTable
+from offline_compress.importance import conflict_summary, load
+from offline_compress.models.registry import load_checkpoint
+from offline_compress.page import render
+from offline_compress.pipeline.evaluation import Count
+from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
+from offline_compress.pipeline.result import ENGINES
+from offline_compress.pruning.groups import channel_groups
+from offline_compress.pruning.plan import read_plan
+from offline_compress.recipe import load_recipe
+
+ENGINE_WORDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_TEMPLATE = "compression_page.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture in SVG."""
+
+    title: str
+    words: str
+    svg: str
+
+
+def settings_table(settings: Sequence[Setting]) -> TextTable:
+    """One row per setting: what it costs, and what it loses, each as mean and deviation."""
+    columns = ["setting", "seeds", "parameters", "GMACs"]
+    columns += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
+    columns += [f"x teacher, {ENGINE_WORDS[engine]}" for engine in ENGINES]
+    columns += [HEADLINE_WORDS[key] for key in HEADLINES]
+    columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
+    teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
+    sections = [
+        [_teacher_cells(row) for row in teachers.values()],
+        [_setting_cells(setting) for setting in settings],
+    ]
+    return TextTable("settings", columns, sections)
+
+
+def _teacher_cells(row: Row) -> list[str]:
+    teacher = row["teacher"]
+    return [
+        f"teacher {row['recipe']}",
+        "",
+        f"{teacher['params'] / 1e6:.2f} M",
+        f"{teacher['gmacs']:.2f}",
+        *(f"{teacher['latency_ms_by_engine'][engine]:.1f}" for engine in ENGINES),
+        *("1" for _ in ENGINES),
+        *(_number(figure(row, "teacher", *key), ".4f") for key in HEADLINES),
+        *("" for _ in HEADLINES),
+    ]
+
+
+def _setting_cells(setting: Setting) -> list[str]:
+    params = setting.spread(lambda row: row["student"]["params"] / 1e6)
+    removed = setting.spread(lambda row: 100 * (share(row, "params") - 1))
+    assert params is not None  # every row has them
+    assert removed is not None
+    times = [
+        setting.spread(lambda row, e=engine: row["student"]["latency_ms_by_engine"][e])  # type: ignore[misc]
+        for engine in ENGINES
+    ]
+    ratios = [
+        setting.spread(lambda row, e=engine: row["latency_ratio"][e])  # type: ignore[misc]
+        for engine in ENGINES
+    ]
+    values = [
+        setting.spread(lambda row, k=key: figure(row, "student", *k))  # type: ignore[misc]
+        for key in HEADLINES
+    ]
+    losses = [
+        setting.spread(lambda row, k=key: points(row, *k))  # type: ignore[misc]
+        for key in HEADLINES
+    ]
+    return [
+        setting.name,
+        str(len(setting.rows)),
+        f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
+        _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
+        *(_spread(one, ".1f") for one in times),
+        *(_spread(one, ".2f") for one in ratios),
+        *(_spread(one, ".4f") for one in values),
+        *(_spread(one, "+.2f") for one in losses),
+    ]
+
+
+def variants_table(row: Row) -> TextTable:
+    """The variants of one run on the engines they were evaluated on, beside the checkpoint."""
+    columns = ["variant", "engine", "MB", "ms", "x fp32", *(HEADLINE_WORDS[k] for k in HEADLINES)]
+    columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
+    sections = []
+    for variant, about in row["variants"].items():
+        lines = []
+        for engine, one in about["engines"].items():
+            values = [one.get(task, {}).get(name) for task, name in HEADLINES]
+            base = [figure(row, "student", *key) for key in HEADLINES]
+            losses = [
+                None if a is None or b is None else 100 * (a - b)
+                for a, b in zip(values, base, strict=True)
+            ]
+            lines.append(
+                [
+                    variant,
+                    ENGINE_WORDS[engine],
+                    f"{about['bytes'] / 1e6:.2f}",
+                    f"{one['latency_ms']:.2f}",
+                    f"{one['ratio_to_fp32']:.2f}",
+                    *(_number(value, ".4f") for value in values),
+                    *(_number(loss, "+.2f") for loss in losses),
+                ]
+            )
+        sections.append(lines)
+    return TextTable("variants", columns, sections)
+
+
+def terminal_table(table: TextTable) -> Table:
+    """The same for the terminal."""
+    shown = Table()
+    for index, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if index < 1 else "right")
+    for section in table.sections:
+        for row in section:
+            shown.add_row(*row)
+        shown.add_section()
+    return shown
+
+
+def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count: Count) -> None:
+    """Write the HTML page of runs atomically; the first one is shown in detail.
+
+    Where a run's networks or its data set are no longer there, its frames are left out.
+    """
+    settings = settings_of(rows)
+    first = rows[0]
+    charts = [
+        Chart(
+            f"Accuracy over latency, {ENGINE_WORDS[engine]}",
+            "Medians at batch 1; line: what no other setting dominates.",
+            trade_off(
+                settings,
+                "ms",
+                lambda row, who, e=engine: float(row[who]["latency_ms_by_engine"][e]),  # type: ignore[misc]
+            ),
+        )
+        for engine in ENGINES
+    ]
+    charts.append(
+        Chart(
+            "Accuracy over parameters",
+            "As deployed, BatchNorm folded.",
+            trade_off(settings, "M parameters", lambda row, who: row[who]["params"] / 1e6),
+        )
+    )
+    text = render(
+        _TEMPLATE,
+        title=f"Compression of {first['recipe']}",
+        first=first,
+        cards=list(_cards(first)),
+        settings=settings_table(settings),
+        variants=variants_table(first) if first["variants"] else None,
+        charts=charts + _inside(folders[0]),
+        pictures=_pictures(folders[0], count),
+        colors=OVERLAY_COLORS,
+        rows=rows,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, text)
+
+
+def _cards(row: Row) -> list[tuple[str, str]]:
+    cards = [
+        (f"{100 * (share(row, 'params') - 1):+.1f} %", "parameters"),
+        *(
+            (f"x {row['latency_ratio'][engine]:.2f}", f"latency, {ENGINE_WORDS[engine]}")
+            for engine in ENGINES
+        ),
+    ]
+    for key in HEADLINES:
+        change = points(row, *key)
+        if change is not None:
+            cards.append((f"{change:+.2f}", f"points of {HEADLINE_WORDS[key]}"))
+    return cards
+
+
+def _run_of(folder: Path) -> RunFolder | None:
+    """The run in a folder; None where only its result is left."""
+    if not (folder / RECIPE_FILE).is_file():
+        return None
+    return RunFolder.of(load_recipe(folder / RECIPE_FILE), folder)
+
+
+def _inside(folder: Path) -> list[Chart]:
+    """What is known of the channels of a run."""
+    run = _run_of(folder)
+    charts = []
+    if run and run.plan.is_file() and weights(run.teacher).is_file():
+        plan = read_plan(run.plan)
+        groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
+        kept = {
+            group.name: (len(plan.kept.get(group.name, range(group.size))), group.size)
+            for group in groups
+            if not group.protected
+        }
+        words = "Coupled layers are one group, named by the first; groups that may not be pruned "
+        words += "are left out."
+        charts.append(Chart("Channels kept", words, channels(kept)))
+    if run and run.scores.is_file():
+        conflict = conflict_summary(load(run.scores))
+        words = "How far the tasks' gradients on a group's filters point apart, at the first step."
+        charts.append(Chart("Conflict between the tasks", words, conflict_map(conflict)))
+    return charts
+
+
+def _pictures(folder: Path, count: Count) -> list[Picture]:
+    run = _run_of(folder)
+    if run is None or not all(weights(p).is_file() for p in (run.teacher, run.student)):
+        return []
+    try:
+        return list(side_by_side(run.teacher, run.student, run.recipe.validate_on, count))
+    except LayoutError:
+        return []  # the data set has gone
+
+
+def _spread(spread: Spread | None, form: str) -> str:
+    if spread is None:
+        return "undefined"
+    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.lstrip('+')}}"
+    return f"{spread.mean:{form}}{deviation}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "undefined" if value is None else f"{value:{form}}"

@@ -1,0 +1,121 @@
+"""The stages that train: the teacher, pruning it, recovering its student."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.errors import UserError
+from offline_compress.models.registry import load_spec
+from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.stages import digest_of
+from offline_compress.prune import prune_network
+from offline_compress.recipe import Recipe
+from offline_compress.training.recovery import recover_recipe
+from offline_compress.training.trainer import MAY_CHANGE, Trainer
+
+DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "mosaic", "classes"}
+"""What scoring, and the recoveries between the steps, use of a recipe beside `compress`."""
+
+
+class Teacher:
+    """The unpruned network: trained by the recipe itself, unless `compress.teacher` names one."""
+
+    name = "teacher"
+    parallel = True
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def inputs(self) -> dict[str, Any]:
+        """The training's recipe, or the checkpoint."""
+        if self._run.compress.teacher:
+            return {"compress": {"teacher": str(self._run.teacher)}}
+        return training_fields(self._run.recipe)
+
+    def made(self) -> list[Path]:
+        """Its checkpoint."""
+        return [weights(self._run.teacher)]
+
+    def clear(self) -> None:
+        """Nothing: the training's folder is not this run's to delete."""
+
+    def run(self) -> None:
+        """Train it, or go on, unless it is there. Raises UserError if it does not fit."""
+        recipe, folder = self._run.recipe, self._run.teacher
+        if self._run.compress.teacher is None:
+            Trainer(recipe, folder.parent).run()
+        classes = load_spec(folder).classes
+        if classes != recipe.classes:
+            raise UserError(f"{folder} knows the classes {classes}, the recipe {recipe.classes}")
+
+
+class Prune:
+    """Score, remove and recover in steps, until the budget is kept."""
+
+    name = "prune"
+    parallel = True
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def inputs(self) -> dict[str, Any]:
+        """The teacher, and all of the recipe that the steps use."""
+        run, used = self._run, {"scoring", "prune"}
+        if run.compress.prune.epochs_between:
+            used.add("recover")
+        return {
+            "teacher": digest_of(weights(run.teacher)),
+            **run.compressing.model_dump(mode="json", include=DATA_FIELDS),
+            "compress": run.compress.model_dump(mode="json", include=used),
+        }
+
+    def made(self) -> list[Path]:
+        """The plan, the first step's scores, and the pruned network."""
+        return [self._run.plan, self._run.scores, weights(self._run.pruned)]
+
+    def clear(self) -> None:
+        """All steps."""
+        shutil.rmtree(self._run.prune, ignore_errors=True)
+
+    def run(self) -> None:
+        """Go through the steps. Raises UserError for a budget that cannot be reached."""
+        prune_network(self._run.compressing, self._run.teacher, self._run.prune)
+
+
+class Recover:
+    """Train the pruned network, with the teacher's features unless the recipe does without."""
+
+    name = "recover"
+    parallel = True
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def inputs(self) -> dict[str, Any]:
+        """Both networks, and the training's recipe."""
+        run = self._run
+        return {
+            "teacher": digest_of(weights(run.teacher)),
+            "pruned": digest_of(weights(run.pruned)),
+            **training_fields(self._recipe()),
+        }
+
+    def made(self) -> list[Path]:
+        """The student."""
+        return [weights(self._run.student)]
+
+    def clear(self) -> None:
+        """The training run."""
+        shutil.rmtree(self._run.recover, ignore_errors=True)
+
+    def run(self) -> None:
+        """Train, or go on. Raises Interrupted after a signal, saved."""
+        Trainer(self._recipe(), self._run.recover).run()
+
+    def _recipe(self) -> Recipe:
+        return recover_recipe(self._run.compressing, self._run.pruned, self._run.teacher)
+
+
+def training_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that decide what a training run learns."""
+    return recipe.model_dump(mode="json", exclude=MAY_CHANGE)

@@ -1,0 +1,192 @@
+"""The stages that turn the student into a bundle and measure it; the first process does them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.bundle import Bundle, read_bundle, write_bundle
+from mtc_perception.engine import Network
+from offline_compress.export import export_bundle
+from offline_compress.pipeline.evaluation import (
+    checkpoint_metrics,
+    fp32_network,
+    variant_metrics,
+)
+from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.latency import Key, interleaved
+from offline_compress.pipeline.progress import Progress
+from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row
+from offline_compress.pipeline.stages import digest_of
+from offline_compress.results import accuracy, recommended_thresholds, write_result
+from offline_compress.subject import CHECKPOINT_THRESHOLDS
+
+MANIFEST = "manifest.json"
+
+
+class Export:
+    """Evaluate the student's checkpoint, and export it with the thresholds that suit it best."""
+
+    name = "export"
+    parallel = False
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._metrics = run.metrics / "student.json"
+
+    def inputs(self) -> dict[str, Any]:
+        """The student and what it is evaluated on."""
+        return {
+            "student": digest_of(weights(self._run.student)),
+            "name": self._run.student_name,
+            "validate_on": self._run.recipe.validate_on.model_dump(mode="json"),
+        }
+
+    def made(self) -> list[Path]:
+        """The bundle's manifest, which names its files by their sha256, and the metrics."""
+        return [self._run.exported / MANIFEST, self._metrics]
+
+    def clear(self) -> None:
+        """The bundle and the metrics."""
+        shutil.rmtree(self._run.exported.parent, ignore_errors=True)
+        self._metrics.unlink(missing_ok=True)
+
+    def run(self) -> None:
+        """Write both."""
+        self._run.metrics.mkdir(exist_ok=True)
+        self._run.exported.parent.mkdir(exist_ok=True)
+        with Progress() as progress:
+            measure = partial(
+                checkpoint_metrics,
+                self._run.student,
+                self._run.recipe.validate_on,
+                progress.count,
+            )
+            metrics = _measured(self._metrics, measure)
+        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
+        export_bundle(self._run.student, self._run.exported, thresholds, accuracy(metrics))
+
+
+class Quantise:
+    """Add the variants of lower precision to the bundle."""
+
+    name = "quantise"
+    parallel = False
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def inputs(self) -> dict[str, Any]:
+        """The bundle, and what the variants are calibrated on."""
+        run = self._run
+        return {
+            "bundle": digest_of(run.exported / MANIFEST),
+            "train": [source.model_dump(mode="json") for source in run.recipe.train],
+            "quantise": run.compress.quantise.model_dump(mode="json"),
+            "seed": run.compress.seed,
+        }
+
+    def made(self) -> list[Path]:
+        """The bundle's manifest, which names its files by their sha256."""
+        return [self._run.bundle / MANIFEST]
+
+    def clear(self) -> None:
+        """The bundle."""
+        shutil.rmtree(self._run.bundle, ignore_errors=True)
+
+    def run(self) -> None:
+        """Write it anew."""
+        exported = read_bundle(self._run.exported)
+        files: dict[str, bytes | Path] = {
+            variant.file: self._run.exported / variant.file
+            for variant in exported.manifest.variants.values()
+        }
+        write_bundle(self._run.bundle, exported.manifest, files)
+
+
+class Evaluate:
+    """Evaluate the teacher and every variant, time all of them in turn, and write the row."""
+
+    name = "evaluate"
+    parallel = False
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+    def inputs(self) -> dict[str, Any]:
+        """The networks, and what they are evaluated on."""
+        return {
+            "teacher": digest_of(weights(self._run.teacher)),
+            "student": digest_of(weights(self._run.student)),
+            "bundle": digest_of(self._run.bundle / MANIFEST),
+            "validate_on": self._run.recipe.validate_on.model_dump(mode="json"),
+        }
+
+    def made(self) -> list[Path]:
+        """The row."""
+        return [self._run.result]
+
+    def clear(self) -> None:
+        """The metrics, but for the student's own, and the row."""
+        for path in self._run.metrics.glob("*.json"):
+            if path.name != "student.json":
+                path.unlink()
+        self._run.result.unlink(missing_ok=True)
+
+    def run(self) -> None:
+        """Write metrics/*.json one by one, then the row."""
+        run = self._run
+        source = run.recipe.validate_on
+        bundle = read_bundle(run.bundle)
+        with Progress() as progress:
+            teacher = _measured(
+                run.metrics / "teacher.json",
+                partial(checkpoint_metrics, run.teacher, source, progress.count),
+            )
+            variants: dict[str, dict[str, dict[str, Any]]] = {}
+            for variant, engine in runnable(bundle):
+                found = _measured(
+                    run.metrics / f"{variant}-{engine}.json",
+                    partial(variant_metrics, bundle, variant, engine, source, progress.count),
+                )
+                variants.setdefault(variant, {})[engine] = found
+            networks = latency_networks(run, bundle)
+            latencies = interleaved(networks, partial(progress.count, "timing"))
+        student = json.loads((run.metrics / "student.json").read_text())
+        write_result(run.result, row(run, teacher, student, variants, bundle, latencies))
+
+
+def runnable(bundle: Bundle) -> list[tuple[str, str]]:
+    """Variants with their engines, of those that are here. fp32 alone is the checkpoint itself."""
+    variants = bundle.manifest.variants
+    if len(variants) == 1:
+        return []
+    return [
+        (key, engine)
+        for key, variant in variants.items()
+        for engine in ENGINES
+        if engine in variant.engines
+    ]
+
+
+def latency_networks(run: RunFolder, bundle: Bundle) -> dict[Key, Network]:
+    """The teacher, the student, and the student's variants, on every engine that runs them."""
+    teacher = fp32_network(run.teacher)
+    fp32 = Network.of(bundle, STUDENT)
+    networks: dict[Key, Network] = {}
+    for engine in ENGINES:
+        networks[TEACHER, engine] = teacher
+        networks[STUDENT, engine] = fp32
+    for variant, engine in runnable(bundle):
+        networks[variant, engine] = Network.of(bundle, variant)
+    return networks
+
+
+def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an earlier, killed process has measured, or measure it now."""
+    if not path.exists():
+        write_result(path, measure())
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -1,0 +1,127 @@
+"""The folder of a compression run: what lies where, and what is known from the start."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtc_perception.errors import UserError
+from mtc_perception.files import write_text_atomic
+from mtc_perception.provenance import provenance
+from offline_compress.models.registry import WEIGHTS_FILE
+from offline_compress.recipe import Recipe
+from offline_compress.recipe_compression import Compression
+
+RUNS = Path("runs")
+RECIPE_FILE, RUN_FILE, RESULT_FILE = "recipe.yaml", "run.json", "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A recipe with `compress`, and the folder in which it is carried out."""
+
+    recipe: Recipe
+    path: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, out: Path | None) -> "RunFolder":
+        """`out`, or runs/NAME-compressed. Raises UserError for a recipe without `compress`."""
+        if recipe.compress is None:
+            raise UserError(
+                f"recipe {recipe.name} says nothing about compression: add `compress`, see "
+                "docs/compression.md"
+            )
+        return cls(recipe, out or RUNS / f"{recipe.name}-compressed")
+
+    @property
+    def compress(self) -> Compression:
+        """The recipe's `compress`."""
+        assert self.recipe.compress is not None
+        return self.recipe.compress
+
+    @property
+    def compressing(self) -> Recipe:
+        """The recipe with the seed of the compression instead of the teacher's."""
+        return self.recipe.model_copy(update={"seed": self.compress.seed})
+
+    @property
+    def teacher(self) -> Path:
+        """Checkpoint folder of the unpruned network."""
+        return self.compress.teacher or RUNS / self.recipe.name / "best"
+
+    @property
+    def prune(self) -> Path:
+        """Folder of the pruning steps, the plan, and the pruned checkpoint `best/`."""
+        return self.path / "prune"
+
+    @property
+    def plan(self) -> Path:
+        """What pruning removed, and what was measured on the way."""
+        return self.prune / "plan.json"
+
+    @property
+    def pruned(self) -> Path:
+        """Checkpoint folder of the pruned network, not recovered yet."""
+        return self.prune / "best"
+
+    @property
+    def scores(self) -> Path:
+        """Importance and conflict of the channels at the first step."""
+        return self.prune / "step_1" / "scores.safetensors"
+
+    @property
+    def recover(self) -> Path:
+        """Folder of the training run after pruning."""
+        return self.path / "recover"
+
+    @property
+    def student(self) -> Path:
+        """Checkpoint folder of the finished student."""
+        return self.recover / "best"
+
+    @property
+    def student_name(self) -> str:
+        """Of the bundle and in its manifest."""
+        return self.compress.student or f"{self.recipe.name}_student"
+
+    @property
+    def exported(self) -> Path:
+        """The bundle with the fp32 variant alone."""
+        return self.path / "export" / f"{self.student_name}.mtc"
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle with all variants."""
+        return self.path / f"{self.student_name}.mtc"
+
+    @property
+    def metrics(self) -> Path:
+        """Folder of the metric files of teacher, student and variants."""
+        return self.path / "metrics"
+
+    @property
+    def result(self) -> Path:
+        """The run as one row of a table."""
+        return self.path / RESULT_FILE
+
+    def open(self, command: str) -> None:
+        """Leave the recipe, and the command that carries it out, in the folder, which exists."""
+        text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
+        recipe_file = self.path / RECIPE_FILE
+        if recipe_file.exists() and recipe_file.read_text() == text:
+            return
+        origin = provenance() | {"command": command}
+        write_text_atomic(self.path / RUN_FILE, json.dumps(origin, indent=2) + "\n")
+        write_text_atomic(recipe_file, text)
+
+    def begun(self) -> dict[str, Any]:
+        """Command, commit, machine and versions with which the run began."""
+        content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text())
+        return content
+
+
+def weights(checkpoint: Path) -> Path:
+    """The file of a checkpoint folder."""
+    return checkpoint / WEIGHTS_FILE

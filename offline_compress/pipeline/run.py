@@ -1,0 +1,86 @@
+"""`mtc-compress run`: teacher, prune, recover, export, quantise, evaluate, in one folder."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from mtc_perception.errors import UserError
+from offline_compress.data.synth_dataset import render_missing
+from offline_compress.pipeline.compression import Prune, Recover, Teacher
+from offline_compress.pipeline.delivery import Evaluate, Export, Quantise
+from offline_compress.pipeline.evaluation import labelled_samples
+from offline_compress.pipeline.folder import RunFolder
+from offline_compress.pipeline.stages import Stage, run_stages
+from offline_compress.prune import dry_run
+from offline_compress.recipe import Recipe
+from offline_compress.training.machine import start_accelerator
+
+STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
+LOCK_FILE = ".lock"
+
+
+def run_pipeline(
+    recipe: Recipe,
+    out: Path | None,
+    command: str,
+    until: str = Evaluate.name,
+    threads: int | None = None,
+) -> list[Path]:
+    """Carry out the recipe's compression up to and with stage `until`, or go on with it.
+
+    `command` is recorded as what makes the result; `threads` per process default to PyTorch's.
+    Returns what the last stage made, in the first process. Raises UserError, and Interrupted if a
+    training was stopped by a signal; in both cases the same call goes on.
+    """
+    run = RunFolder.of(recipe, out)
+    accelerator = _prepared(recipe, threads)
+    stages: list[Stage] = [stage(run) for stage in STAGES]
+    last = [stage.name for stage in stages].index(until)
+    with _alone(run.path, accelerator.is_main_process):
+        if accelerator.is_main_process:
+            run.open(command)
+        run_stages(stages[: last + 1], run.path, accelerator.print)
+    return stages[last].made() if accelerator.is_main_process else []
+
+
+def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = None) -> Path:
+    """Choose the channels of all pruning steps without training, into the run's folder.
+
+    Returns the folder of the plan and its picture. Raises UserError.
+    """
+    run = RunFolder.of(recipe, out)
+    _prepared(recipe, threads)
+    folder = run.path / "dry_run"
+    shutil.rmtree(folder, ignore_errors=True)
+    dry_run(run.compressing, run.teacher, folder)
+    return folder
+
+
+def _prepared(recipe: Recipe, threads: int | None) -> Accelerator:
+    accelerator = start_accelerator(recipe.precision, 1)
+    if threads:  # not before: Accelerate sets a number of its own
+        torch.set_num_threads(threads)
+    with accelerator.local_main_process_first():
+        render_missing([*recipe.train, recipe.validate_on])
+    labelled_samples(recipe.validate_on)  # a mistake is told before hours of work, not after
+    return accelerator
+
+
+@contextmanager
+def _alone(folder: Path, main: bool) -> Iterator[None]:
+    """Hold the folder of a run, in the first process. Raises UserError if another run does."""
+    if not main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process works in {folder}; give another --out") from None
+        yield
