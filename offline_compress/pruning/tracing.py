@@ -140,7 +140,7 @@ def _free_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def trace(model: nn.Module) -> Trace:
     """Every coupling of a network of the registry. Raises UserError for a layer that does not
     follow."""
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         traced = _Traced(model)
         graph = torch_pruning.DependencyGraph()
         graph.build_dependency(
