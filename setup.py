@@ -45,6 +45,7 @@ setup(
             "faster-coco-eval",
             "jinja2",
             "matplotlib",
+            "nncf",
             "onnx",
             "safetensors",
             "scipy",

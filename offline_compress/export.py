@@ -25,7 +25,6 @@ from mtc_perception.bundle import (
 )
 from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
 from mtc_perception.errors import UserError
-from offline_compress.losses.boxes import box_iou
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.fuse import fuse
 from offline_compress.models.heads import DenseDetections
@@ -55,13 +54,33 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) ->
     """
     # Boxes of different classes never overlap once shifted apart by more than any image is wide.
     shifted = boxes + labels[..., None].to(boxes.dtype) * 8192.0
-    iou = box_iou(shifted[:, :, None], shifted[:, None])
+    iou = _overlaps(shifted)
     better = torch.ones_like(iou[0]).triu(1)
     duplicate = ((iou > NMS_IOU).to(iou.dtype)) * better
     keep = torch.ones_like(scores)
     for _ in range(NMS_ROUNDS):
         keep = 1 - (duplicate * keep[..., None]).amax(1)
     return scores * keep
+
+
+def _overlaps(boxes: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of all pairs of boxes [N, K, 4] -> [N, K, K].
+
+    By subtraction and ReLU: ONNX Runtime's Min and Max take twenty times as long.
+    """
+
+    def overlap(axis: int) -> torch.Tensor:
+        low, high = boxes[..., axis], boxes[..., axis + 2]
+        # min(a, b) = a - relu(a - b), max(a, b) = b + relu(a - b)
+        least_high = high[:, :, None] - (high[:, :, None] - high[:, None]).relu()
+        greatest_low = low[:, None] + (low[:, :, None] - low[:, None]).relu()
+        return (least_high - greatest_low).relu()
+
+    intersection = overlap(0) * overlap(1)
+    size = (boxes[..., 2:] - boxes[..., :2]).relu()
+    area = size[..., 0] * size[..., 1]
+    union = area[:, :, None] + area[:, None] - intersection
+    return intersection / union.clamp(min=1e-6)
 
 
 class DeployGraph(nn.Module):
@@ -74,7 +93,8 @@ class DeployGraph(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """[N, H, W, 3] uint8 RGB -> boxes, scores, labels, drivable, lane (bundle contract)."""
-        output: NetworkOutput = self.model(normalise(image.permute(0, 3, 1, 2)))
+        # Floats before anything else: TensorRT takes uint8 for inputs and outputs only.
+        output: NetworkOutput = self.model(normalise(image.float().permute(0, 3, 1, 2)))
         found = output.detections
         if isinstance(found, QueryDetections):
             boxes, scores, labels = best(found, self.max_detections, output.drivable)

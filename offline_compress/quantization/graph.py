@@ -1,0 +1,147 @@
+"""ONNX graphs of exported networks: folded, looked through, single layers put back to float."""
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from mtc_perception.bundle import Precision
+from mtc_perception.engine import Network
+
+FIXED_KERNELS = 2
+"""Least input channels of a layer that leaves out resampling kernels (one channel, not learnt)."""
+
+
+def folded(graph: bytes) -> onnx.ModelProto:
+    """The graph with constant parts evaluated and every node named; standard operators only.
+
+    The tools look for weights among the initialisers and refer to nodes by name.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "folded.onnx")
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        model = onnx.load(path)
+    standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend(standard)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def network_of(graph: bytes, precision: Precision) -> Network:
+    """An exported graph as engines take it; sizes are read from its input and outputs."""
+    found = onnx.load_model_from_string(graph).graph
+    shapes = {
+        value.name: [one.dim_value for one in value.type.tensor_type.shape.dim]
+        for value in (*found.input, *found.output)
+    }
+    _, height, width, _ = shapes["image"]
+    return Network(graph, precision, height, width, max_detections=shapes["scores"][1])
+
+
+def convolutions(model: onnx.ModelProto, least_channels: int) -> list[str]:
+    """Names of the convolutions with constant weights, in order of execution.
+
+    Left out are those that look at fewer than `least_channels` channels without being depthwise.
+    """
+    sizes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    names = []
+    for node in model.graph.node:
+        if node.op_type != "Conv" or node.input[1] not in sizes:
+            continue
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if groups > 1 or sizes[node.input[1]][1] >= least_channels:
+            names.append(node.name)
+    return names
+
+
+def upstream(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes, layers among them, whose outputs one of `layers` depends on."""
+    found: set[str] = set()
+    tensors: set[str] = set()
+    for node in reversed(model.graph.node):  # sorted topologically
+        if tensors.intersection(node.output):
+            found.add(node.name)
+        if node.name in layers or node.name in found:
+            tensors.update(node.input)
+    return found
+
+
+def between(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes with any convolution before them and one of `layers` behind them.
+
+    What lies before the network (normalisation) and after it (decoding, suppression, masks) does
+    not belong to them.
+    """
+    after: set[str] = set()
+    tensors: set[str] = set()
+    for node in model.graph.node:  # sorted topologically
+        if tensors.intersection(node.input):
+            after.add(node.name)
+        if node.op_type == "Conv" or node.name in after:
+            tensors.update(node.output)
+    return (after & upstream(model, layers)) - set(layers)
+
+
+def with_float_layers(
+    quantised: onnx.ModelProto, reference: onnx.ModelProto, layers: Collection[str]
+) -> onnx.ModelProto:
+    """A copy of `quantised` in which `layers` compute in float, with the weights of `reference`.
+
+    Quantise/dequantise pairs that only they needed are gone.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(quantised)
+    graph = model.graph
+    producers = {output: node for node in graph.node for output in node.output}
+    originals = {node.name: node for node in reference.graph.node}
+    weights = {tensor.name: tensor for tensor in reference.graph.initializer}
+    needed: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        if node.name not in layers:
+            continue
+        for place, name in enumerate(originals[node.name].input):
+            if name in weights:
+                node.input[place] = name
+                needed[name] = weights[name]
+                continue
+            dequantise = producers.get(node.input[place])
+            if dequantise is not None and dequantise.op_type == "DequantizeLinear":
+                node.input[place] = producers[dequantise.input[0]].input[0]
+    present = {tensor.name: tensor for tensor in graph.initializer}
+    for name, tensor in needed.items():
+        if name in present:
+            present[name].CopyFrom(tensor)  # a bias that the quantiser has corrected
+        else:
+            graph.initializer.append(tensor)
+    drop_unused(model)
+    return model
+
+
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove nodes and initialisers that no output depends on, in place."""
+    graph = model.graph
+    used = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            kept.append(node)
+            used.update(node.input)
+    nodes, tensors = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """The checked graph as bytes. Raises onnx.checker.ValidationError if it is not valid."""
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))

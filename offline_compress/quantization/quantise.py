@@ -1,0 +1,241 @@
+"""From a float32 graph to its float16 and int8 variants, each tried, measured and reported."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import onnx
+
+from mtc_perception.bundle import EngineName, Precision, SelfTest, Thresholds
+from mtc_perception.engine import load_engine
+from mtc_perception.layout import Sample
+from offline_compress.evaluate import evaluate_engine
+from offline_compress.quantization import fp16, onnxruntime, openvino, tensorrt
+from offline_compress.quantization.calibration import Frames
+from offline_compress.quantization.graph import (
+    folded,
+    network_of,
+    serialised,
+    with_float_layers,
+)
+from offline_compress.quantization.sensitivity import Sensitivity, ranking
+from offline_compress.quantization.trial import run_apart, trial
+from offline_compress.recipe_compression import Quantisation, QuantisedVariant
+
+Metrics = dict[str, Any]
+Evaluate = Callable[[str, bytes], Metrics]
+"""Metric JSON of a variant (`fp32` among them), given its graph."""
+Tell = Callable[[str, int, int], None]
+"""Told what is under way, how much of it is done, and of how much."""
+
+HEADLINES = (
+    ("detection", "recall"),
+    ("detection", "map50"),
+    ("drivable", "miou"),
+    ("lane", "iou"),
+    ("lane", "accuracy"),
+)
+RANKING_FRAMES = 8
+
+
+class _Int8(Protocol):
+    """One way to int8: the modules `onnxruntime`, `openvino` and `tensorrt`."""
+
+    def layers(self, model: onnx.ModelProto) -> list[str]: ...
+    def quantise(self, model: onnx.ModelProto, frames: Frames) -> onnx.ModelProto: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a variant is for."""
+
+    precision: Precision
+    engines: tuple[EngineName, ...]
+    tested_on: EngineName
+    """Engine of its golden values and accuracy."""
+    tolerance: float = 0.05
+    """Of the self-test."""
+    tool: str = "onnxruntime"
+    """Python package that makes it, besides onnx."""
+
+
+FP32 = _Kind("fp32", ("tensorrt", "openvino", "onnxruntime"), "onnxruntime")
+KINDS: Mapping[str, _Kind] = {
+    # ONNX Runtime computes float16 graphs on a CPU in float32, with conversions in between.
+    "fp16": _Kind("fp16", ("tensorrt", "openvino"), "openvino", tool="onnx"),
+    "int8-ort": _Kind("int8", ("onnxruntime",), "onnxruntime"),
+    "int8-openvino": _Kind("int8", ("openvino",), "openvino", tool="nncf"),
+    # TensorRT needs a GPU; ONNX Runtime computes what the same graph says, TensorRT fuses more.
+    "int8-trt": _Kind("int8", ("tensorrt",), "onnxruntime", tolerance=0.15),
+}
+_INT8: Mapping[str, _Int8] = {
+    "int8-ort": onnxruntime,
+    "int8-openvino": openvino,
+    "int8-trt": tensorrt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedGraph:
+    """One variant, ready for a bundle."""
+
+    graph: bytes
+    precision: Precision
+    engines: tuple[EngineName, ...]
+    self_test: SelfTest
+    report: dict[str, Any]
+    """JSON: tool, tested_on, frames, layers, kept (in float), ranking, loss_points, tolerance,
+    within_tolerance and metrics; for int8-trt also tensorrt, what its builder said."""
+
+
+def quantise(
+    graph: bytes,
+    frames: Frames,
+    variants: Sequence[QuantisedVariant],
+    evaluate: Evaluate,
+    settings: Quantisation,
+    tell: Tell = lambda _what, _done, _total: None,
+) -> dict[QuantisedVariant, QuantisedGraph]:
+    """Make `variants` of an exported float32 graph.
+
+    If int8 loses more than `settings.tolerance` points of any of `HEADLINES` against fp32, its
+    layers are ranked by `sensitivity.ranking`, and 1, 2, 4, ... of the most sensitive stay in
+    float until it does not. If it still does with half of them in float, the best attempt is
+    taken and its report says `within_tolerance: false`.
+
+    Raises UserError if a runtime crashes on or refuses a variant, naming both.
+    """
+    tell("evaluating fp32", 0, 1)
+    baseline = evaluate("fp32", graph)
+    model = folded(graph)
+    found: dict[QuantisedVariant, QuantisedGraph] = {}
+    for variant in variants:
+        if variant == "fp16":
+            tell("making fp16", 0, 1)
+            made = _attempt(variant, fp16.convert(model), [], evaluate, baseline)
+            found[variant] = made.finished({}, settings.tolerance)
+        else:
+            found[variant] = _int8(variant, model, frames, evaluate, baseline, settings, tell)
+    return found
+
+
+def evaluator(
+    samples: Iterable[Sample], thresholds: Thresholds, threads: int | None = None
+) -> Evaluate:
+    """Metrics of a variant on `samples`, on the engine that stands for it (`KINDS`)."""
+    samples = list(samples)
+
+    def evaluate(variant: str, graph: bytes) -> Metrics:
+        kind = KINDS.get(variant, FP32)
+        network = network_of(graph, kind.precision)
+        engine = load_engine(network, kind.tested_on, threads)
+        try:
+            found = evaluate_engine(engine, samples, thresholds, network.max_detections)
+        finally:
+            engine.close()
+        return found.metrics.to_json()
+
+    return evaluate
+
+
+def losses(baseline: Metrics, metrics: Metrics) -> dict[str, float]:
+    """Points (hundredths) by which each of `HEADLINES` that both define fell; gains are < 0."""
+    lost = {}
+    for task, name in HEADLINES:
+        before, after = (one.get(task, {}).get(name) for one in (baseline, metrics))
+        if before is not None and after is not None:
+            lost[f"{task}.{name}"] = round(100 * (before - after), 3)
+    return lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    variant: str
+    graph: bytes
+    self_test: SelfTest
+    kept: list[str]
+    metrics: Metrics
+    lost: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        return max(self.lost.values(), default=0.0)
+
+    def finished(self, more: dict[str, Any], tolerance: float) -> QuantisedGraph:
+        kind = KINDS[self.variant]
+        report = {
+            "tool": {kind.tool: version(kind.tool)},
+            "tested_on": kind.tested_on,
+            **more,
+            "kept": self.kept,
+            "loss_points": self.lost,
+            "tolerance": tolerance,
+            "within_tolerance": self.worst <= tolerance,
+            "metrics": self.metrics,
+        }
+        return QuantisedGraph(self.graph, kind.precision, kind.engines, self.self_test, report)
+
+
+def _attempt(
+    variant: str,
+    model: onnx.ModelProto,
+    kept: list[str],
+    evaluate: Evaluate,
+    baseline: Metrics,
+) -> _Attempt:
+    graph = serialised(model)
+    kind = KINDS[variant]
+    # First of all, apart: `evaluate` loads it into this process.
+    golden = trial(network_of(graph, kind.precision), kind.tested_on, variant, kind.tolerance)
+    metrics = evaluate(variant, graph)
+    return _Attempt(variant, graph, golden, kept, metrics, losses(baseline, metrics))
+
+
+def _int8(
+    variant: QuantisedVariant,
+    model: onnx.ModelProto,
+    frames: Frames,
+    evaluate: Evaluate,
+    baseline: Metrics,
+    settings: Quantisation,
+    tell: Tell,
+) -> QuantisedGraph:
+    way = _INT8[variant]
+    tell(f"calibrating {variant}", 0, 1)
+    whole = way.quantise(model, frames)
+    layers = way.layers(model)
+    ranked: list[Sensitivity] = []
+    kept: list[str] = []
+    attempts: list[_Attempt] = []
+    while True:
+        tell(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, 1)
+        mixed = with_float_layers(whole, model, kept)
+        attempts.append(_attempt(variant, mixed, kept, evaluate, baseline))
+        count = max(1, 2 * len(kept))
+        if attempts[-1].worst <= settings.tolerance or count > len(layers) // 2:
+            break
+        if not ranked:
+            ranked = ranking(
+                whole,
+                model,
+                layers,
+                frames[:: -(-len(frames) // RANKING_FRAMES)],
+                lambda done, total: tell(f"ranking the layers of {variant}", done, total),
+            )
+        kept = [one.layer for one in ranked[:count]]
+    best = min(attempts, key=lambda attempt: attempt.worst)
+    more: dict[str, Any] = {
+        "frames": len(frames),
+        "layers": len(layers),
+        "ranking": [asdict(one) for one in ranked],
+    }
+    if variant == "int8-trt":
+        more["tensorrt"] = _built(variant, best.graph)
+    return best.finished(more, settings.tolerance)
+
+
+def _built(variant: str, graph: bytes) -> dict[str, Any] | str:
+    if not tensorrt.can_build():
+        return "not built: the Python package tensorrt_rtx is not installed"
+    return run_apart("tensorrt", "TensorRT-RTX", variant, graph, {})

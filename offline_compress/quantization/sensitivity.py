@@ -1,0 +1,118 @@
+"""Which layers a quantised network suffers from: measured, layer by layer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from offline_compress.quantization.calibration import Frames
+from offline_compress.quantization.graph import with_float_layers
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a network says about one image of H x W, K candidates."""
+
+    boxes: Floats
+    """[K, 4] x1, y1, x2, y2 in pixels."""
+    scores: Floats
+    """[K]"""
+    drivable: Floats
+    """[H, W] probability."""
+    lane: Floats
+    """[H, W] probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """A layer, and what it does when it alone is quantised."""
+
+    layer: str
+    share: float
+    """Its disagreement with the float network as a share of the wholly quantised network's, of
+    the task where that is largest."""
+
+
+def answers(model: onnx.ModelProto, frames: Frames) -> list[Answer]:
+    """Run a graph operator by operator as it is written: nothing is fused that could go wrong."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = ["boxes", "scores", "drivable", "lane"]
+    found = []
+    for frame in frames:
+        boxes, scores, drivable, lane = (
+            output[0].astype(np.float64) for output in session.run(names, {"image": frame})
+        )
+        found.append(Answer(boxes, scores, drivable / 255.0, lane / 255.0))
+    return found
+
+
+def disagreement(expected: Answer, got: Answer) -> Floats:
+    """How far two answers are apart per task (detection, drivable, lane), each in 0..1.
+
+    Masks: mean absolute difference of the probabilities. Detection: 1 - the agreement of every
+    expected box with its best counterpart, IoU x (1 - difference of the scores), weighted by the
+    expected score; so the order of boxes does not matter.
+    """
+    agreement = _iou(expected.boxes, got.boxes) * (
+        1 - np.abs(expected.scores[:, None] - got.scores[None])
+    )
+    weight = max(expected.scores.sum(), 1e-9)
+    detection = (expected.scores * (1 - agreement.max(1))).sum() / weight
+    return np.array(
+        [
+            detection,
+            np.abs(expected.drivable - got.drivable).mean(),
+            np.abs(expected.lane - got.lane).mean(),
+        ]
+    )
+
+
+def mean_disagreement(expected: Sequence[Answer], got: Sequence[Answer]) -> Floats:
+    """Mean over images of `disagreement`, [3]."""
+    pairs = zip(expected, got, strict=True)
+    mean: Floats = np.mean([disagreement(one, other) for one, other in pairs], 0)
+    return mean
+
+
+def ranking(
+    quantised: onnx.ModelProto,
+    reference: onnx.ModelProto,
+    layers: Sequence[str],
+    frames: Frames,
+    on_layer: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[Sensitivity]:
+    """The `layers` of `quantised`, the most sensitive first; each is measured alone in int8.
+
+    `reference` is the float graph, `on_layer` is told layers done, and of how many.
+    """
+    expected = answers(reference, frames)
+    whole = np.maximum(mean_disagreement(expected, answers(quantised, frames)), 1e-9)
+    found = []
+    for done, layer in enumerate(layers):
+        on_layer(done, len(layers))
+        others = [other for other in layers if other != layer]
+        alone = with_float_layers(quantised, reference, others)
+        error = mean_disagreement(expected, answers(alone, frames))
+        found.append(Sensitivity(layer, round(float((error / whole).max()), 4)))
+    on_layer(len(layers), len(layers))
+    return sorted(found, key=lambda one: -one.share)
+
+
+def _iou(a: Floats, b: Floats) -> Floats:
+    """Intersection over union of boxes [N, 4] and [M, 4] -> [N, M]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = np.clip(high - low, 0.0, None).prod(-1)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).clip(0.0).prod(-1) for x in (a, b))
+    iou: Floats = overlap / np.maximum(area_a[:, None] + area_b[None] - overlap, 1e-9)
+    return iou

@@ -1,0 +1,107 @@
+"""Trials: a fresh graph is first compiled and run in a process of its own.
+
+Runtimes have been seen to crash on quantised graphs instead of refusing them; then the process
+that dies is not the one with hours of work in it.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.bundle import SelfTest
+from mtc_perception.engine import (
+    Network,
+    check_self_test,
+    load_engine,
+    measure_self_test,
+    run_self_test,
+)
+from mtc_perception.errors import UserError
+
+TIMEOUT_S = 900.0
+MANY_CLASSES = 2**31
+"""Labels are not what a trial is about."""
+
+
+def trial(network: Network, engine: str, variant: str, tolerance: float) -> SelfTest:
+    """Load a graph into an engine and run the self-test frame; returns its golden values.
+
+    `tolerance` is recorded with them. Raises UserError naming engine and variant if the engine
+    crashes, hangs, refuses the graph or gives malformed answers.
+    """
+    sizes = {
+        "precision": network.precision,
+        "height": network.height,
+        "width": network.width,
+        "max_detections": network.max_detections,
+    }
+    found = run_apart("engine", engine, variant, network.model, sizes | {"tolerance": tolerance})
+    return SelfTest.model_validate(found)
+
+
+def run_apart(
+    task: str, runtime: str, variant: str, graph: bytes, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Run one of `_TASKS` on a graph in a process of its own; returns what it found.
+
+    Raises UserError naming runtime and variant if it does not end well.
+    """
+    advice = f"take {variant} out of compress.quantise.variants or try another version of {runtime}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        path.write_bytes(graph)
+        command = [sys.executable, "-m", __name__, task, runtime, str(path), json.dumps(arguments)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"{runtime} does not finish with the {variant} graph in {TIMEOUT_S:.0f} s: {advice}"
+            ) from None
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    last = lines[-1] if lines else ""
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise UserError(f"{runtime} crashes ({name}) on the {variant} graph: {advice}")
+    if done.returncode > 0:
+        raise UserError(f"{runtime} does not run the {variant} graph ({last}): {advice}")
+    found: dict[str, Any] = json.loads(last)
+    return found
+
+
+def _engine(runtime: str, graph: bytes, arguments: dict[str, Any]) -> dict[str, Any]:
+    tolerance = arguments.pop("tolerance")
+    engine = load_engine(Network(graph, **arguments), runtime, threads=1)
+    outputs = run_self_test(engine)
+    golden = measure_self_test(outputs, tolerance)
+    check_self_test(outputs, golden, MANY_CLASSES)
+    found = golden.model_dump()
+    engine.close()
+    return found
+
+
+def _tensorrt(_runtime: str, graph: bytes, _arguments: dict[str, Any]) -> dict[str, Any]:
+    from offline_compress.quantization.tensorrt import build
+
+    return build(graph)
+
+
+_TASKS = {"engine": _engine, "tensorrt": _tensorrt}
+
+
+def _main() -> None:
+    task, runtime, path, arguments = sys.argv[1:]
+    try:
+        found = _TASKS[task](runtime, Path(path).read_bytes(), json.loads(arguments))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main()
