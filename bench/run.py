@@ -15,7 +15,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
 from mtc_perception.replay.demo import handle_interrupts, synthetic_bag
 
-BENCHES = ("engines", "host", "end_to_end", "teacher", "training", "data_loading")
+BENCHES = ("engines", "host", "end_to_end", "teacher", "training", "data_loading", "scoring")
 RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bench.data_loading import bench_data_loading
 
             bench_data_loading(options.results, console)
+        if "scoring" in wanted:
+            from bench.scoring import bench_scoring
+
+            met = bench_scoring(options.results, console) and met
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -69,6 +69,8 @@ class Scorer:
             for name, layer in modules.items()
             if name in self._makers.keys() | self._readers.keys() and has_filters(layer)
         }
+        self.weights = [layer.weight for layer in self._layers.values()]
+        """What gradients are taken with respect to."""
 
     def add(self, losses: Sequence[torch.Tensor | None], images: int) -> None:
         """Count a batch of `images` images by its scalar loss per task; None: unlabelled.
@@ -95,17 +97,16 @@ class Scorer:
 
         Zero for a task without a loss, and where a layer has no part in a task.
         """
-        weights = [layer.weight for layer in self._layers.values()]
-        gradients: list[Sequence[torch.Tensor | None]] = [[None] * len(weights) for _ in losses]
+        gradients: list[Sequence[torch.Tensor | None]] = [[None] * len(self.weights)] * len(losses)
         labelled = {t: loss for t, loss in enumerate(losses) if loss is not None}
         for t, loss in labelled.items():
             gradients[t] = torch.autograd.grad(
-                loss, weights, retain_graph=t != max(labelled), allow_unused=True
+                loss, self.weights, retain_graph=t != max(labelled), allow_unused=True
             )
         gate = self.sums.new_zeros(len(TASKS), self._size)
         products = self.sums.new_zeros(len(TASKS), len(TASKS), self._size)
         for (name, layer), weight, *found in zip(
-            self._layers.items(), weights, *gradients, strict=True
+            self._layers.items(), self.weights, *gradients, strict=True
         ):
             each = torch.stack(  # [task, output, input, taps]
                 [
