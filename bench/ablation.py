@@ -24,7 +24,7 @@ from rich.console import Console
 
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
-from offline_compress.compression_report import settings_table, terminal_table, write_report
+from offline_compress.compression_report import settings_tables, terminal_table, write_report
 from offline_compress.compression_rows import compression_json, read_row, settings_of
 from offline_compress.pipeline.folder import RESULT_FILE
 from offline_compress.pipeline.progress import Progress
@@ -192,7 +192,8 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
             page = options.runs / matrix.name / "report.html"
             with Progress() as progress:
                 write_report(page, finished, rows, progress.count)
-            console.print(terminal_table(settings_table(settings_of(rows))))
+            for table in settings_tables(settings_of(rows)):
+                console.print(terminal_table(table))
             console.print(f"{page}", highlight=False)
             if options.json:
                 write_text_atomic(options.json, json.dumps(compression_json(rows), indent=2) + "\n")

@@ -31,7 +31,7 @@ _STYLE: Any = {
     "ytick.color": "#616e7c",
     "svg.fonttype": "none",
 }
-ROW_HEIGHT_IN = 0.22
+ROW_HEIGHT_IN = 0.24
 
 
 def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str], float]) -> str:
@@ -47,6 +47,7 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
             _trade_off(axes, settings, x, task, name)
             axes.set_title(HEADLINE_WORDS[task, name], loc="left", fontsize=10)
             axes.set_xlabel(x_title)
+            axes.margins(0.08)
             axes.set_xlim(left=0)
             axes.grid(color="#e4e7eb", linewidth=0.7)
         handles, labels = axes.get_legend_handles_labels()
@@ -99,8 +100,8 @@ def channels(kept: Mapping[str, tuple[int, int]]) -> str:
         axes.barh(rows, [total for _, total in kept.values()], color="#e4e7eb", height=0.75)
         axes.barh(rows, [left for left, _ in kept.values()], color=COLORS[0], height=0.75)
         for row, (left, total) in enumerate(kept.values()):
-            axes.text(total, row, f" {left} of {total}", va="center", fontsize=7, color="#616e7c")
-        axes.set_yticks(rows, list(kept), fontsize=7)
+            axes.text(total, row, f" {left} of {total}", va="center", fontsize=8, color="#616e7c")
+        axes.set_yticks(rows, list(kept), fontsize=8)
         axes.set_ylim(len(kept) - 0.4, -0.6)
         axes.set_xlabel("channels")
         return _svg(page)
@@ -128,10 +129,10 @@ def conflict_map(conflict: Mapping[str, Mapping[str, float | None]]) -> str:
                 text,
                 ha="center",
                 va="center",
-                fontsize=7,
+                fontsize=8,
                 color="white" if dark else "#1f2933",
             )
-        axes.set_yticks(range(len(conflict)), list(conflict), fontsize=7)
+        axes.set_yticks(range(len(conflict)), list(conflict), fontsize=8)
         axes.set_xticks(range(len(pairs)), pairs)
         page.colorbar(picture, ax=axes, label="mean of max(0, -cos)", pad=0.01)
         return _svg(page)

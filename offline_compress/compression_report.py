@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -45,36 +46,52 @@ class Chart:
     svg: str
 
 
-def settings_table(settings: Sequence[Setting]) -> TextTable:
-    """One row per setting: what it costs, and what it loses, each as mean and deviation."""
-    columns = ["setting", "seeds", "parameters", "GMACs"]
-    columns += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
-    columns += [f"x teacher, {ENGINE_WORDS[engine]}" for engine in ENGINES]
-    columns += [HEADLINE_WORDS[key] for key in HEADLINES]
-    columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
+def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
+    """What each setting costs and what it loses, as means and deviations over its seeds."""
+    costs = ["setting", "seeds", "parameters", "GMACs"]
+    costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
+    costs += [f"x teacher, {ENGINE_WORDS[engine]}" for engine in ENGINES]
+    words = [HEADLINE_WORDS[key] for key in HEADLINES]
+    losses = ["setting", *words, *(f"Δ {word}" for word in words)]
     teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
-    sections = [
-        [_teacher_cells(row) for row in teachers.values()],
-        [_setting_cells(setting) for setting in settings],
+    return [
+        TextTable(
+            "Cost",
+            costs,
+            [
+                [_teacher_costs(row) for row in teachers.values()],
+                [_setting_costs(setting) for setting in settings],
+            ],
+        ),
+        TextTable(
+            "Accuracy",
+            losses,
+            [
+                [_teacher_figures(row) for row in teachers.values()],
+                [_setting_figures(setting) for setting in settings],
+            ],
+        ),
     ]
-    return TextTable("settings", columns, sections)
 
 
-def _teacher_cells(row: Row) -> list[str]:
+def _teacher_costs(row: Row) -> list[str]:
     teacher = row["teacher"]
     return [
-        f"teacher {row['recipe']}",
+        f"teacher {teacher['name']}",
         "",
         f"{teacher['params'] / 1e6:.2f} M",
         f"{teacher['gmacs']:.2f}",
         *(f"{teacher['latency_ms_by_engine'][engine]:.1f}" for engine in ENGINES),
         *("1" for _ in ENGINES),
-        *(_number(figure(row, "teacher", *key), ".4f") for key in HEADLINES),
-        *("" for _ in HEADLINES),
     ]
 
 
-def _setting_cells(setting: Setting) -> list[str]:
+def _teacher_figures(row: Row) -> list[str]:
+    figures = [_number(figure(row, "teacher", *key), ".4f") for key in HEADLINES]
+    return [f"teacher {row['teacher']['name']}", *figures, *("" for _ in HEADLINES)]
+
+
+def _setting_costs(setting: Setting) -> list[str]:
     params = setting.spread(lambda row: row["student"]["params"] / 1e6)
     removed = setting.spread(lambda row: 100 * (share(row, "params") - 1))
     assert params is not None  # every row has them
@@ -87,6 +104,17 @@ def _setting_cells(setting: Setting) -> list[str]:
         setting.spread(lambda row, e=engine: row["latency_ratio"][e])  # type: ignore[misc]
         for engine in ENGINES
     ]
+    return [
+        setting.name,
+        str(len(setting.rows)),
+        f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
+        _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
+        *(_spread(one, ".1f") for one in times),
+        *(_spread(one, ".2f") for one in ratios),
+    ]
+
+
+def _setting_figures(setting: Setting) -> list[str]:
     values = [
         setting.spread(lambda row, k=key: figure(row, "student", *k))  # type: ignore[misc]
         for key in HEADLINES
@@ -97,11 +125,6 @@ def _setting_cells(setting: Setting) -> list[str]:
     ]
     return [
         setting.name,
-        str(len(setting.rows)),
-        f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
-        _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
-        *(_spread(one, ".1f") for one in times),
-        *(_spread(one, ".2f") for one in ratios),
         *(_spread(one, ".4f") for one in values),
         *(_spread(one, "+.2f") for one in losses),
     ]
@@ -113,34 +136,43 @@ def variants_table(row: Row) -> TextTable:
     columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
     sections = []
     for variant, about in row["variants"].items():
-        lines = []
-        for engine, one in about["engines"].items():
-            values = [one.get(task, {}).get(name) for task, name in HEADLINES]
-            base = [figure(row, "student", *key) for key in HEADLINES]
-            losses = [
-                None if a is None or b is None else 100 * (a - b)
-                for a, b in zip(values, base, strict=True)
+        size = f"{about['bytes'] / 1e6:.2f}"
+        lines = [
+            [
+                variant,
+                ENGINE_WORDS[engine],
+                size,
+                f"{one['latency_ms']:.2f}",
+                f"{one['ratio_to_fp32']:.2f}",
+                *_against_student(row, one),
             ]
-            lines.append(
-                [
-                    variant,
-                    ENGINE_WORDS[engine],
-                    f"{about['bytes'] / 1e6:.2f}",
-                    f"{one['latency_ms']:.2f}",
-                    f"{one['ratio_to_fp32']:.2f}",
-                    *(_number(value, ".4f") for value in values),
-                    *(_number(loss, "+.2f") for loss in losses),
-                ]
-            )
-        sections.append(lines)
+            for engine, one in about["engines"].items()
+        ]
+        # Of an engine that is not here: what was measured when the variant was made.
+        elsewhere = [variant, "not here", size, "", "", *_against_student(row, about["accuracy"])]
+        sections.append(lines or [elsewhere])
     return TextTable("variants", columns, sections)
 
 
+def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
+    """Headline figures, then their points against the student's checkpoint."""
+    values = [figures.get(task, {}).get(name) for task, name in HEADLINES]
+    base = [figure(row, "student", *key) for key in HEADLINES]
+    losses = [
+        None if after is None or before is None else 100 * (after - before)
+        for after, before in zip(values, base, strict=True)
+    ]
+    return [
+        *(_number(value, ".4f") for value in values),
+        *(_number(loss, "+.2f") for loss in losses),
+    ]
+
+
 def terminal_table(table: TextTable) -> Table:
-    """The same for the terminal."""
+    """A table for the terminal."""
     shown = Table()
     for index, name in enumerate(table.columns):
-        shown.add_column(name, justify="left" if index < 1 else "right")
+        shown.add_column(name, justify="left" if index < 1 else "right", overflow="fold")
     for section in table.sections:
         for row in section:
             shown.add_row(*row)
@@ -179,8 +211,8 @@ def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count
         title=f"Compression of {first['recipe']}",
         first=first,
         cards=list(_cards(first)),
-        settings=settings_table(settings),
-        variants=variants_table(first) if first["variants"] else None,
+        tables=settings_tables(settings),
+        variants=variants_table(first) if len(first["variants"]) > 1 else None,
         charts=charts + _inside(folders[0]),
         pictures=_pictures(folders[0], count),
         colors=OVERLAY_COLORS,
@@ -215,23 +247,26 @@ def _run_of(folder: Path) -> RunFolder | None:
 def _inside(folder: Path) -> list[Chart]:
     """What is known of the channels of a run."""
     run = _run_of(folder)
-    charts = []
-    if run and run.plan.is_file() and weights(run.teacher).is_file():
-        plan = read_plan(run.plan)
-        groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
-        kept = {
-            group.name: (len(plan.kept.get(group.name, range(group.size))), group.size)
-            for group in groups
-            if not group.protected
-        }
-        words = "Coupled layers are one group, named by the first; groups that may not be pruned "
-        words += "are left out."
-        charts.append(Chart("Channels kept", words, channels(kept)))
-    if run and run.scores.is_file():
-        conflict = conflict_summary(load(run.scores))
-        words = "How far the tasks' gradients on a group's filters point apart, at the first step."
-        charts.append(Chart("Conflict between the tasks", words, conflict_map(conflict)))
-    return charts
+    if not run or not all(path.is_file() for path in (run.plan, run.scores, weights(run.teacher))):
+        return []
+    plan, conflict = read_plan(run.plan), conflict_summary(load(run.scores))
+    groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
+    prunable = {group.name: group.size for group in groups if not group.protected}
+    kept = {name: (len(plan.kept.get(name, range(size))), size) for name, size in prunable.items()}
+    return [
+        Chart(
+            "Channels kept",
+            "Coupled layers are one group, named by the first; layers that may not be pruned are "
+            "left out.",
+            channels(kept),
+        ),
+        Chart(
+            "Conflict between the tasks",
+            "How far the tasks' gradients on a group's filters point apart, at the first step; 0 "
+            "where a layer serves one task alone.",
+            conflict_map({name: conflict[name] for name in prunable if name in conflict}),
+        ),
+    ]
 
 
 def _pictures(folder: Path, count: Count) -> list[Picture]:

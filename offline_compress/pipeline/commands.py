@@ -134,14 +134,15 @@ def report(
     from rich.console import Console
 
     from mtc_perception.files import write_text_atomic
-    from offline_compress.compression_report import settings_table, terminal_table, write_report
+    from offline_compress.compression_report import settings_tables, terminal_table, write_report
     from offline_compress.compression_rows import compression_json, read_row, settings_of
     from offline_compress.pipeline.progress import Progress
 
     rows = [read_row(folder) for folder in runs]
     with Progress() as progress:
         write_report(out, runs, rows, progress.count)
-    Console().print(terminal_table(settings_table(settings_of(rows))))
+    for table in settings_tables(settings_of(rows)):
+        Console().print(terminal_table(table))
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(json_file, json.dumps(compression_json(rows), indent=2) + "\n")

@@ -7,19 +7,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.bundle import Bundle, read_bundle, write_bundle
+from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.engine import Network
+from mtc_perception.files import write_text_atomic
+from offline_compress.calibration import calibration_samples
 from offline_compress.export import export_bundle
 from offline_compress.pipeline.evaluation import (
     checkpoint_metrics,
     fp32_network,
+    labelled_samples,
     variant_metrics,
 )
 from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.latency import Key, interleaved
+from offline_compress.pipeline.latency import THREADS, Key, interleaved
 from offline_compress.pipeline.progress import Progress
 from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row
 from offline_compress.pipeline.stages import digest_of
+from offline_compress.quantization.bundling import add_variants
+from offline_compress.quantization.calibration import calibration_frames
+from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
+from offline_compress.recipe_compression import QuantisedVariant
 from offline_compress.results import accuracy, recommended_thresholds, write_result
 from offline_compress.subject import CHECKPOINT_THRESHOLDS
 
@@ -85,25 +92,41 @@ class Quantise:
             "bundle": digest_of(run.exported / MANIFEST),
             "train": [source.model_dump(mode="json") for source in run.recipe.train],
             "quantise": run.compress.quantise.model_dump(mode="json"),
-            "seed": run.compress.seed,
+            "validate_on": run.recipe.validate_on.model_dump(mode="json"),
         }
 
     def made(self) -> list[Path]:
-        """The bundle's manifest, which names its files by their sha256."""
-        return [self._run.bundle / MANIFEST]
+        """The bundle's manifest, which names its files by their sha256, and how they were made."""
+        return [self._run.bundle / MANIFEST, self._run.quantised]
 
     def clear(self) -> None:
-        """The bundle."""
+        """Both."""
         shutil.rmtree(self._run.bundle, ignore_errors=True)
+        self._run.quantised.unlink(missing_ok=True)
 
     def run(self) -> None:
-        """Write it anew."""
-        exported = read_bundle(self._run.exported)
-        files: dict[str, bytes | Path] = {
-            variant.file: self._run.exported / variant.file
-            for variant in exported.manifest.variants.values()
-        }
-        write_bundle(self._run.bundle, exported.manifest, files)
+        """Write both. Raises UserError if a runtime does not run a variant."""
+        run, settings = self._run, self._run.compress.quantise
+        exported = read_bundle(run.exported)
+        size = exported.manifest.input
+        images = calibration_samples(run.recipe, settings.images)
+        evaluate = evaluator(
+            labelled_samples(run.recipe.validate_on), CHECKPOINT_THRESHOLDS, THREADS
+        )
+        made: dict[QuantisedVariant, QuantisedGraph] = {}
+        if settings.variants:
+            with Progress() as progress:
+                made = quantise(
+                    exported.model_bytes(STUDENT),
+                    list(calibration_frames(images, size.height, size.width)),
+                    settings.variants,
+                    evaluate,
+                    settings,
+                    progress.count,
+                )
+        add_variants(exported, made, run.bundle)
+        reports = {variant: graph.report for variant, graph in made.items()}
+        write_text_atomic(run.quantised, json.dumps(reports, indent=2) + "\n")
 
 
 class Evaluate:

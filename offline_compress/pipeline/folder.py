@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / f"{self.student_name}.mtc"
 
     @property
+    def quantised(self) -> Path:
+        """How every variant was made: layers in float, losses, their ranking."""
+        return self.path / "quantise.json"
+
+    @property
     def metrics(self) -> Path:
         """Folder of the metric files of teacher, student and variants."""
         return self.path / "metrics"

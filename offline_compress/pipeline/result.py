@@ -34,7 +34,7 @@ def row(
 
     Args:
         teacher, student: metric JSON of the checkpoints.
-        variants: variant -> engine -> metric JSON, of those evaluated.
+        variants: variant -> engine -> metric JSON, of those that run here.
         bundle: with all variants.
         latencies: of the teacher and of the variants.
     """
@@ -55,14 +55,15 @@ def row(
         },
         "latency_conditions": conditions(),
         "variants": {
-            variant: {
-                "bytes": len(bundle.model_bytes(variant)),
+            key: {
+                "bytes": len(bundle.model_bytes(key)),
+                "accuracy": figures(variant.accuracy or {}),
                 "engines": {
-                    engine: _variant(variant, engine, metrics, latencies)
-                    for engine, metrics in engines.items()
+                    engine: _variant(key, engine, metrics, latencies)
+                    for engine, metrics in variants.get(key, {}).items()
                 },
             }
-            for variant, engines in variants.items()
+            for key, variant in bundle.manifest.variants.items()
         },
         "seconds": stage_seconds(run.path),
         **provenance(),

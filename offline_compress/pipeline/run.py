@@ -5,19 +5,25 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
 
 from mtc_perception.errors import UserError
+from offline_compress.calibration import calibration_batches
 from offline_compress.data.synth_dataset import render_missing
+from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.compression import Prune, Recover, Teacher
 from offline_compress.pipeline.delivery import Evaluate, Export, Quantise
 from offline_compress.pipeline.evaluation import labelled_samples
-from offline_compress.pipeline.folder import RunFolder
+from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.stages import Stage, run_stages
 from offline_compress.prune import dry_run
+from offline_compress.pruning.setting import open_setting
 from offline_compress.recipe import Recipe
+from offline_compress.recipe_compression import Pruning
+from offline_compress.training.lineage import trained_spec
 from offline_compress.training.machine import start_accelerator
 
 STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
@@ -38,7 +44,7 @@ def run_pipeline(
     training was stopped by a signal; in both cases the same call goes on.
     """
     run = RunFolder.of(recipe, out)
-    accelerator = _prepared(recipe, threads)
+    accelerator = _prepared(run, threads)
     stages: list[Stage] = [stage(run) for stage in STAGES]
     last = [stage.name for stage in stages].index(until)
     with _alone(run.path, accelerator.is_main_process):
@@ -54,21 +60,44 @@ def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = Non
     Returns the folder of the plan and its picture. Raises UserError.
     """
     run = RunFolder.of(recipe, out)
-    _prepared(recipe, threads)
+    _prepared(run, threads)
     folder = run.path / "dry_run"
     shutil.rmtree(folder, ignore_errors=True)
     dry_run(run.compressing, run.teacher, folder)
     return folder
 
 
-def _prepared(recipe: Recipe, threads: int | None) -> Accelerator:
+def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
+    """Join the processes, and tell mistakes before hours of work rather than after."""
+    recipe = run.recipe
     accelerator = start_accelerator(recipe.precision, 1)
     if threads:  # not before: Accelerate sets a number of its own
         torch.set_num_threads(threads)
     with accelerator.local_main_process_first():
         render_missing([*recipe.train, recipe.validate_on])
-    labelled_samples(recipe.validate_on)  # a mistake is told before hours of work, not after
+    labelled_samples(recipe.validate_on)
+    calibration_batches(recipe, run.compress.scoring)
+    if not weights(run.teacher).exists() and run.compress.teacher is None:
+        _check_untrained(recipe, run.compress.prune)
     return accelerator
+
+
+def _check_untrained(recipe: Recipe, pruning: Pruning) -> None:
+    """Raise UserError for what pruning would refuse of the network that is yet to be trained."""
+    spec = trained_spec(recipe)
+    # Nothing is known of its latency yet.
+    budget = pruning.budget.model_copy(update={"latency": None})
+    pruning = pruning.model_copy(update={"budget": budget, "cost": "none"})
+    compress = recipe.compress.model_copy(update={"prune": pruning}) if recipe.compress else None
+    with TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), spec, spec.build())
+        open_setting(
+            recipe.model_copy(update={"compress": compress}),
+            Path(folder),
+            Path(folder),
+            False,
+            lambda _what, _done, _total: None,
+        )
 
 
 @contextmanager
