@@ -39,7 +39,7 @@ from offline_compress.models.registry import (
     load_spec,
     save_checkpoint,
 )
-from offline_compress.pruning.groups import channel_groups
+from offline_compress.pruning.groups import ChannelGroup, Slice, channel_groups
 from offline_compress.pruning.surgery import keep_channels, keep_decoder_layers, pruned_spec
 
 TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
@@ -115,6 +115,42 @@ def test_keeping_everything_changes_nothing() -> None:
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, answers(model), strict=True))
     assert pruned_spec(spec_of("mtc_nano"), model, groups, kept) == spec_of("mtc_nano")
+
+
+@pytest.mark.parametrize("name", ["mtc_s_lite0", "rmt_ppad_n"])
+def test_one_channel_is_enough(name: str, tmp_path: Path) -> None:
+    spec = spec_of(name)
+    model = network(spec)
+    groups = channel_groups(model)
+    kept = {group.name: [group.size - 1] for group in groups if not group.protected}
+    keep_channels(model, groups, kept)
+    spec = pruned_spec(spec, model, groups, kept)
+    save_checkpoint(tmp_path, spec, model)
+    for one, other in zip(answers(model), answers(load_checkpoint(tmp_path)), strict=True):
+        assert torch.equal(one, other)
+    assert {len(channels) for channels in spec.taps.values()} == {1}
+    assert {group.size for group in channel_groups(model) if not group.protected} == {1}
+
+
+def test_transposed_convolutions_lose_the_right_sides() -> None:
+    model = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 6, 2)})
+    weight, bias = model["up"].weight.clone(), model["up"].bias.clone()
+    group = ChannelGroup("a", 4, (Slice("up", "in", np.arange(4)[:, None]),), {}, "")
+    other = ChannelGroup("b", 3, (Slice("up", "out", np.array([[0, 3], [1, 4], [2, 5]])),), {}, "")
+    keep_channels(model, [group, other], {"a": [3, 1], "b": [0, 2]})
+    assert torch.equal(model["up"].weight, weight[[1, 3]][:, [0, 2, 3, 5]])
+    assert torch.equal(model["up"].bias, bias[[0, 2, 3, 5]])
+    assert (model["up"].in_channels, model["up"].out_channels) == (2, 4)
+
+
+def test_random_state_is_left_alone() -> None:
+    model = network(spec_of("mtc_nano"))
+    before = torch.get_rng_state()
+    groups = channel_groups(model)
+    kept = some_channels(groups, 0.5)
+    keep_channels(model, groups, kept)
+    pruned_spec(spec_of("mtc_nano"), model, groups, kept)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def numbered(model: nn.Module) -> nn.Module:
