@@ -1,6 +1,5 @@
 """The plan of a pruning: which channels of which teacher remain. It replays to the same network."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from torch import nn
 
 from mtc_perception.bundle import sha256_hex
 from mtc_perception.errors import UserError
+from mtc_perception.files import write_text_atomic
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
@@ -114,12 +114,7 @@ def apply(plan: Plan, teacher: Path) -> tuple[ModelSpec, nn.Module]:
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write a plan as JSON, atomically."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        file.write(plan.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_text_atomic(path, plan.model_dump_json(indent=1) + "\n")
 
 
 def read_plan(path: Path) -> Plan:
