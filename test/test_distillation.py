@@ -37,7 +37,9 @@ from offline_compress.models.registry import (
     save_checkpoint,
 )
 from offline_compress.pruning.groups import channel_groups
-from offline_compress.pruning.surgery import keep_channels, pruned_spec
+from offline_compress.pruning.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.recipe import Recipe
+from offline_compress.training.recovery import recover_recipe
 from offline_compress.training.state import REQUIRED, STATE_FILE
 from offline_compress.training.stopping import Interrupted
 from offline_compress.training.trainer import Trainer
@@ -359,6 +361,24 @@ def test_what_comes_after_training_may_change_in_its_course(dataset: Path, tmp_p
         compress = {"prune": {"budget": {"macs": macs}}, "recover": {"schedule": schedule}}
         later = tiny_recipe(dataset, {"epochs": 1}, compress=compress)
         assert Trainer(later, tmp_path, Scores(0.5)).over
+
+
+def test_a_network_with_fewer_decoder_layers_recovers(dataset: Path, tmp_path: Path) -> None:
+    teacher = saved(tmp_path / "teacher", QUERIES)
+    model, spec = keep_decoder_layers(load_checkpoint(teacher), load_spec(teacher), 1)
+    save_checkpoint(tmp_path / "small", spec, model)
+    recipe = tiny_recipe(dataset, model="rmt_ppad_n", arguments=QUERIES.arguments)
+    recover = {"schedule": recipe.schedule.model_dump() | {"epochs": 1, "samples_per_epoch": 4}}
+    compress = {"prune": {"budget": {"macs": 0.5}, "decoder_layers": 1}, "recover": recover}
+    recipe = Recipe.model_validate(recipe.model_dump() | {"compress": compress})
+    trainer = Trainer(
+        recover_recipe(recipe, tmp_path / "small", teacher), tmp_path / "run", Scores(0.5)
+    )
+    assert digest(trainer.learner.model.state_dict()) == digest(model.state_dict())
+    trainer.run()
+    found = load_spec(tmp_path / "run" / "last")
+    assert found.arguments["layers"] == 1
+    assert list(rows(tmp_path / "run")[0]["loss"]) == ["detection", "drivable", "lane", "features"]
 
 
 @pytest.mark.parametrize("origin", ["start_from", "shape_of"])
