@@ -179,12 +179,18 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
         scored(net)
 
 
-def test_a_grouped_convolution_is_named() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2))
+@pytest.mark.parametrize("reader", [nn.Conv2d(4, 4, 1, groups=2), nn.MultiheadAttention(4, 1)])
+def test_a_layer_that_cannot_be_scored_is_named(reader: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), reader)
     index = np.arange(4)[:, None]
     group = ChannelGroup("0", 4, (Slice("0", "out", index), Slice("1", "in", index)), {}, "")
-    with pytest.raises(UserError, match=r"layer 1 is a grouped convolution.*protect"):
+    with pytest.raises(UserError, match=r"what layer 1 reads cannot be scored.*protect"):
         Scorer(net, [group])
+
+
+def test_a_network_of_which_all_is_protected_is_refused() -> None:
+    with pytest.raises(UserError, match=r"nothing to prune; shorten compress.prune.protect"):
+        Scorer(gated_net(), [replace(group, protected="head") for group in groups()])
 
 
 def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
@@ -270,7 +276,7 @@ def test_labels_are_looked_for_in_every_batch() -> None:
     some = [batch(1, (True, False, True)), batch(2, (False, True, True))]
     scores = measure(model, found, some, "dice")
     assert (scores.labelled, scores.together) == ((1, 1, 2), (0, 1, 1))
-    with pytest.raises(UserError, match="no labels for detection:"):
+    with pytest.raises(UserError, match="no labels for detection, "):
         measure(model, found, some[1:], "dice")
 
 

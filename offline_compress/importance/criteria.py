@@ -79,7 +79,7 @@ def locked(
 def _relative_lengths(group: ChannelGroup, model: nn.Module) -> NDArray[np.float64]:
     """[C] Euclidean length of the filters that make each channel, over the group's mean.
 
-    As torch-pruning's magnitude importance: without that mean layers of small filters go first.
+    Over the mean as in torch-pruning's magnitude importance: else layers of small filters go first.
     """
     modules = dict(model.named_modules())
     squares = np.zeros(group.size)

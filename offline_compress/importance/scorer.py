@@ -36,9 +36,15 @@ class Scorer:
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         """Score the groups that are not protected.
 
-        Raises UserError if a grouped convolution that is not depthwise reads one of them.
+        Raises UserError if there are none, or if one of them is read by a grouped convolution or
+        a layer of another kind than convolutions and linear layers.
         """
         self._groups = [group for group in groups if not group.protected]
+        if not self._groups:
+            raise UserError(
+                "all channels are protected, so there is nothing to prune; shorten "
+                "compress.prune.protect"
+            )
         self._size = sum(group.size for group in self._groups)
         device = next(model.parameters()).device
         self.sums = torch.zeros(
@@ -54,16 +60,16 @@ class Scorer:
             begin = channels.stop
             for part in group.slices:
                 layer = modules.get(part.layer)
-                if not has_filters(layer):
-                    continue  # norms and lone parameters neither make nor read channels
-                if part.side == "in" and getattr(layer, "groups", 1) != 1:
-                    raise UserError(
-                        f"layer {part.layer} is a grouped convolution, for which channels cannot "
-                        f"be scored one by one; add it to compress.prune.protect"
-                    )
-                shares = self._makers if part.side == "out" else self._readers
-                index = torch.from_numpy(part.index).to(device)
-                shares.setdefault(part.layer, []).append((channels, index))
+                share = (channels, torch.from_numpy(part.index).to(device))
+                if part.side == "in":
+                    if not has_filters(layer) or getattr(layer, "groups", 1) != 1:
+                        raise UserError(
+                            f"what layer {part.layer} reads cannot be scored channel by channel; "
+                            "add it to compress.prune.protect"
+                        )
+                    self._readers.setdefault(part.layer, []).append(share)
+                elif has_filters(layer):  # norms and lone parameters make no channels
+                    self._makers.setdefault(part.layer, []).append(share)
         self._layers = {
             name: layer
             for name, layer in modules.items()
@@ -164,8 +170,8 @@ def require_labels(labelled: Sequence[int]) -> None:
     missing = [task for task, count in zip(TASKS, labelled, strict=True) if not count]
     if missing:
         raise UserError(
-            f"the calibration images have no labels for {' and '.join(missing)}: its channels "
-            "would all seem useless; add a data set with such labels to the recipe's `train`"
+            f"the calibration images have no labels for {' and '.join(missing)}, whose channels "
+            "would seem useless; add a data set with such labels to the recipe's `train`"
         )
 
 
