@@ -1,6 +1,7 @@
 """Channel groups: each layer covered once, and exactly those channels coupled that must be."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +225,22 @@ def test_what_cannot_be_followed_is_named() -> None:
     model.backbone.unused = nn.Conv2d(8, 8, 1)
     with pytest.raises(UserError, match=r"backbone\.unused .*output channels cannot be followed"):
         channel_groups(model)
+
+
+class PartlyAdded(nn.Module):
+    """A sum of one wide convolution and two narrow ones, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(features={"c3": self.wide(x) + torch.cat((self.a(x), self.b(x)), 1)})
+
+
+def test_channels_that_are_tied_in_part_are_refused() -> None:
+    with pytest.raises(UserError, match="cannot be pruned: its channels belong to others only in"):
+        channel_groups(PartlyAdded())
 
 
 def test_the_network_itself_stays_as_it_is() -> None:

@@ -23,9 +23,9 @@ def replace_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> No
     for name, tensor in tensors.items():
         layer, _, key = name.rpartition(".")
         module = layers[layer] = model.get_submodule(layer)
-        old = getattr(module, key)
+        old, tensor = getattr(module, key), tensor.detach().clone()
         if isinstance(old, nn.Parameter):
-            tensor = nn.Parameter(tensor.detach().clone(), requires_grad=old.requires_grad)
+            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
         setattr(module, key, tensor)
     for module in layers.values():
         _count_channels(module)

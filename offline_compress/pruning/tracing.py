@@ -98,7 +98,6 @@ class _Traced(nn.Module):
 
     def _probe(self) -> None:
         """Put a convolution on every feature tap, and note in which order layers run."""
-
         names = {module: name for name, module in self.network.named_modules()}
 
         def note(module: nn.Module, *_: Any) -> None:
@@ -219,7 +218,8 @@ def _expected(traced: _Traced, graph: Any) -> Iterator[tuple[str, str, int]]:
         if isinstance(module, CONVOLUTIONS):
             yield name, "out", module.out_channels
             reads_image = module in graph.module2node and not graph.module2node[module].inputs
-            if not 1 < module.groups == module.in_channels and not reads_image:
+            depthwise = 1 < module.groups == module.in_channels == module.out_channels
+            if not depthwise and not reads_image:
                 if module.groups > 1:
                     raise UserError(f"{name} cannot be pruned: it is a grouped convolution")
                 yield name, "in", module.in_channels
