@@ -103,25 +103,37 @@ def with_float_layers(
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output}
     originals = {node.name: node for node in reference.graph.node}
+    activations = {node.output[0]: node for node in reference.graph.node}
     weights = {tensor.name: tensor for tensor in reference.graph.initializer}
-    needed: dict[str, onnx.TensorProto] = {}
+    restored: dict[str, onnx.TensorProto] = {}
+    present = {node.name for node in graph.node}
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.name not in layers:
-            continue
-        for place, name in enumerate(originals[node.name].input):
-            if name in weights:
-                node.input[place] = name
-                needed[name] = weights[name]
+        for place, name in enumerate(originals[node.name].input if node.name in layers else ()):
+            if name in weights:  # the name itself may be taken, by what is computed from int8
+                node.input[place] = f"{name}_float"
+                restored[name] = weights[name]
                 continue
             dequantise = producers.get(node.input[place])
-            if dequantise is not None and dequantise.op_type == "DequantizeLinear":
-                node.input[place] = producers[dequantise.input[0]].input[0]
-    present = {tensor.name: tensor for tensor in graph.initializer}
-    for name, tensor in needed.items():
-        if name in present:
-            present[name].CopyFrom(tensor)  # a bias that the quantiser has corrected
-        else:
-            graph.initializer.append(tensor)
+            if dequantise is None or dequantise.op_type != "DequantizeLinear":
+                continue
+            node.input[place] = producers[dequantise.input[0]].input[0]
+            if activations[name].name not in present:  # rounding does the activation's work
+                activation = onnx.NodeProto()
+                activation.CopyFrom(activations[name])
+                activation.input[0] = node.input[place]
+                for limit, other in enumerate(activation.input[1:], start=1):
+                    activation.input[limit] = f"{other}_float"
+                    restored[other] = weights[other]
+                activation.name = f"{node.name}_input"
+                activation.output[0] = node.input[place] = f"{node.name}_input"
+                nodes.append(activation)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for name, tensor in restored.items():
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = f"{name}_float"
     drop_unused(model)
     return model
 

@@ -34,8 +34,8 @@ class Sensitivity:
 
     layer: str
     share: float
-    """Its disagreement with the float network as a share of the wholly quantised network's, of
-    the task where that is largest."""
+    """What it adds to the disagreement with the float network, as a share of the wholly quantised
+    network's, of the task where that is largest."""
 
 
 def answers(model: onnx.ModelProto, frames: Frames) -> list[Answer]:
@@ -96,14 +96,18 @@ def ranking(
     `reference` is the float graph, `on_layer` is told layers done, and of how many.
     """
     expected = answers(reference, frames)
-    whole = np.maximum(mean_disagreement(expected, answers(quantised, frames)), 1e-9)
+
+    def error(in_float: Sequence[str]) -> Floats:
+        mixed = with_float_layers(quantised, reference, in_float)
+        return mean_disagreement(expected, answers(mixed, frames))
+
+    whole = np.maximum(error([]), 1e-9)
+    rest = error(layers)  # of operators between the layers
     found = []
     for done, layer in enumerate(layers):
         on_layer(done, len(layers))
         others = [other for other in layers if other != layer]
-        alone = with_float_layers(quantised, reference, others)
-        error = mean_disagreement(expected, answers(alone, frames))
-        found.append(Sensitivity(layer, round(float((error / whole).max()), 4)))
+        found.append(Sensitivity(layer, round(float(((error(others) - rest) / whole).max()), 4)))
     on_layer(len(layers), len(layers))
     return sorted(found, key=lambda one: -one.share)
 
