@@ -16,6 +16,7 @@ from torch import nn
 
 from bench.common import write_result
 from bench.training import RECIPES, ROADS
+from mtc_perception.memory import keep_memory
 from offline_compress.calibration import calibration_batches
 from offline_compress.export import normalise
 from offline_compress.importance.measure import labelled_losses, scoring_mode
@@ -62,6 +63,7 @@ def bench_scoring(results: Path, console: Console) -> bool:
     Raises UserError.
     """
     rows: dict[str, dict[str, Any]] = {}
+    keep_memory()  # as in the course of a training, which scoring is part of
     device = start_accelerator("fp32", 1).device
     for name in MODELS:
         cost = measure(name, device, console)

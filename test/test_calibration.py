@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mini_data import BOX, HEIGHT, WIDTH, write_png, write_text
 from tiny_training import tiny_recipe
@@ -127,6 +127,7 @@ def test_a_task_without_labels_is_refused_before_anything_is_decoded(
         calibration_batches(recipe_of(drives[1]), Scoring())
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.01, 1), st.integers(1, 30)), min_size=1, max_size=6),
     st.integers(1, 60),

@@ -74,6 +74,7 @@ def test_random_scores_follow_the_seed() -> None:
     assert ((first >= 0) & (first < 1)).all()
 
 
+@settings(deadline=None)
 @given(energies, shares, st.floats(0, 1))
 def test_the_penalty_is_bounded(
     taylor: np.ndarray, conflict: np.ndarray, conflict_weight: float
@@ -86,6 +87,7 @@ def test_the_penalty_is_bounded(
         assert (penalised >= (1 - conflict_weight) * free * (1 - 1e-12)).all()
 
 
+@settings(deadline=None)
 @given(energies, shares, st.integers(0, 2))
 def test_the_scale_of_a_task_s_loss_means_nothing(
     taylor: np.ndarray, conflict: np.ndarray, task: int
@@ -124,6 +126,7 @@ def test_the_scale_of_a_measured_loss_means_nothing(task: int) -> None:
     assert (found[1]["joint"] > 10 * found[0]["joint"]).any()
 
 
+@settings(deadline=None)
 @given(energies, shares, st.integers(0, 2), st.integers(0, 9))
 def test_what_is_vital_to_one_task_stays_on_top(
     taylor: np.ndarray, conflict: np.ndarray, task: int, channel: int
@@ -147,6 +150,7 @@ def test_a_task_that_hangs_on_no_channel_moves_none() -> None:
     np.testing.assert_allclose(values(channel_scores(taylor), "tci_max"), each.max(0))
 
 
+@settings(deadline=None)
 @given(energies, st.floats(0, 1))
 def test_the_best_share_of_every_task_is_locked(taylor: np.ndarray, share: float) -> None:
     found = locked(channel_scores(taylor), GROUPS, share)
