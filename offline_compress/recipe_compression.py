@@ -70,7 +70,7 @@ class Pruning(Strict):
     budget: Budget
     criterion: Criterion = "tci_max"
     conflict: Fraction = 0.3
-    """Weight of the gradient-conflict penalty; 0: none."""
+    """Weight of the gradient-conflict penalty of the tci criteria; 0: none."""
     cost: Cost = "latency"
     """What a channel's score is divided by."""
     engine: Literal["openvino", "onnxruntime"] = "openvino"
