@@ -1,0 +1,339 @@
+"""The whole schedule on a miniature network: budgets, guard, resuming, replay and dry run."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_training import register, tiny_recipe
+from torch import nn
+
+from mtc_perception.errors import UserError
+from offline_compress.calibration import calibration_batches
+from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.export import count_gmacs, count_parameters, normalise
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+    model_spec,
+    save_checkpoint,
+)
+from offline_compress.pipeline import latency as timing
+from offline_compress.prune import dry_run, prune_network, replay
+from offline_compress.pruning import checks
+from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
+from offline_compress.pruning.groups import channel_groups
+from offline_compress.pruning.latency import deployed
+from offline_compress.pruning.plan import Plan, read_plan
+from offline_compress.pruning.selection import floor_of
+from offline_compress.recipe import Recipe
+from offline_compress.recipe_compression import Guard
+from offline_compress.training.trainer import Trainer
+from offline_compress.training.validation import Tick
+
+HEIGHT, WIDTH = 128, 192
+SCHEDULE = {
+    "epochs": 2,
+    "samples_per_epoch": 8,
+    "batch": 4,
+    "learning_rate": 0.002,
+    "weight_decay": 0.01,
+    "warmup_epochs": 0.5,
+    "ema_decay": 0.9,
+    "validate_every_epochs": 1,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    register()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BLOCKS", "RUNS_PER_BLOCK", "THREADS"):
+            patch.setattr(timing, name, 1)
+        yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    del MODELS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "roads"
+    write_dataset(root, 4, WIDTH, HEIGHT, seed=3, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    spec = model_spec("tiny", ["vehicle"], HEIGHT, WIDTH)
+    path = tmp_path_factory.mktemp("teacher") / "best"
+    save_checkpoint(path, spec, spec.build().eval())
+    return path
+
+
+def recipe_of(dataset: Path, **prune: Any) -> Recipe:
+    """Two steps to 60 % of the parameters, without a latency table, unless told otherwise."""
+    rules = {
+        "budget": {"parameters": 0.6},
+        "cost": "macs",
+        "steps": 2,
+        "round_to": 4,
+        "least_channels": 4,
+        "epochs_between": 0.5,
+        "guard": {"detection": 100, "drivable": 100, "lane": 100},
+    }
+    compress = {
+        "scoring": {"images": 4, "batch": 2},
+        "prune": rules | prune,
+        "recover": {"schedule": SCHEDULE},
+    }
+    return tiny_recipe(dataset, compress=compress)
+
+
+@dataclass
+class Validation:
+    """Scores that fall by `loss` with every network validated but the first, and who came."""
+
+    loss: float = 0.001
+    parameters: list[int] = field(default_factory=list)
+    fails_at: int | None = None
+
+    def __call__(self, model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+        tick(0, 1)
+        if len(self.parameters) == self.fails_at:
+            raise KeyboardInterrupt
+        self.parameters.append(count_parameters(model))
+        score = 0.8 - self.loss * (len(self.parameters) > 1)
+        return {
+            "detection": {"recall": score, "map50": score - 0.1},
+            "drivable": {"miou": score},
+            "lane": {"iou": None},
+        }
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_checkpoint(path).state_dict() for path in (one, other))
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def unmeasured(plan: Plan) -> Plan:
+    """But for times."""
+    none = {"latency_ms": None, "teacher_latency_ms": None}
+    return plan.model_copy(update={"steps": [s.model_copy(update=none) for s in plan.steps]})
+
+
+@pytest.fixture(scope="module")
+def pruned(
+    dataset: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Plan, Validation]:
+    """A whole pruning."""
+    out, validation = tmp_path_factory.mktemp("runs") / "pruned", Validation()
+    plan = prune_network(recipe_of(dataset), teacher, out, validation)
+    return out, plan, validation
+
+
+def test_steps_lead_to_the_budget(
+    pruned: tuple[Path, Plan, Validation], teacher: Path, dataset: Path
+) -> None:
+    out, plan, validation = pruned
+    whole = count_parameters(load_checkpoint(teacher))
+    assert [step.budget for step in plan.steps] == [{"parameters": 0.8}, {"parameters": 0.6}]
+    for step, share in zip(plan.steps, (0.8, 0.6), strict=True):
+        assert share - 0.06 < step.parameters / whole <= share
+        assert step.latency_ms
+        assert step.teacher_latency_ms
+        assert not step.taken_back
+    # The teacher; the first cut, its recovery (in training and after it); the last cut.
+    first, last = (step.parameters for step in plan.steps)
+    assert validation.parameters == [whole, first, first, first, last]
+    assert plan.steps[0].before == {"detection": pytest.approx(0.75), "drivable": 0.8}
+    assert plan.steps[1].before == plan.steps[0].after
+    assert plan.steps[1].after == plan.steps[1].cut
+    model, spec = load_checkpoint(out / "best"), load_spec(out / "best")
+    assert count_parameters(model) == last
+    assert count_gmacs(model, HEIGHT, WIDTH) == pytest.approx(plan.steps[1].gmacs)
+    assert spec.lineage[-1].startswith(f"pruned to {last} parameters")
+    assert spec.lineage[-2].startswith("conv_multitask trained by recipe tiny-step1")
+    groups = channel_groups(model)
+    assert {g.name: g.size for g in groups if not g.protected} == plan.steps[1].channels
+    for group in channel_groups(load_checkpoint(teacher)):
+        if not group.protected:
+            kept = len(plan.kept.get(group.name, range(group.size)))
+            assert kept == plan.steps[1].channels[group.name]
+            assert kept == group.size or (
+                kept % 4 == 0 and kept >= floor_of(group.size, 4, 0.25, 4)
+            )
+    picture = cv2.imread(str(out / "channels.png"))
+    assert picture.shape[0] > 12 * len(groups)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 4
+
+
+def test_the_plan_replays_to_the_shape(
+    pruned: tuple[Path, Plan, Validation], teacher: Path, tmp_path: Path
+) -> None:
+    out, plan, _ = pruned
+    assert read_plan(out / "plan.json") == plan
+    spec = replay(out / "plan.json", teacher, tmp_path / "replayed")
+    assert spec.shapes == load_spec(out / "best").shapes
+    assert spec.taps == load_spec(out / "best").taps
+    whole = load_checkpoint(teacher).backbone.stem[0].weight
+    cut = load_checkpoint(tmp_path / "replayed").backbone.stem[0].weight
+    kept = plan.kept.get("backbone.stem.0", list(range(len(whole))))
+    assert torch.equal(cut, whole[kept])
+    with pytest.raises(UserError, match="sha256"):
+        replay(out / "plan.json", out / "best", tmp_path / "other")
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 4])
+def test_an_interrupted_pruning_goes_on(
+    pruned: tuple[Path, Plan, Validation],
+    dataset: Path,
+    teacher: Path,
+    tmp_path: Path,
+    fails_at: int,
+) -> None:
+    """Stopped after the first cut, in its recovery, and after the last cut."""
+    out, plan, validation = pruned
+    recipe = recipe_of(dataset)
+    stopped = Validation(fails_at=fails_at)
+    with pytest.raises(KeyboardInterrupt):
+        prune_network(recipe, teacher, tmp_path, stopped)
+    assert not (tmp_path / "plan.json").exists()
+    resumed = Validation(parameters=stopped.parameters)
+    found = prune_network(recipe, teacher, tmp_path, resumed)
+    assert unmeasured(found) == unmeasured(plan)
+    assert same_weights(tmp_path / "best", out / "best")
+    assert resumed.parameters == validation.parameters  # Nothing was done twice.
+    again = Validation(fails_at=0)
+    assert prune_network(recipe, teacher, tmp_path, again) == found
+
+
+def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Path) -> None:
+    guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
+    plan = prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation(loss=0.025))
+    assert len(plan.steps) == 1
+    assert plan.steps[0].taken_back == "drivable lost 2.50 points, 2 are allowed"
+    assert plan.kept == {}
+    assert same_weights(tmp_path / "best", teacher)
+    assert prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation()) == plan
+
+
+def test_guard_compares_with_the_teacher() -> None:
+    guard = Guard(detection=5, drivable=2, lane=5)
+    teacher = task_scores(
+        {"detection": {"recall": 0.9, "map50": 0.7}, "drivable": {"miou": 0.9}, "lane": {}}
+    )
+    assert teacher == {"detection": pytest.approx(0.8), "drivable": 0.9}
+    assert broken_guard(guard, teacher, {"detection": 0.751, "drivable": 0.9}) == ""
+    assert broken_guard(guard, teacher, {"detection": 0.99, "drivable": 0.879}).startswith(
+        "drivable"
+    )
+    assert "detection lost 6.00" in broken_guard(guard, teacher, {"detection": 0.74, "drivable": 1})
+
+
+def test_an_impossible_budget_is_told_before_any_step(
+    dataset: Path, teacher: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(dataset, budget={"parameters": 0.02})
+    with pytest.raises(UserError, match=r"budget\.parameters: 0\.020 cannot be reached"):
+        prune_network(recipe, teacher, tmp_path, Validation(fails_at=0))
+    with pytest.raises(UserError, match="says nothing about compression"):
+        prune_network(tiny_recipe(dataset), teacher, tmp_path, Validation())
+
+
+def test_the_folder_of_another_teacher_is_refused(
+    pruned: tuple[Path, Plan, Validation], dataset: Path, tmp_path: Path
+) -> None:
+    out, _, _ = pruned
+    shutil.copytree(out, tmp_path / "run")
+    torch.manual_seed(5)
+    spec = model_spec("tiny", ["vehicle"], HEIGHT, WIDTH)
+    save_checkpoint(tmp_path / "other", spec, spec.build().eval())
+    with pytest.raises(UserError, match="of another teacher"):
+        prune_network(recipe_of(dataset), tmp_path / "other", tmp_path / "run", Validation())
+
+
+def test_dry_run_trains_nothing(
+    dataset: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "__init__", None)
+    plan = dry_run(recipe_of(dataset), teacher, tmp_path)
+    whole = count_parameters(load_checkpoint(teacher))
+    assert 0.54 < plan.steps[1].parameters / whole <= 0.6
+    replay(tmp_path / "dry_run.json", teacher, tmp_path / "cut")
+    cut = load_checkpoint(tmp_path / "cut")
+    assert count_parameters(cut) == plan.steps[1].parameters
+    assert count_gmacs(cut, HEIGHT, WIDTH) == pytest.approx(plan.steps[1].gmacs)
+    shutil.rmtree(tmp_path / "cut")
+    assert not list(tmp_path.rglob("model.safetensors"))
+    assert (tmp_path / "dry_run.png").stat().st_size > 1000
+
+
+def test_decoder_layers_go_first(dataset: Path, tmp_path: Path) -> None:
+    spec = model_spec("rmt_ppad_n", ["vehicle"], HEIGHT, WIDTH)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "teacher", spec, spec.build().eval())
+    recipe = recipe_of(dataset, steps=1, decoder_layers=1, budget={"parameters": 0.7})
+    recipe = recipe.model_copy(update={"model": "rmt_ppad_n"})
+    plan = prune_network(recipe, tmp_path / "teacher", tmp_path / "run", Validation())
+    assert plan.decoder_layers == 1
+    found, model = load_spec(tmp_path / "run" / "best"), load_checkpoint(tmp_path / "run" / "best")
+    assert found.arguments["layers"] == 1
+    whole = count_parameters(load_checkpoint(tmp_path / "teacher"))
+    assert 0.64 < count_parameters(model) / whole <= 0.7
+    assert (
+        replay(tmp_path / "run" / "plan.json", tmp_path / "teacher", tmp_path / "r").shapes
+        == found.shapes
+    )
+
+
+def test_statistics_are_those_of_the_calibration_images(dataset: Path, teacher: Path) -> None:
+    recipe = recipe_of(dataset)
+    assert recipe.compress
+    batches = calibration_batches(recipe, recipe.compress.scoring)
+    model = load_checkpoint(teacher)
+    norm = model.backbone.stem[1]
+    torch.nn.init.constant_(norm.running_mean, 7.0)
+    recalibrate(model, batches, lambda _d, _t: None)
+    with torch.no_grad():
+        outputs = [model.backbone.stem[0](normalise(batch.images)).double() for batch in batches]
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    variance = torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0)
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-4, atol=1e-5)
+    assert norm.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recalibrate(model, batches, lambda _d, _t: None)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_broken_network_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_checkpoint(teacher)
+    groups = channel_groups(model)
+    floors = {group.name: min(4, group.size) for group in groups}
+    check_network(model, groups, floors, (HEIGHT, WIDTH))
+    with pytest.raises(UserError, match=r"backbone\.stem\.0 has 8 channels, fewer than 12"):
+        check_network(model, groups, floors | {"backbone.stem.0": 12}, (HEIGHT, WIDTH))
+    torch.manual_seed(9)
+    other = deployed(model_spec("tiny", ["vehicle"], HEIGHT, WIDTH).build().eval(), HEIGHT, WIDTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "deployed", lambda *_: other)
+        with pytest.raises(UserError, match="something else once exported"):
+            check_network(model, groups, floors, (HEIGHT, WIDTH))
+    torch.nn.init.constant_(model.lane_head.predict.bias, float("nan"))
+    torch.nn.init.constant_(model.detection_head.classify[0].bias, float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        check_network(model, groups, floors, (HEIGHT, WIDTH))
