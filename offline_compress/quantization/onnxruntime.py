@@ -1,6 +1,6 @@
 """int8 for ONNX Runtime on a CPU: uint8 activations, int8 weights per output channel.
 
-Every operator between the first and the last convolutions is quantised: with convolutions alone,
+Cheap operators between the convolutions are quantised, too: with convolutions alone,
 converting to and fro eats up what they gain.
 """
 
@@ -17,6 +17,23 @@ from offline_compress.quantization.graph import FIXED_KERNELS, between, convolut
 LEAST_CHANNELS = 8
 """Its int8 convolutions of fewer input channels (the first layer, the masks' resampling) take
 three to five times as long as its float ones."""
+_CHEAP = frozenset(
+    [
+        "Add",
+        "AveragePool",
+        "Clip",
+        "Concat",
+        "DepthToSpace",
+        "GlobalAveragePool",
+        "Mul",
+        "Relu",
+        "Resize",
+        "Sigmoid",
+        "Split",
+    ]
+)
+"""Operators that it computes, or passes on, in int8. Attention and its norms stay in float; so does
+pooling by maximum, whose int8 kernel can take a hundred times as long as the float one."""
 
 
 def layers(model: onnx.ModelProto) -> list[str]:
@@ -35,7 +52,8 @@ def quantise(model: onnx.ModelProto, frames: Frames) -> onnx.ModelProto:
     chosen = layers(model)
     # Down to the last layers' inputs; the convolutions left out are not among them.
     inside = between(model, convolutions(model, FIXED_KERNELS))
-    return insert_pairs(model, ranges, [*chosen, *sorted(inside)], QuantType.QUInt8, {})
+    cheap = [n.name for n in model.graph.node if n.name in inside and n.op_type in _CHEAP]
+    return insert_pairs(model, ranges, [*chosen, *cheap], QuantType.QUInt8, {})
 
 
 def insert_pairs(
