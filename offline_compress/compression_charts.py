@@ -40,6 +40,8 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
     One mark per setting (mean over its seeds, bars of one standard deviation), a star for each
     teacher, and a line through the settings that no other one dominates.
     """
+    rows = [row for setting in settings for row in setting.rows]
+    most = max(x(row, who) for row in rows for who in ("teacher", "student"))
     with mpl.rc_context(_STYLE):
         page = Figure(figsize=(10.5, 6.4), layout="constrained")
         panels = page.subplots(2, 2).flat
@@ -47,8 +49,7 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
             _trade_off(axes, settings, x, task, name)
             axes.set_title(HEADLINE_WORDS[task, name], loc="left", fontsize=10)
             axes.set_xlabel(x_title)
-            axes.margins(0.08)
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.1 * most)
             axes.grid(color="#e4e7eb", linewidth=0.7)
         handles, labels = axes.get_legend_handles_labels()
         page.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

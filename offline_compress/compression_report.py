@@ -50,7 +50,7 @@ def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
     """What each setting costs and what it loses, as means and deviations over its seeds."""
     costs = ["setting", "seeds", "parameters", "GMACs"]
     costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
-    costs += [f"x teacher, {ENGINE_WORDS[engine]}" for engine in ENGINES]
+    costs += [f"x {ENGINE_WORDS[engine]}" for engine in ENGINES]
     words = [HEADLINE_WORDS[key] for key in HEADLINES]
     losses = ["setting", *words, *(f"Δ {word}" for word in words)]
     teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
@@ -81,7 +81,7 @@ def _teacher_costs(row: Row) -> list[str]:
         "",
         f"{teacher['params'] / 1e6:.2f} M",
         f"{teacher['gmacs']:.2f}",
-        *(f"{teacher['latency_ms_by_engine'][engine]:.1f}" for engine in ENGINES),
+        *(f"{teacher['latency_ms_by_engine'][engine]:.2f}" for engine in ENGINES),
         *("1" for _ in ENGINES),
     ]
 
@@ -109,7 +109,7 @@ def _setting_costs(setting: Setting) -> list[str]:
         str(len(setting.rows)),
         f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
         _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
-        *(_spread(one, ".1f") for one in times),
+        *(_spread(one, ".2f") for one in times),
         *(_spread(one, ".2f") for one in ratios),
     ]
 

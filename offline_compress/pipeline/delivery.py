@@ -100,8 +100,9 @@ class Quantise:
         return [self._run.bundle / MANIFEST, self._run.quantised]
 
     def clear(self) -> None:
-        """Both."""
-        shutil.rmtree(self._run.bundle, ignore_errors=True)
+        """Both, and the bundle of a former name."""
+        for bundle in self._run.path.glob("*.mtc"):
+            shutil.rmtree(bundle)
         self._run.quantised.unlink(missing_ok=True)
 
     def run(self) -> None:

@@ -1,0 +1,235 @@
+"""Rows of runs become the right table, comparison and page."""
+
+import copy
+import json
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtc_perception.errors import UserError
+from offline_compress.compression_charts import channels, conflict_map, front, trade_off
+from offline_compress.compression_pictures import chosen, evenly
+from offline_compress.compression_report import (
+    settings_tables,
+    terminal_table,
+    variants_table,
+    write_report,
+)
+from offline_compress.compression_rows import (
+    compression_json,
+    points,
+    read_row,
+    settings_of,
+)
+
+
+def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[str, Any]:
+    """A result like those of `mtc-compress run`; the student is `gain` points better than 0.9."""
+
+    def network(score: float, params: int, ms: float) -> dict[str, Any]:
+        return {
+            "name": "net",
+            "sha256": f"{params}",
+            "detection": {"recall": score, "map50": score, "map50_95": score / 2},
+            "drivable": {"miou": score, "iou": score},
+            "lane": {"iou": score, "accuracy": score},
+            "params": params,
+            "gmacs": params / 1e6,
+            "latency_ms": ms,
+            "latency_ms_by_engine": {"openvino": ms, "onnxruntime": 2 * ms},
+            "latency_p95_ms_by_engine": {"openvino": ms, "onnxruntime": 2 * ms},
+        }
+
+    return {
+        "schema": 1,
+        "name": name,
+        "recipe": "net",
+        "seed": seed,
+        "settings": {"prune": {"criterion": "tci_max", "conflict": 0.3} | settings},
+        "data": {"name": "roads", "split": "val", "limit": 0, "images": 3},
+        "teacher": network(0.9, 4_000_000, 20.0),
+        "student": network(0.9 + gain / 100, 1_000_000, 8.0 + seed),
+        "latency_ratio": {"openvino": 0.4, "onnxruntime": 0.45},
+        "latency_conditions": {"batch": 1, "threads": 2},
+        "variants": {},
+        "seconds": {"prune": 1800.0, "recover": 1800.0},
+        "machine": {"cpu": "C", "cores": 2, "memory_gib": 8.0, "system": "Linux"},
+        "versions": {"python": "3.11"},
+        "commit": "0123456789abcdef",
+        "command": f"mtc-compress run --recipe r.yaml --set compress.seed={seed} --out runs/{name}",
+        "time": "2026-01-01T00:00:00+00:00",
+    }
+
+
+ROWS = [
+    row("ours-s0", 0, -0.5),
+    row("l2-s0", 0, -2.0, criterion="l2"),
+    row("ours-s1", 1, -0.9),
+    row("ours-s2", 2, -0.1),
+]
+
+
+def test_seeds_of_one_setting_are_grouped_and_nothing_else() -> None:
+    ours, l2 = settings_of(ROWS)
+    assert (ours.name, l2.name) == ("ours", "l2")
+    assert [one["seed"] for one in ours.rows] == [0, 1, 2]
+    other_teacher = copy.deepcopy(ROWS[0])
+    other_teacher["teacher"]["sha256"] = "another"
+    assert len(settings_of([*ROWS, other_teacher])) == 3
+
+
+def test_mean_and_spread_are_those_of_numpy() -> None:
+    ours, l2 = settings_of(ROWS)
+    changes = [-0.5, -0.9, -0.1]
+    found = ours.spread(lambda one: points(one, "lane", "iou"))
+    assert found is not None
+    assert found.mean == pytest.approx(np.mean(changes))
+    assert found.deviation == pytest.approx(np.std(changes, ddof=1))
+    alone = l2.spread(lambda one: points(one, "lane", "iou"))
+    assert alone is not None
+    assert alone.deviation is None
+
+
+def test_a_task_without_labels_is_undefined_not_zero() -> None:
+    rows = copy.deepcopy(ROWS)
+    for one in rows:
+        del one["student"]["lane"], one["teacher"]["lane"]
+        one["student"]["detection"]["map50"] = None
+    (ours, _) = settings_of(rows)
+    assert ours.spread(lambda one: points(one, "lane", "iou")) is None
+    _, accuracy = settings_tables([ours])
+    cells = dict(zip(accuracy.columns, accuracy.sections[1][0], strict=True))
+    assert cells["Δ lane IoU"] == cells["mAP50"] == "undefined"
+    assert cells["Δ recall"] == "-0.50 ± 0.40"
+    json.dumps(compression_json(rows), allow_nan=False)
+    assert "<svg" in trade_off([ours], "ms", lambda one, who: one[who]["latency_ms"])
+
+
+def test_the_tables_say_what_the_rows_say() -> None:
+    cost, accuracy = settings_tables(settings_of(ROWS))
+    teacher, ours, l2 = (
+        dict(zip(cost.columns, cells, strict=True)) for part in cost.sections for cells in part
+    )
+    assert teacher["parameters"] == "4.00 M"
+    assert ours["parameters"] == "1.00 M (-75.0 %)"
+    assert ours["seeds"] == "3"
+    assert ours["OpenVINO ms"] == f"9.00 ± {statistics.stdev([8, 9, 10]):.2f}"
+    assert l2["x ONNX Runtime"] == "0.45"
+    assert accuracy.sections[1][1][-1] == "-2.00"
+    assert terminal_table(cost).row_count == 3
+
+
+def test_variants_are_compared_with_the_checkpoint() -> None:
+    one = copy.deepcopy(ROWS[0])
+    figures = {key: one["student"][key] for key in ("detection", "drivable", "lane")}
+    lossy = copy.deepcopy(figures)
+    lossy["lane"]["iou"] -= 0.004
+    one["variants"] = {
+        "fp32": {
+            "bytes": 4_000_000,
+            "accuracy": figures,
+            "engines": {"openvino": figures | {"latency_ms": 8.0, "ratio_to_fp32": 1.0}},
+        },
+        "int8-trt": {"bytes": 1_000_000, "accuracy": lossy, "engines": {}},
+    }
+    here, elsewhere = (part[0] for part in variants_table(one).sections)
+    assert here[:5] == ["fp32", "OpenVINO", "4.00", "8.00", "1.00"]
+    assert elsewhere[:3] == ["int8-trt", "not here", "1.00"]
+    assert elsewhere[-1] == "-0.40"
+
+
+def test_compression_json_has_what_scripts_rely_on() -> None:
+    content = compression_json(ROWS)
+    assert content["rows"] == ROWS
+    assert content["teacher"]["detection"]["map50"] == 0.9
+    assert content["student"]["latency_ms"] == 8.0
+    assert content["student"]["variants"] == {}
+    ours = content["settings"][0]
+    assert ours["seeds"] == [0, 1, 2]
+    assert ours["points"]["drivable"]["miou"] == {"mean": -0.5, "deviation": 0.4}
+    assert ours["params_share"]["mean"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "holds no result"),
+        ("{", "cannot be read"),
+        ('{"schema": 99}', "no result of this version"),
+        ("[]", "no result of this version"),
+    ],
+)
+def test_a_folder_without_a_result_is_named(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_row(tmp_path)
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    rng = np.random.default_rng(0)
+    marks = [(float(x), float(y)) for x, y in rng.integers(0, 8, (30, 2))]
+    dominated = {
+        mark
+        for mark in marks
+        for other in marks
+        if other != mark and other[0] <= mark[0] and other[1] >= mark[1]
+    }
+    assert front(marks) == sorted(set(marks) - dominated)
+    assert front([]) == []
+
+
+def test_pictures_show_the_numbers() -> None:
+    bars = channels({"stem": (8, 16), "stage": (48, 64)})
+    assert "8 of 16" in bars
+    assert "stage" in bars
+    conflict = conflict_map({"stem": {"a/b": 0.25, "a/c": None}})
+    assert "0.250" in conflict
+    assert "unknown" in conflict
+
+
+def test_frames_shown_are_the_worst_of_each_task_and_the_median() -> None:
+    teacher: list[dict[str, float | None]] = [
+        {"detection": 0.9, "drivable": 0.9, "lane": 0.5} for _ in range(5)
+    ]
+    student = copy.deepcopy(teacher)
+    student[1]["detection"] = 0.4
+    student[2]["drivable"] = 0.7
+    student[3]["lane"] = None
+    student[4]["lane"] = 0.45
+    found = list(chosen(teacher, student))
+    assert [index for _, index in found] == [1, 2, 4, 4]
+    assert "vehicles, F1 (-50.0 points)" in found[0][0]
+    assert "median change (-5.0 points" in found[3][0]
+    assert list(chosen([], [])) == []
+    assert len(evenly(list(range(84)), 60)) == 42  # type: ignore[arg-type]
+
+
+class _Page(HTMLParser):
+    """Everything that a page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = ("href", "src", "xlink:href")
+        self.links += [value for name, value in attrs if name in names and value]
+
+
+def test_the_page_stands_alone_and_has_every_command(tmp_path: Path) -> None:
+    """Of runs of which only the results are left, without networks and data."""
+    write_report(tmp_path / "p" / "r.html", [tmp_path] * 4, ROWS, lambda _w, _d, _t: None)
+    text = (tmp_path / "p" / "r.html").read_text()
+    assert all(one.startswith(("#", "data:")) for one in _Page(text).links)
+    for one in ROWS:
+        assert one["command"] in text
+    assert "-0.50 ± 0.40" in text
+    assert text.count("<svg") == 3

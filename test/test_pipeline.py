@@ -1,0 +1,150 @@
+"""The whole pipeline in miniature: what it leaves, that it survives kills, and what it refuses."""
+
+import json
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_pipeline import outcome, run, write_workspace
+from tiny_training import TINY
+
+from mtc_perception.bundle import read_bundle
+from mtc_perception.engine import create_engine
+from offline_compress import cli
+from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
+from offline_compress.pipeline.stages import read_marker
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, recipe, teacher, and one finished run, `whole`."""
+    folder = tmp_path_factory.mktemp("workspace")
+    write_workspace(folder)
+    assert run(folder, "whole") == 0
+    return folder
+
+
+def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
+    out = workspace / "whole"
+    row = json.loads((out / "result.json").read_text())
+    assert row["student"]["params"] <= 0.7 * row["teacher"]["params"]
+    assert row["recipe"] == "tiny"
+    assert row["command"] == "mtc-compress run"
+    assert row["settings"]["prune"]["criterion"] == "tci_max"
+    assert set(row["seconds"]) == {"teacher", "prune", "recover", "export", "quantise"}
+    for who in ("teacher", "student"):
+        assert {"recall", "map50", "map50_95"} == set(row[who]["detection"])
+        assert row[who]["latency_ms"] == row[who]["latency_ms_by_engine"]["openvino"] > 0
+    assert str(workspace) not in (out / "result.json").read_text()
+
+    assert load_spec(workspace / "runs" / "tiny" / "best").shapes == {}
+    assert sum(p.numel() for p in load_checkpoint(out / "recover" / "best").parameters()) > 0
+    bundle = read_bundle(out / "tiny_student.mtc")
+    assert bundle.manifest.params == row["student"]["params"]
+    engine, _ = create_engine(bundle, "onnxruntime")
+    engine.close()
+    assert yaml.safe_load((out / "recipe.yaml").read_text())["compress"]["seed"] == 0
+
+
+def test_a_finished_run_is_not_done_again(workspace: Path) -> None:
+    out = workspace / "whole"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.name != ".lock"}
+    assert run(workspace, "whole") == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_killed_at_random_moments_and_interrupted_it_ends_the_same(workspace: Path) -> None:
+    files = int((workspace / "whole.count").read_text())
+    dice = random.Random(4)
+    for moment in dice.sample(range(2, files // 4), 3):
+        assert run(workspace, "killed", stop_at=moment) == -signal.SIGKILL
+    assert run(workspace, "killed", stop_at=files // 4, how=signal.SIGINT) > 0
+    assert run(workspace, "killed") == 0
+    assert outcome(workspace / "killed") == outcome(workspace / "whole")
+
+
+def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
+    out = workspace / "whole"
+    before, pruned = outcome(out), read_marker(out, "prune")
+    assert run(workspace, "whole", ["compress.recover.distillation=0"]) == 0
+    # Pruning with half an epoch between its steps depends on how that recovers.
+    assert read_marker(out, "prune") != pruned
+    changed = outcome(out)
+    assert changed["teacher"] == before["teacher"]
+    assert changed["student"]["sha256"] != before["student"]["sha256"]
+
+    pruned = read_marker(out, "prune")
+    change = ["compress.recover.distillation=0", "compress.student=other"]
+    assert run(workspace, "whole", change) == 0
+    assert read_marker(out, "prune") == pruned
+    assert read_bundle(out / "other.mtc").manifest.params == changed["student"]["params"]
+
+
+@pytest.fixture
+def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setitem(MODELS, "tiny", ("conv_multitask", TINY))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "compress.prune.buget=1"], "did you mean budget?"),
+        (["--set", "compress=null"], "says nothing about compression"),
+        (["--set", "compress.prune.budget.parameters=0.01"], "0.01"),
+        (["--set", "name=untrained", "--set", "compress.prune.budget.parameters=0.01"], "0.01"),
+        (["--set", "compress.prune.protect=[encodr]"], "encoder"),
+        (["--set", "compress.teacher=nowhere"], "nowhere"),
+        (["--set", "validate_on.split=test"], "has no split 'test'"),
+        (["--set", "train.0.root=bare", "--set", "name=bare"], "detection"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    bare = workspace / "bare"
+    if not bare.exists():
+        # The roads without the vehicles' labels.
+        bare.mkdir()
+        for name in ("images", "drivable", "lane"):
+            (bare / name).symlink_to(workspace / "roads" / name)
+    command = ["mtc-compress", "run", "--recipe", "tiny.yaml", "--out", "refused", *arguments]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert words in told
+
+
+@pytest.mark.usefixtures("_here")
+def test_two_processes_do_not_share_a_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    Path("busy").mkdir()
+    with Path("busy/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        command = ["mtc-compress", "run", "--recipe", "tiny.yaml", "--out", "busy"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit):
+            cli.main()
+    assert "another process works in busy" in capsys.readouterr().err
