@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from tiny_training import TINY
 
 from mtc_perception.bundle import read_bundle
 from mtc_perception.engine import create_engine
+from mtc_perception.errors import UserError
 from offline_compress import cli
 from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
+from offline_compress.pipeline.run import run_pipeline
 from offline_compress.pipeline.stages import read_marker
+from offline_compress.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,19 @@ def test_mistakes_are_one_line_and_exit_2(
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert words in told
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_checkpoint_that_was_put_there_is_taken_as_the_teacher() -> None:
+    shutil.copytree("runs/tiny/best", "runs/given/best")
+    recipe = load_recipe(Path("tiny.yaml"), ["name=given"])
+    run_pipeline(recipe, Path("given"), "", until="teacher")
+    assert not Path("runs/given/state.pt").exists()
+
+    Path("runs/given/state.pt").write_bytes(b"of long ago")
+    shutil.rmtree("given")
+    with pytest.raises(UserError, match=r"--set compress\.teacher=runs/given/best"):
+        run_pipeline(recipe, Path("given"), "", until="teacher")
 
 
 @pytest.mark.usefixtures("_here")

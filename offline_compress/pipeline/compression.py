@@ -11,6 +11,7 @@ from offline_compress.pipeline.stages import digest_of
 from offline_compress.prune import prune_network
 from offline_compress.recipe import Recipe
 from offline_compress.training.recovery import recover_recipe
+from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.trainer import MAY_CHANGE, Trainer
 
 DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "mosaic", "classes"}
@@ -42,11 +43,23 @@ class Teacher:
     def run(self) -> None:
         """Train it, or go on, unless it is there. Raises UserError if it does not fit."""
         recipe, folder = self._run.recipe, self._run.teacher
-        if self._run.compress.teacher is None:
-            Trainer(recipe, folder.parent).run()
+        if self._run.compress.teacher is None and not self._put_there():
+            try:
+                Trainer(recipe, folder.parent).run()
+            except UserError as error:
+                if not weights(folder).exists():
+                    raise
+                advice = f"to compress {folder} as it is: --set compress.teacher={folder}"
+                raise UserError(f"{error}; {advice}") from None
         classes = load_spec(folder).classes
         if classes != recipe.classes:
             raise UserError(f"{folder} knows the classes {classes}, the recipe {recipe.classes}")
+
+    def _put_there(self) -> bool:
+        """Whether there is a checkpoint without the state of its training: one to be used."""
+        run = self._run.teacher.parent
+        states = (run / STATE_FILE, run / PREVIOUS_STATE_FILE)
+        return weights(self._run.teacher).exists() and not any(map(Path.exists, states))
 
 
 class Prune:
