@@ -81,7 +81,7 @@ class Pruning(Strict):
     least_channels: Positive = 16
     least_share: Fraction = 0.25
     """A layer keeps at least `least_channels` and this share of its channels."""
-    locked: Fraction = 0.2
+    locked: Fraction = 0.1
     """Share of the channels, the best of each task, that is never removed in a step."""
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
