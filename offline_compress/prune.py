@@ -17,7 +17,7 @@ from offline_compress.pruning.schedule import (
     progress,
 )
 from offline_compress.pruning.setting import open_setting
-from offline_compress.pruning.steps import extended, lists, predicted_step, remaining
+from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
 from offline_compress.pruning.surgery import keep_channels
 from offline_compress.recipe import Recipe
 from offline_compress.training.machine import start_accelerator
@@ -69,6 +69,7 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
         keep_channels(model, groups, lists(kept))
         groups, scores = channel_groups(model, setting.pruning.protect), remaining(scores, kept)
         plan = extended(plan, setting, predicted_step(setting, budget, kept), kept)
+        print(summary(setting, plan, {}))
     write_plan(out / PREDICTED_PLAN_FILE, plan)
     draw(setting, plan, out / PREDICTED_PICTURE_FILE)
     return plan

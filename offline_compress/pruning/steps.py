@@ -37,8 +37,8 @@ def predicted_step(setting: Setting, budget: dict[str, float], kept: Kept) -> Pl
         channels=counts,
         parameters=round(parameters),
         gmacs=macs / 1e9,
-        latency_ms=float(latency_ms) if unpruned_ms else None,
-        teacher_latency_ms=float(unpruned_ms) or None,
+        latency_ms=round(float(latency_ms), 4) if unpruned_ms else None,
+        teacher_latency_ms=round(float(unpruned_ms), 4) or None,
     )
 
 
@@ -51,8 +51,8 @@ def measured_step(
         channels={name: len(channels) for name, channels in choice.kept.items()},
         parameters=count_parameters(cut),
         gmacs=count_gmacs(cut, *setting.size),
-        latency_ms=choice.latency_ms,
-        teacher_latency_ms=choice.teacher_latency_ms,
+        latency_ms=round(choice.latency_ms, 4),
+        teacher_latency_ms=round(choice.teacher_latency_ms, 4),
     )
 
 
