@@ -195,10 +195,11 @@ def export_bundle(
     out: Path,
     thresholds: Thresholds,
     accuracy: dict[str, Any] | None,
+    name: str | None = None,
 ) -> Manifest:
     """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
 
-    `accuracy` is recorded as given.
+    `accuracy` is recorded as given; `name` defaults to that of the network.
 
     The golden self-test values are measured by running the exported graph itself.
     Raises UserError when the checkpoint does not load or holds non-finite weights.
@@ -212,7 +213,7 @@ def export_bundle(
     golden = measure_self_test(run_self_test(engine))
     engine.close()
     manifest = Manifest(
-        name=spec.name,
+        name=name or spec.name,
         version=__version__,
         variants={
             "fp32": Variant(

@@ -86,7 +86,10 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     change = ["compress.recover.distillation=0", "compress.student=other"]
     assert run(workspace, "whole", change) == 0
     assert read_marker(out, "prune") == pruned
-    assert read_bundle(out / "other.mtc").manifest.params == changed["student"]["params"]
+    manifest = read_bundle(out / "other.mtc").manifest
+    assert manifest.name == "other"
+    assert manifest.params == changed["student"]["params"]
+    assert not (out / "tiny_student.mtc").exists()
 
 
 @pytest.fixture

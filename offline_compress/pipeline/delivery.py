@@ -73,7 +73,8 @@ class Export:
             )
             metrics = _measured(self._metrics, measure)
         thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
-        export_bundle(self._run.student, self._run.exported, thresholds, accuracy(metrics))
+        run = self._run
+        export_bundle(run.student, run.exported, thresholds, accuracy(metrics), run.student_name)
 
 
 class Quantise:

@@ -103,11 +103,11 @@ def decide(stage: Stage, folder: Path) -> Decision:
         return Decision(f"again, because {changes[0]}{more}", clear=True)
     if not marker.done:
         return Decision("goes on where it stopped", seconds=marker.seconds)
-    for path, digest in marker.made.items():
-        found = digest_of(Path(path) if Path(path).exists() else folder / path)
-        if found != digest:
+    for path in stage.made():
+        found, name = digest_of(path), _short(path, folder)
+        if not found or found != marker.made.get(name):
             what = "has changed" if found else "is missing"
-            return Decision(f"again, because {path} {what}", clear=True)
+            return Decision(f"again, because {name} {what}", clear=True)
     return Decision(f"was done before, in {duration(marker.seconds)}", skip=True)
 
 
