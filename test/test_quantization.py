@@ -248,11 +248,8 @@ def test_the_layer_that_rounding_hurts_ranks_first(model: onnx.ModelProto) -> No
     layers = [name for name in tensorrt.layers(hurt) if any(part in name for part in masks)]
     ranked = sensitivity.ranking(quantised, hurt, layers, FRAMES[:1])
     readers = {victim, "/model/drivable_head/tower/tower.0/Conv"}
-    assert {one.layer for one in sorted(ranked, key=lambda one: -one.share)[:2]} == readers
+    assert {one.layer for one in ranked[:2]} == readers
     assert {one.layer for one in ranked} == set(layers)
-    worth = [one.share / one.cost for one in ranked]
-    assert worth == sorted(worth, reverse=True)
-    assert sum(one.cost for one in ranked) == pytest.approx(1, abs=1e-4)
 
 
 def test_losses_are_points_of_what_both_know() -> None:
@@ -277,7 +274,7 @@ def test_the_most_sensitive_layers_stay_in_float_until_the_loss_is_small(
     fp32: bytes, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, enough: int
 ) -> None:
     layers = int8_ort.layers(model)
-    by_name = [sensitivity.Sensitivity(layer, 1.0, 0.1) for layer in sorted(layers)]
+    by_name = [sensitivity.Sensitivity(layer, 1.0) for layer in sorted(layers)]
     monkeypatch.setattr(quantising, "ranking", lambda *_: by_name)
     monkeypatch.setattr(quantising, "trial", lambda *_: GOLDEN)
     tried: list[int] = []
@@ -292,14 +289,14 @@ def test_the_most_sensitive_layers_stay_in_float_until_the_loss_is_small(
     made = quantise(fp32, FRAMES, ["int8-ort"], evaluate, settings)["int8-ort"]
     report = made.report
     if enough == 4:
-        assert tried == [0, 1, 2, 4]
+        assert tried == [0, 1, 2, 3, 4]
         assert report["kept"] == sorted(layers)[:4]
     else:
-        assert tried == [0, 1, 2, 4, 8, 16, 32]  # half of them, no more
-        assert len(report["kept"]) == 32
+        assert tried == [0, 1, 2, 3, 4, 6, 9]  # of 67: a sixth, no more
+        assert len(report["kept"]) == 9
     assert in_float(made.graph, layers) == len(report["kept"])
     assert report["within_tolerance"] == (enough == 4)
-    assert report["loss_points"]["lane.iou"] == (0.0 if enough == 4 else 6.8)
+    assert report["loss_points"]["lane.iou"] == (0.0 if enough == 4 else 9.1)
     assert [one["layer"] for one in report["ranking"]] == sorted(layers)
 
 

@@ -15,7 +15,6 @@ from offline_compress.quantization.graph import (
     convolutions,
     drop_unused,
     folded,
-    multiplications,
     serialised,
     upstream,
     with_float_layers,
@@ -101,17 +100,6 @@ def test_convolutions_by_the_channels_they_look_at(model: onnx.ModelProto) -> No
     assert convolutions(model, 1) == ["stem", "depthwise", "inner", "last", "blur"]
     assert convolutions(model, 2) == ["stem", "depthwise", "inner", "last"]
     assert convolutions(model, 8) == ["depthwise", "inner", "last"]
-
-
-def test_multiplications_of_known_convolutions(model: onnx.ModelProto) -> None:
-    pixels = HEIGHT * WIDTH
-    assert multiplications(model) == {
-        "stem": 3 * 8 * 9 * pixels,
-        "depthwise": 8 * 9 * pixels,
-        "inner": 8 * 8 * 9 * pixels,
-        "last": 8 * pixels,
-        "blur": 9 * pixels,
-    }
 
 
 def test_what_lies_before_and_between_layers(model: onnx.ModelProto) -> None:

@@ -1,6 +1,5 @@
 """ONNX graphs of exported networks: folded, looked through, single layers put back to float."""
 
-import math
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -62,20 +61,6 @@ def convolutions(model: onnx.ModelProto, least_channels: int) -> list[str]:
         if groups > 1 or sizes[node.input[1]][1] >= least_channels:
             names.append(node.name)
     return names
-
-
-def multiplications(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of every convolution with constant weights for one image, by name."""
-    sizes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    shapes = {
-        value.name: [one.dim_value for one in value.type.tensor_type.shape.dim]
-        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
-    }
-    return {
-        node.name: math.prod(sizes[node.input[1]]) * math.prod(shapes[node.output[0]][2:])
-        for node in model.graph.node
-        if node.op_type == "Conv" and node.input[1] in sizes
-    }
 
 
 def upstream(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:

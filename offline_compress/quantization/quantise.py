@@ -37,6 +37,9 @@ HEADLINES = (
     ("lane", "accuracy"),
 )
 RANKING_FRAMES = 8
+MOST_FLOAT = 1 / 6
+"""Largest share of the layers that stay in float. Whatever its size, each one costs conversions on
+both sides: with more of them nothing is left of what int8 gains."""
 
 
 class _Int8(Protocol):
@@ -100,9 +103,9 @@ def quantise(
     """Make `variants` of an exported float32 graph.
 
     If int8 loses more than `settings.tolerance` points of any of `HEADLINES` against fp32, its
-    layers are ranked by `sensitivity.ranking`, and 1, 2, 4, ... of the most sensitive stay in
-    float until it does not. If it still does with half of them in float, the best attempt is
-    taken and its report says `within_tolerance: false`.
+    layers are ranked by `sensitivity.ranking`, and 1, 2, 3, 4, 6, 9, ... of the most sensitive
+    stay in float until it does not. If it still does with `MOST_FLOAT` of them, the best attempt
+    is taken and its report says `within_tolerance: false`.
 
     Raises UserError if a runtime crashes on or refuses a variant, naming both.
     """
@@ -212,8 +215,8 @@ def _int8(
         tell(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, 1)
         mixed = with_float_layers(whole, model, kept)
         attempts.append(_attempt(variant, mixed, kept, evaluate, baseline))
-        count = max(1, 2 * len(kept))
-        if attempts[-1].worst <= settings.tolerance or count > len(layers) // 2:
+        count = max(len(kept) + 1, len(kept) * 3 // 2)
+        if attempts[-1].worst <= settings.tolerance or count > MOST_FLOAT * len(layers):
             break
         if not ranked:
             ranked = ranking(

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from offline_compress.quantization.calibration import Frames
-from offline_compress.quantization.graph import multiplications, with_float_layers
+from offline_compress.quantization.graph import with_float_layers
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,8 +36,6 @@ class Sensitivity:
     share: float
     """What it adds to the disagreement with the float network, as a share of the wholly quantised
     network's, of the task where that is largest."""
-    cost: float
-    """Its share of the multiply-accumulates of the layers."""
 
 
 def answers(model: onnx.ModelProto, frames: Frames) -> list[Answer]:
@@ -93,9 +91,7 @@ def ranking(
     frames: Frames,
     on_layer: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Sensitivity]:
-    """The `layers` of `quantised`, each measured alone in int8.
-
-    They come in the order in which to keep them in float: the largest share for its cost first.
+    """The `layers` of `quantised`, the most sensitive first; each is measured alone in int8.
 
     `reference` is the float graph, `on_layer` is told layers done, and of how many.
     """
@@ -107,16 +103,14 @@ def ranking(
 
     whole = np.maximum(error([]), 1e-9)
     rest = error(layers)  # of operators between the layers
-    macs = multiplications(reference)
-    total = sum(macs[layer] for layer in layers)
     found = []
     for done, layer in enumerate(layers):
         on_layer(done, len(layers))
         others = [other for other in layers if other != layer]
         share = float(((error(others) - rest) / whole).max())
-        found.append(Sensitivity(layer, round(share, 4), round(macs[layer] / total, 6)))
+        found.append(Sensitivity(layer, round(share, 4)))
     on_layer(len(layers), len(layers))
-    return sorted(found, key=lambda one: -one.share / one.cost)
+    return sorted(found, key=lambda one: -one.share)
 
 
 def _iou(a: Floats, b: Floats) -> Floats:
