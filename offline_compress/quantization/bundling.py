@@ -56,7 +56,7 @@ def _step(variant: str, made: QuantisedGraph, fp32: str) -> LineageStep:
             f"{report['layers'] - len(report['kept'])} convolutions in int8"
         )
         if report["kept"]:
-            how += f"; the most sensitive stay in float: {', '.join(report['kept'])}"
+            how += f", the {len(report['kept'])} most sensitive ones in float"
     tools = " ".join(f"{name} {version}" for name, version in report["tool"].items())
     return LineageStep(
         step="quantize",

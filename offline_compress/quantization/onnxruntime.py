@@ -16,7 +16,7 @@ from offline_compress.quantization.graph import FIXED_KERNELS, between, convolut
 
 LEAST_CHANNELS = 8
 """Its int8 convolutions of fewer input channels (the first layer, the masks' resampling) take
-three to five times as long as its float ones."""
+five to ten times as long as its float ones."""
 _CHEAP = frozenset(
     [
         "Add",
