@@ -12,6 +12,7 @@ from offline_compress.pruning.schedule import (
     PICTURE_FILE,
     PLAN_FILE,
     Schedule,
+    calibration,
     draw,
     measured_scores,
     progress,
@@ -56,11 +57,12 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     plan are predicted. Writes dry_run.json and dry_run.png into folder `out`, besides the latency
     table and the scores; no checkpoint. Raises what `prune_network` raises.
     """
+    batches = calibration(recipe)
     out.mkdir(parents=True, exist_ok=True)
     accelerator = start_accelerator(recipe.precision, 1)
     with progress(True) as tick:
         setting = open_setting(recipe, teacher, out, True, tick)
-        scores = measured_scores(recipe, setting, setting.model, out, accelerator, tick)
+        scores = measured_scores(setting, setting.model, batches, out, accelerator, tick)
     plan = setting.empty_plan()
     model, groups = copy.deepcopy(setting.model), setting.groups
     for step in range(1, setting.pruning.steps + 1):

@@ -334,6 +334,7 @@ def test_the_last_step_fits_its_measured_latency(
     assert recipe.compress
     setting = Setting(
         pruning=recipe.compress.prune,
+        mask_loss="dice",
         name="tiny",
         sha256="",
         spec=load_spec(teacher),
@@ -343,6 +344,7 @@ def test_the_last_step_fits_its_measured_latency(
         costs=costs,
         whole=costs.total(sizes),
         network=model,  # type: ignore[arg-type]
+        budget={"latency": 0.8},
     )
     times: list[float] = []
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
-from offline_compress.calibration import calibration_batches
+from offline_compress.calibration import CalibrationBatches, calibration_batches
 from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
 from offline_compress.pipeline.progress import Progress
@@ -56,6 +56,7 @@ class Schedule:
         """Open the folder `out`. Raises UserError for what cannot be pruned as the recipe says."""
         self._recipe, self._teacher, self._out = recipe, teacher, out
         self._validate = validate
+        self._batches = calibration(recipe)
         self._accelerator = start_accelerator(recipe.precision, 1)
         self._main = self._accelerator.is_main_process
         with self._accelerator.main_process_first(), progress(self._main) as tick:
@@ -109,7 +110,7 @@ class Schedule:
         if not (cut / PLAN_FILE).exists():
             with progress(self._main) as tick:
                 scores = measured_scores(
-                    self._recipe, self.setting, self._model, folder, self._accelerator, tick
+                    self.setting, self._model, self._batches, folder, self._accelerator, tick
                 )
                 if self._main:
                     self._choose_and_cut(number, scores, cut, tick)
@@ -131,10 +132,8 @@ class Schedule:
         kept = lists(choice.kept)
         keep_channels(model, groups, kept)
         spec = pruned_spec(self._spec, model, groups, kept)
-        assert self._recipe.compress is not None
-        batches = calibration_batches(self._recipe, self._recipe.compress.scoring)
         model.to(self._accelerator.device)
-        recalibrate(model, batches, partial(tick, "recalibrating"))
+        recalibrate(model, self._batches, partial(tick, "recalibrating"))
         model.to("cpu")
         check_network(
             model, channel_groups(model, setting.pruning.protect), setting.floors, setting.size
@@ -183,10 +182,20 @@ class Schedule:
             print(line)
 
 
+def calibration(recipe: Recipe) -> CalibrationBatches:
+    """The images that channels are scored by, and BatchNorms measured.
+
+    Raises UserError for a recipe without `compress`, and for images without labels for a task.
+    """
+    if recipe.compress is None:
+        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
+    return calibration_batches(recipe, recipe.compress.scoring)
+
+
 def measured_scores(
-    recipe: Recipe,
     setting: Setting,
     model: nn.Module,
+    batches: CalibrationBatches,
     folder: Path,
     accelerator: Accelerator,
     tick: Tick,
@@ -197,12 +206,10 @@ def measured_scores(
     """
     path = folder / SCORES_FILE
     if not path.exists():
-        assert recipe.compress is not None
-        batches = calibration_batches(recipe, recipe.compress.scoring)
         groups = channel_groups(model, setting.pruning.protect)
         model.to(accelerator.device)
         scores = measure(
-            model, groups, batches, recipe.mask_loss, accelerator, partial(tick, "scoring")
+            model, groups, batches, setting.mask_loss, accelerator, partial(tick, "scoring")
         )
         model.to("cpu")
         if accelerator.is_main_process:

@@ -11,6 +11,7 @@ from mtc_perception.bundle import sha256_hex
 from mtc_perception.engine import Network
 from mtc_perception.errors import UserError
 from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.losses.masks import MaskLoss
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
@@ -40,6 +41,7 @@ class Setting:
     """A teacher and how it is pruned."""
 
     pruning: Pruning
+    mask_loss: MaskLoss
     name: str
     """Of the teacher's network."""
     sha256: str
@@ -57,16 +59,13 @@ class Setting:
     """[3] cost of the unpruned network; 0 milliseconds without a latency table."""
     network: Network
     """The unpruned network as engines load it."""
+    budget: dict[str, float]
+    """What may remain in the end, by kind, as fractions of the unpruned network."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image."""
         return self.spec.height, self.spec.width
-
-    @property
-    def budget(self) -> dict[str, float]:
-        """What may remain in the end, by kind, as fractions of the unpruned network."""
-        return self.pruning.budget.model_dump(exclude_none=True)
 
     def empty_plan(self) -> Plan:
         """The plan before any step."""
@@ -81,11 +80,9 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
     """Load the teacher and find out what its layers cost.
 
     The latency table is read from `out`; if it is not there and `measures`, it is measured first.
-    Raises UserError for a recipe without `compress`, a teacher that does not load, and a budget
-    that cannot be reached.
+    Raises UserError for a teacher that does not load, and a budget that cannot be reached.
     """
-    if recipe.compress is None:
-        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
+    assert recipe.compress is not None
     pruning = recipe.compress.prune
     spec, unpruned = load_spec(teacher), load_checkpoint(teacher)
     name, size = spec.name, (spec.height, spec.width)
@@ -101,6 +98,10 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
     }
     costs = layer_costs(model, groups, *size)
     whole = np.array([count_parameters(unpruned), count_gmacs(unpruned, *size) * 1e9, 0.0])
+    budget = pruning.budget.model_dump(exclude_none=True)
+    # What needs no measuring is known at once.
+    counted = {kind: most for kind, most in budget.items() if kind != "latency"}
+    require_reachable(costs, counted, whole, floors, pruning.round_to)
     if pruning.cost == "latency" or pruning.budget.latency is not None:
         path = out / TABLE_FILE
         if measures and not path.exists():
@@ -113,8 +114,10 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
         number = KINDS.index("latency")
         full = costs.total(table.samples[0].counts)[number]
         whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
-    setting = Setting(
+    require_reachable(costs, budget, whole, floors, pruning.round_to)
+    return Setting(
         pruning=pruning,
+        mask_loss=recipe.mask_loss,
         name=name,
         sha256=sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
         spec=spec,
@@ -124,9 +127,8 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
         costs=costs,
         whole=whole,
         network=deployed(unpruned, *size),
+        budget=budget,
     )
-    require_reachable(costs, setting.budget, whole, floors, pruning.round_to)
-    return setting
 
 
 def _fitting_table(path: Path, costs: LayerCosts, pruning: Pruning) -> LatencyTable:
