@@ -57,9 +57,9 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     plan are predicted. Writes dry_run.json and dry_run.png into folder `out`, besides the latency
     table and the scores; no checkpoint. Raises what `prune_network` raises.
     """
+    accelerator = start_accelerator(recipe.precision, 1)
     batches = calibration(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    accelerator = start_accelerator(recipe.precision, 1)
     with progress(True) as tick:
         setting = open_setting(recipe, teacher, out, True, tick)
         scores = measured_scores(setting, setting.model, batches, out, accelerator, tick)

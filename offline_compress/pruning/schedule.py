@@ -56,8 +56,8 @@ class Schedule:
         """Open the folder `out`. Raises UserError for what cannot be pruned as the recipe says."""
         self._recipe, self._teacher, self._out = recipe, teacher, out
         self._validate = validate
-        self._batches = calibration(recipe)
         self._accelerator = start_accelerator(recipe.precision, 1)
+        self._batches = calibration(recipe)
         self._main = self._accelerator.is_main_process
         with self._accelerator.main_process_first(), progress(self._main) as tick:
             self.setting = open_setting(recipe, teacher, out, self._main, tick)

@@ -23,8 +23,9 @@ class Teaching:
         self._wanted, self._steps = wanted, steps
         self._module = feature_distillation(wanted.teacher, student)
         self._sha256 = _sha256(wanted.teacher)
-        # The wrapper computes in the precision of the run and shares gradients.
-        self.parallel = accelerator.prepare_model(self._module)
+        # The wrapper computes in the precision of the run and shares gradients, if there are any.
+        trained = any(True for _ in self._module.projections.parameters())
+        self.parallel = accelerator.prepare_model(self._module, evaluation_mode=not trained)
 
     def weight(self, step: int) -> float:
         """Of the features' distance in the loss of a step."""
