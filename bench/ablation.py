@@ -1,8 +1,8 @@
 """`python -m bench.ablation MATRIX.yaml`: many compression runs that differ in a few fields.
 
 Every row and seed is one `mtc-compress run` in a process of its own, in
-runs/ablation/MATRIX/ROW-sSEED. The same command goes on where it was stopped; a row that fails is
-reported at the end, and the others go on.
+runs/ablation/MATRIX/ROW-sSEED; the page that compares them is out/ablation/MATRIX.html. The same
+command goes on where it was stopped; a row that fails is reported at the end, and the others go on.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from offline_compress.recipe import load_recipe
 from offline_compress.recipe_parts import Strict
 
 MTC_COMPRESS = (sys.executable, "-m", "offline_compress.cli")
-RUNS = Path("runs/ablation")
+RUNS, PAGES = Path("runs/ablation"), Path("out/ablation")
 LOG_FILE = "run.log"
 LOOK_EVERY_S = 1.0
 
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
         finished = [job.folder for job in jobs if job.done]
         if finished:
             rows = [read_row(folder) for folder in finished]
-            page = options.runs / matrix.name / "report.html"
+            page = PAGES / f"{matrix.name}.html"
             with Progress() as progress:
                 write_report(page, finished, rows, progress.count)
             for table in settings_tables(settings_of(rows)):
