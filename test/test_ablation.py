@@ -11,6 +11,7 @@ import yaml
 from test_compression_report import row
 from tiny_training import tiny_recipe
 
+from bench import ablation
 from bench.ablation import jobs_of, load_matrix, main
 from mtc_perception.errors import UserError
 
@@ -34,6 +35,7 @@ result["name"], result["seed"] = out.name, int(out.name[-1])
 @pytest.fixture
 def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation, "LOOK_EVERY_S", 0.02)
     recipe = json.loads(tiny_recipe(Path("roads")).model_dump_json())
     recipe["compress"] = {
         "prune": {"budget": {"parameters": 0.5}},

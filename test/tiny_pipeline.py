@@ -97,7 +97,7 @@ def run(
     """Exit code of `compress` in a process of its own; negative: the signal that killed it."""
     process = _PROCESSES.Process(target=compress, args=(folder, changes, out, stop_at, how))
     process.start()
-    process.join(240)
+    process.join(600)
     code = process.exitcode
     assert code is not None, "the pipeline hangs"
     return int(code)

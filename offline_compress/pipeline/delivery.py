@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.engine import Network
 from mtc_perception.files import write_text_atomic
@@ -81,7 +83,8 @@ class Quantise:
     """Add the variants of lower precision to the bundle."""
 
     name = "quantise"
-    parallel = False
+    parallel = True
+    """Calibration images are found together; the rest is the first process's."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -109,9 +112,11 @@ class Quantise:
     def run(self) -> None:
         """Write both. Raises UserError if a runtime does not run a variant."""
         run, settings = self._run, self._run.compress.quantise
+        images = calibration_samples(run.recipe, settings.images)
+        if not PartialState().is_main_process:
+            return
         exported = read_bundle(run.exported)
         size = exported.manifest.input
-        images = calibration_samples(run.recipe, settings.images)
         evaluate = evaluator(
             labelled_samples(run.recipe.validate_on), CHECKPOINT_THRESHOLDS, THREADS
         )

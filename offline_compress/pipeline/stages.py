@@ -25,7 +25,8 @@ class Stage(Protocol):
 
     name: str
     parallel: bool
-    """Whether all processes of the run take part, or the first one alone."""
+    """Whether all processes of the run take part, or the first one alone, which then must not wait
+    for the others."""
 
     def inputs(self) -> dict[str, Any]:
         """All that the result depends on, as JSON: parts of the recipe, digests of files."""
