@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -339,3 +340,28 @@ def test_threads_default_to_the_allowed_physical_cores() -> None:
         assert available_physical_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_engines_closed_in_any_order_leave_signals_alone(toy_bundle: Path) -> None:
+    """OpenVINO's plugins left a signal stack behind that was gone: the next signal was the end."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from mtc_perception.bundle import read_bundle
+from mtc_perception.engine import Network, load_engine
+
+bundle = read_bundle(Path({str(toy_bundle)!r}))
+network = Network.of(bundle, "fp32")
+engines = [load_engine(network, "openvino", 1) for _ in range(3)]
+for engine in engines[:2]:
+    engine.close()
+del engines[:2], engine
+del engines
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["alive"]), done.stderr

@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,19 @@ from mtc_perception.bundle import Precision
 from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
 from mtc_perception.engines.cpu import available_physical_cores
 from mtc_perception.errors import EngineError
+
+
+@cache
+def runtime() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Its CPU plugin puts a signal stack under the thread that loads it, and takes it away when it is
+    freed. Of several that are not freed in reverse order, the stack in use goes first, and the next
+    signal ends the process (seen with OpenVINO 2026.4.1).
+    """
+    import openvino as ov
+
+    return ov.Core()
 
 
 def load(network: Network, threads: int | None) -> "OpenVinoEngine":
@@ -29,7 +43,7 @@ class OpenVinoEngine:
                 f"the Python package openvino cannot be imported ({error}); pip install openvino"
             ) from error
         try:
-            core = ov.Core()
+            core = runtime()
             model = core.read_model(network.model)
             if model.inputs[0].partial_shape.is_dynamic:
                 model.reshape([1, network.height, network.width, 3])

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from torch import nn
 
+from mtc_perception.engines.openvino import runtime
 from offline_compress.models.blocks import RepConv
 from offline_compress.models.fuse import fuse
 from offline_compress.pipeline.latency import THREADS
@@ -49,9 +50,7 @@ class OpenVinoProfiler:
     """OpenVINO on the CPU in fp32."""
 
     def __init__(self, graph: bytes, height: int, width: int) -> None:
-        import openvino as ov
-
-        core = ov.Core()
+        core = runtime()
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": THREADS,
