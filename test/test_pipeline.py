@@ -83,6 +83,7 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     assert changed["student"]["sha256"] != before["student"]["sha256"]
 
     pruned = read_marker(out, "prune")
+    shutil.copytree(out / "tiny_student.mtc", out / "copy.mtc")
     change = ["compress.recover.distillation=0", "compress.student=other"]
     assert run(workspace, "whole", change) == 0
     assert read_marker(out, "prune") == pruned
@@ -90,6 +91,7 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     assert manifest.name == "other"
     assert manifest.params == changed["student"]["params"]
     assert not (out / "tiny_student.mtc").exists()
+    assert read_bundle(out / "copy.mtc").manifest.name == "tiny_student"
 
 
 @pytest.fixture
@@ -152,6 +154,24 @@ def test_a_checkpoint_that_was_put_there_is_taken_as_the_teacher() -> None:
     shutil.rmtree("given")
     with pytest.raises(UserError, match=r"--set compress\.teacher=runs/given/best"):
         run_pipeline(recipe, Path("given"), "", until="teacher")
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_folder_of_something_else_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, dry: bool
+) -> None:
+    precious = [Path("mine") / name for name in ("prune/a", "recover/a", "dry_run/a", "x.mtc/a")]
+    for path in precious:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+    command = ["mtc-compress", "prune", "--recipe", "tiny.yaml", "--out", "mine"]
+    monkeypatch.setattr(sys, "argv", command + ["--dry-run"] * dry)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "mine is not empty and holds no compression run" in capsys.readouterr().err
+    assert {path.read_text() for path in precious} == {"precious"}
 
 
 @pytest.mark.usefixtures("_here")

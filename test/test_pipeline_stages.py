@@ -179,6 +179,36 @@ def test_a_stage_stopped_halfway_begins_anew_if_its_inputs_have_changed(tmp_path
     assert "a" not in other[0].path.read_text()
 
 
+def test_what_was_killed_while_it_was_cleared_does_not_pass_for_whole(tmp_path: Path) -> None:
+    run(chain(tmp_path, "a"), tmp_path)
+    again = chain(tmp_path, "A")
+
+    def half() -> None:
+        assert json.loads((tmp_path / "stages" / "one.json").read_text())["made"]
+        (tmp_path / "one" / "piece0").unlink()
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(again[0], "clear", half)
+        with pytest.raises(Killed):
+            run(again, tmp_path)
+    for value in ("A", "a"):
+        one = chain(tmp_path, value)
+        run(one, tmp_path)
+        assert one[0].pieces == 3
+
+
+def test_a_file_that_is_missing_from_those_made_is_noticed(tmp_path: Path) -> None:
+    """Also where the stage finds what it has made by looking."""
+    run(chain(tmp_path, "a"), tmp_path)
+    one = chain(tmp_path, "a")
+    marker = tmp_path / "stages" / "one.json"
+    content = json.loads(marker.read_text())
+    content["made"]["one/graph.onnx"] = "0"
+    marker.write_text(json.dumps(content))
+    assert "because one/graph.onnx is missing" in run(one, tmp_path)[0]
+
+
 def test_time_adds_up_over_interruptions(tmp_path: Path) -> None:
     run(chain(tmp_path, "a"), tmp_path)
     marker = tmp_path / "stages" / "one.json"

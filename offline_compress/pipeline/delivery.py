@@ -24,7 +24,7 @@ from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.latency import THREADS, Key, interleaved
 from offline_compress.pipeline.progress import Progress
 from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row
-from offline_compress.pipeline.stages import digest_of
+from offline_compress.pipeline.stages import digest_of, read_marker
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.calibration import calibration_frames
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
@@ -54,8 +54,8 @@ class Export:
         }
 
     def made(self) -> list[Path]:
-        """The bundle's manifest, which names its files by their sha256, and the metrics."""
-        return [self._run.exported / MANIFEST, self._metrics]
+        """The bundle's files, and the metrics."""
+        return [*bundle_files(self._run.exported), self._metrics]
 
     def clear(self) -> None:
         """The bundle and the metrics."""
@@ -100,13 +100,16 @@ class Quantise:
         }
 
     def made(self) -> list[Path]:
-        """The bundle's manifest, which names its files by their sha256, and how they were made."""
-        return [self._run.bundle / MANIFEST, self._run.quantised]
+        """The bundle's files, and how they were made."""
+        return [*bundle_files(self._run.bundle), self._run.quantised]
 
     def clear(self) -> None:
         """Both, and the bundle of a former name."""
-        for bundle in self._run.path.glob("*.mtc"):
-            shutil.rmtree(bundle)
+        marker = read_marker(self._run.path, self.name)
+        # Bundles of others, e.g. a copy that somebody keeps here, stay.
+        former = {Path(name).parts[0] for name in (marker.made if marker else {}) if "/" in name}
+        for name in {*former, self._run.bundle.name}:
+            shutil.rmtree(self._run.path / name, ignore_errors=True)
         self._run.quantised.unlink(missing_ok=True)
 
     def run(self) -> None:
@@ -186,6 +189,11 @@ class Evaluate:
             latencies = interleaved(networks, partial(progress.count, "timing"))
         student = json.loads((run.metrics / "student.json").read_text())
         write_result(run.result, row(run, teacher, student, variants, bundle, latencies))
+
+
+def bundle_files(bundle: Path) -> list[Path]:
+    """The manifest of a bundle, and the graphs that are there."""
+    return [bundle / MANIFEST, *sorted(bundle.glob("*.onnx"))]
 
 
 def runnable(bundle: Bundle) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from offline_compress.recipe_compression import Compression
 
 RUNS = Path("runs")
 RECIPE_FILE, RUN_FILE, RESULT_FILE = "recipe.yaml", "run.json", "result.json"
+LOG_FILE, DRY_RUN = "run.log", "dry_run"
+"""What may lie in a folder before a run begins there: see bench/ablation.py and `dry_run`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +113,46 @@ class RunFolder:
         """The run as one row of a table."""
         return self.path / RESULT_FILE
 
+    @property
+    def dry_run(self) -> Path:
+        """Folder of what `--dry-run` chooses."""
+        return self.path / DRY_RUN
+
+    def require_own(self) -> None:
+        """Raise UserError if the folder holds something else than a run, which would be deleted."""
+        if not self.path.exists() or (self.path / RUN_FILE).is_file():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; give another --out")
+        known = {LOG_FILE, DRY_RUN}
+        # Hidden: the lock, and what a killed process was about to put in place.
+        others = (one.name for one in self.path.iterdir() if not one.name.startswith("."))
+        if foreign := sorted(name for name in others if name not in known):
+            raise UserError(
+                f"{self.path} is not empty and holds no compression run, but {foreign[0]}; give "
+                "another --out"
+            )
+
     def open(self, command: str) -> None:
         """Leave the recipe, and the command that carries it out, in the folder, which exists."""
         text = yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False)
         recipe_file = self.path / RECIPE_FILE
-        if recipe_file.exists() and recipe_file.read_text() == text:
+        if recipe_file.exists() and recipe_file.read_text() == text and self._known(command):
             return
         origin = provenance() | {"command": command}
         write_text_atomic(self.path / RUN_FILE, json.dumps(origin, indent=2) + "\n")
         write_text_atomic(recipe_file, text)
 
+    def _known(self, command: str) -> bool:
+        return (self.path / RUN_FILE).is_file() and self.begun()["command"] == command
+
     def begun(self) -> dict[str, Any]:
-        """Command, commit, machine and versions with which the run began."""
-        content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text())
+        """Command, commit, machine and versions with which the run began. Raises UserError."""
+        path = self.path / RUN_FILE
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete it to go on") from None
         return content
 
 

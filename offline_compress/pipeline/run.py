@@ -44,6 +44,7 @@ def run_pipeline(
     training was stopped by a signal; in both cases the same call goes on.
     """
     run = RunFolder.of(recipe, out)
+    run.require_own()
     accelerator = _prepared(run, threads)
     stages: list[Stage] = [stage(run) for stage in STAGES]
     last = [stage.name for stage in stages].index(until)
@@ -60,11 +61,11 @@ def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = Non
     Returns the folder of the plan and its picture. Raises UserError.
     """
     run = RunFolder.of(recipe, out)
+    run.require_own()
     _prepared(run, threads)
-    folder = run.path / "dry_run"
-    shutil.rmtree(folder, ignore_errors=True)
-    dry_run(run.compressing, run.teacher, folder)
-    return folder
+    shutil.rmtree(run.dry_run, ignore_errors=True)
+    dry_run(run.compressing, run.teacher, run.dry_run)
+    return run.dry_run
 
 
 def _prepared(run: RunFolder, threads: int | None) -> Accelerator:

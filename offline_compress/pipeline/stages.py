@@ -35,7 +35,7 @@ class Stage(Protocol):
         """Files that later stages, or people, rely on."""
 
     def clear(self) -> None:
-        """Remove whatever the stage has written."""
+        """Remove whatever the stage has written; its marker still names what it made."""
 
     def run(self) -> None:
         """Do it, or go on where a killed process stopped."""
@@ -50,7 +50,9 @@ class Marker:
     seconds: float = 0.0
     """Worked so far; what a killed process did is not known."""
     made: dict[str, str] = field(default_factory=dict)
-    """sha256 of every file made."""
+    """sha256 of every file made; empty as long as the stage is not done."""
+    clearing: bool = False
+    """Whether what an earlier one has written was being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,13 @@ def decide(stage: Stage, folder: Path) -> Decision:
     if changes := differences(marker.inputs, _json(stage.inputs())):
         more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
         return Decision(f"again, because {changes[0]}{more}", clear=True)
+    if marker.clearing:
+        return Decision("begins", clear=True)
     if not marker.done:
         return Decision("goes on where it stopped", seconds=marker.seconds)
-    for path in stage.made():
-        found, name = digest_of(path), _short(path, folder)
+    made = {_short(path, folder): digest_of(path) for path in stage.made()}
+    for name in dict.fromkeys([*made, *marker.made]):
+        found = made.get(name)
         if not found or found != marker.made.get(name):
             what = "has changed" if found else "is missing"
             return Decision(f"again, because {name} {what}", clear=True)
@@ -117,8 +122,13 @@ def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callab
     """Write the stage's marker before and after; gives the seconds that it has taken."""
     inputs = _json(stage.inputs())
     if decision.clear:
+        before = read_marker(folder, stage.name)
+        # A process killed in between must not leave a half that passes for a whole.
+        made = before.made if before else {}
+        write_marker(folder, stage.name, Marker(inputs, made=made, clearing=True))
         stage.clear()
-    write_marker(folder, stage.name, Marker(inputs, seconds=decision.seconds))
+    planned = {_short(path, folder): "" for path in stage.made()}
+    write_marker(folder, stage.name, Marker(inputs, seconds=decision.seconds, made=planned))
     begin = time.monotonic()
 
     def seconds() -> float:
@@ -127,7 +137,7 @@ def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callab
     try:
         yield seconds
     except BaseException:
-        write_marker(folder, stage.name, Marker(inputs, seconds=seconds()))
+        write_marker(folder, stage.name, Marker(inputs, seconds=seconds(), made=planned))
         raise
     made = {_short(path, folder): digest_of(path) for path in stage.made()}
     if missing := [path for path, digest in made.items() if not digest]:
