@@ -2,12 +2,12 @@
 
 Every row and seed is one `mtc-compress run` in a process of its own, in
 runs/ablation/MATRIX/ROW-sSEED; the page that compares them is out/ablation/MATRIX.html. The same
-command goes on where it was stopped; a row that fails is reported at the end, and the others go on.
+command goes on where it was stopped: every run is started, and skips what it has done before. A row
+that fails is reported at the end, and the others go on.
 """
 
 import argparse
 import json
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,15 +25,14 @@ from rich.console import Console
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from offline_compress.compression_report import settings_tables, terminal_table, write_report
-from offline_compress.compression_rows import compression_json, read_row, settings_of
-from offline_compress.pipeline.folder import RESULT_FILE
+from offline_compress.compression_rows import compression_json, read_rows, settings_of
+from offline_compress.pipeline.folder import LOG_FILE
 from offline_compress.pipeline.progress import Progress
 from offline_compress.recipe import load_recipe
 from offline_compress.recipe_parts import Strict
 
 MTC_COMPRESS = (sys.executable, "-m", "offline_compress.cli")
 RUNS, PAGES = Path("runs/ablation"), Path("out/ablation")
-LOG_FILE = "run.log"
 LOOK_EVERY_S = 1.0
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -70,15 +69,6 @@ class Job:
     arguments: list[str]
     """Of `mtc-compress`."""
 
-    @property
-    def done(self) -> bool:
-        """Whether the result of this very command is there."""
-        try:
-            row = json.loads((self.folder / RESULT_FILE).read_text())
-        except (OSError, ValueError):
-            return False
-        return bool(row.get("command") == shlex.join(["mtc-compress", *self.arguments]))
-
 
 def load_matrix(path: Path) -> Matrix:
     """Read and validate a matrix. Raises UserError."""
@@ -94,17 +84,22 @@ def load_matrix(path: Path) -> Matrix:
 
 
 def jobs_of(matrix: Matrix, runs: Path = RUNS) -> list[Job]:
-    """All runs of a matrix. Raises UserError for a row whose recipe would be refused."""
+    """All runs of a matrix. Raises UserError for a row whose recipe would be refused, and for two
+    that are the same."""
     names = [row.name for row in matrix.rows]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two rows have the name {twice.pop()}")
     jobs = []
+    known: dict[str, str] = {}
     for row in matrix.rows:
         for seed in row.seeds or matrix.seeds:
             changes = matrix.set | row.set | {"compress.seed": seed}
             texts = [f"{field}={_yaml(value)}" for field, value in changes.items()]
-            load_recipe(matrix.recipe, texts)
             name = f"{row.name}-s{seed}"
+            recipe = load_recipe(matrix.recipe, texts).model_dump_json()
+            if recipe in known:
+                raise UserError(f"{name} is the same run as {known[recipe]}")
+            known[recipe] = name
             folder = runs / matrix.name / name
             arguments = ["run", "--recipe", str(matrix.recipe)]
             for text in texts:
@@ -119,19 +114,16 @@ def _yaml(value: object) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], program: Sequence[str], console: Console) -> dict[str, str]:
-    """Run all that are not done, one after the other; the reason of every failure, by name."""
+    """Run all, one after the other; the reason of every failure, by name."""
     failures: dict[str, str] = {}
-    left = [job for job in jobs if not job.done]
-    if len(left) < len(jobs):
-        console.print(f"{len(jobs) - len(left)} of {len(jobs)} runs were done before")
     begin = time.monotonic()
-    for number, job in enumerate(left):
+    for number, job in enumerate(jobs):
         job_begin = time.monotonic()
         eta = ""
         if number:
-            seconds = (job_begin - begin) / number * (len(left) - number)
+            seconds = (job_begin - begin) / number * (len(jobs) - number)
             eta = f", {timedelta(seconds=round(seconds))} left"
-        place = f"[{len(jobs) - len(left) + number + 1}/{len(jobs)}]"
+        place = f"[{number + 1}/{len(jobs)}]"
         console.print(f"{place} {job.name}{eta}", highlight=False, markup=False)
         reason = _run(job, program, console)
         took = timedelta(seconds=round(time.monotonic() - job_begin))
@@ -186,9 +178,9 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
         matrix = load_matrix(options.matrix)
         jobs = jobs_of(matrix, options.runs)
         failures = run_jobs(jobs, program, console)
-        finished = [job.folder for job in jobs if job.done]
+        finished = [job.folder for job in jobs if job.name not in failures]
         if finished:
-            rows = [read_row(folder) for folder in finished]
+            finished, rows = read_rows(finished, lambda line: print(line, file=sys.stderr))
             page = PAGES / f"{matrix.name}.html"
             with Progress() as progress:
                 write_report(page, finished, rows, progress.count)
@@ -196,6 +188,7 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
                 console.print(terminal_table(table))
             console.print(f"{page}", highlight=False)
             if options.json:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
                 write_text_atomic(options.json, json.dumps(compression_json(rows), indent=2) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -32,9 +33,23 @@ def provenance() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as a shell takes them; paths below the working directory relative to it, also in
+    FIELD=PATH."""
+    return shlex.join(map(_portable, words))
+
+
+def _portable(word: str) -> str:
+    name, equals, value = word.rpartition("=")
+    path, here = Path(value), Path.cwd()
+    if not path.is_absolute() or not path.is_relative_to(here):
+        return word
+    return f"{name}{equals}{path.relative_to(here)}"
 
 
 def _cpu_name() -> str:

@@ -18,6 +18,7 @@ from offline_compress.compression_rows import (
     Setting,
     Spread,
     figure,
+    missed,
     points,
     settings_of,
     share,
@@ -29,6 +30,7 @@ from offline_compress.page import render
 from offline_compress.pipeline.evaluation import Count
 from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
 from offline_compress.pipeline.result import ENGINES
+from offline_compress.pipeline.stages import digest_of
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.plan import read_plan
 from offline_compress.recipe import load_recipe
@@ -48,7 +50,7 @@ class Chart:
 
 def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
     """What each setting costs and what it loses, as means and deviations over its seeds."""
-    costs = ["setting", "seeds", "parameters", "GMACs"]
+    costs = ["setting", "seeds", "budget", "parameters", "GMACs"]
     costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
     costs += [f"x {ENGINE_WORDS[engine]}" for engine in ENGINES]
     words = [HEADLINE_WORDS[key] for key in HEADLINES]
@@ -79,6 +81,7 @@ def _teacher_costs(row: Row) -> list[str]:
     return [
         f"teacher {teacher['name']}",
         "",
+        "",
         f"{teacher['params'] / 1e6:.2f} M",
         f"{teacher['gmacs']:.2f}",
         *(f"{teacher['latency_ms_by_engine'][engine]:.2f}" for engine in ENGINES),
@@ -107,6 +110,7 @@ def _setting_costs(setting: Setting) -> list[str]:
     return [
         setting.name,
         str(len(setting.rows)),
+        "; ".join(filter(None, map(missed, setting.rows))) or "kept",
         f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
         _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
         *(_spread(one, ".2f") for one in times),
@@ -183,18 +187,20 @@ def terminal_table(table: TextTable) -> Table:
 def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count: Count) -> None:
     """Write the HTML page of runs atomically; the first one is shown in detail.
 
-    Where a run's networks or its data set are no longer there, its frames are left out.
+    Where its networks or its data set are no longer there, or are others than those of its
+    result, its pictures are left out.
     """
     settings = settings_of(rows)
-    first = rows[0]
+    first, run = rows[0], _run_of(folders[0], rows[0])
     charts = [
         Chart(
             f"Accuracy over latency, {ENGINE_WORDS[engine]}",
-            "Medians at batch 1; line: what no other setting dominates.",
+            "Student over teacher, measured in turn at batch 1; line: what no other setting "
+            "dominates.",
             trade_off(
                 settings,
-                "ms",
-                lambda row, who, e=engine: float(row[who]["latency_ms_by_engine"][e]),  # type: ignore[misc]
+                "latency, teacher = 1",
+                lambda row, who, e=engine: 1.0 if who == "teacher" else row["latency_ratio"][e],  # type: ignore[misc]
             ),
         )
         for engine in ENGINES
@@ -213,8 +219,8 @@ def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count
         cards=list(_cards(first)),
         tables=settings_tables(settings),
         variants=variants_table(first) if len(first["variants"]) > 1 else None,
-        charts=charts + _inside(folders[0]),
-        pictures=_pictures(folders[0], count),
+        charts=charts + _inside(run),
+        pictures=_pictures(run, count),
         colors=OVERLAY_COLORS,
         rows=rows,
     )
@@ -237,17 +243,19 @@ def _cards(row: Row) -> list[tuple[str, str]]:
     return cards
 
 
-def _run_of(folder: Path) -> RunFolder | None:
-    """The run in a folder; None where only its result is left."""
+def _run_of(folder: Path, row: Row) -> RunFolder | None:
+    """The run in a folder; None where the networks of its result are not there."""
     if not (folder / RECIPE_FILE).is_file():
         return None
-    return RunFolder.of(load_recipe(folder / RECIPE_FILE), folder)
+    run = RunFolder.of(load_recipe(folder / RECIPE_FILE), folder)
+    networks = ((run.teacher, row["teacher"]), (run.student, row["student"]))
+    same = all(digest_of(weights(path)) == of["sha256"] for path, of in networks)
+    return run if same else None
 
 
-def _inside(folder: Path) -> list[Chart]:
+def _inside(run: RunFolder | None) -> list[Chart]:
     """What is known of the channels of a run."""
-    run = _run_of(folder)
-    if not run or not all(path.is_file() for path in (run.plan, run.scores, weights(run.teacher))):
+    if run is None or not (run.plan.is_file() and run.scores.is_file()):
         return []
     plan, conflict = read_plan(run.plan), conflict_summary(load(run.scores))
     groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
@@ -269,9 +277,8 @@ def _inside(folder: Path) -> list[Chart]:
     ]
 
 
-def _pictures(folder: Path, count: Count) -> list[Picture]:
-    run = _run_of(folder)
-    if run is None or not all(weights(p).is_file() for p in (run.teacher, run.student)):
+def _pictures(run: RunFolder | None, count: Count) -> list[Picture]:
+    if run is None:
         return []
     try:
         return list(side_by_side(run.teacher, run.student, run.recipe.validate_on, count))

@@ -75,18 +75,64 @@ def read_row(folder: Path) -> Row:
     return row
 
 
+def read_rows(folders: Sequence[Path], warn: Callable[[str], None]) -> tuple[list[Path], list[Row]]:
+    """The runs that count, and their results; `warn` is told of every other one.
+
+    A run without a result does not count, nor one with the setting and the seed of another. Raises
+    UserError if none is left.
+    """
+    known: dict[str, Path] = {}
+    rows, reasons = [], []
+    for folder in folders:
+        try:
+            row = read_row(folder)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        key = f"{_setting_key(row)} {row['seed']}"
+        if key in known:
+            reasons.append(f"{folder} has the setting and the seed of {known[key]}")
+            continue
+        known[key] = folder
+        rows.append(row)
+    if not rows:
+        raise UserError(reasons[0])
+    for reason in reasons:
+        warn(f"left out: {reason}")
+    return list(known.values()), rows
+
+
 def settings_of(rows: Sequence[Row]) -> list[Setting]:
-    """Rows grouped by everything but the seed, in the order in which the groups first appear."""
+    """Rows grouped by everything but the seed, in the order in which the groups first appear.
+
+    A run of which a step was taken back has another shape than the others: a group of its own.
+    """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        key = [row["recipe"], row["teacher"]["sha256"], row["settings"], row["data"]]
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(row)
+        groups.setdefault(_setting_key(row), []).append(row)
     return [Setting(name_of(group), group) for group in groups.values()]
+
+
+def _setting_key(row: Row) -> str:
+    alone = row["seed"] if row["taken_back"] else None
+    key = [row["recipe"], row["teacher"]["sha256"], row["settings"], row["data"], alone]
+    return json.dumps(key, sort_keys=True)
 
 
 def name_of(rows: Sequence[Row]) -> str:
     """Name of rows of one setting: that of the first without the ending `-sSEED`."""
+    if rows[0]["taken_back"]:
+        return f"{rows[0]['name']} (taken back)"
     return str(rows[0]["name"]).removesuffix(f"-s{rows[0]['seed']}")
+
+
+def missed(row: Row) -> str:
+    """In words, the parts of the budget that a run did not keep; empty if it kept all."""
+    return ", ".join(
+        f"{kind} {one['achieved']:.2f} instead of {one['limit']:g}"
+        for kind, one in row["budget"].items()
+        if not one["kept"]
+    )
 
 
 def figure(row: Row, who: str, task: str, name: str) -> float | None:
@@ -134,6 +180,8 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
     return {
         "name": setting.name,
         "seeds": [row["seed"] for row in setting.rows],
+        "taken_back": setting.rows[0]["taken_back"],
+        "budget_kept": all(not missed(row) for row in setting.rows),
         "student": {
             task: {
                 name: spread(lambda row, t=task, n=name: figure(row, "student", t, n))  # type: ignore[misc]

@@ -89,6 +89,8 @@ class Pruning(Strict):
     """Layers of a query decoder that remain; none: all."""
     epochs_between: NotNegative = 0.5
     """Recovery after each step but the last, in epochs of `recover.schedule`."""
+    distillation: NotNegative | None = None
+    """Weight of the teacher's features in these recoveries; None: as in `recover`."""
     guard: Guard = Guard()
 
 

@@ -23,8 +23,11 @@ from offline_compress.compression_rows import (
     compression_json,
     points,
     read_row,
+    read_rows,
     settings_of,
 )
+from offline_compress.pipeline.result import budget_kept
+from offline_compress.pruning.plan import Plan
 
 
 def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         }
 
     return {
-        "schema": 1,
+        "schema": 2,
         "name": name,
         "recipe": "net",
         "seed": seed,
@@ -60,6 +63,8 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         "machine": {"cpu": "C", "cores": 2, "memory_gib": 8.0, "system": "Linux"},
         "versions": {"python": "3.11"},
         "commit": "0123456789abcdef",
+        "taken_back": "",
+        "budget": {"parameters": {"limit": 0.5, "achieved": 0.25, "kept": True}},
         "command": f"mtc-compress run --recipe r.yaml --set compress.seed={seed} --out runs/{name}",
         "time": "2026-01-01T00:00:00+00:00",
     }
@@ -80,6 +85,51 @@ def test_seeds_of_one_setting_are_grouped_and_nothing_else() -> None:
     other_teacher = copy.deepcopy(ROWS[0])
     other_teacher["teacher"]["sha256"] = "another"
     assert len(settings_of([*ROWS, other_teacher])) == 3
+
+
+def test_a_run_that_was_taken_back_stands_alone_and_says_so(tmp_path: Path) -> None:
+    rows = copy.deepcopy(ROWS)
+    for one in rows[2:]:
+        one["taken_back"] = "lane lost 9 points"
+        one["budget"]["parameters"] = {"limit": 0.5, "achieved": 0.8, "kept": False}
+    settings = settings_of(rows)
+    assert [one.name for one in settings] == [
+        *("ours", "l2", "ours-s1 (taken back)", "ours-s2 (taken back)"),
+    ]
+    budgets = [cells[2] for cells in settings_tables(settings)[0].sections[1]]
+    assert budgets == ["kept", "kept", *["parameters 0.80 instead of 0.5"] * 2]
+    written = [one["budget_kept"] for one in compression_json(rows)["settings"]]
+    assert written == [True, True, False, False]
+
+
+def test_budgets_are_compared_with_what_remains() -> None:
+    steps = [
+        {"budget": {}, "channels": {}, "parameters": 1, "gmacs": 1, "latency_ms": ms}
+        | {"teacher_latency_ms": 10.0, "taken_back": taken_back}
+        for ms, taken_back in ((8.0, ""), (4.0, "too much lost"))
+    ]
+    content = {"teacher": "t", "teacher_sha256": "0" * 64, "steps": steps}
+    one = row("x")
+    one["settings"]["prune"]["budget"] = {"parameters": 0.2, "macs": 0.25, "latency": 0.5}
+    found = budget_kept(one, Plan.model_validate(content))
+    assert found == {
+        "parameters": {"limit": 0.2, "achieved": 0.25, "kept": False},
+        "macs": {"limit": 0.25, "achieved": 0.25, "kept": True},
+        "latency": {"limit": 0.5, "achieved": 0.8, "kept": False},
+    }
+
+
+def test_runs_without_a_result_and_runs_of_one_seed_are_left_out(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("none", "a", "twice", "b")]
+    for folder, one in zip(folders[1:], (ROWS[0], ROWS[0], ROWS[2]), strict=True):
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps(one))
+    told: list[str] = []
+    assert read_rows(folders, told.append) == ([folders[1], folders[3]], [ROWS[0], ROWS[2]])
+    assert "none holds no result" in told[0]
+    assert "twice has the setting and the seed of" in told[1]
+    with pytest.raises(UserError, match="holds no result"):
+        read_rows(folders[:1], told.append)
 
 
 def test_mean_and_spread_are_those_of_numpy() -> None:

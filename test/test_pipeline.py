@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -17,10 +18,15 @@ from tiny_training import TINY
 from mtc_perception.bundle import read_bundle
 from mtc_perception.engine import create_engine
 from mtc_perception.errors import UserError
+from mtc_perception.provenance import command_line
 from offline_compress import cli
+from offline_compress.compression_report import write_report
+from offline_compress.compression_rows import read_row
 from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
-from offline_compress.pipeline.run import run_pipeline
-from offline_compress.pipeline.stages import read_marker
+from offline_compress.pipeline.delivery import Evaluate
+from offline_compress.pipeline.folder import RunFolder
+from offline_compress.pipeline.run import STAGES, run_pipeline
+from offline_compress.pipeline.stages import decide, read_marker
 from offline_compress.recipe import load_recipe
 
 
@@ -33,6 +39,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setitem(MODELS, "tiny", ("conv_multitask", TINY))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
 def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     out = workspace / "whole"
     row = json.loads((out / "result.json").read_text())
@@ -40,7 +57,10 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     assert row["recipe"] == "tiny"
     assert row["command"] == "mtc-compress run"
     assert row["settings"]["prune"]["criterion"] == "tci_max"
-    assert set(row["seconds"]) == {"teacher", "prune", "recover", "export", "quantise"}
+    assert list(row["seconds"]) == sorted(stage.name for stage in STAGES)
+    assert row["seconds"]["evaluate"] > 0
+    assert row["budget"]["parameters"]["kept"]
+    assert row["taken_back"] == ""
     for who in ("teacher", "student"):
         assert {"recall", "map50", "map50_95"} == set(row[who]["detection"])
         assert row[who]["latency_ms"] == row[who]["latency_ms_by_engine"]["openvino"] > 0
@@ -72,6 +92,58 @@ def test_killed_at_random_moments_and_interrupted_it_ends_the_same(workspace: Pa
     assert outcome(workspace / "killed") == outcome(workspace / "whole")
 
 
+def again(*changes: str) -> list[str]:
+    """Stages of the run `moved` that would be done again."""
+    run_ = RunFolder.of(load_recipe(Path("tiny.yaml"), changes), Path("moved").absolute())
+    return [stage.name for stage in STAGES if not decide(stage(run_), run_.path).skip]
+
+
+@pytest.mark.usefixtures("_here")
+def test_stages_know_networks_by_content_and_recipes_by_what_they_use() -> None:
+    shutil.copytree("whole", "moved")
+    assert again() == []
+    # The teacher at another place and called otherwise.
+    shutil.copytree("runs/tiny/best", "copied")
+    assert again("compress.teacher=copied") == ["teacher"]
+    assert again("compress.recover.schedule.accumulate=2") == ["evaluate"]
+    assert again("compress.quantise.tolerance=0.5") == ["quantise", "evaluate"]
+    assert again("compress.recover.schedule.epochs=5") == ["recover", "evaluate"]
+    assert again("compress.recover.from_scratch=true") == ["recover", "evaluate"]
+    assert again("compress.recover.crop={height: 96, width: 96}")[:2] == ["prune", "recover"]
+    assert again("compress.prune.distillation=0.5") == ["prune", "evaluate"]
+    assert again("mosaic=0.5")[:3] == ["teacher", "prune", "recover"]
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_report_shows_the_networks_of_the_result_and_no_others() -> None:
+    folder = Path("whole")
+    row = read_row(folder)
+    pages = [Path("right.html"), Path("wrong.html")]
+    write_report(pages[0], [folder], [row], lambda _what, _done, _total: None)
+    row["student"]["sha256"] = "another"
+    write_report(pages[1], [folder], [row], lambda _what, _done, _total: None)
+    assert ["Channels kept" in page.read_text() for page in pages] == [True, False]
+    assert ["data:image/jpeg" in page.read_text() for page in pages] == [True, False]
+
+
+def test_commands_name_what_lies_here_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", str(tmp_path / "a b"), f"teacher={tmp_path}/runs/t", "/elsewhere", "x=[1, 2]"]
+    assert command_line(words) == "run 'a b' teacher=runs/t /elsewhere 'x=[1, 2]'"
+
+
+@pytest.mark.usefixtures("_here")
+def test_metrics_outlive_the_row_as_long_as_they_are_of_the_same_networks() -> None:
+    metrics = Path("moved/metrics/teacher.json")
+    for split, kept in (("val", True), ("train", False)):
+        recipe = load_recipe(Path("tiny.yaml"), [f"validate_on.split={split}"])
+        Evaluate(RunFolder.of(recipe, Path("moved"))).clear()
+        assert metrics.exists() == kept
+        assert not Path("moved/result.json").exists()
+
+
 def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     out = workspace / "whole"
     before, pruned = outcome(out), read_marker(out, "prune")
@@ -94,17 +166,6 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     assert read_bundle(out / "copy.mtc").manifest.name == "tiny_student"
 
 
-@pytest.fixture
-def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setitem(MODELS, "tiny", ("conv_multitask", TINY))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -115,6 +176,8 @@ def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["--set", "name=untrained", "--set", "compress.prune.budget.parameters=0.01"], "0.01"),
         (["--set", "compress.prune.protect=[encodr]"], "encoder"),
         (["--set", "compress.teacher=nowhere"], "nowhere"),
+        (["--set", "compress.teacher=runs/tiny/best", "--set", "input.width=256"], "width"),
+        (["--set", "arguments.lane=16"], "arguments"),
         (["--set", "validate_on.split=test"], "has no split 'test'"),
         (["--set", "train.0.root=bare", "--set", "name=bare"], "detection"),
     ],
@@ -172,6 +235,28 @@ def test_a_folder_of_something_else_is_left_alone(
     assert stopped.value.code == 2
     assert "mine is not empty and holds no compression run" in capsys.readouterr().err
     assert {path.read_text() for path in precious} == {"precious"}
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_terminated_command_tidies_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left: list[str] = []
+
+    def work(*_: object) -> None:
+        with TemporaryDirectory() as folder:
+            left.append(folder)
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("offline_compress.pipeline.run.run_pipeline", work)
+    monkeypatch.setattr(sys, "argv", ["mtc-compress", "run", "--recipe", "tiny.yaml"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 143
+    assert "the same command goes on" in capsys.readouterr().out
+    assert not Path(left[0]).exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.usefixtures("_here")

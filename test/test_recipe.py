@@ -216,6 +216,13 @@ def test_recovery_between_steps_is_short(tmp_path: Path) -> None:
     assert (schedule.epochs, schedule.samples_per_epoch, schedule.patience_epochs) == (1, 16, None)
     assert (found.start_from, found.shape_of) == (pruned, None)
     assert (found.name, found.seed, found.mosaic) == ("tiny-step3", recipe.seed + 3, 0)
+    # Pruning may be taught where the recovery is not.
+    section["recover"]["distillation"], section["prune"]["distillation"] = 0, 0.5
+    recipe = Recipe.model_validate(content)
+    assert recover_recipe(recipe, pruned, pruned).distillation is None
+    taught = recover_between_recipe(recipe, pruned, pruned, 3).distillation
+    assert taught is not None
+    assert taught.weight == 0.5
 
 
 def complaint(folder: Path, text: str) -> str:

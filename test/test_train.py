@@ -201,6 +201,21 @@ def test_a_run_may_start_from_a_checkpoint(dataset: Path, tmp_path: Path) -> Non
     assert second.spec.lineage[0].endswith("from scratch, 16 images in 2 epochs")
 
 
+def test_a_run_is_known_by_the_weights_it_began_with_not_their_place(
+    dataset: Path, tmp_path: Path
+) -> None:
+    Trainer(tiny_recipe(dataset), tmp_path / "first", Scores(0.5)).run()
+    recipe = tiny_recipe(dataset, start_from=tmp_path / "first" / "last")
+    Trainer(recipe, tmp_path / "second", Scores(0.5)).run()
+    (tmp_path / "first").rename(tmp_path / "moved")
+    moved = tiny_recipe(dataset, start_from=tmp_path / "moved" / "last")
+    assert Trainer(moved, tmp_path / "second", Scores(0.5)).over
+    # Itself is not what it began with.
+    for start in (tmp_path / "second" / "last", tmp_path / "nowhere", None):
+        with pytest.raises(UserError, match="different recipe"):
+            Trainer(tiny_recipe(dataset, start_from=start), tmp_path / "second", Scores(0.5))
+
+
 def test_a_recipe_may_change_the_shape_of_its_model(dataset: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny_recipe(dataset, arguments={"lane": 16}), tmp_path, Scores(0.5))
     assert trainer.learner.model.lane_head.tower[0].out_channels == 16  # type: ignore[union-attr,index]

@@ -42,7 +42,8 @@ def write_workspace(folder: Path) -> Path:
             "least_channels": 2,
             "guard": LOOSE,
         },
-        "recover": {"schedule": recipe["schedule"]},
+        # A copy: YAML would make one part of both, and a change of one a change of the other.
+        "recover": {"schedule": dict(recipe["schedule"])},
         "quantise": {"variants": []},
     }
     path = folder / "tiny.yaml"

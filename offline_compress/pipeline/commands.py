@@ -1,6 +1,6 @@
 """`mtc-compress run`, its parts `prune`, `distill` and `quantize`, and `report`."""
 
-import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mtc_perception.errors import UserError
+from mtc_perception.provenance import command_line
 
 RecipeOption = Annotated[
     Path, typer.Option("--recipe", help="Recipe YAML with `compress`, see config/recipes/.")
@@ -135,10 +136,10 @@ def report(
 
     from mtc_perception.files import write_text_atomic
     from offline_compress.compression_report import settings_tables, terminal_table, write_report
-    from offline_compress.compression_rows import compression_json, read_row, settings_of
+    from offline_compress.compression_rows import compression_json, read_rows, settings_of
     from offline_compress.pipeline.progress import Progress
 
-    rows = [read_row(folder) for folder in runs]
+    runs, rows = read_rows(runs, lambda line: print(line, file=sys.stderr))
     with Progress() as progress:
         write_report(out, runs, rows, progress.count)
     for table in settings_tables(settings_of(rows)):
@@ -162,6 +163,18 @@ def _run(
         made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads)
         if made:
             print(", ".join(str(path) for path in made))
+        if made and until == "evaluate":
+            _warn(made[0].parent)
+
+
+def _warn(folder: Path) -> None:
+    """Tell of a run that ended without what it was to reach."""
+    from offline_compress.compression_rows import missed, read_row
+
+    row = read_row(folder)
+    reasons = [row["taken_back"] and f"pruning ended early: {row['taken_back']}", missed(row)]
+    if words := "; ".join(filter(None, reasons)):
+        print(f"warning: the budget is not kept: {words}", file=sys.stderr)
 
 
 def _dry_run(
@@ -179,15 +192,16 @@ def _dry_run(
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """A signal ends the command with a line and the signal's exit code."""
-    from offline_compress.training.stopping import Interrupted
+    from offline_compress.training.stopping import Interrupted, Terminated, terminable
 
     try:
-        yield
+        with terminable():
+            yield
     except Interrupted as interrupted:
         raise typer.Exit(128 + interrupted.signal) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on")
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
 def _command(recipe: Path, changes: list[str] | None, out: Path | None) -> str:
@@ -197,4 +211,4 @@ def _command(recipe: Path, changes: list[str] | None, out: Path | None) -> str:
         words += ["--set", change]
     if out:
         words += ["--out", str(out)]
-    return shlex.join(words)
+    return command_line(words)

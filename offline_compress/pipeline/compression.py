@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.errors import UserError
-from offline_compress.models.registry import load_spec
+from offline_compress.models.registry import load_spec, model_spec
 from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.stages import digest_of
+from offline_compress.pipeline.stages import as_json, digest_of
 from offline_compress.prune import prune_network
 from offline_compress.recipe import Recipe
-from offline_compress.training.recovery import recover_recipe
+from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
-from offline_compress.training.trainer import MAY_CHANGE, Trainer
+from offline_compress.training.trainer import MAY_CHANGE, STARTS, Trainer
 
-DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "mosaic", "classes"}
-"""What scoring, and the recoveries between the steps, use of a recipe beside `compress`."""
+DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "classes"}
+"""What scoring and validating use of a recipe beside `compress`."""
 
 
 class Teacher:
@@ -30,8 +30,8 @@ class Teacher:
     def inputs(self) -> dict[str, Any]:
         """The training's recipe, or the checkpoint."""
         if self._run.compress.teacher:
-            return {"compress": {"teacher": str(self._run.teacher)}}
-        return training_fields(self._run.recipe)
+            return {"compress": {"teacher": digest_of(weights(self._run.teacher))}}
+        return self._run.recipe.model_dump(mode="json", exclude=MAY_CHANGE)
 
     def made(self) -> list[Path]:
         """Its checkpoint."""
@@ -41,7 +41,7 @@ class Teacher:
         """Nothing: the training's folder is not this run's to delete."""
 
     def run(self) -> None:
-        """Train it, or go on, unless it is there. Raises UserError if it does not fit."""
+        """Train it, or go on, unless it is there. Raises UserError if that fails."""
         recipe, folder = self._run.recipe, self._run.teacher
         if self._run.compress.teacher is None and not self._put_there():
             try:
@@ -51,9 +51,6 @@ class Teacher:
                     raise
                 advice = f"to compress {folder} as it is: --set compress.teacher={folder}"
                 raise UserError(f"{error}; {advice}") from None
-        classes = load_spec(folder).classes
-        if classes != recipe.classes:
-            raise UserError(f"{folder} knows the classes {classes}, the recipe {recipe.classes}")
 
     def _put_there(self) -> bool:
         """Whether there is a checkpoint without the state of its training: one to be used."""
@@ -73,14 +70,19 @@ class Prune:
 
     def inputs(self) -> dict[str, Any]:
         """The teacher, and all of the recipe that the steps use."""
-        run, used = self._run, {"scoring", "prune"}
-        if run.compress.prune.epochs_between:
-            used.add("recover")
-        return {
+        run, recipe = self._run, self._run.compressing
+        compress = run.compress.model_dump(mode="json", include={"scoring", "prune"})
+        del compress["prune"]["distillation"]  # of the recovery
+        inputs = {
             "teacher": digest_of(weights(run.teacher)),
-            **run.compressing.model_dump(mode="json", include=DATA_FIELDS),
-            "compress": run.compress.model_dump(mode="json", include=used),
+            **recipe.model_dump(mode="json", include=DATA_FIELDS),
+            "compress": compress,
         }
+        if run.compress.prune.epochs_between:
+            # The teacher stands for the networks that are pruned from it.
+            between = recover_between_recipe(recipe, run.teacher, run.teacher, 1)
+            inputs["recovery"] = training_fields(between)
+        return inputs
 
     def made(self) -> list[Path]:
         """The plan, the first step's scores, and the pruned network."""
@@ -110,6 +112,7 @@ class Recover:
         return {
             "teacher": digest_of(weights(run.teacher)),
             "pruned": digest_of(weights(run.pruned)),
+            "from_scratch": run.compress.recover.from_scratch,
             **training_fields(self._recipe()),
         }
 
@@ -130,5 +133,28 @@ class Recover:
 
 
 def training_fields(recipe: Recipe) -> dict[str, Any]:
-    """The fields of a recipe that decide what a training run learns."""
-    return recipe.model_dump(mode="json", exclude=MAY_CHANGE)
+    """The fields of a recipe that decide what a training run learns, beside other networks."""
+    content = recipe.model_dump(mode="json", exclude=MAY_CHANGE)
+    for name in STARTS:
+        del content[name]
+    if recipe.distillation:
+        del content["distillation"]["teacher"]
+    return content
+
+
+def require_fitting_teacher(run: RunFolder) -> None:
+    """Raise UserError if the teacher, which is there, is none of the recipe's."""
+    recipe, found = run.recipe, load_spec(run.teacher)
+    wanted = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
+    arguments = {**wanted.arguments, **recipe.arguments}
+    for name, own, other in (
+        ("architecture", found.architecture, wanted.architecture),
+        ("arguments", as_json(found.arguments), as_json(arguments)),
+        ("classes", found.classes, wanted.classes),
+        ("height and width", (found.height, found.width), (wanted.height, wanted.width)),
+    ):
+        if own != other:
+            raise UserError(
+                f"teacher {run.teacher} does not fit recipe {recipe.name}: its {name} {own}, the "
+                f"recipe's {other}; take the recipe that it was trained by"
+            )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,8 @@ from offline_compress.pipeline.evaluation import (
 from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.latency import THREADS, Key, interleaved
 from offline_compress.pipeline.progress import Progress
-from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row
-from offline_compress.pipeline.stages import digest_of, read_marker
+from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row, stage_seconds
+from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.calibration import calibration_frames
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
@@ -33,6 +34,8 @@ from offline_compress.results import accuracy, recommended_thresholds, write_res
 from offline_compress.subject import CHECKPOINT_THRESHOLDS
 
 MANIFEST = "manifest.json"
+EVALUATED_FILE = "evaluated"
+"""Beside the markers: what the metrics are of. Another setting alone gives a new row only."""
 
 
 class Export:
@@ -149,7 +152,14 @@ class Evaluate:
         self._run = run
 
     def inputs(self) -> dict[str, Any]:
-        """The networks, and what they are evaluated on."""
+        """The networks, what they are evaluated on, and what the row says of the run."""
+        return self._evaluated() | {
+            "compress": self._run.compress.model_dump(mode="json", exclude={"teacher"}),
+            "command": self._run.begun()["command"],
+        }
+
+    def _evaluated(self) -> dict[str, Any]:
+        """What the metrics depend on."""
         return {
             "teacher": digest_of(weights(self._run.teacher)),
             "student": digest_of(weights(self._run.student)),
@@ -162,15 +172,20 @@ class Evaluate:
         return [self._run.result]
 
     def clear(self) -> None:
-        """The metrics, but for the student's own, and the row."""
+        """The row; the metrics, but for the student's own, unless they are of what is there."""
+        self._run.result.unlink(missing_ok=True)
+        evaluated = json.dumps(self._evaluated())
+        noted = self._run.path / MARKERS_FOLDER / EVALUATED_FILE
+        if noted.exists() and noted.read_text() == evaluated:
+            return
         for path in self._run.metrics.glob("*.json"):
             if path.name != "student.json":
                 path.unlink()
-        self._run.result.unlink(missing_ok=True)
+        write_text_atomic(noted, evaluated)
 
     def run(self) -> None:
         """Write metrics/*.json one by one, then the row."""
-        run = self._run
+        run, begin_s = self._run, time.monotonic()
         source = run.recipe.validate_on
         bundle = read_bundle(run.bundle)
         with Progress() as progress:
@@ -188,7 +203,9 @@ class Evaluate:
             networks = latency_networks(run, bundle)
             latencies = interleaved(networks, partial(progress.count, "timing"))
         student = json.loads((run.metrics / "student.json").read_text())
-        write_result(run.result, row(run, teacher, student, variants, bundle, latencies))
+        seconds = stage_seconds(run.path)
+        seconds[self.name] = round(seconds[self.name] + time.monotonic() - begin_s, 1)
+        write_result(run.result, row(run, teacher, student, variants, bundle, latencies, seconds))
 
 
 def bundle_files(bundle: Path) -> list[Path]:

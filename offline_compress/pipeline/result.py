@@ -9,8 +9,11 @@ from mtc_perception.provenance import provenance
 from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.latency import Key, Latencies, conditions
 from offline_compress.pipeline.stages import MARKERS_FOLDER
+from offline_compress.pruning.plan import Plan, read_plan
 
-SCHEMA = 1
+SCHEMA = 2
+MEASURED_SLACK = 1.01
+"""Latency over its budget that still counts as kept: what measuring cannot tell apart."""
 ENGINES = ("openvino", "onnxruntime")
 FIGURES = {
     "detection": ("recall", "map50", "map50_95"),
@@ -29,6 +32,7 @@ def row(
     variants: dict[str, dict[str, dict[str, Any]]],
     bundle: Bundle,
     latencies: Latencies,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """The row of a run.
 
@@ -37,11 +41,13 @@ def row(
         variants: variant -> engine -> metric JSON, of those that run here.
         bundle: with all variants.
         latencies: of the teacher and of the variants.
+        seconds: spent in each stage.
     """
     target = run.compress.prune.engine
+    plan = read_plan(run.plan)
     begun = run.begun()
     settings = run.compress.model_dump(mode="json", exclude={"seed", "student", "teacher"})
-    return {
+    content = {
         "schema": SCHEMA,
         "name": run.path.resolve().name,
         "recipe": run.recipe.name,
@@ -65,9 +71,35 @@ def row(
             }
             for key, variant in bundle.manifest.variants.items()
         },
-        "seconds": stage_seconds(run.path),
+        "seconds": seconds,
         **provenance(),
         "command": begun["command"],
+        "taken_back": plan.steps[-1].taken_back,
+    }
+    return content | {"budget": budget_kept(content, plan)}
+
+
+def budget_kept(row: dict[str, Any], plan: Plan) -> dict[str, dict[str, float | bool]]:
+    """What remains of every cost that the budget names, as fractions of the teacher's."""
+    counted = [step for step in plan.steps if not step.taken_back]
+    latency = 1.0
+    if counted and counted[-1].latency_ms and counted[-1].teacher_latency_ms:
+        # As pruning measured it when it chose.
+        latency = counted[-1].latency_ms / counted[-1].teacher_latency_ms
+    remains = {
+        "parameters": row["student"]["params"] / row["teacher"]["params"],
+        "macs": row["student"]["gmacs"] / row["teacher"]["gmacs"],
+        "latency": latency,
+    }
+    achieved = {kind: round(value, 4) for kind, value in remains.items()}
+    return {
+        kind: {
+            "limit": limit,
+            "achieved": achieved[kind],
+            "kept": achieved[kind] <= limit * (MEASURED_SLACK if kind == "latency" else 1),
+        }
+        for kind, limit in row["settings"]["prune"]["budget"].items()
+        if limit is not None
     }
 
 
@@ -81,10 +113,9 @@ def figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:
-    """Time spent in every stage that is done."""
+    """Time spent in every stage that has begun, as far as it has been noted."""
     paths = sorted((folder / MARKERS_FOLDER).glob("*.json"))
-    markers = {path.stem: json.loads(path.read_text()) for path in paths}
-    return {name: marker["seconds"] for name, marker in markers.items() if marker["done"]}
+    return {path.stem: json.loads(path.read_text())["seconds"] for path in paths}
 
 
 def _network(

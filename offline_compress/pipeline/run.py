@@ -14,7 +14,12 @@ from mtc_perception.errors import UserError
 from offline_compress.calibration import calibration_batches
 from offline_compress.data.synth_dataset import render_missing
 from offline_compress.models.registry import save_checkpoint
-from offline_compress.pipeline.compression import Prune, Recover, Teacher
+from offline_compress.pipeline.compression import (
+    Prune,
+    Recover,
+    Teacher,
+    require_fitting_teacher,
+)
 from offline_compress.pipeline.delivery import Evaluate, Export, Quantise
 from offline_compress.pipeline.evaluation import labelled_samples
 from offline_compress.pipeline.folder import RunFolder, weights
@@ -62,7 +67,8 @@ def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = Non
     """
     run = RunFolder.of(recipe, out)
     run.require_own()
-    _prepared(run, threads)
+    if _prepared(run, threads).num_processes > 1:
+        raise UserError("a dry run is for one process: leave out the launcher")
     shutil.rmtree(run.dry_run, ignore_errors=True)
     dry_run(run.compressing, run.teacher, run.dry_run)
     return run.dry_run
@@ -78,7 +84,9 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
         render_missing([*recipe.train, recipe.validate_on])
     labelled_samples(recipe.validate_on)
     calibration_batches(recipe, run.compress.scoring)
-    if not weights(run.teacher).exists() and run.compress.teacher is None:
+    if run.compress.teacher or weights(run.teacher).exists():
+        require_fitting_teacher(run)
+    else:
         _check_untrained(recipe, run.compress.prune)
     return accelerator
 

@@ -101,7 +101,7 @@ def decide(stage: Stage, folder: Path) -> Decision:
     marker = read_marker(folder, stage.name)
     if marker is None:
         return Decision("begins", clear=True)
-    if changes := differences(marker.inputs, _json(stage.inputs())):
+    if changes := differences(marker.inputs, as_json(stage.inputs())):
         more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
         return Decision(f"again, because {changes[0]}{more}", clear=True)
     if marker.clearing:
@@ -120,7 +120,7 @@ def decide(stage: Stage, folder: Path) -> Decision:
 @contextmanager
 def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callable[[], float]]:
     """Write the stage's marker before and after; gives the seconds that it has taken."""
-    inputs = _json(stage.inputs())
+    inputs = as_json(stage.inputs())
     if decision.clear:
         before = read_marker(folder, stage.name)
         # A process killed in between must not leave a half that passes for a whole.
@@ -203,7 +203,7 @@ def _short(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
-def _json(content: dict[str, Any]) -> dict[str, Any]:
+def as_json(content: dict[str, Any]) -> dict[str, Any]:
     """As it will be read back."""
     read: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return read

@@ -24,8 +24,10 @@ def recover_recipe(recipe: Recipe, pruned: Path, teacher: Path) -> Recipe:
     Raises UserError if `pruned` is no checkpoint or the recipe says nothing about compression.
     """
     recover = _compression(recipe).recover
+    weight = recover.distillation
     origin = {"shape_of" if recover.from_scratch else "start_from": pruned}
-    return _applied(recipe, pruned, teacher, name=f"{recipe.name}-recovered", **origin)
+    name = f"{recipe.name}-recovered"
+    return _applied(recipe, pruned, teacher, weight, name=name, **origin)
 
 
 def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: int) -> Recipe:
@@ -35,7 +37,7 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
     Where `epochs_between` is 0 there is to be none. Otherwise as `recover_recipe`.
     """
     compression = _compression(recipe)
-    whole = compression.recover.schedule
+    whole, own = compression.recover.schedule, compression.prune.distillation
     samples = round(compression.prune.epochs_between * whole.samples_per_epoch)
     schedule = whole.model_copy(
         update={
@@ -50,6 +52,7 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
         recipe,
         pruned,
         teacher,
+        compression.recover.distillation if own is None else own,
         name=f"{recipe.name}-step{step}",
         schedule=schedule,
         start_from=pruned,
@@ -64,7 +67,9 @@ def _compression(recipe: Recipe) -> Compression:
     return recipe.compress
 
 
-def _applied(recipe: Recipe, pruned: Path, teacher: Path, **fields: Any) -> Recipe:
+def _applied(
+    recipe: Recipe, pruned: Path, teacher: Path, distillation: float, **fields: Any
+) -> Recipe:
     recover = _compression(recipe).recover
     changes: dict[str, Any] = {
         # Those of the checkpoint: removing decoder layers changes an argument.
@@ -78,8 +83,8 @@ def _applied(recipe: Recipe, pruned: Path, teacher: Path, **fields: Any) -> Reci
         "distillation": None,
         "compress": None,
     }
-    if recover.distillation:
-        changes["distillation"] = {"teacher": teacher, "weight": recover.distillation}
+    if distillation:
+        changes["distillation"] = {"teacher": teacher, "weight": distillation}
     changes |= fields
     if recipe.mosaic_off_epochs >= changes["schedule"].epochs:
         # The last epochs are without mosaics, and here are no others.

@@ -2,6 +2,8 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,24 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
         super().__init__(f"stopped by {self.signal.name}")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: what is under way is left as by Ctrl-C, tidied up."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Context in which SIGTERM raises Terminated, except where a StopRequest remembers it."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:

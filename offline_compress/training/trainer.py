@@ -13,10 +13,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 
+from mtc_perception.bundle import sha256_hex
 from mtc_perception.errors import UserError
 from mtc_perception.memory import keep_memory
 from offline_compress.data.synth_dataset import render_missing
-from offline_compress.models.registry import ModelSpec, save_checkpoint
+from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.recipe import Recipe
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
@@ -45,6 +46,8 @@ MAY_CHANGE: Any = {
 }
 """Fields of a recipe that say how a run is computed, not what, or what comes after it: they may
 change in its course."""
+STARTS = ("start_from", "shape_of")
+"""Fields of a recipe that name a checkpoint which is read when a run begins."""
 
 
 class Trainer:
@@ -96,7 +99,9 @@ class Trainer:
             begun = Recipe.model_validate_json(state["recipe"])
         except ValidationError:
             raise foreign_state(self.out / STATE_FILE) from None
-        if essence(begun) != essence(self.recipe):
+        if essence(begun) != essence(self.recipe) or not same_start(
+            begun, self.recipe, ModelSpec(**json.loads(state["spec"]))
+        ):
             raise UserError(
                 f"{self.out} holds a run of a different recipe; choose another --out or delete it"
             )
@@ -272,5 +277,27 @@ class Trainer:
 
 
 def essence(recipe: Recipe) -> dict[str, Any]:
-    """What must not change in the course of a run."""
-    return recipe.model_dump(exclude=MAY_CHANGE)
+    """What must not change in the course of a run, but for the checkpoints that it began with."""
+    content = recipe.model_dump(exclude=MAY_CHANGE | dict.fromkeys(STARTS, True))
+    if recipe.distillation:
+        # Known by its weights: see `Teaching.load`.
+        del content["distillation"]["teacher"]
+    return content
+
+
+def same_start(begun: Recipe, now: Recipe, spec: ModelSpec) -> bool:
+    """Whether two recipes of a run, whose network is `spec`, name the same first checkpoint.
+
+    It may lie elsewhere by now, or its name be spelt in another way: its weights are compared.
+    """
+    for name in STARTS:
+        old, new = getattr(begun, name), getattr(now, name)
+        if old == new:
+            continue
+        weights = new / WEIGHTS_FILE if old and new else None
+        if weights is None or not weights.is_file():
+            return False
+        digest = sha256_hex(weights.read_bytes())
+        if not any(digest in line for line in spec.lineage):
+            return False
+    return True
