@@ -44,10 +44,14 @@ class CalibrationBatches(Sequence[Batch]):
 def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
     """`scoring.images` training images (fewer if there are no more), whole and not augmented.
 
+    What does not fill a batch is left out, unless it is the only one: Taylor terms of smaller
+    batches are larger, those of single images most.
+
     Raises UserError if none of them is labelled for one of the tasks, and LayoutError for a data
     set that is missing or broken.
     """
     samples = calibration_samples(recipe, scoring.images)
+    samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
     require_labels(np.sum([_labelled(sample) for sample in samples], 0))
     return CalibrationBatches(samples, recipe.input, scoring.batch)
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from offline_compress.models.registry import ModelSpec, save_checkpoint
-from offline_compress.pruning.choice import predict_choice, step_budget
+from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
 from offline_compress.pruning.schedule import (
     PICTURE_FILE,
     PLAN_FILE,
+    SCORING_ADVICE,
     Schedule,
     calibration,
     draw,
@@ -21,6 +22,7 @@ from offline_compress.pruning.setting import open_setting
 from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
 from offline_compress.pruning.surgery import keep_channels
 from offline_compress.recipe import Recipe
+from offline_compress.training.advice import memory_advice
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.validation import Validator, validator
 
@@ -54,20 +56,26 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     """Choose the channels of all steps without training: scores, predicted costs, a picture.
 
     Later steps go by the scores of the first one, where the real run scores anew. Latencies of the
-    plan are predicted. Writes dry_run.json and dry_run.png into folder `out`, besides the latency
-    table and the scores; no checkpoint. Raises what `prune_network` raises.
+    plan are predicted, and no cut is tried (`compress.prune.largest_rise`): the real run may keep
+    more of some layers, and less of others. Writes dry_run.json and dry_run.png into folder `out`,
+    besides the latency table and the scores; no checkpoint. Raises what `prune_network` raises.
     """
     accelerator = start_accelerator(recipe.precision, 1)
     batches = calibration(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    with progress(True) as tick:
+    with progress(True) as tick, memory_advice(SCORING_ADVICE):
         setting = open_setting(recipe, teacher, out, True, tick)
         scores = measured_scores(setting, setting.model, batches, out, accelerator, tick)
     plan = setting.empty_plan()
     model, groups = copy.deepcopy(setting.model), setting.groups
     for step in range(1, setting.pruning.steps + 1):
         budget = step_budget(setting, step)
-        kept = predict_choice(setting, model, groups, scores, budget, recipe.seed + step)
+        found = candidates(
+            setting, model, groups, scores, step, recipe.seed + step, setting.pruning.locked
+        )
+        if step == 1:
+            require_end(found)
+        kept = found.select(budget)
         keep_channels(model, groups, lists(kept))
         groups, scores = channel_groups(model, setting.pruning.protect), remaining(scores, kept)
         plan = extended(plan, setting, predicted_step(setting, budget, kept), kept)

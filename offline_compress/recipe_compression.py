@@ -56,8 +56,11 @@ class Budget(Strict):
 
 
 class Guard(Strict):
-    """Largest loss per task, in points of its validation score, that a pruning step may end with;
-    a step that loses more is taken back and pruning ends there."""
+    """Largest loss per task, in points of its validation score, that a pruning step may end with.
+
+    A step that loses more is taken back and tried once more with twice the locked channels; if that
+    loses more, too, pruning ends there. The last step has no guard: its recovery is the training
+    that follows the pruning."""
 
     detection: PositiveFloat = 5.0
     drivable: PositiveFloat = 2.0
@@ -83,6 +86,9 @@ class Pruning(Strict):
     """A layer keeps at least `least_channels` and this share of its channels."""
     locked: Fraction = 0.1
     """Share of the channels, the best of each task, that is never removed in a step."""
+    largest_rise: NotNegative = 0.25
+    """Each layer's cut is tried alone before a step is made; one that raises any task's loss on
+    calibration images by more than this fraction is halved until it does not."""
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
     decoder_layers: Positive | None = None
@@ -92,6 +98,12 @@ class Pruning(Strict):
     distillation: NotNegative | None = None
     """Weight of the teacher's features in these recoveries; None: as in `recover`."""
     guard: Guard = Guard()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> "Pruning":
+        if not self.epochs_between and self.guard != Guard():
+            raise ValueError("guard judges steps that have recovered: epochs_between must not be 0")
+        return self
 
 
 class Recovery(Strict):

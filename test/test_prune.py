@@ -29,11 +29,11 @@ from offline_compress.models.registry import (
 from offline_compress.prune import dry_run, prune_network, replay
 from offline_compress.pruning import checks, choice, schedule, setting
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
-from offline_compress.pruning.choice import measured_choice
+from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_costs
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.latency import deployed
-from offline_compress.pruning.plan import Plan, read_plan
+from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 from offline_compress.pruning.selection import floor_of
 from offline_compress.pruning.setting import Setting
 from offline_compress.pruning.steps import predicted_step
@@ -63,7 +63,7 @@ def _quick() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         # The engines themselves are timed in test_pruning_latency.py.
-        patch.setattr(choice, "time_networks", lambda *_: [1.0, 2.0])
+        patch.setattr(choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
         for module in (choice, setting):
             patch.setattr(module, "deployed", lambda model, *_: model)
         yield
@@ -160,7 +160,10 @@ def test_steps_lead_to_the_budget(
     assert [step.budget for step in plan.steps] == [{"parameters": 0.8}, {"parameters": 0.6}]
     for step, share in zip(plan.steps, (0.8, 0.6), strict=True):
         assert share - 0.06 < step.parameters / whole <= share
-        assert (step.latency_ms, step.teacher_latency_ms) == (1.0, 2.0)
+        assert step.remains["parameters"] == pytest.approx(step.parameters / whole, abs=1e-4)
+        assert step.latency_ms is None  # Neither in the budget nor the cost.
+        assert "latency" not in step.remains
+        assert step.locked == 0.1
         assert not step.taken_back
     # The teacher; the first cut, its recovery (in training and after it); the last cut.
     first, last = (step.parameters for step in plan.steps)
@@ -227,7 +230,7 @@ def test_an_interrupted_pruning_goes_on(
     stopped = Validation(fails_at=fails_at)
     with pytest.raises(KeyboardInterrupt):
         prune_network(recipe, teacher, tmp_path, stopped)
-    assert not (tmp_path / "plan.json").exists()
+    assert read_plan(tmp_path / "plan.json").steps == []
     resumed = Validation(parameters=stopped.parameters)
     found = prune_network(recipe, teacher, tmp_path, resumed)
     assert found == plan
@@ -240,7 +243,9 @@ def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Pat
     guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
     plan = prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation(loss=0.025))
     assert len(plan.steps) == 1
-    assert plan.steps[0].taken_back == "drivable lost 2.50 points, 2 are allowed"
+    step = plan.steps[0]
+    assert step.taken_back == step.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
+    assert step.locked == 0.2  # in the second attempt
     assert plan.kept == {}
     assert same_weights(tmp_path / "best", teacher)
     assert prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation()) == plan
@@ -348,23 +353,29 @@ def test_the_last_step_fits_its_measured_latency(
     )
     times: list[float] = []
 
-    def timed(networks: list[nn.Module], *_: object) -> list[float]:
-        macs, whole = (count_gmacs(network, *size) for network in networks)
-        times.append((macs / whole) ** 0.7)
-        return [100 * times[-1], 100.0]
+    def timed(cut: nn.Module, whole: nn.Module, *_: object) -> tuple[float, float, float]:
+        times.append((count_gmacs(cut, *size) / count_gmacs(whole, *size)) ** 0.7)
+        return 100 * times[-1], 100.0, times[-1]
 
-    monkeypatch.setattr(choice, "time_networks", timed)
+    monkeypatch.setattr(choice, "time_pair", timed)
     scores = random_scores(sizes)
-    found = measured_choice(setting, model, groups, scores, step, None, 0, lambda _w, _d, _t: None)
+
+    def chosen(step: int, before: PlanStep | None) -> Choice:
+        found = candidates(setting, model, groups, scores, step, 0, 0.1)
+        return measured_choice(
+            setting, model, groups, found, [], step, before, lambda _w, _d, _t: None
+        )
+
+    found = chosen(step, None)
     assert found.ratio == pytest.approx(times[-1])
     if step == 1:
         assert len(times) == 1
         counts = {name: len(channels) for name, channels in found.kept.items()}
         assert costs.total(counts)[2] <= 0.9 * setting.whole[2]
         before = predicted_step(setting, {"latency": 0.9}, found.kept).model_copy(
-            update={"latency_ms": 100 * times[0], "teacher_latency_ms": 100.0}
+            update={"remains": {"latency": times[0]}}
         )
-        measured_choice(setting, model, groups, scores, 1, before, 0, lambda _w, _d, _t: None)
+        chosen(1, before)
         assert abs(times[1] - 0.9) < 0.5 * abs(times[0] - 0.9)  # learnt from the step before
     else:
         assert 2 <= len(times) <= 4

@@ -14,7 +14,7 @@ from mtc_perception.errors import UserError
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
 from offline_compress.pruning.groups import channel_groups
-from offline_compress.pruning.selection import Limits, floor_of, require_reachable, select
+from offline_compress.pruning.selection import Limits, capped, floor_of, require_reachable, select
 from offline_compress.pruning.surgery import keep_channels
 
 
@@ -209,6 +209,40 @@ def test_an_impossible_budget_names_what_is_in_the_way() -> None:
     assert f"allows {least[1]:.3f} of" in str(caught.value)
     assert "without least_channels" in str(caught.value)
     floors = dict.fromkeys(costs.groups, 8)
+    sizes = dict(zip(costs.groups, WIDTHS, strict=True))
+    limits = replace(FREE, floors=floors)
     with pytest.raises(UserError, match="cannot be reached"):
-        require_reachable(costs, {"parameters": 0.9, "macs": 0.01}, whole, floors, 4)
-    require_reachable(costs, {"parameters": 0.9, "macs": 0.5}, whole, floors, 4)
+        require_reachable(sizes, costs, {"parameters": 0.9, "macs": 0.01}, whole, limits)
+    require_reachable(sizes, costs, {"parameters": 0.9, "macs": 0.5}, whole, limits)
+    borne = replace(limits, borne={"group1": 40, "group3": 60})
+    with pytest.raises(UserError, match=r"without largest_rise.*without any of these"):
+        require_reachable(sizes, costs, {"macs": 0.3}, whole, borne)
+
+
+def test_what_cannot_be_kept_is_come_near_to() -> None:
+    """Without `strict`: as narrow as the limits allow where that saves anything, no error."""
+    costs, value = chain(WIDTHS), values(1)
+    whole = costs.total(dict(zip(costs.groups, WIDTHS, strict=True)))
+    # Time grows with the channels out of the layers; those of group2 shall be free.
+    costs.coefficients[2, :, 2] = 0.0
+    kept = select(value, costs, {"latency": 0.1}, whole, FREE, "latency", strict=False)
+    assert counts_of(kept) == {"group0": 4, "group1": 4, "group2": 12, "group3": 4}
+    assert select(value, costs, {"macs": 0.5}, whole, FREE, "macs", strict=False).keys() == (
+        value.keys()
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "round_to", "least"), [(64, 8, 48), (20, 8, 12), (16, 8, 8), (8, 8, 4), (10, 1, 7)]
+)
+def test_a_step_takes_a_quarter_of_a_group_or_a_block(size: int, round_to: int, least: int) -> None:
+    assert capped({"group": 4}, {"group": size}, round_to) == {"group": least}
+
+
+def test_what_is_not_borne_stays() -> None:
+    costs, value = chain(WIDTHS), values(2)
+    whole = costs.total(dict(zip(costs.groups, WIDTHS, strict=True)))
+    limits = replace(FREE, borne={"group1": 36, "group3": 64})
+    kept = counts_of(select(value, costs, {"parameters": 0.8}, whole, limits, "none"))
+    assert kept["group1"] >= 36
+    assert kept["group3"] == 64

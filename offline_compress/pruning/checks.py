@@ -1,5 +1,6 @@
 """What every pruning step must pass, and what it does to the network's statistics before."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ def check_network(
         for mask in ("drivable", "lane")
     ]
     engine.close()
-    if difference > SCORE_DIFFERENCE or max(masks) > MASK_DIFFERENCE:
+    if not (difference <= SCORE_DIFFERENCE and max(masks) <= MASK_DIFFERENCE):  # nor NaN
         raise UserError(
             f"the pruned network computes something else once exported: scores differ by "
             f"{difference:.3g}, masks by {max(masks):.3g} of 255 on average"
@@ -99,6 +100,11 @@ def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Which task has lost more points than `guard` allows, or nothing."""
     for task, allowed in guard.model_dump().items():
-        if task in teacher and (lost := 100 * (teacher[task] - after[task])) > allowed:
+        if task not in teacher:
+            continue
+        lost = 100 * (teacher[task] - after[task])
+        if math.isnan(lost):
+            return f"the score of {task} is not a number"
+        if lost > allowed:
             return f"{task} lost {lost:.2f} points, {allowed:g} are allowed"
     return ""

@@ -1,27 +1,41 @@
 """Which channels a step removes, with its latency measured rather than only predicted."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from mtc_perception.errors import UserError
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.groups import ChannelGroup
-from offline_compress.pruning.latency import Tick, deployed, time_networks
+from offline_compress.pruning.latency import Tick, deployed, time_pair
 from offline_compress.pruning.plan import PlanStep
-from offline_compress.pruning.selection import Limits, select
+from offline_compress.pruning.selection import (
+    Limits,
+    capped,
+    is_reachable,
+    require_reachable,
+    select,
+)
 from offline_compress.pruning.setting import Setting
 from offline_compress.pruning.surgery import keep_channels
+from offline_compress.pruning.trial import Trial
+from offline_compress.training.samples import Batch
 
 ATTEMPTS = 4
 """Selections in a last step, each from what was measured of the one before."""
 TOO_SLOW, TOO_FAST = 1.01, 0.97
 """Measured latency over its budget with which a selection is done."""
+REFUSED = 1.05
+"""Measured latency over its budget with which a last step is refused."""
+TRIALS = 3
+"""Selections whose cuts are tried (`trial`), each from what was not borne of the one before."""
+TRIAL_BATCHES = 2
 
 Kept = dict[str, NDArray[np.int64]]
 
@@ -31,14 +45,54 @@ class Choice:
     """What a step keeps of the network that it begins with."""
 
     kept: Kept
-    latency_ms: float
-    teacher_latency_ms: float
+    latency_ms: float | None = None
+    """None: neither in the budget nor the cost."""
+    teacher_latency_ms: float | None = None
     """Measured in turn with the other."""
+    ratio: float | None = None
+    """Latency as a fraction of the teacher's: the median over blocks of measurements."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """What a step may remove of the network that it begins with."""
+
+    setting: Setting
+    value: dict[str, NDArray[np.float64]]
+    """[C] importance of every group that is not protected."""
+    limits: Limits
+    last: bool
+    """Whether it is the step that must keep the recipe's budget."""
 
     @property
-    def ratio(self) -> float:
-        """Latency as a fraction of the teacher's."""
-        return self.latency_ms / self.teacher_latency_ms
+    def sizes(self) -> dict[str, int]:
+        """Channels of every group."""
+        return {name: len(channels) for name, channels in self.value.items()}
+
+    def select(self, budget: Mapping[str, float]) -> Kept:
+        """Select by predicted costs, no more than a part of each group.
+
+        What an intermediate step lacks is left to those after it. In the last one that part is no
+        rule if the budget cannot be kept otherwise, and UserError is raised if counted costs cannot
+        be kept; latency is as near to its budget as can be, as it is measured afterwards.
+        """
+        setting, limits = self.setting, self.limits
+        costs, whole = setting.costs, setting.whole
+        few = replace(limits, floors=capped(limits.floors, self.sizes, limits.round_to))
+        if self.last:
+            counted = {kind: most for kind, most in budget.items() if kind != "latency"}
+            require_reachable(self.sizes, costs, counted, whole, limits)
+            if not is_reachable(self.sizes, costs, budget, whole, few):
+                few = limits
+        return select(self.value, costs, budget, whole, few, setting.pruning.cost, strict=False)
+
+    def tried(self, budget: Mapping[str, float], trial: Trial) -> Kept:
+        """`select`, without cuts that `trial` shows to be too deep."""
+        for _ in range(TRIALS):
+            kept = replace(self, limits=replace(self.limits, borne=trial.fewest)).select(budget)
+            if not trial.limit(kept):
+                return kept
+        return replace(self, limits=replace(self.limits, borne=trial.fewest)).select(budget)
 
 
 def step_budget(setting: Setting, step: int) -> dict[str, float]:
@@ -47,77 +101,111 @@ def step_budget(setting: Setting, step: int) -> dict[str, float]:
     return {kind: 1 - (1 - least) * share for kind, least in setting.budget.items()}
 
 
-def predict_choice(
+def candidates(
     setting: Setting,
     model: nn.Module,
     groups: list[ChannelGroup],
     scores: ChannelScores,
-    budget: Mapping[str, float],
+    step: int,
     seed: int,
-) -> Kept:
-    """Select by predicted costs alone. Raises UserError if the budget cannot be kept."""
+    share: float,
+) -> Candidates:
+    """What step 1..`steps` may remove of `model`, each task's best `share` being locked."""
     pruning = setting.pruning
     value = criterion_scores(scores, groups, model, pruning.criterion, pruning.conflict, seed=seed)
-    limits = Limits(setting.floors, locked(scores, groups, pruning.locked), pruning.round_to)
-    return select(value, setting.costs, budget, setting.whole, limits, pruning.cost)
+    limits = Limits(setting.floors, locked(scores, groups, share), pruning.round_to)
+    return Candidates(setting, value, limits, step == pruning.steps)
+
+
+def require_end(found: Candidates) -> None:
+    """Raise UserError if the recipe's budget is out of reach with what a first step has locked."""
+    setting = found.setting
+    require_reachable(found.sizes, setting.costs, setting.budget, setting.whole, found.limits)
 
 
 def measured_choice(
     setting: Setting,
     model: nn.Module,
     groups: list[ChannelGroup],
-    scores: ChannelScores,
+    found: Candidates,
+    batches: Sequence[Batch],
     step: int,
     before: PlanStep | None,
-    seed: int,
     tick: Tick,
 ) -> Choice:
-    """Select for a step and time the result in turn with the teacher.
+    """Select for a step, try the cuts on `batches`, and time the result in turn with the teacher.
 
     Where latency is in the budget, measurements correct the prediction: those of the step `before`,
     and in the last step those of the selection itself, which is repeated until it fits. Raises
-    UserError if the budget cannot be kept.
+    UserError if the last step cannot keep the budget, by measurement or by counting.
     """
-    budget = step_budget(setting, step)
+    pruning, budget = setting.pruning, step_budget(setting, step)
+    trial = Trial(
+        model,
+        groups,
+        found.value,
+        [batches[number] for number in range(min(TRIAL_BATCHES, len(batches)))],
+        setting.mask_loss,
+        pruning.largest_rise,
+        pruning.round_to,
+        tick,
+    )
     aim = budget.get("latency")
-    correction = _correction(setting, before) if aim and before else 1.0
-    attempts = ATTEMPTS if aim and step == setting.pruning.steps else 1
+    if aim is None:
+        kept = found.tried(budget, trial)
+        return _timed(setting, model, groups, kept, tick) if _is_timed(setting) else Choice(kept)
+    correction = _correction(setting, before) if before else 1.0
     best: Choice | None = None
     tried: dict[str, int] = {}
-    for _ in range(attempts):
-        if aim:
-            budget["latency"] = aim / correction
-        kept = predict_choice(setting, model, groups, scores, budget, seed)
+    for _ in range(ATTEMPTS if found.last else 1):
+        kept = found.tried(budget | {"latency": aim / correction}, trial)
         counts = {name: len(channels) for name, channels in kept.items()}
         if counts == tried:
-            break  # another budget decides, or a block is more than what is missing
+            break  # another budget decides, a block is more than what is missing, or no more can go
         tried = counts
         choice = _timed(setting, model, groups, kept, tick)
-        if best is None or _better(choice, best, aim or 1.0):
+        if best is None or _better(choice, best, aim):
             best = choice
-        if aim is None or TOO_FAST <= choice.ratio / aim <= TOO_SLOW:
+        assert choice.ratio is not None
+        if TOO_FAST <= choice.ratio / aim <= TOO_SLOW:
             break
         correction = choice.ratio / _predicted_ratio(setting, counts)
     assert best is not None
+    assert best.ratio is not None
+    if found.last and not best.ratio <= aim * REFUSED:
+        rise = "largest_rise, " if trial.fewest else ""
+        raise UserError(
+            f"compress.prune.budget.latency: {aim:.3f} cannot be reached: the best selection was "
+            f"measured at {best.ratio:.3f} of the unpruned network's latency ({pruning.engine} "
+            f"takes {correction:.2f} times what its table predicts); give it more, raise {rise}"
+            "steps or epochs_between, or lower locked, least_channels or least_share"
+        )
     return best
+
+
+def _is_timed(setting: Setting) -> bool:
+    return setting.pruning.cost == "latency" or "latency" in setting.budget
 
 
 def _timed(
     setting: Setting, model: nn.Module, groups: list[ChannelGroup], kept: Kept, tick: Tick
 ) -> Choice:
-    cut = copy.deepcopy(model)
+    cut = copy.deepcopy(model).to("cpu")
     keep_channels(cut, groups, {name: channels.tolist() for name, channels in kept.items()})
-    times_ms = time_networks(
-        [deployed(cut, *setting.size), setting.network],
+    pair = time_pair(
+        deployed(cut, *setting.size),
+        setting.network,
         setting.pruning.engine,
         partial(tick, "timing the selection"),
     )
-    return Choice(kept, *times_ms)
+    return Choice(kept, *pair)
 
 
 def _better(one: Choice, other: Choice, aim: float) -> bool:
     """Whether a choice is the slower of those that are fast enough, or else the faster."""
-    fits, other_fits = (choice.ratio <= aim * TOO_SLOW for choice in (one, other))
+    assert one.ratio is not None
+    assert other.ratio is not None
+    fits, other_fits = (ratio <= aim * TOO_SLOW for ratio in (one.ratio, other.ratio))
     if fits and other_fits:
         return one.ratio > other.ratio
     return fits or (not other_fits and one.ratio < other.ratio)
@@ -125,10 +213,8 @@ def _better(one: Choice, other: Choice, aim: float) -> bool:
 
 def _correction(setting: Setting, step: PlanStep) -> float:
     """Measured over predicted latency of a step, both as fractions of the teacher's."""
-    if not step.latency_ms or not step.teacher_latency_ms:
-        return 1.0
-    measured = step.latency_ms / step.teacher_latency_ms
-    return measured / _predicted_ratio(setting, step.channels)
+    measured = step.remains.get("latency")
+    return measured / _predicted_ratio(setting, step.channels) if measured else 1.0
 
 
 def _predicted_ratio(setting: Setting, counts: Mapping[str, int]) -> float:

@@ -26,7 +26,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.provenance import provenance
 from offline_compress.export import detections_per_image, onnx_graph
-from offline_compress.pipeline.latency import conditions, interleaved
+from offline_compress.pipeline.latency import Key, Latencies, conditions, interleaved
 from offline_compress.pruning.cost import LayerCosts, layer_cost
 from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, profiler, typical_ms
@@ -41,6 +41,9 @@ ROUNDS = 20
 FEWEST_ROUNDS = 5
 LIMIT_S = 60.0
 """Slow networks are profiled no longer than this, but `FEWEST_ROUNDS` times."""
+
+LARGEST_MISFIT = 0.2
+"""Root mean square of the relative errors with which a fit gives the networks it was made of."""
 
 Tick = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and of how much."""
@@ -88,8 +91,16 @@ class LatencyTable:
             raise UserError(f"{path} is no latency table ({error}); delete it") from None
 
 
+class Misfit(UserError):
+    """Times that no sum of layers explains."""
+
+
 def with_latency(costs: LayerCosts, table: LatencyTable) -> LayerCosts:
-    """`costs` with the time of layers fitted to a table of the same network."""
+    """`costs` with the time of layers fitted to a table of the same network.
+
+    Raises Misfit for times that do not follow from the layers' widths: something else disturbed
+    them.
+    """
     widths = [costs.widths(sample.counts) for sample in table.samples]
     coefficients, times_ms = {}, np.zeros(len(table.samples))
     for number, layer in enumerate(costs.layers):
@@ -105,6 +116,14 @@ def with_latency(costs: LayerCosts, table: LatencyTable) -> LayerCosts:
     total_ms = np.array([sample.total_ms for sample in table.samples])
     terms = np.stack((times_ms, np.ones_like(times_ms)), 1) / total_ms[:, None]
     factor, rest_ms = nnls(terms, np.ones_like(total_ms))[0]
+    errors = terms @ (factor, rest_ms) - 1
+    misfit = float(np.sqrt(np.mean(errors**2)))
+    if not (factor > 0 and misfit < LARGEST_MISFIT):
+        raise Misfit(
+            "the machine was too busy to measure latency: the times of "
+            f"{len(total_ms)} networks do not follow from their widths (error {misfit:.0%}, factor "
+            f"{factor:.2g}); end other programs and start again"
+        )
     return costs.with_latency({k: v * factor for k, v in coefficients.items()}, float(rest_ms))
 
 
@@ -192,6 +211,29 @@ def time_networks(
     networks: Sequence[Network], engine: EngineName, tick: Callable[[int, int], None]
 ) -> list[float]:
     """Milliseconds of one image of each network, all in turn. Raises EngineError."""
-    keys = [(str(number), str(engine)) for number in range(len(networks))]
-    blocks_ms = interleaved(dict(zip(keys, networks, strict=True)), tick).blocks_ms
-    return [typical_ms([time for block in blocks_ms[key] for time in block]) for key in keys]
+    return _typical_ms(interleaved(_keyed(networks, engine), tick))
+
+
+def time_pair(
+    own: Network, other: Network, engine: EngineName, tick: Callable[[int, int], None]
+) -> tuple[float, float, float]:
+    """Milliseconds of one image of two networks in turn, and the ratio of own to other.
+
+    The ratio is that of `Latencies.ratio`, not of these times. Raises EngineError.
+    """
+    keyed = _keyed([own, other], engine)
+    latencies = interleaved(keyed, tick)
+    own_ms, other_ms = _typical_ms(latencies)
+    return own_ms, other_ms, latencies.ratio(*keyed)
+
+
+def _keyed(networks: Sequence[Network], engine: EngineName) -> dict[Key, Network]:
+    return {(str(number), str(engine)): network for number, network in enumerate(networks)}
+
+
+def _typical_ms(latencies: Latencies) -> list[float]:
+    """Of each network."""
+    return [
+        typical_ms([time for block in blocks for time in block])
+        for blocks in latencies.blocks_ms.values()
+    ]

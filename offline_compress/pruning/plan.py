@@ -23,7 +23,7 @@ from offline_compress.pruning.surgery import (
     keep_decoder_layers,
     pruned_spec,
 )
-from offline_compress.recipe_parts import NotNegative, Positive, Strict
+from offline_compress.recipe_parts import Fraction, NotNegative, Positive, Strict
 
 Channel = Annotated[int, Field(ge=0)]
 
@@ -43,6 +43,11 @@ class PlanStep(Strict):
     """At batch 1 on the target engine; None: not measured."""
     teacher_latency_ms: NotNegative | None = None
     """The teacher's, in the same minute."""
+    remains: dict[str, float] = Field(default_factory=dict)
+    """What is left, as fractions of the teacher's like `budget`; `latency`, where measured: the
+    median ratio of both times in turn. More than in `budget`: the step did not keep it."""
+    locked: Fraction | None = None
+    """Share of each task's best channels that the step was not allowed to remove."""
     before: dict[str, float] = Field(default_factory=dict)
     """Validation scores before the step."""
     cut: dict[str, float] = Field(default_factory=dict)
@@ -51,6 +56,8 @@ class PlanStep(Strict):
     """Validation scores after it and its recovery."""
     taken_back: str = ""
     """Why the step does not count (the guard); empty if it does."""
+    taken_back_before: str = ""
+    """Why a first attempt did not count; this one locked twice as many channels."""
 
 
 class Plan(Strict):

@@ -9,7 +9,8 @@ first alone is exact.
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from offline_compress.recipe_compression import Cost
 
 TOLERANCE = 1e-9
 """Relative; of sums of floats that are compared with a budget."""
+LARGEST_CUT = 0.25
+"""Share of its channels that a group loses in one step, but for one block; see `capped`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,10 +35,13 @@ class Limits:
     """[C] channels of every group that stay."""
     round_to: int
     """A group that loses channels keeps a multiple of this."""
+    borne: Mapping[str, int] = field(default_factory=dict)
+    """Fewest channels of groups whose deeper cuts raise a task's loss too much (`trial`)."""
 
     def fewest(self, group: str) -> int:
         """Channels that a group keeps at least."""
-        return max(self.floors[group], int(self.locked[group].sum()))
+        own = self.floors[group], self.borne.get(group, 0), int(self.locked[group].sum())
+        return max(own)
 
 
 def floor_of(size: int, least_channels: int, least_share: float, round_to: int) -> int:
@@ -48,6 +54,14 @@ def round_up(value: float, multiple: int) -> int:
     return int(-(-value // multiple)) * multiple
 
 
+def capped(floors: Mapping[str, int], sizes: Mapping[str, int], round_to: int) -> dict[str, int]:
+    """`floors`, raised so that no group of `sizes` loses more than `LARGEST_CUT`, or one block."""
+    return {
+        name: max(floors[name], size - round_up(LARGEST_CUT * size, round_to))
+        for name, size in sizes.items()
+    }
+
+
 def select(
     value: Mapping[str, NDArray[np.float64]],
     costs: LayerCosts,
@@ -55,6 +69,7 @@ def select(
     whole: NDArray[np.float64],
     limits: Limits,
     cost: Cost,
+    strict: bool = True,
 ) -> dict[str, NDArray[np.int64]]:
     """Channels that stay, ascending, of every group of `costs`.
 
@@ -64,18 +79,21 @@ def select(
         budget: fraction of `whole` that may remain of some of `KINDS`; every given one is kept.
         whole: [3] cost of the unpruned network.
         cost: what importance is divided by; none: the number of channels.
+        strict: whether a budget that cannot be kept is an error; else it is come as near as can be.
 
-    Raises UserError if the budget cannot be kept, saying what can be and which rule is in the way.
+    Raises UserError for such an error, saying what can be kept and which rule is in the way.
     """
     most = np.full(len(KINDS), np.inf)
     for kind, fraction in budget.items():
         most[KINDS.index(kind)] = fraction * whole[KINDS.index(kind)] * (1 + TOLERANCE)
     descent = _Descent(value, costs, limits, cost)
-    while (descent.total > most).any():
-        if not descent.step():
-            sizes = {name: len(value[name]) for name in costs.groups}
-            raise UserError(_impossible(sizes, costs, budget, whole, limits))
-    descent.give_back(most)
+    while (descent.total > most).any() and descent.step():
+        pass
+    if strict and (descent.total > most).any():
+        sizes = {name: len(value[name]) for name in costs.groups}
+        raise UserError(_impossible(sizes, costs, budget, whole, limits))
+    # Where a budget is not kept, blocks return that bring it no nearer.
+    descent.give_back(np.maximum(most, descent.total))
     return {name: descent.kept(name) for name in costs.groups}
 
 
@@ -178,20 +196,35 @@ class _Descent:
         self._counts[name] -= channels
 
 
-def require_reachable(
+def is_reachable(
+    sizes: Mapping[str, int],
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    floors: Mapping[str, int],
-    round_to: int,
-) -> None:
-    """Raise UserError if a budget cannot be kept even with every layer at its floor."""
-    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
-    unlocked = {name: np.zeros(size, bool) for name, size in sizes.items()}
-    limits = Limits(floors, unlocked, round_to)
+    limits: Limits,
+) -> bool:
+    """Whether groups of `sizes` can keep a budget with every one as narrow as `limits` allow."""
     reached = _least(sizes, costs, whole, limits)
-    if any(reached[KINDS.index(kind)] > most * (1 + TOLERANCE) for kind, most in budget.items()):
+    return all(
+        reached[KINDS.index(kind)] <= most * (1 + TOLERANCE) for kind, most in budget.items()
+    )
+
+
+def require_reachable(
+    sizes: Mapping[str, int],
+    costs: LayerCosts,
+    budget: Mapping[str, float],
+    whole: NDArray[np.float64],
+    limits: Limits,
+) -> None:
+    """Raise UserError, naming the rule in the way, unless `is_reachable`."""
+    if not is_reachable(sizes, costs, budget, whole, limits):
         raise UserError(_impossible(sizes, costs, budget, whole, limits))
+
+
+def unlocked(sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """No channel of any group."""
+    return {name: np.zeros(size, bool) for name, size in sizes.items()}
 
 
 def _least(
@@ -215,12 +248,15 @@ def _impossible(
     reached = _least(sizes, costs, whole, limits)
     kind = max(budget, key=lambda name: float(reached[KINDS.index(name)]) / budget[name])
     number = KINDS.index(kind)
-    unlocked = {name: np.zeros(size, bool) for name, size in sizes.items()}
-    no_floors = dict.fromkeys(sizes, 1)
-    ways = {"without least_channels and least_share": replace(limits, floors=no_floors)}
+    alone: dict[str, Any] = {"least_channels and least_share": {"floors": dict.fromkeys(sizes, 1)}}
     if any(own.any() for own in limits.locked.values()):
-        ways["without locked"] = replace(limits, locked=unlocked)
-        ways["without either"] = replace(limits, locked=unlocked, floors=no_floors)
+        alone["locked"] = {"locked": unlocked(sizes)}
+    if limits.borne:
+        alone["largest_rise"] = {"borne": {}}
+    ways = {f"without {rule}": replace(limits, **change) for rule, change in alone.items()}
+    if len(alone) > 1:
+        together = {name: value for change in alone.values() for name, value in change.items()}
+        ways["without any of these"] = replace(limits, **together)
     what = ", ".join(
         f"{_least(sizes, costs, whole, rules)[number]:.3f} {words}" for words, rules in ways.items()
     )

@@ -1,6 +1,7 @@
 """What stays the same throughout a pruning: teacher, groups, costs and rules."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from mtc_perception.bundle import sha256_hex
 from mtc_perception.engine import Network
 from mtc_perception.errors import UserError
+from mtc_perception.provenance import provenance
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.models.registry import (
@@ -18,17 +20,19 @@ from offline_compress.models.registry import (
     load_checkpoint,
     load_spec,
 )
+from offline_compress.pipeline.latency import conditions
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
 from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import (
     LatencyTable,
+    Misfit,
     Tick,
     deployed,
     measure_table,
     with_latency,
 )
 from offline_compress.pruning.plan import Plan
-from offline_compress.pruning.selection import floor_of, require_reachable
+from offline_compress.pruning.selection import Limits, floor_of, require_reachable, unlocked
 from offline_compress.pruning.surgery import keep_decoder_layers
 from offline_compress.recipe import Recipe
 from offline_compress.recipe_compression import Pruning
@@ -101,20 +105,35 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
     budget = pruning.budget.model_dump(exclude_none=True)
     # What needs no measuring is known at once.
     counted = {kind: most for kind, most in budget.items() if kind != "latency"}
-    require_reachable(costs, counted, whole, floors, pruning.round_to)
+    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
+    limits = Limits(floors, unlocked(sizes), pruning.round_to)
+    require_reachable(sizes, costs, counted, whole, limits)
     if pruning.cost == "latency" or pruning.budget.latency is not None:
         path = out / TABLE_FILE
         if measures and not path.exists():
-            table = measure_table(
-                model, groups, size, pruning.engine, pruning.round_to, unpruned, tick
+            measured = partial(
+                measure_table,
+                model,
+                groups,
+                size,
+                pruning.engine,
+                pruning.round_to,
+                unpruned,
+                tick,
             )
+            table = measured()
+            try:
+                with_latency(costs, table)
+            except Misfit:
+                table = measured()
+                with_latency(costs, table)
             table.save(path)
-        table = _fitting_table(path, costs, pruning)
+        table = _fitting_table(path, costs, pruning, size, measures)
         costs = with_latency(costs, table)
         number = KINDS.index("latency")
         full = costs.total(table.samples[0].counts)[number]
         whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
-    require_reachable(costs, budget, whole, floors, pruning.round_to)
+    require_reachable(sizes, costs, budget, whole, limits)
     return Setting(
         pruning=pruning,
         mask_loss=recipe.mask_loss,
@@ -131,9 +150,20 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
     )
 
 
-def _fitting_table(path: Path, costs: LayerCosts, pruning: Pruning) -> LatencyTable:
+def _fitting_table(
+    path: Path, costs: LayerCosts, pruning: Pruning, size: tuple[int, int], measures: bool
+) -> LatencyTable:
+    """The table at `path`, refused if made for something else, or by another machine than one that
+    `measures` the selections."""
     table = LatencyTable.load(path)
     sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
-    if table.engine != pruning.engine or table.samples[0].counts != sizes:
-        raise UserError(f"{path} was measured for another network or engine; delete it")
+    here = {"cpu": provenance()["machine"]["cpu"], "threads": conditions()["threads"]}
+    if (
+        (table.engine, table.height, table.width) != (pruning.engine, *size)
+        or table.samples[0].counts != sizes
+        or (measures and {name: table.measured.get(name) for name in here} != here)
+    ):
+        raise UserError(
+            f"{path} was measured for another network, engine, image size or machine; delete it"
+        )
     return table

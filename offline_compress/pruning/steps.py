@@ -31,14 +31,17 @@ def predicted_step(setting: Setting, budget: dict[str, float], kept: Kept) -> Pl
     """A step of which nothing but the costs is known, and those by prediction."""
     counts = {name: len(channels) for name, channels in kept.items()}
     parameters, macs, latency_ms = setting.costs.total(counts)
-    unpruned_ms = setting.whole[KINDS.index("latency")]
+    unpruned_ms = float(setting.whole[KINDS.index("latency")])
     return PlanStep(
         budget=budget,
         channels=counts,
         parameters=round(parameters),
         gmacs=macs / 1e9,
         latency_ms=round(float(latency_ms), 4) if unpruned_ms else None,
-        teacher_latency_ms=round(float(unpruned_ms), 4) or None,
+        teacher_latency_ms=round(unpruned_ms, 4) or None,
+        remains=_remains(
+            setting, parameters, macs, float(latency_ms / unpruned_ms) if unpruned_ms else None
+        ),
     )
 
 
@@ -46,14 +49,26 @@ def measured_step(
     setting: Setting, budget: dict[str, float], choice: Choice, cut: nn.Module
 ) -> PlanStep:
     """A step that has led to the network `cut`, before any validation."""
+    parameters, gmacs = count_parameters(cut), count_gmacs(cut, *setting.size)
     return PlanStep(
         budget=budget,
         channels={name: len(channels) for name, channels in choice.kept.items()},
-        parameters=count_parameters(cut),
-        gmacs=count_gmacs(cut, *setting.size),
-        latency_ms=round(choice.latency_ms, 4),
-        teacher_latency_ms=round(choice.teacher_latency_ms, 4),
+        parameters=parameters,
+        gmacs=gmacs,
+        latency_ms=choice.latency_ms,
+        teacher_latency_ms=choice.teacher_latency_ms,
+        remains=_remains(setting, parameters, gmacs * 1e9, choice.ratio),
     )
+
+
+def _remains(
+    setting: Setting, parameters: float, macs: float, latency: float | None
+) -> dict[str, float]:
+    """Fractions of the teacher's costs by kind; `latency` is one already, None: unknown."""
+    known = {"parameters": parameters / setting.whole[0], "macs": macs / setting.whole[1]}
+    if latency is not None:
+        known["latency"] = latency
+    return {kind: round(float(share), 4) for kind, share in known.items()}
 
 
 def extended(plan: Plan, setting: Setting, step: PlanStep, kept: Kept) -> Plan:
@@ -75,13 +90,18 @@ def with_last(plan: Plan, **fields: object) -> Plan:
 def summary(setting: Setting, plan: Plan, teacher: dict[str, float]) -> str:
     """The last step as one line."""
     step = plan.steps[-1]
+    shares = step.remains
     parts = [
-        f"{step.parameters / 1e6:.2f} M parameters ({step.parameters / setting.whole[0]:.0%})",
-        f"{step.gmacs:.2f} GMACs ({step.gmacs * 1e9 / setting.whole[1]:.0%})",
+        f"{step.parameters / 1e6:.2f} M parameters ({shares['parameters']:.0%})",
+        f"{step.gmacs:.2f} GMACs ({shares['macs']:.0%})",
     ]
-    if step.latency_ms and step.teacher_latency_ms:
-        share = step.latency_ms / step.teacher_latency_ms
-        parts.append(f"{step.latency_ms:.1f} ms ({share:.0%})")
+    if "latency" in shares:
+        parts.append(f"{step.latency_ms:.1f} ms ({shares['latency']:.0%})")
+    parts += [
+        f"{kind} {shares[kind]:.3f} of {most:.3f} budgeted"
+        for kind, most in step.budget.items()
+        if shares[kind] > most
+    ]
     parts += [
         f"{task} {100 * teacher[task]:.1f} -> {100 * score:.1f}"
         for task, score in step.after.items()

@@ -9,16 +9,20 @@ _MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", 
 
 
 @contextmanager
-def memory_advice() -> Iterator[None]:
-    """Turn running out of memory, on a device or the machine, into UserError."""
+def memory_advice(advice: str | None = None) -> Iterator[None]:
+    """Turn running out of memory, on a device or the machine, into UserError.
+
+    `advice` says what to do; default: what helps a training.
+    """
+    advice = advice or _ADVICE
     try:
         yield
     except MemoryError:
-        raise UserError(_ADVICE) from None
+        raise UserError(advice) from None
     except RuntimeError as error:
         text = str(error).lower()
         if any(word in text for word in _MEMORY_WORDS):
-            raise UserError(_ADVICE) from None
+            raise UserError(advice) from None
         if "connection closed by peer" in text or "connection reset by peer" in text:
             raise UserError("another process of the run failed: see its message") from None
         if "dataloader worker" in text and ("bus error" in text or "shared memory" in text):

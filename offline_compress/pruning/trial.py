@@ -1,0 +1,105 @@
+"""What cutting a group does to the tasks, tried out before it is done.
+
+Taylor importance (`importance`) ranks channels well, but it is the slope of the loss at the network
+as it is: where a trained network is insensitive to small changes, half of a layer can look free.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from offline_compress.importance.measure import labelled_losses, scoring_mode
+from offline_compress.losses.masks import MaskLoss
+from offline_compress.losses.tasks import TASKS
+from offline_compress.pruning.groups import ChannelGroup
+from offline_compress.pruning.latency import Tick
+from offline_compress.pruning.selection import round_up
+from offline_compress.pruning.surgery import keep_channels
+from offline_compress.training.samples import Batch
+
+
+@torch.no_grad()
+def mean_losses(
+    model: nn.Module, batches: Sequence[Batch], mask_loss: MaskLoss
+) -> NDArray[np.float64]:
+    """[3] mean loss per task over the batches that are labelled for it; 0 where none is."""
+    device = next(model.parameters()).device
+    sums, counts = np.zeros(len(TASKS)), np.zeros(len(TASKS))
+    with scoring_mode(model):
+        for batch in batches:
+            for task, loss in enumerate(labelled_losses(model, batch.to(device), mask_loss)):
+                if loss is not None:
+                    sums[task] += loss.item()
+                    counts[task] += 1
+    means: NDArray[np.float64] = sums / np.maximum(counts, 1)
+    return means
+
+
+class Trial:
+    """Cuts of a network's groups, each tried alone, all other groups being whole."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[ChannelGroup],
+        value: Mapping[str, NDArray[np.float64]],
+        batches: Sequence[Batch],
+        mask_loss: MaskLoss,
+        largest_rise: float,
+        round_to: int,
+        tick: Tick,
+    ) -> None:
+        """Try cuts of `model`, which is not changed, on `batches`.
+
+        A cut is borne if it raises no task's mean loss by more than the fraction `largest_rise`.
+        `value`, [C] of each group that is not protected, says which channels return first.
+        """
+        self._model, self._groups, self._value = model, groups, value
+        self._batches, self._mask_loss = batches, mask_loss
+        self._largest_rise, self._round_to, self._tick = largest_rise, round_to, tick
+        self._borne = {name: len(channels) for name, channels in value.items()}
+        self.fewest: dict[str, int] = {}
+        """Channels that a group keeps at least, for those whose deeper cuts were not borne."""
+
+    def limit(self, kept: Mapping[str, NDArray[np.int64]]) -> bool:
+        """Try what `kept` cuts deeper than was tried before; whether any of it is not borne.
+
+        Such a cut is halved, the most valuable channels returning first, until it is borne or
+        nothing; what is left of it is the group's `fewest`. Cuts of a group are taken to be nested.
+        """
+        cuts = [name for name, channels in kept.items() if len(channels) < self._borne[name]]
+        stopped = False
+        for done, name in enumerate(cuts):
+            self._tick("trying the cuts", done, len(cuts))
+            channels = kept[name]
+            while len(channels) < self._borne[name] and not self._bears(name, channels):
+                channels = self._half_cut(name, channels)
+                self.fewest[name], stopped = len(channels), True
+            self._borne[name] = min(self._borne[name], len(channels))
+        return stopped
+
+    @cached_property
+    def _whole(self) -> NDArray[np.float64]:
+        """[3] losses of the uncut network."""
+        return mean_losses(self._model, self._batches, self._mask_loss)
+
+    def _bears(self, name: str, channels: NDArray[np.int64]) -> bool:
+        """Whether all tasks bear that one group alone keeps only `channels`."""
+        cut = copy.deepcopy(self._model)
+        keep_channels(cut, self._groups, {name: channels.tolist()})
+        losses, known = mean_losses(cut, self._batches, self._mask_loss), self._whole > 0
+        # A loss that is not a number is not borne.
+        return bool((losses[known] <= self._whole[known] * (1 + self._largest_rise)).all())
+
+    def _half_cut(self, name: str, channels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`channels` of a group and the better half of the others, rounded up to blocks."""
+        value = self._value[name]
+        count = round_up((len(channels) + len(value)) / 2, self._round_to)
+        gone = np.setdiff1d(np.arange(len(value)), channels)
+        best = gone[np.argsort(-value[gone], kind="stable")]
+        return np.union1d(channels, best[: max(1, count - len(channels))])
