@@ -15,9 +15,12 @@ _PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "openvino",
+    "onnx",
     "onnxruntime",
+    "nncf",
     "tensorrt",
     "torch",
+    "torch-pruning",
     "faster-coco-eval",
 )
 

@@ -52,7 +52,9 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         "name": name,
         "recipe": "net",
         "seed": seed,
-        "settings": {"prune": {"criterion": "tci_max", "conflict": 0.3} | settings},
+        "settings": {
+            "prune": {"criterion": "tci_max", "conflict": 0.3, "engine": "openvino"} | settings
+        },
         "data": {"name": "roads", "split": "val", "limit": 0, "images": 3},
         "teacher": network(0.9, 4_000_000, 20.0),
         "student": network(0.9 + gain / 100, 1_000_000, 8.0 + seed),
@@ -104,9 +106,9 @@ def test_a_run_that_was_taken_back_stands_alone_and_says_so(tmp_path: Path) -> N
 
 def test_budgets_are_compared_with_what_remains() -> None:
     steps = [
-        {"budget": {}, "channels": {}, "parameters": 1, "gmacs": 1, "latency_ms": ms}
-        | {"teacher_latency_ms": 10.0, "taken_back": taken_back}
-        for ms, taken_back in ((8.0, ""), (4.0, "too much lost"))
+        {"budget": {}, "channels": {}, "parameters": 1, "gmacs": 1, "taken_back": taken_back}
+        | {"remains": {"latency": latency}}
+        for latency, taken_back in ((0.8, ""), (0.4, "too much lost"))
     ]
     content = {"teacher": "t", "teacher_sha256": "0" * 64, "steps": steps}
     one = row("x")
@@ -117,6 +119,8 @@ def test_budgets_are_compared_with_what_remains() -> None:
         "macs": {"limit": 0.25, "achieved": 0.25, "kept": True},
         "latency": {"limit": 0.5, "achieved": 0.8, "kept": False},
     }
+    measured = budget_kept(one, Plan.model_validate(content | {"steps": []}))["latency"]
+    assert measured == {"limit": 0.5, "achieved": 0.4, "kept": True}
 
 
 def test_runs_without_a_result_and_runs_of_one_seed_are_left_out(tmp_path: Path) -> None:

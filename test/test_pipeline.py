@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,15 @@ from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.run import STAGES, run_pipeline
 from offline_compress.pipeline.stages import decide, read_marker
 from offline_compress.recipe import load_recipe
+from offline_compress.training.trainer import Trainer
+
+HOLDER = """
+import fcntl, time
+file = open("busy/.lock", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +154,23 @@ def test_metrics_outlive_the_row_as_long_as_they_are_of_the_same_networks() -> N
         assert not Path("moved/result.json").exists()
 
 
+def test_variants_are_quantised_evaluated_and_timed(workspace: Path) -> None:
+    out = workspace / "whole"
+    changes = ["compress.quantise.images=2", "compress.quantise.tolerance=100"]
+    changes += ["compress.quantise.variants=[fp16, int8-ort]"]
+    student = (out / "recover" / "best" / "model.safetensors").stat().st_mtime_ns
+    assert run(workspace, "whole", changes) == 0
+    assert (out / "recover" / "best" / "model.safetensors").stat().st_mtime_ns == student
+    variants = json.loads((out / "result.json").read_text())["variants"]
+    assert list(variants) == list(read_bundle(out / "tiny_student.mtc").manifest.variants)
+    assert "openvino" in variants["fp16"]["engines"]
+    assert "onnxruntime" in variants["int8-ort"]["engines"]
+    for about in variants.values():
+        for one in about["engines"].values():
+            assert one["latency_ms"] > 0
+            assert one["detection"].keys() == {"recall", "map50", "map50_95"}
+
+
 def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
     out = workspace / "whole"
     before, pruned = outcome(out), read_marker(out, "prune")
@@ -238,6 +265,32 @@ def test_a_folder_of_something_else_is_left_alone(
 
 
 @pytest.mark.usefixtures("_here")
+def test_a_plan_is_not_replayed_over_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path("runs/tiny/best/model.safetensors").read_bytes()
+    plan = ["--plan", "whole/prune/plan.json", "runs/tiny/best"]
+    for out, words in (("runs/tiny/best", "is not empty"), ("cut", "")):
+        monkeypatch.setattr(sys, "argv", ["mtc-compress", "prune", *plan, "--out", out])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert bool(stopped.value.code) == bool(words)
+        assert words in capsys.readouterr().err
+    assert Path("runs/tiny/best/model.safetensors").read_bytes() == before
+    assert Path("cut/model.safetensors").is_file()
+
+
+def test_a_damaged_note_of_the_command_is_written_anew(tmp_path: Path) -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "config/recipes/mtc_nano_tuned.yaml")
+    run_ = RunFolder.of(recipe, tmp_path)
+    for content in (None, "{", "{}", '{"command": "mtc-compress run --out there"}'):
+        if content:
+            (tmp_path / "run.json").write_text(content)
+        run_.open("mtc-compress run")
+        assert run_.begun()["command"] == "mtc-compress run"
+
+
+@pytest.mark.usefixtures("_here")
 def test_a_terminated_command_tidies_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,13 +316,18 @@ def test_a_terminated_command_tidies_up(
 def test_two_processes_do_not_share_a_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fcntl
-
     Path("busy").mkdir()
-    with Path("busy/.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE)
+    assert other.stdout
+    other.stdout.readline()
+    try:
         command = ["mtc-compress", "run", "--recipe", "tiny.yaml", "--out", "busy"]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit):
             cli.main()
-    assert "another process works in busy" in capsys.readouterr().err
+        assert "another process works in busy" in capsys.readouterr().err
+        with pytest.raises(UserError, match="another process works in busy"):
+            Trainer(load_recipe(Path("tiny.yaml")), Path("busy")).run()
+    finally:
+        other.kill()
+        other.wait()

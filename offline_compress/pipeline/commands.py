@@ -77,6 +77,8 @@ def prune(
     if plan:
         if out is None or changes or dry_run:
             raise UserError("--plan PLAN TEACHER goes with --out alone")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not empty; give another --out")
         from offline_compress.prune import replay
 
         replay(*plan, out)

@@ -144,15 +144,14 @@ class RunFolder:
         write_text_atomic(recipe_file, text)
 
     def _known(self, command: str) -> bool:
-        return (self.path / RUN_FILE).is_file() and self.begun()["command"] == command
+        try:
+            return bool(self.begun()["command"] == command)
+        except (OSError, ValueError, KeyError):
+            return False  # and is written anew
 
     def begun(self) -> dict[str, Any]:
-        """Command, commit, machine and versions with which the run began. Raises UserError."""
-        path = self.path / RUN_FILE
-        try:
-            content: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}); delete it to go on") from None
+        """Command, commit, machine and versions with which the run began."""
+        content: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text())
         return content
 
 

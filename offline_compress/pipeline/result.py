@@ -81,15 +81,13 @@ def row(
 
 def budget_kept(row: dict[str, Any], plan: Plan) -> dict[str, dict[str, float | bool]]:
     """What remains of every cost that the budget names, as fractions of the teacher's."""
-    counted = [step for step in plan.steps if not step.taken_back]
-    latency = 1.0
-    if counted and counted[-1].latency_ms and counted[-1].teacher_latency_ms:
-        # As pruning measured it when it chose.
-        latency = counted[-1].latency_ms / counted[-1].teacher_latency_ms
+    counted = [step.remains for step in plan.steps if not step.taken_back]
+    measured = row["latency_ratio"][row["settings"]["prune"]["engine"]]
     remains = {
         "parameters": row["student"]["params"] / row["teacher"]["params"],
         "macs": row["student"]["gmacs"] / row["teacher"]["gmacs"],
-        "latency": latency,
+        # As pruning measured it when it chose, if it did.
+        "latency": counted[-1].get("latency", measured) if counted else measured,
     }
     achieved = {kind: round(value, 4) for kind, value in remains.items()}
     return {

@@ -1,9 +1,6 @@
 """`mtc-compress run`: teacher, prune, recover, export, quantise, evaluate, in one folder."""
 
-import fcntl
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,10 +26,10 @@ from offline_compress.pruning.setting import open_setting
 from offline_compress.recipe import Recipe
 from offline_compress.recipe_compression import Pruning
 from offline_compress.training.lineage import trained_spec
+from offline_compress.training.locking import held
 from offline_compress.training.machine import start_accelerator
 
 STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
-LOCK_FILE = ".lock"
 
 
 def run_pipeline(
@@ -53,7 +50,7 @@ def run_pipeline(
     accelerator = _prepared(run, threads)
     stages: list[Stage] = [stage(run) for stage in STAGES]
     last = [stage.name for stage in stages].index(until)
-    with _alone(run.path, accelerator.is_main_process):
+    with held(run.path, accelerator.is_main_process):
         if accelerator.is_main_process:
             run.open(command)
         run_stages(stages[: last + 1], run.path, accelerator.print)
@@ -107,18 +104,3 @@ def _check_untrained(recipe: Recipe, pruning: Pruning) -> None:
             False,
             lambda _what, _done, _total: None,
         )
-
-
-@contextmanager
-def _alone(folder: Path, main: bool) -> Iterator[None]:
-    """Hold the folder of a run, in the first process. Raises UserError if another run does."""
-    if not main:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process works in {folder}; give another --out") from None
-        yield

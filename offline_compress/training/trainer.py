@@ -22,6 +22,7 @@ from offline_compress.recipe import Recipe
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import progressed, trained_spec
+from offline_compress.training.locking import held
 from offline_compress.training.log import RunLog
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.progress import Display, LossMean, Speed, describe_losses
@@ -150,15 +151,15 @@ class Trainer:
         """Train to the end, unless the run is over already.
 
         The first Ctrl-C or SIGTERM saves after the step under way and raises Interrupted. Raises
-        UserError with advice when the run diverges or memory runs out.
+        UserError if another process works in the folder, and with advice when the run diverges or
+        memory runs out.
         """
         if self.over:
             return
         keep_memory()
         main = self.accelerator.is_main_process
-        if main:
-            self.out.mkdir(parents=True, exist_ok=True)
         with (
+            held(self.out, main),
             memory_advice(),
             StopRequest() as request,
             Display(main) as display,
