@@ -1,6 +1,8 @@
 """The whole schedule on a miniature network: budgets, guard, resuming, replay and dry run."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from offline_compress.pruning.checks import broken_guard, check_network, recalib
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_costs
 from offline_compress.pruning.groups import channel_groups
-from offline_compress.pruning.latency import deployed
+from offline_compress.pruning.latency import LatencyTable, deployed
 from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 from offline_compress.pruning.selection import floor_of
 from offline_compress.pruning.setting import Setting
@@ -434,3 +436,25 @@ def test_a_broken_network_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPa
     torch.nn.init.constant_(model.detection_head.classify[0].bias, float("nan"))
     with pytest.raises(UserError, match="not finite"):
         check_network(model, groups, floors, (HEIGHT, WIDTH))
+
+
+def test_a_whole_pruning_against_the_engine(dataset: Path, tmp_path: Path) -> None:
+    """Profiles, times and loads samples in other processes: nothing of it disturbs the rest."""
+    recipe = recipe_of(dataset, budget={"parameters": 0.8}, cost="latency")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    script = Path(__file__).with_name("tiny_pruning.py")
+    run = [sys.executable, str(script), str(tmp_path / "recipe.json"), str(tmp_path)]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    out = tmp_path / "pruned"
+    plan = read_plan(out / "plan.json")
+    assert len(plan.steps) == 2
+    for step in plan.steps:
+        assert step.latency_ms is not None
+        assert step.latency_ms > 0
+        assert 0 < step.remains["latency"] < 2
+    assert plan.steps[-1].remains["parameters"] <= 0.8
+    assert (out / "step_1" / "recovery" / "best").is_dir()
+    assert count_parameters(load_checkpoint(out / "best")) == plan.steps[-1].parameters
+    table = LatencyTable.load(out / "latency.json")
+    assert sum(table.samples[0].layers_ms.values()) > 0
