@@ -291,6 +291,26 @@ def test_a_damaged_note_of_the_command_is_written_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_here")
+def test_a_run_that_misses_its_budget_ends_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, told = read_row(Path("whole")), []
+    short = {"parameters": {"limit": 0.7, "achieved": 0.85, "kept": False}}
+    for changes in ({}, {"taken_back": "lane lost 9 points", "budget": short}):
+        Path("short").mkdir(exist_ok=True)
+        Path("short/result.json").write_text(json.dumps(row | changes))
+        made = [Path("short/result.json")]
+        monkeypatch.setattr("offline_compress.pipeline.run.run_pipeline", lambda *_, m=made: m)
+        monkeypatch.setattr(sys, "argv", ["mtc-compress", "run", "--recipe", "tiny.yaml"])
+        with pytest.raises(SystemExit):
+            cli.main()
+        told.append(capsys.readouterr().err)
+    assert told[0] == ""
+    assert "the budget is not kept: pruning ended early: lane lost 9 points" in told[1]
+    assert "parameters 0.85 instead of 0.7" in told[1]
+
+
+@pytest.mark.usefixtures("_here")
 def test_a_terminated_command_tidies_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
