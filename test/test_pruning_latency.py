@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import (
     LatencySample,
     LatencyTable,
+    Misfit,
     deployed,
     fit_layer,
     measure_table,
@@ -134,6 +136,18 @@ def test_predictions_between_the_measured_widths(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"engine": 1}')
     with pytest.raises(UserError, match=r"t\.json is no latency table"):
         LatencyTable.load(tmp_path / "t.json")
+
+
+def test_times_that_no_widths_explain_are_refused() -> None:
+    _, groups, costs = nano()
+    table = table_of(costs, sample_counts(groups, 8))
+    for total_ms in ([1, 9] * 4, [1, 2, 3, 4] * 2):  # nothing to do with widths, and against them
+        samples = [
+            replace(sample, total_ms=float(time_ms))
+            for sample, time_ms in zip(table.samples, total_ms, strict=True)
+        ]
+        with pytest.raises(Misfit, match="too busy to measure latency"):
+            with_latency(costs, replace(table, samples=samples))
 
 
 def test_samples_cover_several_widths_of_every_group() -> None:
