@@ -8,13 +8,10 @@ from offline_compress.models.registry import ModelSpec, save_checkpoint
 from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
-from offline_compress.pruning.schedule import (
-    PICTURE_FILE,
-    PLAN_FILE,
+from offline_compress.pruning.schedule import PICTURE_FILE, PLAN_FILE, Schedule, draw
+from offline_compress.pruning.scoring import (
     SCORING_ADVICE,
-    Schedule,
     calibration,
-    draw,
     measured_scores,
     progress,
 )

@@ -1,5 +1,6 @@
 """The whole schedule on a miniature network: budgets, guard, resuming, replay and dry run."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tiny_training import register, tiny_recipe
 from torch import nn
 
 from mtc_perception.errors import UserError
+from mtc_perception.provenance import provenance
 from offline_compress.calibration import calibration_batches
 from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.export import count_gmacs, count_parameters, normalise
@@ -31,13 +33,19 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
+from offline_compress.pipeline.latency import conditions
 from offline_compress.prune import dry_run, prune_network, replay
 from offline_compress.pruning import checks, choice, schedule, setting
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
-from offline_compress.pruning.cost import layer_costs
-from offline_compress.pruning.groups import channel_groups
-from offline_compress.pruning.latency import LatencyTable, deployed
+from offline_compress.pruning.cost import layer_cost, layer_costs
+from offline_compress.pruning.groups import ChannelGroup, channel_groups
+from offline_compress.pruning.latency import (
+    LatencySample,
+    LatencyTable,
+    deployed,
+    sample_counts,
+)
 from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 from offline_compress.pruning.selection import floor_of
 from offline_compress.pruning.setting import Setting
@@ -451,6 +459,41 @@ def test_a_latency_out_of_reach_is_measured_before_it_is_refused(
             chosen(setting, 2)
     assert len(gmacs) > 2
     assert gmacs == sorted(gmacs, reverse=True)
+
+
+def test_a_table_that_does_not_fit_is_measured_again(
+    dataset: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(dataset, cost="latency")
+    wild = iter([True, False, True, True])
+
+    def table(model: nn.Module, groups: list[ChannelGroup], *_: object) -> LatencyTable:
+        costs, disturbed, samples = layer_costs(model, groups, HEIGHT, WIDTH), next(wild), []
+        for number, counts in enumerate(sample_counts(groups, 4)):
+            macs = layer_cost(costs.coefficients, *costs.widths(counts))[:, 1]
+            layers_ms = dict(zip(costs.layers, (macs * 1e-6).tolist(), strict=True))
+            total_ms = 1.0 + 8 * (number % 2) if disturbed else float(macs.sum()) * 2e-6
+            samples.append(LatencySample(counts, total_ms, layers_ms))
+        machine = provenance()["machine"] | conditions()
+        return LatencyTable("openvino", HEIGHT, WIDTH, samples, samples[0].total_ms, machine)
+
+    def opened(out: Path, measures: bool = True) -> Setting:
+        return setting.open_setting(recipe, teacher, out, measures, lambda _w, _d, _t: None)
+
+    monkeypatch.setattr(setting, "measure_table", table)
+    (tmp_path / "busy").mkdir()
+    costs = opened(tmp_path).costs
+    path = tmp_path / "latency.json"
+    np.testing.assert_array_equal(opened(tmp_path).costs.coefficients, costs.coefficients)
+    with pytest.raises(UserError, match="too busy to measure latency"):
+        opened(tmp_path / "busy")
+    assert not list((tmp_path / "busy").iterdir())
+    found = json.loads(path.read_text())
+    for change in ({"height": 64}, {"measured": found["measured"] | {"cpu": "another"}}):
+        path.write_text(json.dumps(found | change))
+        with pytest.raises(UserError, match="image size or machine; delete it"):
+            opened(tmp_path)
+    assert opened(tmp_path, measures=False)  # by a process that times nothing
 
 
 def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Path) -> None:

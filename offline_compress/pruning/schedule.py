@@ -15,22 +15,14 @@ Processes score, recover and validate together; the first one measures, chooses 
 
 import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch import nn
-
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
-from offline_compress.calibration import CalibrationBatches, calibration_batches
-from offline_compress.importance import ChannelScores, load, measure, save
+from offline_compress.importance import ChannelScores
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
-from offline_compress.pipeline.progress import Progress
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
 from offline_compress.pruning.choice import (
     candidates,
@@ -42,6 +34,13 @@ from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.latency import Tick
 from offline_compress.pruning.picture import draw_channels
 from offline_compress.pruning.plan import Plan, read_plan, write_plan
+from offline_compress.pruning.scoring import (
+    SCORING_ADVICE,
+    calibration,
+    exists_at_first,
+    measured_scores,
+    progress,
+)
 from offline_compress.pruning.setting import Setting, open_setting
 from offline_compress.pruning.steps import extended, lists, measured_step, summary, with_last
 from offline_compress.pruning.surgery import keep_channels, pruned_spec
@@ -53,8 +52,6 @@ from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import Validator
 
 PLAN_FILE, TEACHER_FILE, PICTURE_FILE = "plan.json", "teacher.json", "channels.png"
-SCORES_FILE = "scores.safetensors"
-SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
 
 
 class Schedule:
@@ -221,49 +218,6 @@ class Schedule:
             print(line)
 
 
-def calibration(recipe: Recipe) -> CalibrationBatches:
-    """The images that channels are scored by, and BatchNorms measured.
-
-    Raises UserError for a recipe without `compress`, and for images without labels for a task.
-    """
-    if recipe.compress is None:
-        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
-    return calibration_batches(recipe, recipe.compress.scoring)
-
-
-def measured_scores(
-    setting: Setting,
-    model: nn.Module,
-    batches: CalibrationBatches,
-    folder: Path,
-    accelerator: Accelerator,
-    tick: Tick,
-) -> ChannelScores:
-    """Scores of a network's channels, from `folder` if they are there, else measured and written.
-
-    All processes call this together.
-    """
-    path = folder / SCORES_FILE
-    if not exists_at_first(path, accelerator):
-        groups = channel_groups(model, setting.pruning.protect)
-        model.to(accelerator.device)
-        scores = measure(
-            model, groups, batches, setting.mask_loss, accelerator, partial(tick, "scoring")
-        )
-        model.to("cpu")
-        if accelerator.is_main_process:
-            save(path, scores)
-        accelerator.wait_for_everyone()
-    return load(path)
-
-
-def exists_at_first(path: Path, accelerator: Accelerator) -> bool:
-    """Whether the first of all processes, which call this together, sees a file."""
-    found = [accelerator.is_main_process and path.exists()]
-    broadcast_object_list(found)
-    return found[0]
-
-
 def draw(setting: Setting, plan: Plan, path: Path) -> None:
     """Draw what a plan keeps."""
     counts = {name: len(channels) for name, channels in plan.kept.items()}
@@ -279,13 +233,3 @@ def draw(setting: Setting, plan: Plan, path: Path) -> None:
 
 def _sizes(setting: Setting) -> dict[str, int]:
     return dict(zip(setting.costs.groups, setting.costs.sizes.tolist(), strict=True))
-
-
-@contextmanager
-def progress(shown: bool) -> Iterator[Tick]:
-    """Shows how far work is, or nothing."""
-    if not shown:
-        yield lambda _what, _done, _total: None
-        return
-    with Progress() as display:
-        yield display.count

@@ -1,0 +1,75 @@
+"""What the steps of a pruning score channels with, in all processes of a launch together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from mtc_perception.errors import UserError
+from offline_compress.calibration import CalibrationBatches, calibration_batches
+from offline_compress.importance import ChannelScores, load, measure, save
+from offline_compress.pipeline.progress import Progress
+from offline_compress.pruning.groups import channel_groups
+from offline_compress.pruning.latency import Tick
+from offline_compress.pruning.setting import Setting
+from offline_compress.recipe import Recipe
+
+SCORES_FILE = "scores.safetensors"
+SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
+
+
+def calibration(recipe: Recipe) -> CalibrationBatches:
+    """The images that channels are scored by, and BatchNorms measured.
+
+    Raises UserError for a recipe without `compress`, and for images without labels for a task.
+    """
+    if recipe.compress is None:
+        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
+    return calibration_batches(recipe, recipe.compress.scoring)
+
+
+def measured_scores(
+    setting: Setting,
+    model: nn.Module,
+    batches: CalibrationBatches,
+    folder: Path,
+    accelerator: Accelerator,
+    tick: Tick,
+) -> ChannelScores:
+    """Scores of a network's channels, from `folder` if they are there, else measured and written.
+
+    All processes call this together.
+    """
+    path = folder / SCORES_FILE
+    if not exists_at_first(path, accelerator):
+        groups = channel_groups(model, setting.pruning.protect)
+        model.to(accelerator.device)
+        scores = measure(
+            model, groups, batches, setting.mask_loss, accelerator, partial(tick, "scoring")
+        )
+        model.to("cpu")
+        if accelerator.is_main_process:
+            save(path, scores)
+        accelerator.wait_for_everyone()
+    return load(path)
+
+
+def exists_at_first(path: Path, accelerator: Accelerator) -> bool:
+    """Whether the first of all processes, which call this together, sees a file."""
+    found = [accelerator.is_main_process and path.exists()]
+    broadcast_object_list(found)
+    return found[0]
+
+
+@contextmanager
+def progress(shown: bool) -> Iterator[Tick]:
+    """Shows how far work is, or nothing."""
+    if not shown:
+        yield lambda _what, _done, _total: None
+        return
+    with Progress() as display:
+        yield display.count
