@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+from mtc_perception.bundle import sha256_hex
 from offline_compress.models.registry import ModelSpec, save_checkpoint
 from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.groups import channel_groups
@@ -88,7 +89,9 @@ def replay(plan: Path, teacher: Path, out: Path) -> ModelSpec:
     Returns its spec. Raises UserError if the plan was made for another teacher.
     """
     spec, model = apply(read_plan(plan), teacher)
-    spec = replace(spec, lineage=[*spec.lineage, f"cut by the plan {plan}, not trained since"])
+    digest = sha256_hex(plan.read_bytes())
+    told = f"cut by the plan with sha256 {digest}, not trained since"
+    spec = replace(spec, lineage=[*spec.lineage, told])
     save_checkpoint(out, spec, model)
     return spec
 
