@@ -195,9 +195,12 @@ class PerceptionNode(LifecycleNode):
     def _refuse(self, reason: str) -> TransitionCallbackReturn:
         """End a configure that failed."""
         self._release()
-        if self.context.ok():  # else a signal came in between, and this is only its echo
-            self._failure = reason
-            self.get_logger().error(f"cannot configure: {reason}")
+        if not self.context.ok():
+            # A signal came in between, and this is only its echo. Nobody waits for the end of the
+            # transition, which rclpy would call an error.
+            raise KeyboardInterrupt
+        self._failure = reason
+        self.get_logger().error(f"cannot configure: {reason}")
         self._enter("unconfigured")
         return FAILURE
 
