@@ -22,8 +22,8 @@ TAP_WEIGHTS = {"c3": 1.0, "c4": 1.0, "c5": 1.0, "p3": 2.0, "p4": 2.0, "p5": 2.0}
 """Backbone and encoder levels of every network; the encoder's weigh twice."""
 TRUNK = ("backbone", "encoder")
 NORM_EPS = 1e-3
-"""Added to variances, which at the taps of trained networks are 0.1 to 1: the gradient of a channel
-that hardly varies over a batch stays bounded."""
+"""Added to variances, and small beside those at the taps of trained networks: the gradient of a
+channel that hardly varies over a batch stays bounded."""
 
 
 class Trunk(nn.Module):

@@ -9,7 +9,7 @@ from offline_compress.models.registry import ModelSpec, save_checkpoint
 from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
-from offline_compress.pruning.schedule import PICTURE_FILE, PLAN_FILE, Schedule, draw
+from offline_compress.pruning.schedule import Schedule, draw
 from offline_compress.pruning.scoring import (
     SCORING_ADVICE,
     calibration,
@@ -94,6 +94,3 @@ def replay(plan: Path, teacher: Path, out: Path) -> ModelSpec:
     spec = replace(spec, lineage=[*spec.lineage, told])
     save_checkpoint(out, spec, model)
     return spec
-
-
-__all__ = ["PICTURE_FILE", "PLAN_FILE", "dry_run", "prune_network", "replay"]

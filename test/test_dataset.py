@@ -109,7 +109,7 @@ def test_sources_are_drawn_by_weight(sources: list[DataSource]) -> None:
     weighted = [sources[0].model_copy(update={"weight": 3.0}), sources[1]]
     data = training_set(weighted)
     drawn: Counter[int] = Counter()
-    data._decoded = DecodedImages(lambda index: drawn.update([index]), range(6))  # type: ignore
+    data._decoded = DecodedImages(lambda index: drawn.update([index]), range(6))
     for number in range(2000):
         data._draw(np.random.default_rng(number))
     first = sum(drawn[index] for index in range(3))
