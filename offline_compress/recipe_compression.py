@@ -84,7 +84,7 @@ class Pruning(Strict):
     least_channels: Positive = 16
     least_share: Fraction = 0.25
     """A layer keeps at least `least_channels` and this share of its channels."""
-    locked: Fraction = 0.1
+    locked: Fraction = 0.03
     """Share of the channels, the best of each task, that is never removed in a step."""
     largest_rise: NotNegative = 0.25
     """Each layer's cut is tried alone before a step is made; one that raises any task's loss on
