@@ -16,9 +16,10 @@ from bench.common import write_result
 from mtc_perception.errors import UserError
 from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.export import normalise
+from offline_compress.headlines import TASKS
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.losses.targets import Targets
-from offline_compress.losses.tasks import TASKS, TaskLosses, task_losses
+from offline_compress.losses.tasks import TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.recipe_parts import DataSource, SizePx
 

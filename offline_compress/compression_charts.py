@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 
 from offline_compress.compression_rows import (
     HEADLINE_WORDS,
-    HEADLINES,
     Row,
     Setting,
-    figure,
 )
+from offline_compress.headlines import HEADLINES, figure
 
 # Okabe and Ito: told apart by everyone.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -60,12 +59,12 @@ def _trade_off(
     axes: Axes, settings: Sequence[Setting], x: Callable[[Row, str], float], task: str, name: str
 ) -> None:
     teachers = {row["teacher"]["sha256"]: row for one in settings for row in one.rows}
-    stars = [(x(row, "teacher"), figure(row, "teacher", task, name)) for row in teachers.values()]
+    stars = [(x(row, "teacher"), figure(row["teacher"], (task, name))) for row in teachers.values()]
     axes.plot(*zip(*stars, strict=True), "*", color="#1f2933", markersize=12, label="teacher")
     marks = []
     for index, setting in enumerate(settings):
         across = setting.spread(lambda row: x(row, "student"))
-        along = setting.spread(lambda row: figure(row, "student", task, name))
+        along = setting.spread(lambda row: figure(row["student"], (task, name)))
         if across is None or along is None:
             continue
         axes.errorbar(

@@ -10,9 +10,9 @@ from mtc_perception.layout import Sample, read_image
 from mtc_perception.overlay import draw_overlay
 from offline_compress.evaluate import evaluate_subject, infer
 from offline_compress.evaluation_report import Picture, jpeg_base64
+from offline_compress.headlines import TASKS
 from offline_compress.pipeline.evaluation import Count, labelled_samples
 from offline_compress.recipe_parts import DataSource
-from offline_compress.results import TASKS
 from offline_compress.subject import Subject, open_subject
 
 COMPARED = 60

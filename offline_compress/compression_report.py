@@ -13,17 +13,16 @@ from offline_compress.compression_charts import channels, conflict_map, trade_of
 from offline_compress.compression_pictures import side_by_side
 from offline_compress.compression_rows import (
     HEADLINE_WORDS,
-    HEADLINES,
     Row,
     Setting,
     Spread,
-    figure,
     missed,
     points,
     settings_of,
     share,
 )
 from offline_compress.evaluation_report import OVERLAY_COLORS, Picture, TextTable
+from offline_compress.headlines import HEADLINES, TASKS, figure, task_scores
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
 from offline_compress.page import render
@@ -73,6 +72,14 @@ def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
                 [_setting_figures(setting) for setting in settings],
             ],
         ),
+        TextTable(
+            "Scores of the tasks without the channels, before recovery",
+            ["setting", *TASKS],
+            [
+                [_teacher_scores(row) for row in teachers.values()],
+                [_pruned_scores(setting) for setting in settings],
+            ],
+        ),
     ]
 
 
@@ -90,8 +97,18 @@ def _teacher_costs(row: Row) -> list[str]:
 
 
 def _teacher_figures(row: Row) -> list[str]:
-    figures = [_number(figure(row, "teacher", *key), ".4f") for key in HEADLINES]
+    figures = [_number(figure(row["teacher"], key), ".4f") for key in HEADLINES]
     return [f"teacher {row['teacher']['name']}", *figures, *("" for _ in HEADLINES)]
+
+
+def _teacher_scores(row: Row) -> list[str]:
+    scores = task_scores(row["teacher"])
+    return [f"teacher {row['teacher']['name']}", *(_number(scores.get(t), ".4f") for t in TASKS)]
+
+
+def _pruned_scores(setting: Setting) -> list[str]:
+    spreads = (setting.spread(lambda row, t=task: row["pruned"].get(t)) for task in TASKS)  # type: ignore[misc]
+    return [setting.name, *(_spread(spread, ".4f") for spread in spreads)]
 
 
 def _setting_costs(setting: Setting) -> list[str]:
@@ -120,7 +137,7 @@ def _setting_costs(setting: Setting) -> list[str]:
 
 def _setting_figures(setting: Setting) -> list[str]:
     values = [
-        setting.spread(lambda row, k=key: figure(row, "student", *k))  # type: ignore[misc]
+        setting.spread(lambda row, k=key: figure(row["student"], k))  # type: ignore[misc]
         for key in HEADLINES
     ]
     losses = [
@@ -161,7 +178,7 @@ def variants_table(row: Row) -> TextTable:
 def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
     """Headline figures, then their points against the student's checkpoint."""
     values = [figures.get(task, {}).get(name) for task, name in HEADLINES]
-    base = [figure(row, "student", *key) for key in HEADLINES]
+    base = [figure(row["student"], key) for key in HEADLINES]
     losses = [
         None if after is None or before is None else 100 * (after - before)
         for after, before in zip(values, base, strict=True)

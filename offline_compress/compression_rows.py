@@ -9,16 +9,10 @@ from typing import Any
 
 from mtc_perception.errors import UserError
 from mtc_perception.provenance import provenance
+from offline_compress.headlines import figure
 from offline_compress.pipeline.folder import RESULT_FILE
 from offline_compress.pipeline.result import ENGINES, FIGURES, SCHEMA
 
-HEADLINES = (
-    ("detection", "recall"),
-    ("detection", "map50"),
-    ("drivable", "miou"),
-    ("lane", "iou"),
-)
-"""What a compression must not lose: the figures of the paper's own table."""
 HEADLINE_WORDS = {
     ("detection", "recall"): "recall",
     ("detection", "map50"): "mAP50",
@@ -135,15 +129,9 @@ def missed(row: Row) -> str:
     )
 
 
-def figure(row: Row, who: str, task: str, name: str) -> float | None:
-    """A figure of `teacher` or `student`; None if the task has no labels or it is undefined."""
-    value = row[who].get(task, {}).get(name)
-    return None if value is None else float(value)
-
-
 def points(row: Row, task: str, name: str) -> float | None:
     """Student minus teacher, in points (hundredths)."""
-    student, teacher = figure(row, "student", task, name), figure(row, "teacher", task, name)
+    student, teacher = (figure(row[who], (task, name)) for who in ("student", "teacher"))
     return None if student is None or teacher is None else 100 * (student - teacher)
 
 
@@ -184,7 +172,7 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
         "budget_kept": all(not missed(row) for row in setting.rows),
         "student": {
             task: {
-                name: spread(lambda row, t=task, n=name: figure(row, "student", t, n))  # type: ignore[misc]
+                name: spread(lambda row, t=task, n=name: figure(row["student"], (t, n)))  # type: ignore[misc]
                 for name in names
             }
             for task, names in FIGURES.items()

@@ -19,8 +19,9 @@ from mtc_perception.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, dra
 from mtc_perception.perception import Perception, StageTimes
 from offline_compress.evaluate import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation_charts import HEIGHT, WIDTH, charts
+from offline_compress.headlines import TASKS
 from offline_compress.page import render
-from offline_compress.results import TASKS, Tick
+from offline_compress.results import Tick
 from offline_compress.subject import Subject
 
 PICTURES_PER_RANK = 3

@@ -11,10 +11,10 @@ from mtc_perception.files import write_text_atomic
 from mtc_perception.metrics import RECOMMENDED, PerceptionMetrics
 from mtc_perception.provenance import provenance
 from offline_compress.evaluate import Evaluation
+from offline_compress.headlines import TASKS
 from offline_compress.subject import Subject
 
 RESULT_FILE = "metrics.json"
-TASKS = ("detection", "drivable", "lane")
 _SAME = (
     ("model", "kind"),
     ("model", "name"),

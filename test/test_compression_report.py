@@ -48,7 +48,7 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         }
 
     return {
-        "schema": 2,
+        "schema": 3,
         "name": name,
         "recipe": "net",
         "seed": seed,
@@ -58,6 +58,7 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         "data": {"name": "roads", "split": "val", "limit": 0, "images": 3},
         "teacher": network(0.9, 4_000_000, 20.0),
         "student": network(0.9 + gain / 100, 1_000_000, 8.0 + seed),
+        "pruned": {"detection": 0.5, "drivable": 0.6, "lane": 0.7},
         "latency_ratio": {"openvino": 0.4, "onnxruntime": 0.45},
         "latency_conditions": {"batch": 1, "threads": 2},
         "variants": {},
@@ -155,7 +156,9 @@ def test_a_task_without_labels_is_undefined_not_zero() -> None:
         one["student"]["detection"]["map50"] = None
     (ours, _) = settings_of(rows)
     assert ours.spread(lambda one: points(one, "lane", "iou")) is None
-    _, accuracy = settings_tables([ours])
+    del rows[0]["pruned"]["lane"]
+    _, accuracy, pruned = settings_tables([ours])
+    assert pruned.sections[1] == [[ours.name, "0.5000 ± 0.0000", "0.6000 ± 0.0000", "undefined"]]
     cells = dict(zip(accuracy.columns, accuracy.sections[1][0], strict=True))
     assert cells["Δ lane IoU"] == cells["mAP50"] == "undefined"
     assert cells["Δ recall"] == "-0.50 ± 0.40"
@@ -164,7 +167,7 @@ def test_a_task_without_labels_is_undefined_not_zero() -> None:
 
 
 def test_the_tables_say_what_the_rows_say() -> None:
-    cost, accuracy = settings_tables(settings_of(ROWS))
+    cost, accuracy, pruned = settings_tables(settings_of(ROWS))
     teacher, ours, l2 = (
         dict(zip(cost.columns, cells, strict=True)) for part in cost.sections for cells in part
     )
@@ -174,6 +177,8 @@ def test_the_tables_say_what_the_rows_say() -> None:
     assert ours["OpenVINO ms"] == f"9.00 ± {statistics.stdev([8, 9, 10]):.2f}"
     assert l2["x ONNX Runtime"] == "0.45"
     assert accuracy.sections[1][1][-1] == "-2.00"
+    assert pruned.sections[0][0][1:] == ["0.9000"] * 3
+    assert pruned.sections[1][1] == [l2["setting"], "0.5000", "0.6000", "0.7000"]
     assert terminal_table(cost).row_count == 3
 
 

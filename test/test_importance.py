@@ -15,10 +15,10 @@ from scoring_rig import CONV, QUERY, batch, network
 from torch import nn
 
 from mtc_perception.errors import UserError
+from offline_compress.headlines import TASKS
 from offline_compress.importance import ChannelScores, conflict_summary, load, measure, save
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.scorer import Scorer
-from offline_compress.losses.tasks import TASKS
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad

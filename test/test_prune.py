@@ -23,8 +23,9 @@ from mtc_perception.provenance import provenance
 from offline_compress.calibration import calibration_batches
 from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.export import count_gmacs, count_parameters, normalise
+from offline_compress.headlines import TASKS, task_scores
 from offline_compress.importance import ChannelScores
-from offline_compress.losses.tasks import TASKS, task_losses
+from offline_compress.losses.tasks import task_losses
 from offline_compress.models.registry import (
     MODELS,
     ModelSpec,
@@ -36,7 +37,7 @@ from offline_compress.models.registry import (
 from offline_compress.pipeline.latency import conditions
 from offline_compress.prune import dry_run, prune_network, replay
 from offline_compress.pruning import checks, choice, schedule, setting
-from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
+from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_cost, layer_costs
 from offline_compress.pruning.groups import ChannelGroup, channel_groups

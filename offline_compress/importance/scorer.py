@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.errors import UserError
+from offline_compress.headlines import TASKS
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.scores import PAIRS, ChannelScores
-from offline_compress.losses.tasks import TASKS
 from offline_compress.pruning.groups import ChannelGroup
 
 _ROWS = (len(TASKS), 1, len(PAIRS))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from mtc_perception.errors import UserError
-from offline_compress.losses.tasks import TASKS
+from offline_compress.headlines import TASKS
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 """Pairs of tasks, as indices into TASKS."""

@@ -11,8 +11,6 @@ from offline_compress.losses.targets import Targets
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import NetworkOutput
 
-TASKS = ("detection", "drivable", "lane")
-"""Names of the tasks, in the order of everything that is kept per task."""
 MASK_WEIGHT: dict[MaskLoss, float] = {"dice": 2.0, "focal": 0.25}
 QUERY_WEIGHT = 0.25
 

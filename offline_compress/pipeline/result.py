@@ -9,9 +9,9 @@ from mtc_perception.provenance import provenance
 from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.latency import Key, Latencies, conditions
 from offline_compress.pipeline.stages import MARKERS_FOLDER
-from offline_compress.pruning.plan import Plan, read_plan
+from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 
-SCHEMA = 2
+SCHEMA = 3
 MEASURED_SLACK = 1.01
 """Latency over its budget that still counts as kept: what measuring cannot tell apart."""
 ENGINES = ("openvino", "onnxruntime")
@@ -45,6 +45,7 @@ def row(
     """
     target = run.compress.prune.engine
     plan = read_plan(run.plan)
+    counted = counted_steps(plan)
     begun = run.begun()
     settings = run.compress.model_dump(mode="json", exclude={"seed", "student", "teacher"})
     content = {
@@ -56,6 +57,7 @@ def row(
         "data": student["data"],
         "teacher": _network(teacher, TEACHER, latencies, target),
         "student": _network(student, STUDENT, latencies, target),
+        "pruned": counted[-1].after if counted else {},
         "latency_ratio": {
             engine: latencies.ratio((STUDENT, engine), (TEACHER, engine)) for engine in ENGINES
         },
@@ -81,13 +83,13 @@ def row(
 
 def budget_kept(row: dict[str, Any], plan: Plan) -> dict[str, dict[str, float | bool]]:
     """What remains of every cost that the budget names, as fractions of the teacher's."""
-    counted = [step.remains for step in plan.steps if not step.taken_back]
+    counted = counted_steps(plan)
     measured = row["latency_ratio"][row["settings"]["prune"]["engine"]]
     remains = {
         "parameters": row["student"]["params"] / row["teacher"]["params"],
         "macs": row["student"]["gmacs"] / row["teacher"]["gmacs"],
         # As pruning measured it when it chose, if it did.
-        "latency": counted[-1].get("latency", measured) if counted else measured,
+        "latency": counted[-1].remains.get("latency", measured) if counted else measured,
     }
     achieved = {kind: round(value, 4) for kind, value in remains.items()}
     return {
@@ -99,6 +101,11 @@ def budget_kept(row: dict[str, Any], plan: Plan) -> dict[str, dict[str, float | 
         for kind, limit in row["settings"]["prune"]["budget"].items()
         if limit is not None
     }
+
+
+def counted_steps(plan: Plan) -> list[PlanStep]:
+    """The steps that were not taken back. What the last one left is what is recovered."""
+    return [step for step in plan.steps if not step.taken_back]
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from offline_compress.pruning.latency import deployed
 from offline_compress.recipe_compression import Guard
 from offline_compress.torch_engine import TorchEngine
 from offline_compress.training.samples import Batch
-from offline_compress.training.validation import SELECTED_BY
 
 SCORE_DIFFERENCE = 1e-3
 MASK_DIFFERENCE = 0.05
@@ -85,16 +83,6 @@ def check_network(
             f"the pruned network computes something else once exported: scores differ by "
             f"{difference:.3g}, masks by {max(masks):.3g} of 255 on average"
         )
-
-
-def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Score of each labelled task, 0..1: the parts of what the best epoch is picked by."""
-    scores = {}
-    for task, names in SELECTED_BY.items():
-        values = [metrics.get(task, {}).get(name) for name in names]
-        if None not in values:
-            scores[task] = sum(values) / len(values)
-    return scores
 
 
 def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str, float]) -> str:

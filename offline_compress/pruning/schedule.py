@@ -21,9 +21,10 @@ from pathlib import Path
 
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
+from offline_compress.headlines import task_scores
 from offline_compress.importance import ChannelScores
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
-from offline_compress.pruning.checks import broken_guard, check_network, recalibrate, task_scores
+from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.choice import (
     candidates,
     measured_choice,

@@ -11,6 +11,7 @@ from mtc_perception.bundle import EngineName, Precision, SelfTest, Thresholds
 from mtc_perception.engine import load_engine
 from mtc_perception.layout import Sample
 from offline_compress.evaluate import evaluate_engine
+from offline_compress.headlines import HEADLINES, figure
 from offline_compress.quantization import fp16, onnxruntime, openvino, tensorrt
 from offline_compress.quantization.calibration import Frames
 from offline_compress.quantization.graph import (
@@ -29,13 +30,8 @@ Evaluate = Callable[[str, bytes], Metrics]
 Tell = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and of how much."""
 
-HEADLINES = (
-    ("detection", "recall"),
-    ("detection", "map50"),
-    ("drivable", "miou"),
-    ("lane", "iou"),
-    ("lane", "accuracy"),
-)
+WATCHED = (*HEADLINES, ("lane", "accuracy"))
+"""Figures that int8 must not lose."""
 RANKING_FRAMES = 8
 MOST_FLOAT = 1 / 6
 """Largest share of the layers that stay in float. Whatever its size, each one costs conversions on
@@ -102,7 +98,7 @@ def quantise(
 ) -> dict[QuantisedVariant, QuantisedGraph]:
     """Make `variants` of an exported float32 graph.
 
-    If int8 loses more than `settings.tolerance` points of any of `HEADLINES` against fp32, its
+    If int8 loses more than `settings.tolerance` points of any of `WATCHED` against fp32, its
     layers are ranked by `sensitivity.ranking`, and 1, 2, 3, 4, 6, 9, ... of the most sensitive
     stay in float until it does not. If it still does with `MOST_FLOAT` of them, the best attempt
     is taken and its report says `within_tolerance: false`.
@@ -143,10 +139,10 @@ def evaluator(
 
 
 def losses(baseline: Metrics, metrics: Metrics) -> dict[str, float]:
-    """Points (hundredths) by which each of `HEADLINES` that both define fell; gains are < 0."""
+    """Points (hundredths) by which each of `WATCHED` that both define fell; gains are < 0."""
     lost = {}
-    for task, name in HEADLINES:
-        before, after = (one.get(task, {}).get(name) for one in (baseline, metrics))
+    for task, name in WATCHED:
+        before, after = (figure(one, (task, name)) for one in (baseline, metrics))
         if before is not None and after is not None:
             lost[f"{task}.{name}"] = round(100 * (before - after), 3)
     return lost

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from offline_compress.export import normalise
-from offline_compress.losses.tasks import TASKS, task_losses
+from offline_compress.headlines import TASKS
+from offline_compress.losses.tasks import task_losses
 from offline_compress.models.pretrained import load_backbone
 from offline_compress.models.registry import ModelSpec, load_weights
 from offline_compress.recipe import Recipe

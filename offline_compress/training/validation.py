@@ -12,12 +12,11 @@ from mtc_perception.layout import read_split
 from mtc_perception.metrics import PerceptionMetrics
 from offline_compress.evaluate import evaluate_engine
 from offline_compress.export import MAX_DETECTIONS
+from offline_compress.headlines import HEADLINES, figure, task_scores
 from offline_compress.models.registry import ModelSpec
 from offline_compress.recipe_parts import DataSource
 from offline_compress.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.torch_engine import TorchEngine
-
-SELECTED_BY = {"detection": ("recall", "map50"), "drivable": ("miou",), "lane": ("iou",)}
 
 Tick = Callable[[int, int], None]
 """Told how many images are done, of how many."""
@@ -63,20 +62,16 @@ def score(metrics: dict[str, Any]) -> float:
 
     Raises UserError if no task is labelled.
     """
-    tasks = [
-        [metrics.get(task, {}).get(name) for name in names] for task, names in SELECTED_BY.items()
-    ]
-    labelled = [sum(values) / len(values) for values in tasks if None not in values]
-    if not labelled:
+    scores = task_scores(metrics).values()
+    if not scores:
         raise UserError("the validation set has no labels for any task")
-    return sum(labelled) / len(labelled)
+    return sum(scores) / len(scores)
 
 
 def describe(metrics: dict[str, Any]) -> str:
     """The headline metrics of the labelled tasks as one line."""
     return " ".join(
-        f"{task} {name} {metrics[task][name]:.4f}"
-        for task, names in SELECTED_BY.items()
-        for name in names
-        if metrics.get(task, {}).get(name) is not None
+        f"{task} {name} {value:.4f}"
+        for task, name in HEADLINES
+        if (value := figure(metrics, (task, name))) is not None
     )
