@@ -1,0 +1,200 @@
+"""Built TensorRT engines on disk, each under a key of everything that changes the binary.
+
+Two files per engine in one folder: the serialised engine and its record, JSON with the key, the
+engine's sha256 and how it was built. The record is written last and names the engine's file, so
+an engine without a valid record does not exist.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mtc_perception.bundle import Sha256, sha256_hex
+from mtc_perception.engine_key import EngineKey, build_command
+from mtc_perception.errors import EngineError
+from mtc_perception.files import write_bytes_atomic, write_text_atomic
+
+_PREFIX = "mtc-"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine in a store, as its record says."""
+
+    key: EngineKey
+    path: Path
+    """The serialised engine."""
+    sha256: str
+    size_bytes: int
+    about: Mapping[str, Any]
+    """How it was built: what `EngineStore.put` was given."""
+    record_path: Path
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    key: EngineKey
+    engine: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sha256: Sha256
+    size_bytes: int
+    about: dict[str, Any]
+
+
+def default_root() -> Path:
+    """`$MTC_ENGINE_CACHE`, or `~/.cache/mtc_perception/engines`."""
+    named = os.environ.get("MTC_ENGINE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "mtc_perception" / "engines"
+
+
+class EngineStore:
+    """The engines under one folder. Several processes may use it at once."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def put(self, key: EngineKey, engine: bytes, about: Mapping[str, Any]) -> Path:
+        """Keep `engine`, in place of an older one of the same key; returns the engine's path.
+
+        `about` is what else is worth knowing (seconds, command), as JSON holds it. Interrupted, it
+        leaves the store as it was. Raises EngineError if the folder cannot be written.
+        """
+        sha256 = sha256_hex(engine)
+        # Another name for other bytes: whoever reads the old record still finds the old engine.
+        path = self.root / f"{_PREFIX}{key.stem}.{sha256[:12]}.engine"
+        record = _Record(
+            key=key,
+            engine=path.name,
+            sha256=sha256,
+            size_bytes=len(engine),
+            about=dict(about),
+        )
+        text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._writing():
+                write_bytes_atomic(path, engine)
+                write_text_atomic(self.root / f"{_PREFIX}{key.stem}.json", text)
+                self._sweep()
+        except OSError as error:
+            raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
+        return path
+
+    def find(self, wanted: EngineKey, bundle: str = "BUNDLE") -> bytes:
+        """The serialised engine for `wanted`, which describes this machine.
+
+        One built on this GPU comes before one built ahead of time. Raises EngineError if none fits
+        or if it is damaged, with what differs in the nearest one and the command that builds it
+        from the bundle at path `bundle`.
+        """
+        with self._unchanging():
+            entries = self.entries()
+            fitting = [entry for entry in entries if not entry.key.differences(wanted)]
+            try:
+                if fitting:
+                    return self.read(max(fitting, key=lambda entry: bool(entry.key.gpu)))
+            except EngineError as error:
+                command = build_command(wanted, bundle)
+                raise EngineError(f"{error}; build it again: {command}") from error
+        raise EngineError(
+            f"{self._nothing_fits(entries, wanted)}; build it: {build_command(wanted, bundle)}"
+        )
+
+    def read(self, entry: StoredEngine) -> bytes:
+        """The serialised engine of `entry`. Raises EngineError if it is damaged or gone."""
+        try:
+            engine = entry.path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{entry.path}: cannot be read: {error.strerror}") from error
+        if sha256_hex(engine) != entry.sha256:
+            raise EngineError(f"{entry.path}: is damaged, its sha256 is not its record's")
+        return engine
+
+    def entries(self) -> list[StoredEngine]:
+        """Every engine with a readable record, by name."""
+        found = (_read_record(path) for path in self._record_paths())
+        return [entry for entry in found if entry is not None]
+
+    def remove(self, entries: Iterable[StoredEngine]) -> None:
+        """Take `entries`, and what interrupted processes left, out of the store.
+
+        Raises EngineError if the folder cannot be written.
+        """
+        if not self.root.is_dir():
+            return
+        try:
+            with self._writing():
+                for entry in entries:
+                    entry.record_path.unlink(missing_ok=True)
+                self._sweep()
+        except OSError as error:
+            raise EngineError(f"{self.root}: cannot remove: {error.strerror}") from error
+
+    def _record_paths(self) -> list[Path]:
+        return sorted(self.root.glob(f"{_PREFIX}*.json"))
+
+    def _unreadable(self) -> list[Path]:
+        return [path for path in self._record_paths() if _read_record(path) is None]
+
+    def _sweep(self) -> None:
+        """Remove engines that no record names, and files begun by processes that were killed."""
+        named = {entry.path.name for entry in self.entries()}
+        # A newer version may have written these, and can read them.
+        kept = tuple(f"{path.stem}." for path in self._unreadable())
+        for path in self.root.glob(f"{_PREFIX}*.engine"):
+            if path.name not in named and not path.name.startswith(kept):
+                path.unlink(missing_ok=True)
+        for path in self.root.glob(f".{_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+    def _nothing_fits(self, entries: list[StoredEngine], wanted: EngineKey) -> str:
+        if entries:
+            nearest = min((entry.key.differences(wanted) for entry in entries), key=len)
+            reason = f"no engine in {self.root} fits: of the nearest one, {'; '.join(nearest)}"
+        else:
+            reason = f"no engine in {self.root}"
+        unreadable = self._unreadable()
+        return f"{reason}; {unreadable[0]} cannot be read" if unreadable else reason
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Nobody else reads or writes meanwhile."""
+        with (self.root / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _unchanging(self) -> Iterator[None]:
+        """Nobody writes meanwhile."""
+        try:
+            lock = (self.root / _LOCK).open()
+        except OSError:  # no store, or one that only others may write
+            yield
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+
+
+def _read_record(path: Path) -> StoredEngine | None:
+    try:
+        record = _Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return StoredEngine(
+        key=record.key,
+        path=path.with_name(record.engine),
+        sha256=record.sha256,
+        size_bytes=record.size_bytes,
+        about=record.about,
+        record_path=path,
+    )
