@@ -33,7 +33,7 @@ setup(
     maintainer_email="mtc-perception@example.com",
     license="Apache-2.0",
     packages=find_packages(include=[f"{NAME}*", "offline_compress*"]),
-    package_data={"": ["*.j2"]},
+    package_data={"": ["*.j2", "*.cu"]},
     # An editable install runs from the checkout: copies in its prefix would only go stale.
     data_files=[] if "editable_wheel" in sys.argv else shared_files(),
     python_requires=">=3.10",

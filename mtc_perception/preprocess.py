@@ -68,6 +68,11 @@ class Letterbox:
         """Network pixels per source pixel."""
         return self.height / self.src_height
 
+    @property
+    def averages(self) -> bool:
+        """Whether network pixels are means of the areas they cover, not interpolated."""
+        return _averages(self.src_height, self.src_width, self.height, self.width)
+
     def write(self, image: SourceImage, out: npt.NDArray[np.uint8]) -> None:
         """Write `image`, of this letterbox's source size, into `out`, uint8 `[H, W, 3]` RGB."""
         # Every time, although they seldom change: it takes microseconds.
@@ -131,8 +136,12 @@ def _resize(
     width: int,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    # Bilinear interpolation looks at four pixels only; below half size it would skip some.
-    shrinks = 2 * height < pixels.shape[0] or 2 * width < pixels.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    averages = _averages(*pixels.shape[:2], height, width)
+    interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
     resized = cv2.resize(pixels, (width, height), dst=out, interpolation=interpolation)
     return resized.astype(np.uint8, copy=False)
+
+
+def _averages(src_height: int, src_width: int, height: int, width: int) -> bool:
+    # Bilinear interpolation looks at four pixels only; below half size it would skip some.
+    return 2 * height < src_height or 2 * width < src_width

@@ -3,8 +3,8 @@
 #   source tools/ros_env.sh
 #
 # With the ROS 2 wheels in .venv it does what a ROS installation's setup.bash does. Where a ROS 2
-# installation is already sourced, that one stays in charge, and only the .venv and (if it was
-# needed) the vision_msgs overlay are added. Sourcing it twice changes nothing.
+# installation is already sourced, that one stays in charge, and only the .venv and the overlay with
+# the interface packages are added. Sourcing it twice changes nothing.
 
 _mtc_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 _mtc_venv="$_mtc_root/.venv"
@@ -34,7 +34,7 @@ if [ -d "$_mtc_venv/share/rclpy" ]; then
   export RMW_IMPLEMENTATION="${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"
 fi
 
-if [ -d "$_mtc_overlay/share/vision_msgs" ]; then
+if [ -d "$_mtc_overlay/share" ]; then
   _mtc_prepend AMENT_PREFIX_PATH "$_mtc_overlay"
   _mtc_prepend CMAKE_PREFIX_PATH "$_mtc_overlay"
   _mtc_prepend LD_LIBRARY_PATH "$_mtc_overlay/lib"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sets up this checkout: tools/setup.sh GROUP...   (groups: runtime, offline, dev)
 #
-# Makes .venv with the pinned requirements of the groups and, where vision_msgs is missing, .overlay
-# with the interface package. Each step leaves a stamp of what it was made from and runs again only
-# when that changes.
+# Makes .venv with the pinned requirements of the groups, and .overlay with this project's interface
+# package and, where it is missing, vision_msgs. Each step leaves a stamp of what it was made from and
+# runs again only when that changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -95,29 +95,41 @@ show_pip() {
     /^Installing collected/ { printf "%s[setup]   %d files, unpacking\n", tty ? "\r\033[K" : "", n; fflush() }'
 }
 
+# Whether a sourced workspace or installation has an interface package; the overlay does not count.
+is_elsewhere() { # package
+  "$python" - "$1" "$overlay/" 2>/dev/null <<'PYTHON'
+import importlib, sys
+sys.exit((importlib.import_module(sys.argv[1]).__file__ or sys.argv[2]).startswith(sys.argv[2]))
+PYTHON
+}
+
 build_overlay() {
-  local sources options=()
+  local sources options=() package packages=()
+  for package in vision_msgs mtc_perception_interfaces; do
+    [ "$ros" = installation ] && is_elsewhere "$package" || packages+=("$package")
+  done
+  [ ${#packages[@]} -gt 0 ] || return 0
   if [ "$ros" = installation ]; then
-    "$python" -c 'import vision_msgs.msg' 2>/dev/null && return
     command -v colcon >/dev/null ||
-      die "vision_msgs is missing; install with: sudo apt-get install ros-$ROS_DISTRO-vision-msgs"
+      die "colcon is missing; install with: sudo apt-get install python3-colcon-common-extensions"
   else
     options=("-DPython3_EXECUTABLE=$venv/bin/python"
       "-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=$root/tools/ros_wheels.cmake")
     # shellcheck source=tools/ros_env.sh
     source tools/ros_env.sh
   fi
-  sources=$(hash_of "$stamps/venv" requirements/ros.txt tools/ros_wheels.cmake \
-    interfaces/vision_msgs/{package.xml,CMakeLists.txt,msg/*})
+  sources=${packages[*]}$(hash_of "$stamps/venv" requirements/ros.txt tools/ros_wheels.cmake \
+    interfaces/*/{package.xml,CMakeLists.txt} interfaces/*/{msg,srv}/*)
   [ -d "$overlay/install" ] && is_fresh overlay "$sources" && return
-  say "building the vision_msgs interfaces (about 20 s)"
+  say "building the interface packages ${packages[*]} (under a minute)"
   rm -rf "$overlay"
   mkdir "$overlay"
   colcon --log-base "$overlay/log" build --base-paths interfaces --merge-install \
+    --packages-select "${packages[@]}" \
     --build-base "$overlay/build" --install-base "$overlay/install" \
     --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "${options[@]}" \
     >"$overlay/build.txt" 2>&1 ||
-    die "building vision_msgs failed: $(tail -n 20 "$overlay/build.txt")"
+    die "building ${packages[*]} failed: $(tail -n 20 "$overlay/build.txt")"
   stamp overlay "$sources"
 }
 

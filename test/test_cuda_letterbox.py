@@ -1,0 +1,181 @@
+"""The kernel's arithmetic on the host, its real compiler without a GPU, all of it with one."""
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtc_perception.engines import cuda_letterbox
+from mtc_perception.engines.cuda import Device, DeviceBuffer, Stream, current_device, pinned_array
+from mtc_perception.engines.cuda_letterbox import (
+    DeviceLetterbox,
+    Geometry,
+    compiled_kernel,
+    geometry,
+)
+from mtc_perception.errors import EngineError, ImageError
+from mtc_perception.images import PixelFormat, SourceImage
+from mtc_perception.preprocess import Letterbox
+
+TOLERANCE = 1
+"""Grey levels. OpenCV's own interpolation has 11 bits."""
+FORMATS: tuple[PixelFormat, ...] = ("rgb", "bgr", "rgba", "bgra", "mono")
+CHANNELS = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "mono": 1}
+HOST_LOOP = """
+#include "letterbox.cu"
+void letterbox_host(const unsigned char* source, Geometry g, unsigned char* out) {
+  for (int row = 0; row < g.dst_height; ++row)
+    for (int column = 0; column < g.dst_width; ++column)
+      letterbox_pixel(source, g, row, column, out + 3 * ((size_t)row * g.dst_width + column));
+}
+"""
+Kernel = Callable[[SourceImage, Letterbox], npt.NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="session")
+def on_host(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The body of the kernel, compiled for this machine's CPU."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler here")
+    folder = tmp_path_factory.mktemp("kernel")
+    source, library = folder / "host.c", folder / "host.so"
+    source.write_text(HOST_LOOP)
+    include = Path(cuda_letterbox.__file__).parent
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{include}"]
+    subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
+    function = ctypes.CDLL(str(library)).letterbox_host
+    function.argtypes = [ctypes.c_void_p, Geometry, ctypes.c_void_p]
+    function.restype = None
+
+    def run(image: SourceImage, box: Letterbox) -> npt.NDArray[np.uint8]:
+        packed = np.ascontiguousarray(image.pixels)
+        out = np.full((box.dst_height, box.dst_width, 3), 7, np.uint8)
+        function(packed.ctypes.data, geometry(image, box), out.ctypes.data)
+        return out
+
+    return run
+
+
+def noise(height: int, width: int, pixel_format: PixelFormat, seed: int = 0) -> SourceImage:
+    channels = CHANNELS[pixel_format]
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    return SourceImage(pixels[..., 0] if channels == 1 else pixels, pixel_format)
+
+
+def by_opencv(image: SourceImage, box: Letterbox) -> npt.NDArray[np.uint8]:
+    out = np.zeros((box.dst_height, box.dst_width, 3), np.uint8)
+    box.write(image, out)
+    return out
+
+
+def worst(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
+    return int(np.abs(one.astype(int) - other).max())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 700),
+    st.integers(1, 900),
+    st.integers(1, 200),
+    st.integers(1, 300),
+    st.sampled_from(FORMATS),
+    st.integers(0, 9),
+)
+def test_kernel_is_opencvs_letterbox_to_one_grey_level(
+    on_host: Kernel,
+    src_height: int,
+    src_width: int,
+    height: int,
+    width: int,
+    pixel_format: PixelFormat,
+    seed: int,
+) -> None:
+    image = noise(src_height, src_width, pixel_format, seed)
+    box = Letterbox.fit(src_height, src_width, height, width)
+    assert worst(on_host(image, box), by_opencv(image, box)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("pixel_format", FORMATS)
+@pytest.mark.parametrize(
+    ("height", "width"), [(720, 1280), (1080, 1920), (375, 1242), (1279, 717), (384, 640), (1, 1)]
+)
+def test_camera_sizes(on_host: Kernel, height: int, width: int, pixel_format: PixelFormat) -> None:
+    image = noise(height, width, pixel_format)
+    box = Letterbox.fit(height, width, 384, 640)
+    expected = by_opencv(image, box)
+    found = on_host(image, box)
+    assert worst(found, expected) <= TOLERANCE
+    # And no bias: what differs is rounding.
+    assert abs(float(found.mean()) - float(expected.mean())) < 0.1
+
+
+def test_an_image_of_the_networks_size_is_copied_exactly(on_host: Kernel) -> None:
+    image = noise(96, 160, "bgr")
+    found = on_host(image, Letterbox.fit(96, 160, 96, 160))
+    np.testing.assert_array_equal(found, image.pixels[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixel_format"), [((40, 40, 2), "bgr"), ((40, 40), "rgb"), ((40, 40, 1), "mono")]
+)
+def test_pixels_that_are_not_of_their_format_are_the_images_fault(
+    shape: tuple[int, ...], pixel_format: PixelFormat
+) -> None:
+    image = SourceImage(np.zeros(shape, np.uint8), pixel_format)
+    with pytest.raises(ImageError, match=f"values are not {pixel_format}"):
+        geometry(image, Letterbox.fit(40, 40, 96, 160))
+
+
+@pytest.fixture
+def _nvrtc() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="pip install cuda-bindings")
+
+
+@pytest.mark.usefixtures("_nvrtc")
+@pytest.mark.parametrize("capability", ["sm75", "sm87", "sm89", "sm120"])
+def test_nvrtc_compiles_the_kernel(capability: str) -> None:
+    code = compiled_kernel(capability)
+    assert code.startswith(b"\x7fELF")
+    assert b"letterbox" in code
+    assert compiled_kernel(capability) is code
+
+
+@pytest.mark.usefixtures("_nvrtc")
+def test_a_gpu_that_nvrtc_does_not_know_is_refused() -> None:
+    with pytest.raises(EngineError, match=r"NVRTC \d+\.\d+ does not compile for sm19"):
+        compiled_kernel("sm19")
+
+
+@pytest.fixture
+def gpu() -> Device:
+    try:
+        return current_device()
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+def test_the_gpu_does_what_opencv_does(gpu: Device) -> None:
+    stream = Stream()
+    letterbox = DeviceLetterbox(stream, gpu)
+    found = pinned_array(384 * 640 * 3)
+    network_input = DeviceBuffer(found.size)
+    # Small, then larger, then small again: buffers grow and are used again.
+    for height, width in ((100, 200), (1080, 1920), (375, 1242), (384, 640)):
+        for pixel_format in FORMATS:
+            whole = noise(height, width + 3, pixel_format)
+            image = SourceImage(whole.pixels[:, :width], pixel_format)  # padded rows
+            box = Letterbox.fit(height, width, 384, 640)
+            letterbox.write(image, box, network_input.pointer)
+            stream.copy_to_host(found, network_input.pointer)
+            stream.synchronise()
+            expected = by_opencv(image, box)
+            assert worst(found.reshape(expected.shape), expected) <= TOLERANCE
+    letterbox.close()
