@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from mtc_perception.bundle import Bundle, Precision, SelfTest, self_test_frame
 from mtc_perception.errors import BundleError, EngineError
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import Letterbox
 
 EngineChoice = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 
@@ -17,6 +19,7 @@ AUTO_ORDER = ("tensorrt", "openvino", "onnxruntime")
 # Each module has `load(network, threads) -> Engine`; imported only when tried, since every
 # runtime is an optional dependency.
 _MODULES = {
+    "tensorrt": "mtc_perception.engines.tensorrt",
     "openvino": "mtc_perception.engines.openvino",
     "onnxruntime": "mtc_perception.engines.onnxruntime",
 }
@@ -59,8 +62,18 @@ class Engine(Protocol):
     input: npt.NDArray[np.uint8]
     """[N, H, W, 3] the engine's own (possibly pinned) input buffer; write before `start`."""
 
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        """Make `image`, letterboxed, what the next `start` infers, in place of `input`.
+
+        `input` may be overwritten. Raises ImageError or `cv2.error` if the image cannot be scaled
+        or converted, and EngineError.
+        """
+
     def start(self) -> None:
-        """Begin inference of `input` without waiting. Raises EngineError."""
+        """Begin inference of `input`, or of what was prepared since, without waiting.
+
+        Raises EngineError.
+        """
 
     def wait(self) -> Outputs:
         """Block until the inference begun by `start` is done. Raises EngineError."""
@@ -78,6 +91,8 @@ class Network:
     height: int
     width: int
     max_detections: int
+    bundle: str = "BUNDLE"
+    """Path of the bundle, for messages."""
 
     @classmethod
     def of(cls, bundle: Bundle, variant: str) -> "Network":
@@ -89,6 +104,7 @@ class Network:
             height=manifest.input.height,
             width=manifest.input.width,
             max_detections=manifest.max_detections,
+            bundle=str(bundle.path),
         )
 
 
@@ -214,10 +230,8 @@ def create_engine(
 
 
 def _check_offered(name: str) -> None:
-    if name not in AUTO_ORDER:
-        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(AUTO_ORDER)}")
     if name not in _MODULES:
-        raise EngineError(f"this version of mtc_perception has no {name} engine")
+        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(AUTO_ORDER)}")
 
 
 def _tested_engine(

@@ -68,7 +68,7 @@ class Perceiver:
         spec = self.bundle.manifest.input
         letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
         try:
-            letterbox.write(image, self.engine.input[0])
+            self.engine.prepare(image, letterbox)
         except cv2.error as error:  # the image's fault, not the engine's
             raise ImageError(f"image cannot be scaled: {error.err}") from error
         prepared = perf_counter()

@@ -91,7 +91,7 @@ def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
     """Run one image through letterbox, engine and decoding. Raises EngineError."""
     _, height, width, _ = engine.input.shape
     letterbox = Letterbox.fit(image.height, image.width, height, width)
-    letterbox.write(image, engine.input[0])
+    engine.prepare(image, letterbox)
     engine.start()
     outputs = engine.wait()
     boxes, scores, labels = decode_boxes(outputs, letterbox, SCORE_FLOOR, max_detections)

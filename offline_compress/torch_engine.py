@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from mtc_perception.engine import Outputs
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import Letterbox
 from offline_compress.export import MAX_DETECTIONS, DeployGraph
 
 
@@ -32,6 +34,10 @@ class TorchEngine:
         else:
             where = f"CPU, {torch.get_num_threads()} threads"
         self.device = f"PyTorch {torch.__version__}, {where}"
+
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        """Letterbox `image` into `input`."""
+        letterbox.write(image, self.input[0])
 
     def start(self) -> None:
         """Run the network; on a GPU this returns before it is done."""

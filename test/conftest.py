@@ -2,6 +2,7 @@ import importlib.util
 import multiprocessing
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from mtc_perception.replay.domain import ClaimedDomain
 _domain = ClaimedDomain()  # until the end of the process
 os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# What engines somebody has built on this machine is none of the tests' business.
+os.environ["MTC_ENGINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtc_no_engines_{os.getpid()}")
 
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.
 collect_ignore = [

@@ -12,7 +12,9 @@ from test_evaluate import HEIGHT, WIDTH, DataSet, road
 
 from mtc_perception.engine import Outputs
 from mtc_perception.errors import UserError
+from mtc_perception.images import SourceImage
 from mtc_perception.layout import Sample, read_split
+from mtc_perception.preprocess import Letterbox
 from offline_compress import speed
 from offline_compress.evaluate import evaluate_subject
 from offline_compress.evaluation_report import tables, write_report
@@ -219,6 +221,9 @@ class FakeEngine:
 
     def __init__(self, clock: FakeClock, times_ms: list[float]) -> None:
         self.clock, self.times_ms, self.runs = clock, times_ms, 0
+
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        pass
 
     def start(self) -> None:
         self.clock.now_s += self.times_ms[min(self.runs, len(self.times_ms) - 1)] / 1e3

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
 from mtc_perception.engines.cpu import available_physical_cores
 from mtc_perception.errors import EngineError
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import Letterbox
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -67,6 +69,9 @@ class OnnxRuntimeEngine:
         # The session's own asynchronous call takes no bound buffers, so a thread stands in.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
         self._running: Future[None] | None = None
+
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        letterbox.write(image, self.input[0])
 
     def start(self) -> None:
         if self._session is None:

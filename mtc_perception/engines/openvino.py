@@ -10,6 +10,8 @@ from mtc_perception.bundle import Precision
 from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
 from mtc_perception.engines.cpu import available_physical_cores
 from mtc_perception.errors import EngineError
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import Letterbox
 
 
 @cache
@@ -71,6 +73,9 @@ class OpenVinoEngine:
         for name in ("boxes", "scores", "labels", "drivable", "lane"):
             buffer = ov.Tensor(getattr(self._outputs, name), shared_memory=True)
             self._request.set_tensor(name, buffer)
+
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        letterbox.write(image, self.input[0])
 
     def start(self) -> None:
         if self._request is None:

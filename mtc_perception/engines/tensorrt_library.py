@@ -1,7 +1,6 @@
 """The two TensorRT libraries that an engine may be for, and what they say when they fail."""
 
 import importlib
-from collections import deque
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +16,8 @@ INSTALL = (
     "install tensorrt (it comes with JetPack; elsewhere see docs/tensorrt.md), or"
     " pip install tensorrt-rtx"
 )
+_MOST_ERRORS = 8
+"""Kept of what a library says at once; the first ones tell why."""
 
 
 def installed_flavours() -> list[Flavour]:
@@ -51,21 +52,21 @@ def import_library(flavour: Flavour) -> TensorRtLibrary:
     return TensorRtLibrary(module, flavour, version)
 
 
-def error_log(library: TensorRtLibrary) -> tuple[Any, deque[str]]:
-    """A logger for the library, and the errors that it collects, the newest last.
+def error_log(library: TensorRtLibrary) -> tuple[Any, list[str]]:
+    """A logger for the library, and the errors that it collects until somebody clears them.
 
     The logger must outlive what is made with it.
     """
     trt: Any = library.module
     severity = trt.ILogger.Severity
-    errors: deque[str] = deque(maxlen=8)
+    errors: list[str] = []
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, level: Any, message: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+            if level in (severity.INTERNAL_ERROR, severity.ERROR) and len(errors) < _MOST_ERRORS:
                 errors.append(" ".join(message.split()))
 
     return Log(), errors

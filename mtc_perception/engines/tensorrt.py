@@ -1,0 +1,257 @@
+"""TensorRT and TensorRT-RTX on an NVIDIA GPU."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.bundle import sha256_hex
+from mtc_perception.engine import Network, Outputs, TensorInfo, check_tensors
+from mtc_perception.engine_key import EngineKey, Profile, build_command
+from mtc_perception.engine_store import EngineStore
+from mtc_perception.engines import cuda
+from mtc_perception.engines.cuda_letterbox import DeviceLetterbox
+from mtc_perception.engines.tensorrt_library import (
+    INSTALL,
+    NAMES,
+    TensorRtLibrary,
+    error_log,
+    import_library,
+    installed_flavours,
+)
+from mtc_perception.errors import EngineError
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import Letterbox
+
+_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+_ALIGNMENT_BYTES = 256
+
+
+def load(network: Network, threads: int | None) -> "TensorRtEngine":
+    """Load the stored engine of `network` on this machine's GPU; `threads` mean nothing to it.
+
+    Raises EngineError, or BundleError for a broken contract.
+    """
+    device = cuda.current_device()
+    library, serialised = stored_engine(network, device, EngineStore())
+    return TensorRtEngine(network, library, device, serialised)
+
+
+def engine_key(network: Network, library: TensorRtLibrary, device: cuda.Device) -> EngineKey:
+    """The key that an engine for `network` must have to run with `library` on `device`."""
+    return EngineKey(
+        model_sha256=sha256_hex(network.model),
+        precision=network.precision,
+        profile=Profile(1, network.height, network.width),
+        flavour=library.flavour,
+        version=library.version,
+        gpu=device.name,
+        compute_capability=(device.compute_capability,),
+    )
+
+
+def stored_engine(
+    network: Network, device: cuda.Device, store: EngineStore
+) -> tuple[TensorRtLibrary, bytes]:
+    """The serialised engine for `network` on `device`, and the library that it is for.
+
+    Raises EngineError with what is missing, for each library that is installed.
+    """
+    flavours = installed_flavours()
+    if not flavours:
+        raise EngineError(f"neither TensorRT nor TensorRT-RTX is installed: {INSTALL}")
+    problems = []
+    for flavour in flavours:
+        try:
+            library = import_library(flavour)
+            _check_offered(library, device)
+            return library, store.find(engine_key(network, library, device), network.bundle)
+        except EngineError as error:
+            problems.append(str(error))
+    raise EngineError("; ".join(problems))
+
+
+def tensors_of(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    """Inputs and outputs of an `ICudaEngine`."""
+    inputs: list[TensorInfo] = []
+    outputs: list[TensorInfo] = []
+    for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
+        kind = engine.get_tensor_dtype(name).name
+        shape = tuple(None if size < 0 else size for size in engine.get_tensor_shape(name))
+        info = TensorInfo(name, _DTYPES.get(kind, kind.lower()), shape)
+        is_input = engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT
+        (inputs if is_input else outputs).append(info)
+    return inputs, outputs
+
+
+def place(tensors: Sequence[TensorInfo]) -> tuple[dict[str, int], int]:
+    """Where tensors of one image begin in a block that holds them all, and the block's size.
+
+    In bytes, each beginning aligned as the GPU likes it.
+    """
+    offsets, end = {}, 0
+    for tensor in tensors:
+        offsets[tensor.name] = end
+        end += -(-_size_bytes(tensor) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return offsets, end
+
+
+def views(block: npt.NDArray[np.uint8], tensors: Sequence[TensorInfo]) -> Outputs:
+    """The tensors of one image in a block laid out by `place`, without copies."""
+    offsets, _ = place(tensors)
+    arrays = {}
+    for tensor in tensors:
+        begin = offsets[tensor.name]
+        content = block[begin : begin + _size_bytes(tensor)]
+        arrays[tensor.name] = content.view(tensor.dtype).reshape(_shape(tensor))
+    return Outputs(**arrays)
+
+
+class TensorRtEngine:
+    """One engine with its buffers bound once: one stream, no allocation per image.
+
+    All outputs lie in one block, so that one copy brings them to the host; inference and that copy
+    are one CUDA graph. The input comes by one of two ways, so its copy is not part of the graph.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        network: Network,
+        library: TensorRtLibrary,
+        device: cuda.Device,
+        serialised: bytes,
+    ) -> None:
+        self._title = library.title
+        self._log, self._errors = error_log(library)
+        engine = self._deserialised(library, serialised)
+        if engine is None:
+            command = build_command(engine_key(network, library, device), network.bundle)
+            raise EngineError(
+                f"{self._failed('cannot load the engine')}; build it again: {command}"
+            )
+        inputs, outputs = tensors_of(library, engine)
+        check_tensors(network, inputs, outputs)
+        self._context: Any = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(self._failed("cannot prepare the engine"))
+
+        shape = (1, network.height, network.width, 3)
+        self._stream = cuda.Stream()
+        self.input: npt.NDArray[np.uint8] = cuda.pinned_array(math.prod(shape)).reshape(shape)
+        self._device_input = cuda.DeviceBuffer(self.input.nbytes)
+        offsets, size_bytes = place(outputs)
+        self._host_block = cuda.pinned_array(size_bytes)
+        self._device_block = cuda.DeviceBuffer(size_bytes)
+        self._outputs = views(self._host_block, outputs)
+        addresses = {name: self._device_block.pointer + at for name, at in offsets.items()}
+        addresses["image"] = self._device_input.pointer
+        bound = [self._context.set_tensor_address(*binding) for binding in addresses.items()]
+        if not (all(bound) and self._context.set_input_shape("image", shape)):
+            raise EngineError(self._failed("refuses its buffers"))
+
+        # TensorRT leaves some work to the first inference, which no graph may contain.
+        self._enqueue()
+        self._stream.synchronise()
+        self._graph = self._captured()
+        self.precision = network.precision
+        self.device = f"{library.title}, {device.name} ({device.compute_capability})"
+        if self._graph is None:
+            self.device += ", without a CUDA graph"
+        self._letterbox: DeviceLetterbox | None = None
+        try:
+            self._letterbox = DeviceLetterbox(self._stream, device)
+        except EngineError as error:
+            self.device += f", letterbox on the CPU ({error})"
+        else:
+            self.device += ", letterbox on the GPU"
+        self._image_on_device = False
+
+    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
+        if self._letterbox is None:
+            letterbox.write(image, self.input[0])
+        else:
+            self._letterbox.write(image, letterbox, self._device_input.pointer)
+            self._image_on_device = True
+
+    def start(self) -> None:
+        if self._context is None:
+            raise EngineError("TensorRT: the engine is closed")
+        if not self._image_on_device:
+            self._stream.copy_to_device(self._device_input.pointer, self.input)
+        self._image_on_device = False
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._graph.launch(self._stream)
+
+    def wait(self) -> Outputs:
+        if self._context is None:
+            raise EngineError("TensorRT: the engine is closed")
+        self._stream.synchronise()
+        return self._outputs
+
+    def close(self) -> None:
+        if self._context is None:
+            return
+        # Nothing may be taken away under work that still runs; after a failure nothing does.
+        with suppress(EngineError):
+            self._stream.synchronise()
+        self._graph = None
+        self._context = None
+        if self._letterbox is not None:
+            self._letterbox.close()
+            self._letterbox = None
+        self._device_input.close()
+        self._device_block.close()
+        self._stream.close()
+
+    def _deserialised(self, library: TensorRtLibrary, serialised: bytes) -> Any:
+        try:
+            runtime = library.module.Runtime(self._log)
+        except (TypeError, RuntimeError) as error:  # how the bindings say that there is none
+            raise EngineError(self._failed(f"does not start ({error})")) from error
+        return runtime.deserialize_cuda_engine(serialised)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(int(self._stream.handle)):
+            raise EngineError(self._failed("failed to start"))
+        self._stream.copy_to_host(self._host_block, self._device_block.pointer)
+
+    def _captured(self) -> cuda.Graph | None:
+        """Inference and the copy of its outputs as a graph, None if they cannot be one."""
+        capturable = getattr(self._context, "is_stream_capturable", None)  # of TensorRT-RTX only
+        if capturable is not None and not capturable(int(self._stream.handle)):
+            return None
+        try:
+            return self._stream.capture(self._enqueue)
+        except EngineError:
+            return None
+
+    def _failed(self, what: str) -> str:
+        """That TensorRT `what`, with the first thing it logged about it."""
+        reason = self._errors[0] if self._errors else "it does not say why"
+        self._errors.clear()
+        return f"{self._title} {what}: {reason}"
+
+
+def _check_offered(library: TensorRtLibrary, device: cuda.Device) -> None:
+    """Raise EngineError if the library has no engines for the GPU at all."""
+    offered = getattr(library.module, "ComputeCapability", None)  # TensorRT-RTX's own list
+    if offered is not None and device.compute_capability.upper() not in offered.__members__:
+        raise EngineError(
+            f"{NAMES[library.flavour]} does not support {device.name} ({device.compute_capability})"
+        )
+
+
+def _shape(tensor: TensorInfo) -> tuple[int, ...]:
+    """For one image; `check_tensors` has seen to it that nothing else is left open."""
+    return (1, *(size for size in tensor.shape[1:] if size is not None))
+
+
+def _size_bytes(tensor: TensorInfo) -> int:
+    return math.prod(_shape(tensor)) * np.dtype(tensor.dtype).itemsize
