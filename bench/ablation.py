@@ -27,7 +27,7 @@ from mtc_perception.files import write_text_atomic
 from offline_compress.compression_report import settings_tables, terminal_table, write_report
 from offline_compress.compression_rows import compression_json, read_rows, settings_of
 from offline_compress.pipeline.folder import LOG_FILE
-from offline_compress.pipeline.progress import Progress
+from offline_compress.progress import Progress
 from offline_compress.recipe import load_recipe
 from offline_compress.recipe_parts import Strict
 
@@ -83,7 +83,7 @@ def load_matrix(path: Path) -> Matrix:
         raise UserError(f"{path}: {'; '.join(wrong)}") from None
 
 
-def jobs_of(matrix: Matrix, runs: Path = RUNS) -> list[Job]:
+def jobs_of(matrix: Matrix) -> list[Job]:
     """All runs of a matrix. Raises UserError for a row whose recipe would be refused, and for two
     that are the same."""
     names = [row.name for row in matrix.rows]
@@ -100,7 +100,7 @@ def jobs_of(matrix: Matrix, runs: Path = RUNS) -> list[Job]:
             if recipe in known:
                 raise UserError(f"{name} is the same run as {known[recipe]}")
             known[recipe] = name
-            folder = runs / matrix.name / name
+            folder = RUNS / matrix.name / name
             arguments = ["run", "--recipe", str(matrix.recipe)]
             for text in texts:
                 arguments += ["--set", text]
@@ -169,14 +169,13 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
         description="Compress one network in many ways and compare them; the same command resumes.",
     )
     parser.add_argument("matrix", type=Path, help="YAML, see config/ablations/")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="(%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the table to this file")
     options = parser.parse_args(arguments)
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         matrix = load_matrix(options.matrix)
-        jobs = jobs_of(matrix, options.runs)
+        jobs = jobs_of(matrix)
         failures = run_jobs(jobs, program, console)
         finished = [job.folder for job in jobs if job.name not in failures]
         if finished:

@@ -25,6 +25,7 @@ from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.export import count_gmacs, count_parameters, normalise
 from offline_compress.headlines import TASKS, task_scores
 from offline_compress.importance import ChannelScores
+from offline_compress.latency import conditions
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.registry import (
     MODELS,
@@ -34,7 +35,6 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
-from offline_compress.pipeline.latency import conditions
 from offline_compress.prune import dry_run, prune_network, replay
 from offline_compress.pruning import checks, choice, schedule, setting
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate

@@ -15,7 +15,7 @@ from torch import nn
 
 from mtc_perception.errors import UserError
 from offline_compress.export import onnx_graph
-from offline_compress.pipeline import latency as timing
+from offline_compress import latency as timing
 from offline_compress.pruning import latency
 from offline_compress.pruning import profiler as profiling
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost, layer_costs

@@ -139,7 +139,7 @@ def report(
     from mtc_perception.files import write_text_atomic
     from offline_compress.compression_report import settings_tables, terminal_table, write_report
     from offline_compress.compression_rows import compression_json, read_rows, settings_of
-    from offline_compress.pipeline.progress import Progress
+    from offline_compress.progress import Progress
 
     runs, rows = read_rows(runs, lambda line: print(line, file=sys.stderr))
     with Progress() as progress:

@@ -15,6 +15,7 @@ from mtc_perception.engine import Network
 from mtc_perception.files import write_text_atomic
 from offline_compress.calibration import calibration_samples
 from offline_compress.export import export_bundle
+from offline_compress.latency import THREADS, Key, interleaved
 from offline_compress.pipeline.evaluation import (
     checkpoint_metrics,
     fp32_network,
@@ -22,10 +23,9 @@ from offline_compress.pipeline.evaluation import (
     variant_metrics,
 )
 from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.latency import THREADS, Key, interleaved
-from offline_compress.pipeline.progress import Progress
 from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row, stage_seconds
 from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
+from offline_compress.progress import Progress
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.calibration import calibration_frames
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise

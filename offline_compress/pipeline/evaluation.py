@@ -11,8 +11,8 @@ from mtc_perception.errors import UserError
 from mtc_perception.layout import Sample, read_split
 from offline_compress.evaluate import evaluate_subject
 from offline_compress.export import detections_per_image, onnx_graph
+from offline_compress.latency import THREADS
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pipeline.latency import THREADS
 from offline_compress.recipe_parts import DataSource
 from offline_compress.results import describe, result_json
 from offline_compress.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject

@@ -6,8 +6,8 @@ from typing import Any
 
 from mtc_perception.bundle import Bundle
 from mtc_perception.provenance import provenance
+from offline_compress.latency import Key, Latencies, conditions
 from offline_compress.pipeline.folder import RunFolder
-from offline_compress.pipeline.latency import Key, Latencies, conditions
 from offline_compress.pipeline.stages import MARKERS_FOLDER
 from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 

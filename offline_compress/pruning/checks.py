@@ -12,7 +12,7 @@ from mtc_perception.bundle import self_test_frame
 from mtc_perception.engine import load_engine, run_self_test
 from mtc_perception.errors import UserError
 from offline_compress.export import normalise
-from offline_compress.pipeline.latency import Tick
+from offline_compress.latency import Tick
 from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.latency import deployed
 from offline_compress.recipe_compression import Guard

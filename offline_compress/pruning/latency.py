@@ -26,7 +26,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.provenance import provenance
 from offline_compress.export import detections_per_image, onnx_graph
-from offline_compress.pipeline.latency import Key, Latencies, conditions, interleaved
+from offline_compress.latency import Key, Latencies, conditions, interleaved
 from offline_compress.pruning.cost import LayerCosts, layer_cost
 from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, profiler, typical_ms

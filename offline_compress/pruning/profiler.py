@@ -19,9 +19,9 @@ import onnx
 from torch import nn
 
 from mtc_perception.engines.openvino import runtime
+from offline_compress.latency import THREADS
 from offline_compress.models.blocks import RepConv
 from offline_compress.models.fuse import fuse
-from offline_compress.pipeline.latency import THREADS
 
 EngineName = Literal["openvino", "onnxruntime"]
 WARM_UP_RUNS = 2

@@ -12,7 +12,7 @@ from torch import nn
 from mtc_perception.errors import UserError
 from offline_compress.calibration import CalibrationBatches, calibration_batches
 from offline_compress.importance import ChannelScores, load, measure, save
-from offline_compress.pipeline.progress import Progress
+from offline_compress.progress import Progress
 from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.latency import Tick
 from offline_compress.pruning.setting import Setting

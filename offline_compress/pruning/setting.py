@@ -13,6 +13,7 @@ from mtc_perception.engine import Network
 from mtc_perception.errors import UserError
 from mtc_perception.provenance import provenance
 from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.latency import conditions
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
@@ -20,7 +21,6 @@ from offline_compress.models.registry import (
     load_checkpoint,
     load_spec,
 )
-from offline_compress.pipeline.latency import conditions
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
 from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import (
