@@ -17,23 +17,23 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
 setup: ## everything for users and developers
-	@tools/setup.sh runtime offline dev
+	@tools/setup.sh runtime offline dev tensorrt
 
 demo: ## a drive through the real node under real DDS (INPUT=bag, video or image folder)
 	@tools/setup.sh runtime
 	@$(RUN) python -m mtc_perception.replay.demo $(if $(INPUT),--input "$(INPUT)")
 
 lint: ## ruff and mypy
-	@tools/setup.sh runtime offline dev
+	@tools/setup.sh runtime offline dev tensorrt
 	@$(MAKE) --no-print-directory _lint
 
 test: ## lint and all tests
-	@tools/setup.sh runtime offline dev
+	@tools/setup.sh runtime offline dev tensorrt
 	@$(MAKE) --no-print-directory _lint
 	@$(RUN) python -m pytest
 
 bench: ## the numbers of the README, measured on this machine
-	@tools/setup.sh runtime offline
+	@tools/setup.sh runtime offline tensorrt
 	@$(RUN) python -m bench.run
 
 clean: ## remove everything that set-up and the other targets made

@@ -55,7 +55,8 @@ setup(
             "typer",
         ],
         "openvino": ["openvino"],
-        "tensorrt": ["tensorrt"],
+        "tensorrt": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt"],
+        "tensorrt-rtx": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt-rtx"],
         # colcon test runs pytest when it finds it here.
         "test": ["hypothesis", "onnx", "pycocotools", "pytest", "transformers"],
     },
@@ -64,6 +65,7 @@ setup(
         "console_scripts": [
             "perception_node = mtc_perception.node:main",
             "mtc-compress = offline_compress.cli:main",
+            "mtc-engine = mtc_perception.engine_cli:main",
         ]
     },
 )

@@ -190,7 +190,7 @@ def test_tensorrt_builds_an_engine(
         "fp16": lambda: serialised(fp16.convert(model)),
         "int8": lambda: serialised(int8(tensorrt)),
     }
-    found = trial.run_apart("tensorrt", "TensorRT-RTX", kind, graphs[kind](), {})
+    found = tensorrt.build(network_of(graphs[kind](), kind))  # type: ignore[arg-type]
     assert found["engine_bytes"] > 100_000
 
 

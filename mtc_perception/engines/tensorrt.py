@@ -171,6 +171,11 @@ class TensorRtEngine:
             self.device += ", letterbox on the GPU"
         self._image_on_device = False
 
+    @property
+    def stream(self) -> cuda.Stream:
+        """What the engine works on; events on it time the GPU."""
+        return self._stream
+
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         if self._letterbox is None:
             letterbox.write(image, self.input[0])

@@ -21,7 +21,7 @@ from offline_compress.quantization.graph import (
     with_float_layers,
 )
 from offline_compress.quantization.sensitivity import Sensitivity, ranking
-from offline_compress.quantization.trial import run_apart, trial
+from offline_compress.quantization.trial import trial
 from offline_compress.recipe_compression import Quantisation, QuantisedVariant
 
 Metrics = dict[str, Any]
@@ -230,11 +230,11 @@ def _int8(
         "ranking": [asdict(one) for one in ranked],
     }
     if variant == "int8-trt":
-        more["tensorrt"] = _built(variant, best.graph)
+        more["tensorrt"] = _built(best.graph)
     return best.finished(more, settings.tolerance)
 
 
-def _built(variant: str, graph: bytes) -> dict[str, Any] | str:
+def _built(graph: bytes) -> dict[str, Any] | str:
     if not tensorrt.can_build():
         return "not built: the Python package tensorrt_rtx is not installed"
-    return run_apart("tensorrt", "TensorRT-RTX", variant, graph, {})
+    return tensorrt.build(network_of(graph, "int8"))

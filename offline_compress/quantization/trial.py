@@ -33,74 +33,53 @@ def trial(network: Network, engine: str, variant: str, tolerance: float) -> Self
     `tolerance` is recorded with them. Raises UserError naming engine and variant if the engine
     crashes, hangs, refuses the graph or gives malformed answers.
     """
-    sizes = {
+    arguments = {
         "precision": network.precision,
         "height": network.height,
         "width": network.width,
         "max_detections": network.max_detections,
+        "tolerance": tolerance,
     }
-    found = run_apart("engine", engine, variant, network.model, sizes | {"tolerance": tolerance})
-    return SelfTest.model_validate(found)
-
-
-def run_apart(
-    task: str, runtime: str, variant: str, graph: bytes, arguments: dict[str, Any]
-) -> dict[str, Any]:
-    """Run one of `_TASKS` on a graph in a process of its own; returns what it found.
-
-    Raises UserError naming runtime and variant if it does not end well.
-    """
-    advice = f"take {variant} out of compress.quantise.variants or try another version of {runtime}"
+    advice = f"take {variant} out of compress.quantise.variants or try another version of {engine}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        path.write_bytes(graph)
-        command = [sys.executable, "-m", __name__, task, runtime, str(path), json.dumps(arguments)]
+        path.write_bytes(network.model)
+        command = [sys.executable, "-m", __name__, engine, str(path), json.dumps(arguments)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
             raise UserError(
-                f"{runtime} does not finish with the {variant} graph in {TIMEOUT_S:.0f} s: {advice}"
+                f"{engine} does not finish with the {variant} graph in {TIMEOUT_S:.0f} s: {advice}"
             ) from None
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     last = lines[-1] if lines else ""
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise UserError(f"{runtime} crashes ({name}) on the {variant} graph: {advice}")
+        raise UserError(f"{engine} crashes ({name}) on the {variant} graph: {advice}")
     if done.returncode > 0:
-        raise UserError(f"{runtime} does not run the {variant} graph ({last}): {advice}")
-    found: dict[str, Any] = json.loads(last)
-    return found
+        raise UserError(f"{engine} does not run the {variant} graph ({last}): {advice}")
+    return SelfTest.model_validate_json(last)
 
 
-def _engine(runtime: str, graph: bytes, arguments: dict[str, Any]) -> dict[str, Any]:
+def _golden_values(engine: str, graph: bytes, arguments: dict[str, Any]) -> SelfTest:
     tolerance = arguments.pop("tolerance")
-    engine = load_engine(Network(graph, **arguments), runtime, threads=1)
-    outputs = run_self_test(engine)
+    loaded = load_engine(Network(graph, **arguments), engine, threads=1)
+    outputs = run_self_test(loaded)
     golden = measure_self_test(outputs, tolerance)
     check_self_test(outputs, golden, MANY_CLASSES)
-    found = golden.model_dump()
-    engine.close()
-    return found
-
-
-def _tensorrt(_runtime: str, graph: bytes, _arguments: dict[str, Any]) -> dict[str, Any]:
-    from offline_compress.quantization.tensorrt import build
-
-    return build(graph)
-
-
-_TASKS = {"engine": _engine, "tensorrt": _tensorrt}
+    loaded.close()
+    return golden
 
 
 def _main() -> None:
-    task, runtime, path, arguments = sys.argv[1:]
+    engine, path, arguments = sys.argv[1:]
     try:
-        found = _TASKS[task](runtime, Path(path).read_bytes(), json.loads(arguments))
+        golden = _golden_values(engine, Path(path).read_bytes(), json.loads(arguments))
     except UserError as error:
         raise SystemExit(str(error)) from None
-    print(json.dumps(found))
+    print(golden.model_dump_json())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""The process that builds one engine: `python -m mtc_perception.engine_build_process REQUEST`.
+
+`engine_build` starts it. A builder that crashes takes only this process with it, and one that is
+no longer wanted ends with it. The graph comes in on stdin, the engine goes to the open file that
+the request names, and stdout carries one JSON object per line: `{"phase", "fraction"}` while it
+builds, then `{"built": ...}` or `{"refused": reason}`.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from mtc_perception.engines.cuda import current_device
+from mtc_perception.engines.tensorrt_library import error_log, import_library
+from mtc_perception.errors import EngineError
+from mtc_perception.files import write_bytes_atomic
+
+_PR_SET_PDEATHSIG = 1
+_REPORT_PERIOD_S = 0.1
+_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+
+
+class PhaseProgress:
+    """How far a build is, from the nested phases that TensorRT reports."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
+        self._fraction = 0.0
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """A phase of `steps` steps begins, inside one step of `parent` or on its own."""
+        self._phases[phase] = (parent, steps, 0)
+
+    def step(self, phase: str, step: int) -> None:
+        """Step number `step`, from 0, of a phase is done."""
+        if phase in self._phases:
+            parent, steps, _ = self._phases[phase]
+            self._phases[phase] = (parent, steps, step + 1)
+
+    def finish(self, phase: str) -> None:
+        """A phase is over, whether or not all its steps were reported."""
+        self._phases.pop(phase, None)
+
+    @property
+    def fraction(self) -> float:
+        """Part of the outermost phase that is done, in 0..1; never falls."""
+        for phase, (parent, _, _) in self._phases.items():
+            if parent not in self._phases:
+                self._fraction = max(self._fraction, min(self._part(phase), 1.0))
+        return self._fraction
+
+    def _part(self, phase: str) -> float:
+        _, steps, done = self._phases[phase]
+        inside = [self._part(name) for name, one in self._phases.items() if one[0] == phase]
+        return (done + max(inside, default=0.0)) / max(steps, 1)
+
+
+def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]) -> dict[str, Any]:
+    """Build the engine of `graph` into `out`; returns what is known about it.
+
+    Raises EngineError with the parser's or the builder's reason.
+    """
+    gpu, capabilities = _device(request["targets"])
+    library = import_library(request["flavour"])
+    trt = library.module
+    log, errors = error_log(library)
+    # A constructor that fails raises whatever its bindings make of a null pointer.
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError) as error:
+        raise EngineError(f"the builder does not start: {_reason(errors) or error}") from error
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(graph):
+        raise EngineError(f"the parser refuses {_parser_error(parser)}")
+    config = builder.create_builder_config()
+    _set_batch(builder, network, config, request["batch"])
+    _set_targets(trt, config, request["targets"])
+    if request["workspace_mib"]:
+        workspace = request["workspace_mib"] * 2**20
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    # What `inspect` reads back: names alone say nothing about precision.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    timings = _timings_file(request["timings"], gpu, library.version)
+    if timings is not None:
+        _read_timings(config, timings)
+    monitor = _monitor(trt, report)
+    config.progress_monitor = monitor
+    begin = time.monotonic()
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise EngineError(
+            f"the builder refuses the network: {_reason(errors) or 'no reason given'}"
+        )
+    seconds = time.monotonic() - begin
+    out.write(engine)
+    out.flush()
+    if timings is not None:
+        timings.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(timings, bytes(config.get_timing_cache().serialize()))
+    return {
+        "version": library.version,
+        "gpu": gpu,
+        "compute_capability": capabilities,
+        "seconds": round(seconds, 3),
+        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
+        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        "layers": network.num_layers,
+        "products": products(network),
+    }
+
+
+def products(network: Any) -> dict[str, int]:
+    """Convolutions and matrix products of a strongly typed network, by the precision they run at.
+
+    One whose input was just dequantised runs in int8: TensorRT fuses the two.
+    """
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    dequantised = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
+    counts = Counter[str]()
+    for layer in layers:
+        if layer.type.name not in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"):
+            continue
+        if layer.get_input(0).name in dequantised:
+            counts["int8"] += 1
+        else:
+            dtype = layer.get_output(0).dtype.name
+            counts[_PRECISIONS.get(dtype, dtype.lower())] += 1
+    return dict(sorted(counts.items()))
+
+
+def _monitor(trt: Any, report: IO[str]) -> Any:
+    progress = PhaseProgress()
+    last_s = 0.0
+
+    class Monitor(trt.IProgressMonitor):
+        """Called by the builder's threads, one at a time: the bindings take Python's lock."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            nonlocal last_s
+            progress.step(phase_name, step)
+            now_s = time.monotonic()
+            if now_s - last_s >= _REPORT_PERIOD_S:
+                last_s = now_s
+                _say(report, {"phase": phase_name, "fraction": round(progress.fraction, 4)})
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+    return Monitor()
+
+
+def _set_targets(trt: Any, config: Any, targets: list[str]) -> None:
+    """Compute capabilities of the engine; only TensorRT-RTX builds for others than this GPU."""
+    if not hasattr(trt, "ComputeCapability"):
+        return
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        capability = getattr(trt.ComputeCapability, target.upper())
+        if not config.set_compute_capability(capability, index):
+            raise EngineError(f"the builder refuses the target {target}")
+
+
+def _set_batch(builder: Any, network: Any, config: Any, batch: int) -> None:
+    """One fixed profile of `batch` images where the graph leaves their number open."""
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if shape[0] == -1:
+            profile = builder.create_optimization_profile()
+            fixed = (batch, *shape[1:])
+            profile.set_shape(tensor.name, fixed, fixed, fixed)
+            config.add_optimization_profile(profile)
+        elif shape[0] != batch:
+            raise EngineError(
+                f"the graph takes {shape[0]} image{'s' * (shape[0] > 1)} at a time, not {batch}"
+            )
+
+
+def _timings_file(folder: str | None, gpu: str, version: str) -> Path | None:
+    """Kernel timings hold for one GPU and one version of the library."""
+    if folder is None:
+        return None
+    return Path(folder) / f"timings-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}-{version}.cache"
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    """Have the builder start from the timings of earlier builds, and add to them."""
+    known = path.read_bytes() if path.is_file() else b""
+    # A damaged file costs the time it would have saved, no more.
+    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+
+
+def _parser_error(parser: Any) -> str:
+    error = parser.get_error(0)
+    # The first line repeats the node, the second says why.
+    lines = [line for line in str(error.desc()).splitlines() if line.strip()]
+    why = short_reason(lines[min(1, len(lines) - 1)]) if lines else "no reason given"
+    return f"node {error.node_name() or '?'} ({error.node_operator() or '?'}): {why}"
+
+
+def _reason(errors: Sequence[str]) -> str:
+    return short_reason(errors[-1]) if errors else ""
+
+
+def short_reason(message: str) -> str:
+    """What TensorRT complains of, without the places in its source."""
+    found = re.search(r"Error Code \d+: [\w ]+\((.+)\)$", " ".join(message.split()))
+    inside = found[1] if found else message
+    place = re.search(r"\bIn \w+ at \S+(?: \((.+)\))?$", inside)
+    if place is None:
+        return inside
+    return " ".join(part for part in (inside[: place.start()].strip(), place[1]) if part)
+
+
+def _device(targets: list[str]) -> tuple[str, list[str]]:
+    """Name of the GPU that the engine is tied to, if any, and the capabilities it is for."""
+    if "current" not in targets:
+        return "", sorted(set(targets))
+    device = current_device()
+    return device.name, [device.compute_capability]
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": _PRECISIONS.get(tensor.dtype.name, tensor.dtype.name.lower()),
+        "shape": list(tensor.shape),
+    }
+
+
+def _say(report: IO[str], line: dict[str, Any]) -> None:
+    print(json.dumps(line), file=report, flush=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the one that wants the engine dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main() -> None:
+    """Build what the request on the command line says."""
+    request: dict[str, Any] = json.loads(sys.argv[1])
+    _end_with_parent(request["parent"])
+    # Ctrl-C reaches the whole foreground group; the parent decides what becomes of the build.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries print to stdout: that is the parent's line.
+    report = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(request["out"], "wb") as out:
+            built = build(request, sys.stdin.buffer.read(), out, report)
+    except (EngineError, OSError) as error:
+        _say(report, {"refused": str(error)})
+    else:
+        _say(report, {"built": built})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What this machine can run: the TensorRT libraries that are installed, and its GPU."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mtc_perception.engine_key import EngineKey, Flavour
+from mtc_perception.engines.cuda import Device, current_device
+from mtc_perception.engines.tensorrt_library import NAMES, import_library, installed_flavours
+from mtc_perception.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """TensorRT libraries and GPU of a machine."""
+
+    versions: Mapping[Flavour, str]
+    """Of the libraries that can be imported."""
+    device: Device | None
+    """None: no usable GPU."""
+
+    def misfit(self, key: EngineKey) -> str | None:
+        """Why an engine of this key cannot run here; None if it can, or if nothing here says so.
+
+        A machine without a GPU builds engines for others: it cannot tell which they fit.
+        """
+        version = self.versions.get(key.flavour)
+        if version not in (None, key.version):
+            return f"of {NAMES[key.flavour]} {key.version}, installed is {version}"
+        if self.device is None:
+            return None
+        if key.gpu not in ("", self.device.name):
+            return f"built on {key.gpu}, this is {self.device.name}"
+        if self.device.compute_capability not in key.compute_capability:
+            return (
+                f"for {', '.join(key.compute_capability)}, this GPU is"
+                f" {self.device.compute_capability}"
+            )
+        return None
+
+    def runs(self, key: EngineKey) -> bool:
+        """Whether an engine of this key is known to fit."""
+        known = self.device is not None and key.flavour in self.versions
+        return known and self.misfit(key) is None
+
+
+def this_machine() -> Machine:
+    """The machine that this runs on."""
+    versions: dict[Flavour, str] = {}
+    for flavour in installed_flavours():
+        try:
+            versions[flavour] = import_library(flavour).version
+        except EngineError:
+            continue
+    try:
+        device = current_device()
+    except EngineError:
+        device = None
+    return Machine(versions, device)
