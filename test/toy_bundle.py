@@ -58,8 +58,11 @@ def toy_model(
         helper.make_node("Mul", ["mean_row", "zero"], ["no_offset"]),
         helper.make_node("Add", ["no_offset", "offsets"], ["float_labels"]),
         helper.make_node("Cast", ["float_labels"], [labels], to=TensorProto.INT64),
-        helper.make_node("Gather", ["image", "red"], ["drivable"], axis=3),
-        helper.make_node("Gather", ["image", "green"], ["lane"], axis=3),
+        # TensorRT takes bytes in and gives bytes out, but computes with none.
+        helper.make_node("Gather", ["floats", "red"], ["red_floats"], axis=3),
+        helper.make_node("Gather", ["floats", "green"], ["green_floats"], axis=3),
+        helper.make_node("Cast", ["red_floats"], ["drivable"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["green_floats"], ["lane"], to=TensorProto.UINT8),
     ]
 
     def tensor(name: str, kind: int, *shape: int) -> onnx.ValueInfoProto:

@@ -141,7 +141,8 @@ class TensorRtEngine:
             raise EngineError(self._failed("cannot prepare the engine"))
 
         shape = (1, network.height, network.width, 3)
-        self._stream = cuda.Stream()
+        self.stream = cuda.Stream()
+        """What the engine's work is put on."""
         self.input: npt.NDArray[np.uint8] = cuda.pinned_array(math.prod(shape)).reshape(shape)
         self._device_input = cuda.DeviceBuffer(self.input.nbytes)
         offsets, size_bytes = place(outputs)
@@ -150,13 +151,15 @@ class TensorRtEngine:
         self._outputs = views(self._host_block, outputs)
         addresses = {name: self._device_block.pointer + at for name, at in offsets.items()}
         addresses["image"] = self._device_input.pointer
-        bound = [self._context.set_tensor_address(*binding) for binding in addresses.items()]
-        if not (all(bound) and self._context.set_input_shape("image", shape)):
+        accepted = [self._context.set_tensor_address(*binding) for binding in addresses.items()]
+        if None in inputs[0].shape:
+            accepted.append(self._context.set_input_shape("image", shape))
+        if not all(accepted):
             raise EngineError(self._failed("refuses its buffers"))
 
         # TensorRT leaves some work to the first inference, which no graph may contain.
         self._enqueue()
-        self._stream.synchronise()
+        self.stream.synchronise()
         self._graph = self._captured()
         self.precision = network.precision
         self.device = f"{library.title}, {device.name} ({device.compute_capability})"
@@ -164,7 +167,7 @@ class TensorRtEngine:
             self.device += ", without a CUDA graph"
         self._letterbox: DeviceLetterbox | None = None
         try:
-            self._letterbox = DeviceLetterbox(self._stream, device)
+            self._letterbox = DeviceLetterbox(self.stream, device)
         except EngineError as error:
             self.device += f", letterbox on the CPU ({error})"
         else:
@@ -174,7 +177,7 @@ class TensorRtEngine:
     @property
     def stream(self) -> cuda.Stream:
         """What the engine works on; events on it time the GPU."""
-        return self._stream
+        return self.stream
 
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         if self._letterbox is None:
@@ -187,17 +190,17 @@ class TensorRtEngine:
         if self._context is None:
             raise EngineError("TensorRT: the engine is closed")
         if not self._image_on_device:
-            self._stream.copy_to_device(self._device_input.pointer, self.input)
+            self.stream.copy_to_device(self._device_input.pointer, self.input)
         self._image_on_device = False
         if self._graph is None:
             self._enqueue()
         else:
-            self._graph.launch(self._stream)
+            self._graph.launch(self.stream)
 
     def wait(self) -> Outputs:
         if self._context is None:
             raise EngineError("TensorRT: the engine is closed")
-        self._stream.synchronise()
+        self.stream.synchronise()
         return self._outputs
 
     def close(self) -> None:
@@ -205,7 +208,7 @@ class TensorRtEngine:
             return
         # Nothing may be taken away under work that still runs; after a failure nothing does.
         with suppress(EngineError):
-            self._stream.synchronise()
+            self.stream.synchronise()
         self._graph = None
         self._context = None
         if self._letterbox is not None:
@@ -213,7 +216,7 @@ class TensorRtEngine:
             self._letterbox = None
         self._device_input.close()
         self._device_block.close()
-        self._stream.close()
+        self.stream.close()
 
     def _deserialised(self, library: TensorRtLibrary, serialised: bytes) -> Any:
         try:
@@ -223,17 +226,17 @@ class TensorRtEngine:
         return runtime.deserialize_cuda_engine(serialised)
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(int(self._stream.handle)):
+        if not self._context.execute_async_v3(int(self.stream.handle)):
             raise EngineError(self._failed("failed to start"))
-        self._stream.copy_to_host(self._host_block, self._device_block.pointer)
+        self.stream.copy_to_host(self._host_block, self._device_block.pointer)
 
     def _captured(self) -> cuda.Graph | None:
         """Inference and the copy of its outputs as a graph, None if they cannot be one."""
         capturable = getattr(self._context, "is_stream_capturable", None)  # of TensorRT-RTX only
-        if capturable is not None and not capturable(int(self._stream.handle)):
+        if capturable is not None and not capturable(int(self.stream.handle)):
             return None
         try:
-            return self._stream.capture(self._enqueue)
+            return self.stream.capture(self._enqueue)
         except EngineError:
             return None
 

@@ -1,0 +1,209 @@
+import multiprocessing
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mtc_perception.files
+from mtc_perception.engine_key import EngineKey, Profile, build_command
+from mtc_perception.engine_store import EngineStore, default_root
+from mtc_perception.errors import EngineError
+
+AHEAD = EngineKey(
+    model_sha256="a" * 64,
+    precision="fp16",
+    profile=Profile(1, 384, 640),
+    flavour="tensorrt_rtx",
+    version="1.7.1.116",
+    gpu="",
+    compute_capability=("sm86", "sm89"),
+)
+"""Built ahead of time for two kinds of GPU."""
+HERE = replace(AHEAD, gpu="NVIDIA GeForce RTX 4090", compute_capability=("sm89",))
+"""What a machine with one of them needs."""
+ABOUT = {"seconds": 1.5, "command": "mtc-engine build models/mtc_nano.mtc"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EngineStore:
+    return EngineStore(tmp_path / "new" / "engines")
+
+
+def files(store: EngineStore) -> list[str]:
+    return sorted(path.suffix for path in store.root.iterdir() if path.name != ".lock")
+
+
+def test_an_engine_comes_back_with_its_record(store: EngineStore) -> None:
+    assert store.entries() == []
+    path = store.put(AHEAD, b"engine", ABOUT)
+    (entry,) = store.entries()
+    assert (entry.key, entry.path, entry.about) == (AHEAD, path, ABOUT)
+    assert entry.size_bytes == 6
+    assert store.read(entry) == path.read_bytes() == b"engine"
+    assert store.find(HERE) == b"engine"
+    assert store.find(replace(HERE, gpu="NVIDIA RTX A4000", compute_capability=("sm86",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"model_sha256": "b" * 64}, "model_sha256 is aaaaaaaaaaaa, needed is bbbbbbbbbbbb"),
+        ({"precision": "int8"}, "precision is fp16, needed is int8"),
+        ({"profile": Profile(1, 640, 640)}, "profile is 1x384x640, needed is 1x640x640"),
+        ({"version": "1.8.0.1"}, "version is 1.7.1.116, needed is 1.8.0.1"),
+        ({"compute_capability": ("sm120",)}, "compute_capability is sm86/sm89, needed is sm120"),
+    ],
+)
+def test_a_mismatch_is_refused_with_what_differs(
+    store: EngineStore, change: dict[str, Any], difference: str
+) -> None:
+    store.put(AHEAD, b"engine", ABOUT)
+    with pytest.raises(EngineError) as caught:
+        store.find(replace(HERE, **change), "models/mtc_nano.mtc")
+    reason, command = str(caught.value).split("; build it: ")
+    assert reason == f"no engine in {store.root} fits: of the nearest one, {difference}"
+    assert command.startswith("mtc-engine build models/mtc_nano.mtc --precision ")
+
+
+def test_tensorrt_wants_the_very_gpu(store: EngineStore) -> None:
+    orin = replace(
+        HERE, flavour="tensorrt", version="10.3.0", gpu="Orin", compute_capability=("sm87",)
+    )
+    store.put(orin, b"engine", ABOUT)
+    assert store.find(orin) == b"engine"
+    with pytest.raises(EngineError, match="gpu is Orin, needed is Orin Nano; build it"):
+        store.find(replace(orin, gpu="Orin Nano"))
+    # Only TensorRT-RTX builds for GPUs that it does not see.
+    assert replace(orin, gpu="").differences(orin)
+
+
+def test_the_nearest_engine_is_the_one_explained(store: EngineStore) -> None:
+    store.put(replace(AHEAD, precision="fp32", version="1.6.0.1"), b"far", ABOUT)
+    store.put(replace(AHEAD, version="1.6.0.1"), b"near", ABOUT)
+    with pytest.raises(EngineError, match=r"nearest one, version is 1\.6\.0\.1, needed is 1\.7\.1"):
+        store.find(HERE)
+
+
+def test_an_empty_store_names_the_command(store: EngineStore) -> None:
+    with pytest.raises(EngineError) as caught:
+        store.find(HERE, "my models/road.mtc")
+    command = "mtc-engine build 'my models/road.mtc' --precision fp16 --flavour rtx --target sm89"
+    assert str(caught.value) == f"no engine in {store.root}; build it: {command}"
+    # TensorRT builds for the GPU at hand only.
+    assert build_command(replace(HERE, flavour="tensorrt")).endswith("--flavour tensorrt")
+
+
+def test_an_engine_of_this_gpu_comes_before_one_for_many(store: EngineStore) -> None:
+    store.put(HERE, b"of this GPU", ABOUT)
+    store.put(AHEAD, b"ahead of time", ABOUT)
+    assert store.find(HERE) == b"of this GPU"
+
+
+@pytest.mark.parametrize("damage", [b"", b"enginf", b"engine and more"])
+def test_a_damaged_engine_is_refused(store: EngineStore, damage: bytes) -> None:
+    path = store.put(AHEAD, b"engine", ABOUT)
+    path.write_bytes(damage)
+    with pytest.raises(EngineError, match=r"is damaged, .*; build it again: mtc-engine build road"):
+        store.find(HERE, "road.mtc")
+    path.unlink()
+    with pytest.raises(EngineError, match=r"No such file.*; build it again: mtc-engine build"):
+        store.find(HERE)
+    store.put(AHEAD, b"engine", ABOUT)
+    assert store.find(HERE) == b"engine"
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"schema_version": 2}', "[1, 2"])
+def test_an_unreadable_record_is_no_engine_but_keeps_it(store: EngineStore, record: str) -> None:
+    path = store.put(AHEAD, b"engine", ABOUT)
+    (entry,) = store.entries()
+    entry.record_path.write_text(record)
+    assert store.entries() == []
+    with pytest.raises(EngineError) as caught:
+        store.find(HERE)
+    assert f"{entry.record_path} cannot be read" in str(caught.value)
+    # A newer version may be able to read it.
+    store.put(replace(AHEAD, precision="int8"), b"other", ABOUT)
+    assert path.exists()
+    store.put(AHEAD, b"engine", ABOUT)
+    assert store.find(HERE) == b"engine"
+
+
+def test_a_newer_engine_takes_the_place_of_an_older_one(store: EngineStore) -> None:
+    store.put(AHEAD, b"old", ABOUT)
+    store.put(AHEAD, b"new", {"seconds": 2.0})
+    assert store.find(HERE) == b"new"
+    (entry,) = store.entries()
+    assert entry.about == {"seconds": 2.0}
+    assert files(store) == [".engine", ".json"]
+
+
+def test_engines_are_removed_with_what_killed_processes_left(store: EngineStore) -> None:
+    store.remove([])  # of a store that does not exist yet
+    store.put(AHEAD, b"engine", ABOUT)
+    store.put(replace(AHEAD, precision="int8"), b"other", ABOUT)
+    gone, kept = store.entries()
+    (store.root / f".{gone.path.name}.123").write_bytes(b"half of an eng")
+    (store.root / "mtc-of-nobody.engine").write_bytes(b"its record was never written")
+    (store.root / "notes.txt").write_text("mine")
+    store.remove([gone])
+    assert store.entries() == [kept]
+    assert files(store) == [".engine", ".json", ".txt"]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_interrupted_put_leaves_the_store_as_it_was(
+    store: EngineStore, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(AHEAD, b"old", ABOUT)
+    left = calls
+
+    def interrupted(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        shutil.move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mtc_perception.files.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.put(AHEAD, b"new", ABOUT)
+    assert store.find(HERE) == b"old"
+    store.remove([])
+    assert files(store) == [".engine", ".json"]
+
+
+def _put_again_and_again(root: Path, times: int) -> None:
+    for number in range(times):
+        EngineStore(root).put(AHEAD, bytes([number]) * 100_000, ABOUT)
+
+
+def test_readers_see_whole_engines_while_others_write(store: EngineStore) -> None:
+    store.put(AHEAD, b"first", ABOUT)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_put_again_and_again, args=(store.root, 40)) for _ in "ab"]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        found = store.find(HERE)
+        assert found == b"first" or len(found) == 100_000
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert store.find(HERE) == bytes([39]) * 100_000
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(EngineError, match=r"file/engines: cannot keep the engine: Not a directory"):
+        EngineStore(tmp_path / "file" / "engines").put(AHEAD, b"engine", ABOUT)
+
+
+def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MTC_ENGINE_CACHE", str(tmp_path))
+    assert EngineStore().root == tmp_path
+    monkeypatch.delenv("MTC_ENGINE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_root() == tmp_path / ".cache" / "mtc_perception" / "engines"
