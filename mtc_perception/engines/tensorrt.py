@@ -67,11 +67,26 @@ def stored_engine(
     for flavour in flavours:
         try:
             library = import_library(flavour)
-            _check_offered(library, device)
+            check_supported(library, device)
             return library, store.find(engine_key(network, library, device), network.bundle)
         except EngineError as error:
             problems.append(str(error))
     raise EngineError("; ".join(problems))
+
+
+def check_supported(library: TensorRtLibrary, device: cuda.Device) -> None:
+    """Raise EngineError if there are no engines of the library for the GPU at all."""
+    offered = getattr(library.module, "ComputeCapability", None)  # TensorRT-RTX's own list
+    if offered is not None and device.compute_capability.upper() not in offered.__members__:
+        raise EngineError(
+            f"{NAMES[library.flavour]} does not support {device.name} ({device.compute_capability})"
+        )
+
+
+def numpy_name(dtype: Any) -> str:
+    """NumPy's name of a `DataType`."""
+    name = str(dtype.name)
+    return _DTYPES.get(name, name.lower())
 
 
 def tensors_of(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorInfo], list[TensorInfo]]:
@@ -79,9 +94,8 @@ def tensors_of(library: TensorRtLibrary, engine: Any) -> tuple[list[TensorInfo],
     inputs: list[TensorInfo] = []
     outputs: list[TensorInfo] = []
     for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
-        kind = engine.get_tensor_dtype(name).name
         shape = tuple(None if size < 0 else size for size in engine.get_tensor_shape(name))
-        info = TensorInfo(name, _DTYPES.get(kind, kind.lower()), shape)
+        info = TensorInfo(name, numpy_name(engine.get_tensor_dtype(name)), shape)
         is_input = engine.get_tensor_mode(name) == library.module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(info)
     return inputs, outputs
@@ -245,15 +259,6 @@ class TensorRtEngine:
         reason = self._errors[0] if self._errors else "it does not say why"
         self._errors.clear()
         return f"{self._title} {what}: {reason}"
-
-
-def _check_offered(library: TensorRtLibrary, device: cuda.Device) -> None:
-    """Raise EngineError if the library has no engines for the GPU at all."""
-    offered = getattr(library.module, "ComputeCapability", None)  # TensorRT-RTX's own list
-    if offered is not None and device.compute_capability.upper() not in offered.__members__:
-        raise EngineError(
-            f"{NAMES[library.flavour]} does not support {device.name} ({device.compute_capability})"
-        )
 
 
 def _shape(tensor: TensorInfo) -> tuple[int, ...]:
