@@ -156,7 +156,7 @@ class TensorRtEngine:
 
         shape = (1, network.height, network.width, 3)
         self.stream = cuda.Stream()
-        """What the engine's work is put on."""
+        """What the engine works on; events on it time the GPU."""
         self.input: npt.NDArray[np.uint8] = cuda.pinned_array(math.prod(shape)).reshape(shape)
         self._device_input = cuda.DeviceBuffer(self.input.nbytes)
         offsets, size_bytes = place(outputs)
@@ -187,11 +187,6 @@ class TensorRtEngine:
         else:
             self.device += ", letterbox on the GPU"
         self._image_on_device = False
-
-    @property
-    def stream(self) -> cuda.Stream:
-        """What the engine works on; events on it time the GPU."""
-        return self.stream
 
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         if self._letterbox is None:
