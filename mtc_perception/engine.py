@@ -215,7 +215,11 @@ def create_engine(
     the bundle breaks its contract or lacks what was asked for.
     """
     if name != "auto":
-        engine, variant = _tested_engine(bundle, name, precision, threads)
+        _check_offered(name)
+        try:
+            engine, variant = _tested_engine(bundle, name, precision, threads)
+        except EngineError as error:
+            raise EngineError(f"{name}: {error}") from error
         return engine, f"{_described(engine, bundle, variant)}, as asked for"
     rejected: list[str] = []
     for candidate in AUTO_ORDER:
@@ -237,7 +241,6 @@ def _check_offered(name: str) -> None:
 def _tested_engine(
     bundle: Bundle, name: str, precision: str | None, threads: int | None
 ) -> tuple[Engine, str]:
-    _check_offered(name)
     variant = bundle.variant_for(name, precision)
     engine = load_engine(Network.of(bundle, variant), name, threads)
     try:
@@ -251,7 +254,7 @@ def _tested_engine(
         engine.close()
         if not isinstance(error, EngineError):
             raise
-        raise EngineError(f"{bundle.path}, variant {variant}, on {name}: {error}") from error
+        raise EngineError(f"{bundle.path}, variant {variant}: {error}") from error
     return engine, variant
 
 

@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> EngineStore:
 
 @without_gpu
 def test_a_machine_without_a_driver_is_passed_over(toy: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"^no NVIDIA driver on this machine$"):
+    with pytest.raises(EngineError, match=r"^tensorrt: no NVIDIA driver on this machine$"):
         create_engine(toy, "tensorrt")
     engine, why = create_engine(toy)
     assert why.endswith("passed over tensorrt: no NVIDIA driver on this machine")
