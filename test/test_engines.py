@@ -29,6 +29,8 @@ from mtc_perception.engine import (
 )
 from mtc_perception.engines.cpu import available_physical_cores
 from mtc_perception.errors import BundleError, EngineError
+from mtc_perception.images import SourceImage
+from mtc_perception.preprocess import PAD_VALUE, Letterbox
 
 HEIGHT, WIDTH = 96, 160
 SHIPPED = Path(__file__).parents[1] / "models" / "mtc_nano.mtc"
@@ -90,6 +92,18 @@ def test_outputs_reuse_the_engines_buffers(toy_engine: Engine) -> None:
     bright = infer(toy_engine, np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
     assert np.shares_memory(dark.drivable, bright.drivable)
     assert dark.drivable.min() == 255
+
+
+@both_engines
+def test_a_prepared_image_is_what_is_inferred(toy_engine: Engine) -> None:
+    image = SourceImage(np.full((50, 200, 3), (10, 20, 30), np.uint8), "bgr")
+    toy_engine.prepare(image, Letterbox.fit(50, 200, HEIGHT, WIDTH))
+    toy_engine.start()
+    outputs = toy_engine.wait()
+    covered = slice((HEIGHT - 40) // 2, (HEIGHT + 40) // 2)
+    assert (outputs.drivable[0, covered] == 30).all()
+    assert (outputs.lane[0, covered] == 20).all()
+    assert (outputs.lane[0, : covered.start] == PAD_VALUE).all()
 
 
 @both_engines

@@ -44,7 +44,10 @@ def runtime() -> Any:
 def call(name: str, *arguments: Any) -> Any:
     """What the CUDA runtime's function `name` returns. Raises EngineError if it fails."""
     api = runtime()
-    error, *values = getattr(api, name)(*arguments)
+    try:
+        error, *values = getattr(api, name)(*arguments)
+    except RuntimeError as problem:  # how older bindings say that there is no driver
+        raise EngineError(f"CUDA: {problem} ({name})") from problem
     if error != api.cudaError_t.cudaSuccess:
         # CUDA keeps the error for whoever asks for the last one, TensorRT for instance.
         api.cudaGetLastError()
