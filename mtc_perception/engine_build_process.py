@@ -33,7 +33,8 @@ class PhaseProgress:
 
     def __init__(self) -> None:
         self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
-        self._fraction = 0.0
+        self.fraction = 0.0
+        """Part of the outermost phase that is done, in 0..1; never falls."""
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase of `steps` steps begins, inside one step of `parent` or on its own."""
@@ -41,21 +42,17 @@ class PhaseProgress:
 
     def step(self, phase: str, step: int) -> None:
         """Step number `step`, from 0, of a phase is done."""
-        if phase in self._phases:
-            parent, steps, _ = self._phases[phase]
-            self._phases[phase] = (parent, steps, step + 1)
+        if phase not in self._phases:
+            return
+        parent, steps, _ = self._phases[phase]
+        self._phases[phase] = (parent, steps, step + 1)
+        for name, (parent, _, _) in self._phases.items():
+            if parent not in self._phases:
+                self.fraction = max(self.fraction, min(self._part(name), 1.0))
 
     def finish(self, phase: str) -> None:
         """A phase is over, whether or not all its steps were reported."""
         self._phases.pop(phase, None)
-
-    @property
-    def fraction(self) -> float:
-        """Part of the outermost phase that is done, in 0..1; never falls."""
-        for phase, (parent, _, _) in self._phases.items():
-            if parent not in self._phases:
-                self._fraction = max(self._fraction, min(self._part(phase), 1.0))
-        return self._fraction
 
     def _part(self, phase: str) -> float:
         _, steps, done = self._phases[phase]
@@ -90,9 +87,9 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # What `inspect` reads back: names alone say nothing about precision.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    timings = _timings_file(request["timings"], gpu, library.version)
+    timings = timings_file(request["timings"], gpu, library.version)
     if timings is not None:
-        _read_timings(config, timings)
+        read_timings(config, timings)
     monitor = _monitor(trt, report)
     config.progress_monitor = monitor
     begin = time.monotonic()
@@ -193,14 +190,14 @@ def _set_batch(builder: Any, network: Any, config: Any, batch: int) -> None:
             )
 
 
-def _timings_file(folder: str | None, gpu: str, version: str) -> Path | None:
+def timings_file(folder: str | None, gpu: str, version: str) -> Path | None:
     """Kernel timings hold for one GPU and one version of the library."""
     if folder is None:
         return None
     return Path(folder) / f"timings-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}-{version}.cache"
 
 
-def _read_timings(config: Any, path: Path) -> None:
+def read_timings(config: Any, path: Path) -> None:
     """Have the builder start from the timings of earlier builds, and add to them."""
     known = path.read_bytes() if path.is_file() else b""
     # A damaged file costs the time it would have saved, no more.
@@ -213,7 +210,9 @@ def _parser_error(parser: Any) -> str:
     # The first line repeats the node, the second says why.
     lines = [line for line in str(error.desc()).splitlines() if line.strip()]
     why = short_reason(lines[min(1, len(lines) - 1)]) if lines else "no reason given"
-    return f"node {error.node_name() or '?'} ({error.node_operator() or '?'}): {why}"
+    if not error.node_operator():
+        return f"the graph: {why}"
+    return f"node {error.node_name() or '?'} ({error.node_operator()}): {why}"
 
 
 def _reason(errors: Sequence[str]) -> str:
@@ -222,8 +221,9 @@ def _reason(errors: Sequence[str]) -> str:
 
 def short_reason(message: str) -> str:
     """What TensorRT complains of, without the places in its source."""
-    found = re.search(r"Error Code \d+: [\w ]+\((.+)\)$", " ".join(message.split()))
-    inside = found[1] if found else message
+    message = " ".join(message.split())
+    found = re.search(r"Error Code \d+: [\w ]+\((.+)\)$", message)
+    inside = re.sub(r"^\[\w+\.cpp:+\w+: *\w+\] ", "", found[1] if found else message)
     place = re.search(r"\bIn \w+ at \S+(?: \((.+)\))?$", inside)
     if place is None:
         return inside

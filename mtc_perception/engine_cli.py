@@ -223,3 +223,7 @@ def main() -> None:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

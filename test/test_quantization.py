@@ -192,6 +192,11 @@ def test_tensorrt_builds_an_engine(
     }
     found = tensorrt.build(network_of(graphs[kind](), kind))  # type: ignore[arg-type]
     assert found["engine_bytes"] > 100_000
+    convolutions_of = {name: count for name, count in found["products"].items() if count}
+    if kind == "int8":
+        assert convolutions_of["int8"] == len(tensorrt.layers(model))
+    else:
+        assert set(convolutions_of) == {kind}
 
 
 def test_frames_are_what_the_vehicle_sees(tmp_path: Path) -> None:

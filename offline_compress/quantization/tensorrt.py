@@ -48,11 +48,13 @@ def can_build() -> bool:
 def build(network: Network) -> dict[str, Any]:
     """Build an engine for `TARGET`, without a GPU and in a process of its own.
 
-    Returns version, target and size of the engine. Raises EngineError with TensorRT's reason.
+    Returns version, target, size of the engine, and how many convolutions and matrix products it
+    has in each precision. Raises EngineError with TensorRT's reason.
     """
     built = build_engine(network, BuildSettings("tensorrt_rtx", (TARGET,)))
     return {
         "tensorrt_rtx": built.key.version,
         "target": TARGET,
         "engine_bytes": len(built.engine),
+        "products": built.about["products"],
     }
