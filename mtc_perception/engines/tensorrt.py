@@ -235,6 +235,7 @@ class TensorRtEngine:
         return runtime.deserialize_cuda_engine(serialised)
 
     def _enqueue(self) -> None:
+        self._errors.clear()  # what was said earlier explains no failure of now
         if not self._context.execute_async_v3(int(self.stream.handle)):
             raise EngineError(self._failed("failed to start"))
         self.stream.copy_to_host(self._host_block, self._device_block.pointer)
