@@ -15,7 +15,16 @@ from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
 from mtc_perception.replay.demo import handle_interrupts, synthetic_bag
 
-BENCHES = ("engines", "host", "end_to_end", "teacher", "training", "data_loading", "scoring")
+BENCHES = (
+    "engines",
+    "host",
+    "end_to_end",
+    "teacher",
+    "training",
+    "data_loading",
+    "scoring",
+    "tensorrt",
+)
 RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
@@ -65,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bench.scoring import bench_scoring
 
             met = bench_scoring(options.results, console) and met
+        if "tensorrt" in wanted:
+            from bench.tensorrt import bench_tensorrt
+
+            bench_tensorrt(options.results, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
