@@ -14,6 +14,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from mtc_perception.engine_host import EngineHost
 from mtc_perception.frames import Clock, Frame, FrameSlots, Outcome
 from mtc_perception.images import SUPPORTED_ENCODINGS, SourceImage
 from mtc_perception.inputs import InputMonitor
@@ -30,7 +31,6 @@ from mtc_perception.parameters import CameraSettings
 from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.timing import FrameTimes, TimingWindow
-from mtc_perception.worker import EngineHost
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -79,7 +79,6 @@ class Camera:
         self._index = index
         self._slots = slots
         self._host = host
-        self._classes = host.bundle.manifest.classes
         self._subscription: Subscription | None = None
         self._unknown_encodings: set[str] = set()
         self._next_warning_ns = 0
@@ -128,7 +127,7 @@ class Camera:
 
     def announce(self, score_threshold: float) -> None:
         """Latch what the class names are; the publishers must be active."""
-        message = label_info_message(self._classes, score_threshold)
+        message = label_info_message(self._host.bundle.manifest.classes, score_threshold)
         message.header.stamp = self._clock.now().to_msg()
         self._label_info.publish(message)
 
@@ -190,7 +189,8 @@ class Camera:
 
     def publish(self, frame: Frame, perception: Perception) -> None:
         header = frame.payload.header
-        self._detections.publish(detections_message(header, perception, self._classes))
+        classes = self._host.bundle.manifest.classes
+        self._detections.publish(detections_message(header, perception, classes))
         self._drivable.publish(self._drivable_writer.write(header, perception.drivable))
         self._lane.publish(self._lane_writer.write(header, perception.lane))
         height, width = perception.lane.shape
@@ -206,5 +206,5 @@ class Camera:
     def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
         if self._overlay.get_subscription_count() == 0:
             return
-        picture = draw_overlay(to_rgb(image), perception, self._classes)
+        picture = draw_overlay(to_rgb(image), perception, self._host.bundle.manifest.classes)
         self._overlay.publish(self._overlay_writer.write(frame.payload.header, picture))

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mtc_perception.camera import Camera
+from mtc_perception.engine_host import EngineHost, Limits
 from mtc_perception.frames import Clock, Counters
 from mtc_perception.inputs import InputState
 from mtc_perception.messages import status_message
-from mtc_perception.worker import EngineHost, Limits
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -20,8 +20,10 @@ def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus
     return status_message(f"{node}: engine", level, message, values, "")
 
 
-def engine_status(node: str, state: str, host: EngineHost, limits: Limits) -> DiagnosticStatus:
-    """Which engine runs which network, and whether it is the one that was chosen at first."""
+def engine_status(
+    node: str, state: str, host: EngineHost, limits: Limits, swap: str
+) -> DiagnosticStatus:
+    """Which engine runs which network, whether it is the one that was chosen, and the last swap."""
     manifest, engine = host.bundle.manifest, host.engine
     values: dict[str, object] = {
         "state": state,
@@ -30,6 +32,7 @@ def engine_status(node: str, state: str, host: EngineHost, limits: Limits) -> Di
         "precision": engine.precision,
         "why": host.why,
         "degraded": host.degraded or "no",
+        "swap": swap or "none",
         "bundle": host.bundle.path,
         "network": f"{manifest.name} {manifest.version}",
         "lineage": " -> ".join(f"{step.step} ({step.detail})" for step in manifest.lineage),

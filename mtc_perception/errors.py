@@ -15,3 +15,9 @@ class EngineError(UserError):
 
 class ImageError(ValueError):
     """An image cannot be used: wrong size, step, amount of data, or an unknown encoding."""
+
+
+def one_line(error: Exception) -> str:
+    """`error` in one line; with its type only where the message was not written for users."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,7 +1,8 @@
 """Newest-frame slot per camera: bounded memory, fair turns, every frame accounted for."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -63,6 +64,8 @@ class FrameSlots:
         self._changed = threading.Condition()
         self._next = 0
         self._open = False
+        self._under_way = 0
+        self._paused = False
 
     def open(self) -> None:
         """Accept frames: the slots are made closed, and may be opened again after `close`."""
@@ -80,19 +83,16 @@ class FrameSlots:
             if self._slots[frame.camera] is not None:
                 counters.dropped += 1
             self._slots[frame.camera] = frame
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self) -> Frame | None:
         """Block for the next camera's newest frame; None while closed."""
         with self._changed:
             while self._open:
-                for step in range(len(self._slots)):
-                    camera = (self._next + step) % len(self._slots)
-                    frame = self._slots[camera]
-                    if frame is not None:
-                        self._slots[camera] = None
-                        self._next = (camera + 1) % len(self._slots)
-                        return frame
+                frame = None if self._paused else self._next_frame()
+                if frame is not None:
+                    self._under_way += 1
+                    return frame
                 self._changed.wait()
             return None
 
@@ -101,6 +101,25 @@ class FrameSlots:
         with self._changed:
             counters = self._counters[camera]
             setattr(counters, outcome.value, getattr(counters, outcome.value) + 1)
+            self._under_way -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """The time between two frames: waits for the one under way and holds back the next.
+
+        Frames still come in, and the newest are taken afterwards.
+        """
+        with self._changed:
+            self._paused = True
+            while self._under_way:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused = False
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Send the taker away; frames still waiting count as dropped."""
@@ -116,6 +135,16 @@ class FrameSlots:
         """A consistent copy, one per camera."""
         with self._changed:
             return [replace(counters) for counters in self._counters]
+
+    def _next_frame(self) -> Frame | None:
+        for step in range(len(self._slots)):
+            camera = (self._next + step) % len(self._slots)
+            frame = self._slots[camera]
+            if frame is not None:
+                self._slots[camera] = None
+                self._next = (camera + 1) % len(self._slots)
+                return frame
+        return None
 
 
 class Clock(Enum):

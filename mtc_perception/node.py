@@ -2,31 +2,38 @@
 
 import signal
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from mtc_perception_interfaces.srv import LoadEngine
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from mtc_perception.bundle import Manifest, read_bundle
+from mtc_perception.bundle import Manifest
 from mtc_perception.camera import Camera
 from mtc_perception.diagnostics import camera_status, engine_status, unconfigured_status
-from mtc_perception.engine import create_engine
-from mtc_perception.errors import UserError
+from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection, load, release
+from mtc_perception.engine_service import EngineService, Switch
+from mtc_perception.errors import EngineError, UserError
 from mtc_perception.frames import FrameSlots
 from mtc_perception.memory import keep_memory
+from mtc_perception.missing_engine import build_missing_engine
 from mtc_perception.parameters import LiveSettings, Parameters, Settings
-from mtc_perception.worker import EngineHost, InferenceWorker, Limits
+from mtc_perception.worker import InferenceWorker
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
+
+BUILD_LOG_PERIOD_S = 5.0
 
 
 @dataclass(slots=True)
@@ -44,7 +51,7 @@ class PerceptionNode(LifecycleNode):
     """Perceives the newest image of every camera, in one inference thread of its own.
 
     The executor's thread only stores images, answers services and publishes /diagnostics; what
-    the inference thread must tell it goes through a guard condition.
+    the other threads must tell it goes through guard conditions.
     """
 
     def __init__(self, **node_options: Any) -> None:
@@ -64,6 +71,8 @@ class PerceptionNode(LifecycleNode):
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._engine_gone = self.create_guard_condition(self._on_engine_gone)
+        self._engine_service = EngineService(self, self._prepare_swap, self._publish_diagnostics)
+        self._next_progress_s = 0.0
         self.get_logger().info(
             "unconfigured: waiting for the lifecycle transitions that perception.launch.py asks for"
         )
@@ -120,42 +129,57 @@ class PerceptionNode(LifecycleNode):
         return SUCCESS
 
     def close(self) -> None:
-        """Stop the thread and free the engine, in whatever state the node is."""
+        """Stop the threads and free the engines, in whatever state the node is."""
         self._release()
+        self._engine_service.close()
 
     def _configure(self) -> None:
         settings = self._params.settings()
         for name in self._params.unknown_overrides():
             self.get_logger().warning(f"there is no parameter {name}: it has no effect")
-        bundle = read_bundle(settings.bundle)
-        self.get_logger().info(f"loading {bundle.path}")
-        limits = _limits(self._params.live(), bundle.manifest)
-        precision, threads = settings.precision, settings.threads
-        engine, why = create_engine(bundle, settings.engine, precision, threads)
+        if settings.build_engine:
+            self._build_engine(settings.selection)
+        self.get_logger().info(f"loading {settings.selection}")
+        loaded = load(settings.selection)
         # From here on `_release` closes the engine, whatever fails.
         self._configured = configured = Configured(
             settings=settings,
-            host=EngineHost(
-                bundle,
-                engine,
-                why,
-                precision=precision,
-                threads=threads,
-                fallback=settings.fallback,
-            ),
+            host=EngineHost(loaded, fallback=settings.fallback),
             slots=FrameSlots(len(settings.cameras)),
-            limits=limits,
+            limits=_limits(self._params.live(), loaded.bundle.manifest),
             cameras=[],
         )
-        self.get_logger().info(why)
+        self.get_logger().info(loaded.why)
         for index, camera in enumerate(settings.cameras):
             prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
             configured.cameras.append(
                 Camera(self, index, camera, prefix, configured.slots, configured.host)
             )
         self._timer.timer_period_ns = int(self._params.diagnostics_period_s * 1e9)
-        self._failure = ""
+        self._failure = self._engine_service.state = ""
         self._params.locked = True
+
+    def _build_engine(self, selection: Selection) -> None:
+        """Build the TensorRT engine if it is missing; where `auto` may choose, nothing must be."""
+        if selection.engine not in ("auto", "tensorrt"):
+            return
+        try:
+            built = build_missing_engine(selection, self._on_build_progress)
+        except UserError as error:
+            if selection.engine == "tensorrt":
+                raise
+            self.get_logger().warning(f"no TensorRT engine is built: {error}")
+            return
+        if built:
+            self.get_logger().info(built)
+
+    def _on_build_progress(self, phase: str, fraction: float) -> None:
+        """Nothing else is served during configure, so the diagnostics are kept up from here."""
+        progress = f"building the TensorRT engine, {fraction:.0%} ({phase})"
+        self.get_logger().info(progress, throttle_duration_sec=BUILD_LOG_PERIOD_S)
+        if time.monotonic() >= self._next_progress_s:
+            self._next_progress_s = time.monotonic() + self._params.diagnostics_period_s
+            self._enter(f"configuring: {progress}")
 
     def _activate(self, configured: Configured) -> None:
         for camera in configured.cameras:
@@ -212,11 +236,37 @@ class PerceptionNode(LifecycleNode):
         configured = self._configured
         if configured is None:
             return
+        self._set_limits(configured, live)
+
+    def _set_limits(self, configured: Configured, live: LiveSettings) -> None:
         configured.limits = _limits(live, configured.host.bundle.manifest)
         if self._worker is not None:
             self._worker.limits = configured.limits
             for camera in configured.cameras:
                 camera.announce(configured.limits.thresholds.score)
+
+    def _prepare_swap(self, request: LoadEngine.Request) -> tuple[Selection, Switch]:
+        """What `EngineService` needs for a request. Raises EngineError."""
+        configured = self._configured
+        if configured is None:
+            raise EngineError(
+                "the node is unconfigured: set the parameters bundle, engine and precision, and"
+                " configure it"
+            )
+        selection = self._params.selection(request.bundle, request.engine, request.precision)
+        return selection, partial(self._switch, configured)
+
+    def _switch(self, configured: Configured, loaded: Loaded) -> None:
+        """Put `loaded` in charge, between two frames."""
+        with configured.slots.pause():
+            if self._configured is not configured or self._failure:
+                release(loaded.engine)
+                raise EngineError("the node was cleaned up or failed while the engine was loading")
+            former = configured.host.engine
+            configured.host.switch(loaded)
+            self._set_limits(configured, self._params.live())
+        release(former)
+        self._params.follow(configured.host.running)
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text)
@@ -242,7 +292,8 @@ class PerceptionNode(LifecycleNode):
             statuses = [unconfigured_status(name, self._state, self._failure)]
         else:
             active = self._worker is not None
-            statuses = [engine_status(name, self._state, configured.host, configured.limits)]
+            swap = self._engine_service.state
+            statuses = [engine_status(name, self._state, configured.host, configured.limits, swap)]
             statuses += [
                 camera_status(name, camera, counters, active)
                 for camera, counters in zip(

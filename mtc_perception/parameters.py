@@ -19,7 +19,8 @@ from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from mtc_perception.bundle import Thresholds
-from mtc_perception.engine import EngineChoice
+from mtc_perception.engine_host import Selection
+from mtc_perception.errors import EngineError
 
 SHIPPED_BUNDLE = "mtc_nano.mtc"
 
@@ -72,6 +73,10 @@ def node_specs() -> dict[str, Spec]:
             choices=("auto", "fp32", "fp16", "int8"),
         ),
         "threads": Spec(0, "CPU threads for inference; 0 lets the engine decide", (0, 256)),
+        "build_engine": Spec(
+            False,
+            "Build a missing TensorRT engine when the node is configured, which takes minutes",
+        ),
         "fallback": Spec(
             "cpu",
             "When the engine fails while running: go on with the next CPU engine, or stop",
@@ -141,10 +146,8 @@ class CameraSettings:
 class Settings:
     """What is fixed from configure to cleanup."""
 
-    bundle: Path
-    engine: EngineChoice
-    precision: str | None
-    threads: int | None
+    selection: Selection
+    build_engine: bool
     fallback: bool
     reliable: bool
     cameras: tuple[CameraSettings, ...]
@@ -194,10 +197,8 @@ class Parameters:
         self._declare_cameras()
         names: Sequence[str] = self._value("cameras")
         return Settings(
-            bundle=Path(self._value("bundle")).expanduser(),
-            engine=self._value("engine"),
-            precision=None if self._value("precision") == "auto" else self._value("precision"),
-            threads=self._value("threads") or None,
+            selection=self.selection(),
+            build_engine=self._value("build_engine"),
             fallback=self._value("fallback") == "cpu",
             reliable=self._value("reliability") == "reliable",
             cameras=tuple(
@@ -209,6 +210,38 @@ class Parameters:
                 for name in names
             ),
         )
+
+    def selection(self, bundle: str = "", engine: str = "", precision: str = "") -> Selection:
+        """What the parameters select, save for what is given.
+
+        Raises EngineError for an engine or a precision that no parameter could have.
+        """
+        given = {"bundle": bundle, "engine": engine, "precision": precision}
+        for name, value in given.items():
+            if value and (reason := _choice_refusal(name, value, self._specs[name])):
+                raise EngineError(reason)
+        values: dict[str, Any] = {name: v or self._value(name) for name, v in given.items()}
+        return Selection(
+            bundle=Path(values["bundle"]).expanduser(),
+            engine=values["engine"],
+            precision=None if values["precision"] == "auto" else values["precision"],
+            threads=self._value("threads") or None,
+        )
+
+    def follow(self, selection: Selection) -> None:
+        """Make the parameters say what runs, while they are locked for everybody else."""
+        values = {
+            "bundle": str(selection.bundle),
+            "engine": selection.engine,
+            "precision": selection.precision or "auto",
+        }
+        locked, self.locked = self.locked, False
+        try:
+            self._node.set_parameters_atomically(
+                [Parameter(name, value=value) for name, value in values.items()]
+            )
+        finally:
+            self.locked = locked
 
     def live(self, changes: Iterable[Parameter] = ()) -> LiveSettings:
         """The live values, with `changes` that are about to be made."""
@@ -254,8 +287,8 @@ class Parameters:
         name, value = parameter.name, parameter.value
         if self.locked and not spec.live:
             return f"{name} can change only while the node is unconfigured: call cleanup first"
-        if spec.choices and value not in spec.choices:
-            return f"{name} is {value!r}; it must be one of {', '.join(map(repr, spec.choices))}"
+        if reason := _choice_refusal(name, value, spec):
+            return reason
         if name.endswith("_threshold") and -1.0 < value < 0.0:
             return f"{name} is {value}; it must be in 0..1, or -1 for the bundle's own"
         if name == "cameras":
@@ -266,6 +299,12 @@ class Parameters:
             except InvalidTopicNameException:
                 return f"{name} is {value!r}, which is not a topic name"
         return None
+
+
+def _choice_refusal(name: str, value: Any, spec: Spec) -> str | None:
+    if spec.choices and value not in spec.choices:
+        return f"{name} is {value!r}; it must be one of {', '.join(map(repr, spec.choices))}"
+    return None
 
 
 def _cameras_refusal(names: Sequence[str]) -> str | None:

@@ -136,7 +136,7 @@ def _resize(
     width: int,
     out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    averages = _averages(*pixels.shape[:2], height, width)
+    averages = _averages(pixels.shape[0], pixels.shape[1], height, width)
     interpolation = cv2.INTER_AREA if averages else cv2.INTER_LINEAR
     resized = cv2.resize(pixels, (width, height), dst=out, interpolation=interpolation)
     return resized.astype(np.uint8, copy=False)

@@ -1,16 +1,13 @@
-"""The one inference thread: newest frame in, outputs out, and what to do when an engine fails."""
+"""The one inference thread: newest frame in, outputs out."""
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from mtc_perception.bundle import Bundle, Thresholds
-from mtc_perception.engine import Engine, EngineChoice, create_engine
-from mtc_perception.errors import EngineError, ImageError, UserError
+from mtc_perception.engine_host import EngineHost, Limits
+from mtc_perception.errors import EngineError, ImageError, one_line
 from mtc_perception.frames import (
     NS_PER_MS,
     Clock,
@@ -21,22 +18,8 @@ from mtc_perception.frames import (
     stale_age_ms,
 )
 from mtc_perception.images import SourceImage
-from mtc_perception.perceiver import Perceiver
 from mtc_perception.perception import Perception
 from mtc_perception.timing import FrameTimes, StageClock
-
-CPU_ENGINES: tuple[EngineChoice, ...] = ("openvino", "onnxruntime")
-"""Where a failed engine may be replaced, in this order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may change from one frame to the next; replaced as a whole."""
-
-    thresholds: Thresholds
-    max_detections: int
-    max_frame_age_ms: float
-    """0 is no limit."""
 
 
 class CameraPort(Protocol):
@@ -58,72 +41,6 @@ class CameraPort(Protocol):
         """Send the overlay, if anybody looks at it."""
 
 
-class EngineHost:
-    """A bundle on an engine that is replaced by the next CPU engine when it fails."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        why: str,
-        *,
-        precision: str | None,
-        threads: int | None,
-        fallback: bool,
-    ) -> None:
-        """`precision` and `threads` are those asked of `create_engine` for `engine`."""
-        self.bundle = bundle
-        self.why = why
-        self.degraded = ""
-        """Why the engine in use is not the one chosen at first; empty if it is."""
-        self._precision = precision
-        self._threads = threads
-        self._fallback = fallback
-        self._perceiver = Perceiver(bundle, engine)
-        self._failed: list[str] = []
-
-    @property
-    def engine(self) -> Engine:
-        return self._perceiver.engine
-
-    def perceive(self, image: SourceImage, limits: Limits) -> Perception:
-        """Raises ImageError for the image, EngineError for the engine."""
-        self._perceiver.thresholds = limits.thresholds
-        self._perceiver.max_detections = limits.max_detections
-        return self._perceiver.perceive(image)
-
-    def replace(self, error: EngineError) -> str:
-        """Move to the next CPU engine and say so; raises EngineError if there is none.
-
-        One that has the precision asked for comes before one that has not.
-        """
-        failed = f"{self.engine.name} failed: {_words(error)}"
-        self._failed.append(self.engine.name)
-        self.close()
-        if not self._fallback:
-            raise EngineError(f"{failed}; parameter fallback is 'none'")
-        tried = ""
-        names = [name for name in CPU_ENGINES if name not in self._failed]
-        for precision in dict.fromkeys((self._precision, None)):
-            for name in names:
-                try:
-                    engine, self.why = create_engine(self.bundle, name, precision, self._threads)
-                except UserError as problem:
-                    tried += f"; {name}: {problem}"
-                    continue
-                self._perceiver = Perceiver(self.bundle, engine)
-                self.degraded = f"{failed}; running on {name}"
-                if precision != self._precision:
-                    self.degraded += f" as {engine.precision} instead of {self._precision}"
-                return self.degraded
-        raise EngineError(f"{failed}; no CPU engine is left to fall back to{tried}")
-
-    def close(self) -> None:
-        # An engine that failed may fail again here; there is nothing left to lose.
-        with contextlib.suppress(Exception):
-            self.engine.close()
-
-
 class InferenceWorker:
     """Takes the newest frames and perceives them until stopped or until no engine is left."""
 
@@ -137,7 +54,7 @@ class InferenceWorker:
         on_degraded: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        """`now_ns` is the node's (ROS) clock. `on_failure` is called once, as the last thing."""
+        """`now_ns` is the node's (ROS) clock. `on_failure` is called once, at the end."""
         self.limits = limits
         self._slots = slots
         self._host = host
@@ -158,9 +75,10 @@ class InferenceWorker:
             try:
                 outcome = self._process(frame)
             except Exception as error:  # whatever it is, the node must learn of it
-                self._slots.finish(frame.camera, Outcome.DROPPED)
                 self._slots.close()
-                self._on_failure(_words(error))
+                self._on_failure(one_line(error))
+                # Last, so that whoever pauses the frames finds the failure.
+                self._slots.finish(frame.camera, Outcome.DROPPED)
                 return
             self._slots.finish(frame.camera, outcome)
 
@@ -202,9 +120,3 @@ class InferenceWorker:
         port.report(frame, times, clock)
         port.draw(frame, image, perception)
         return Outcome.PROCESSED
-
-
-def _words(error: Exception) -> str:
-    """One line; the type only where the message was not written for users."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -10,13 +10,13 @@ import pytest
 from toy_bundle import toy_model, write_toy_bundle
 
 from mtc_perception.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.engine import create_engine
+from mtc_perception.engine_host import EngineHost, Limits, Selection, load
 from mtc_perception.errors import EngineError, ImageError
 from mtc_perception.frames import Clock, Frame, FrameSlots, Outcome
 from mtc_perception.images import SourceImage
 from mtc_perception.perception import Perception
 from mtc_perception.timing import FrameTimes
-from mtc_perception.worker import EngineHost, InferenceWorker, Limits
+from mtc_perception.worker import InferenceWorker
 
 MS = 1_000_000
 
@@ -84,8 +84,8 @@ class Bench:
 
 
 def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> EngineHost:
-    chosen, why = create_engine(bundle, engine, precision, 1)  # type: ignore[arg-type]
-    return EngineHost(bundle, chosen, why, precision=precision, threads=1, fallback=True)
+    selection = Selection(bundle.path, engine, precision, threads=1)  # type: ignore[arg-type]
+    return EngineHost(load(selection), fallback=True)
 
 
 def grey() -> SourceImage:

@@ -1,0 +1,320 @@
+"""Another engine at run time, over real DDS: under a stream of frames, refused, interrupted."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from mtc_perception_interfaces.srv import LoadEngine
+from node_rig import PATIENCE_S, Client, Rig, image_message, solid
+from rcl_interfaces.srv import GetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from test_node_lifecycle import SHIPPED, client, running  # noqa: F401
+from toy_bundle import write_toy_bundle
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from mtc_perception.bundle import Thresholds
+from mtc_perception.messages import stamp_ns
+
+pytestmark = pytest.mark.dds
+
+RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(
+    depth=5,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+OTHER_CLASSES = ["car", "bus", "cyclist"]
+
+
+@pytest.fixture(scope="module")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Differs from the toy bundle in everything that an output can show."""
+    folder = tmp_path_factory.mktemp("swap")
+    return write_toy_bundle(
+        folder / "other.mtc",
+        height=64,
+        width=128,
+        name="other",
+        classes=OTHER_CLASSES,
+        thresholds=Thresholds(score=0.1, drivable=0.5, lane=0.5),
+    )
+
+
+def ask(rig: Client, bundle: Path | str = "", engine: str = "", precision: str = "") -> Any:
+    """Send the request; the future of its answer."""
+    service = rig.create_client(LoadEngine, "/perception/load_engine")
+    rig.wait_for(service.service_is_ready, "the service")
+    request = LoadEngine.Request(bundle=str(bundle), engine=engine, precision=precision)
+    return service.call_async(request)
+
+
+def answer(rig: Client, future: Any) -> tuple[bool, str]:
+    rig.wait_for(future.done, "an answer of load_engine", timeout_s=2 * PATIENCE_S)
+    return future.result().success, future.result().message
+
+
+def load(rig: Client, *arguments: Any, **named: Any) -> tuple[bool, str]:
+    return answer(rig, ask(rig, *arguments, **named))
+
+
+def parameters(rig: Client) -> dict[str, str]:
+    service = rig.create_client(GetParameters, "/perception/get_parameters")
+    names = ["bundle", "engine", "precision"]
+    values = rig.call(service, GetParameters.Request(names=names)).values
+    return {name: value.string_value for name, value in zip(names, values, strict=True)}
+
+
+class Drive:
+    """Sends a frame as soon as the one before has come out, so that none has a reason to drop."""
+
+    def __init__(self, rig: Rig) -> None:
+        rig.run()
+        self.rig = rig
+        self.detections = rig.collect(Detection2DArray, "detections")
+        self.labels = rig.collect(LabelInfo, "label_info", LATCHED)
+        self._publish = rig.camera("image_raw", qos=RELIABLE)
+        self.sent = 0
+
+    def frame(self) -> Any:
+        message = image_message(solid(255, 204, 0), "rgb8", self.rig)
+        self._publish(message)
+        self.sent += 1
+        self.rig.wait_for(lambda: len(self.detections) == self.sent, f"frame {self.sent}")
+        assert stamp_ns(self.detections[-1].header) == stamp_ns(message.header)
+        return self.detections[-1]
+
+    def until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self.frame()
+
+
+def classes_of(detections: Any) -> list[str]:
+    return [detection.results[0].hypothesis.class_id for detection in detections.detections]
+
+
+TOY_ANSWER = ["vehicle", "truck", "vehicle"]  # scores 0.6, 0.3, 0.2
+OTHER_ANSWER = ["car", "bus", "car", "bus", "car"]  # and 0.15, 0.12
+
+
+def test_to_another_network_on_another_engine_and_back_under_a_stream(
+    start_node, toy_bundle, other_bundle
+):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    rig = drive.rig
+    assert classes_of(drive.frame()) == TOY_ANSWER
+
+    there = ask(rig, other_bundle, "onnxruntime", "fp32")
+    drive.until(there.done)
+    success, message = answer(rig, there)
+    assert success, message
+    assert "onnxruntime" in message
+    assert classes_of(drive.frame()) == OTHER_ANSWER
+    values = rig.values("engine")
+    assert values["engine"] == "onnxruntime"
+    assert values["bundle"] == str(other_bundle)
+    assert values["score_threshold"] == "0.100"
+    assert values["swap"] == f"done: {message}"
+    assert parameters(rig) == {
+        "bundle": str(other_bundle),
+        "engine": "onnxruntime",
+        "precision": "fp32",
+    }
+    assert [one.class_name for one in drive.labels[-1].class_map] == OTHER_CLASSES
+    assert drive.labels[-1].threshold == pytest.approx(0.1)
+
+    back = ask(rig, toy_bundle, "openvino", "auto")
+    drive.until(back.done)
+    assert answer(rig, back)[0]
+    assert classes_of(drive.frame()) == TOY_ANSWER
+    assert [one.class_name for one in drive.labels[-1].class_map] == ["vehicle", "truck"]
+
+    # Whole frames of one network or of the other, each network in one piece, and none lost.
+    answers = [classes_of(one) for one in drive.detections]
+    assert all(one in (TOY_ANSWER, OTHER_ANSWER) for one in answers)
+    changes = sum(one != other for one, other in pairwise(answers))
+    assert changes == 2
+    front = rig.values("front")
+    assert int(front["frames_processed"]) == int(front["frames_in"]) == drive.sent
+    assert "engine loader" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_is_left_out_stays_as_it_is(start_node, other_bundle):
+    rig = start_node(engine="openvino")
+    assert rig.configure()
+    assert load(rig, other_bundle)[0]
+    values = rig.values("engine")
+    assert (values["engine"], values["network"]) == ("openvino", "other 1")
+    assert load(rig, engine="onnxruntime")[0]
+    values = rig.values("engine")
+    assert (values["engine"], values["network"]) == ("onnxruntime", "other 1")
+    # The next configure starts what ran last.
+    assert rig.cleanup()
+    assert rig.configure()
+    assert rig.values("engine")["network"] == "other 1"
+    assert rig.values("engine")["swap"] == "none"
+
+
+def damaged(path: Path) -> Path:
+    model = write_toy_bundle(path) / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    return path
+
+
+def untrue(path: Path) -> Path:
+    """A bundle that loads, and whose network then does not do what it promises."""
+    manifest = write_toy_bundle(path) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["self_test"]["fp32"]["lane_mean"] = 0.9
+    manifest.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bundle", "engine", "precision", "reason"),
+    [
+        (damaged, "", "", "model.onnx"),
+        (untrue, "", "", "self-test: lane_mean"),
+        (lambda path: path, "", "", "no such bundle"),
+        (None, "", "int8", "no int8 variant for openvino"),
+        (None, "", "int4", "precision is 'int4'; it must be one of"),
+        (None, "magic", "", "engine is 'magic'; it must be one of"),
+        (None, "tensorrt", "", "tensorrt"),
+    ],
+    ids=["damaged", "untrue", "missing", "int8", "int4", "magic", "tensorrt"],
+)
+def test_what_cannot_be_loaded_changes_nothing(
+    start_node, toy_bundle, tmp_path, bundle, engine, precision, reason
+):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    rig = drive.rig
+    before = parameters(rig)
+    path = bundle(tmp_path / "new.mtc") if bundle else ""
+    future = ask(rig, path, engine, precision)
+    drive.until(future.done)
+    success, message = answer(rig, future)
+    assert not success
+    assert reason in message
+    assert "\n" not in message
+    values = rig.values("engine")
+    assert (values["engine"], values["bundle"]) == ("openvino", str(toy_bundle))
+    assert (values["state"], values["degraded"]) == ("active", "no")
+    assert rig.diagnostics["engine"].level == b"\x00"
+    assert parameters(rig) == before
+    assert classes_of(drive.frame()) == TOY_ANSWER
+    front = rig.values("front")
+    assert int(front["frames_processed"]) == drive.sent
+    # And the service still works.
+    assert load(rig, engine="onnxruntime")[0]
+    assert classes_of(drive.frame()) == TOY_ANSWER
+
+
+def test_the_reason_of_a_failed_load_is_in_the_diagnostics(start_node, tmp_path):
+    rig = start_node()
+    assert rig.configure()
+    _, message = load(rig, damaged(tmp_path / "damaged.mtc"))
+    assert rig.values("engine")["swap"] == f"failed: {message}"
+
+
+def test_a_second_request_is_refused_while_one_is_loading(start_node, toy_bundle):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    rig = drive.rig
+    first, second = ask(rig, SHIPPED), ask(rig, engine="onnxruntime")
+    rig.wait_for_value("engine", "swap", "loading")  # so diagnostics live on meanwhile
+    drive.until(lambda: first.done() and second.done())
+    success, message = answer(rig, second)
+    assert not success
+    assert f"busy loading {SHIPPED}" in message
+    success, message = answer(rig, first)
+    assert success, message
+    assert rig.values("engine")["bundle"] == str(SHIPPED)
+    drive.frame()
+
+
+def test_an_inactive_node_is_changed_too(start_node, other_bundle):
+    rig = start_node(engine="openvino", reliability="reliable")
+    assert rig.configure()
+    assert load(rig, other_bundle)[0]
+    assert rig.values("engine")["state"] == "inactive"
+    assert rig.activate()
+    results = rig.collect(Detection2DArray, "detections")
+    labels = rig.collect(LabelInfo, "label_info", LATCHED)
+    publish = rig.camera("image_raw", qos=RELIABLE)
+    message = image_message(solid(255, 204, 0), "rgb8", rig)
+    assert classes_of(rig.perceive(publish, message, results)) == OTHER_ANSWER
+    assert [one.class_name for one in labels[-1].class_map] == OTHER_CLASSES
+
+
+def test_an_unconfigured_node_says_what_to_do(start_node, other_bundle):
+    rig = start_node()
+    success, message = load(rig, other_bundle)
+    assert not success
+    assert "set the parameters" in message
+
+
+def test_a_node_that_is_cleaned_up_meanwhile_does_not_take_the_engine(start_node):
+    rig = start_node()
+    assert rig.configure()
+    future = ask(rig, SHIPPED)
+    rig.wait_for_value("engine", "swap", "loading")
+    assert rig.cleanup()
+    assert rig.configure()
+    success, message = answer(rig, future)
+    assert not success
+    assert "cleaned up" in message
+    assert rig.values("engine")["network"].startswith("toy")
+
+
+def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    rig = drive.rig
+    rig.node._configured.host.engine.close()
+    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    rig.wait_for_value("engine", "degraded", "running on onnxruntime")
+    assert load(rig, engine="openvino")[0]
+    values = rig.values("engine")
+    assert (values["engine"], values["degraded"]) == ("openvino", "no")
+    assert classes_of(drive.frame()) == TOY_ANSWER
+    # It may fail in its turn.
+    rig.node._configured.host.engine.close()
+    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    rig.wait_for_value("engine", "degraded", "running on onnxruntime")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
+    client,  # noqa: F811
+    toy_bundle,
+    number,
+):
+    with running(toy_bundle) as node:
+        assert client.configure()
+        assert client.activate()
+        ask(client, SHIPPED)
+        client.wait_for(lambda: node.said("load_engine: loading"), "the beginning of the load")
+        code, text = node.end(number)
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert "Warning" not in text
+
+
+def test_shutdown_while_an_engine_is_loading(client, toy_bundle):  # noqa: F811
+    with running(toy_bundle) as node:
+        assert client.configure()
+        future = ask(client, SHIPPED)
+        client.wait_for(lambda: node.said("load_engine: loading"), "the beginning of the load")
+        assert client.change(Transition.TRANSITION_INACTIVE_SHUTDOWN)
+        success, message = answer(client, future)
+        assert not success
+        assert "cleaned up" in message
+        assert client.state() == "finalized"
+        code, text = node.end(signal.SIGINT)
+    assert code == 0, text
+    assert "Traceback" not in text
