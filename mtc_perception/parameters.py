@@ -79,7 +79,8 @@ def node_specs() -> dict[str, Spec]:
         ),
         "fallback": Spec(
             "cpu",
-            "When the engine fails while running: go on with the next CPU engine, or stop",
+            "When an engine, of GPU or CPU, fails while running: go on with the next CPU engine, or "
+            "stop",
             choices=("cpu", "none"),
         ),
         "cameras": Spec(["front"], "Camera names; with several, outputs are <camera>/..."),

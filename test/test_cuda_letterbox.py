@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gpu import needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtc_perception.engines import cuda_letterbox
-from mtc_perception.engines.cuda import Device, DeviceBuffer, Stream, current_device, pinned_array
+from mtc_perception.engines.cuda import DeviceBuffer, Stream, current_device, pinned_array
 from mtc_perception.engines.cuda_letterbox import (
     DeviceLetterbox,
     Geometry,
@@ -154,17 +155,10 @@ def test_a_gpu_that_nvrtc_does_not_know_is_refused() -> None:
         compiled_kernel("sm19")
 
 
-@pytest.fixture
-def gpu() -> Device:
-    try:
-        return current_device()
-    except EngineError as error:
-        pytest.skip(str(error))
-
-
-def test_the_gpu_does_what_opencv_does(gpu: Device) -> None:
+@needs_gpu
+def test_the_gpu_does_what_opencv_does() -> None:
     stream = Stream()
-    letterbox = DeviceLetterbox(stream, gpu)
+    letterbox = DeviceLetterbox(stream, current_device())
     found = pinned_array(384 * 640 * 3)
     network_input = DeviceBuffer(found.size)
     # Small, then larger, then small again: buffers grow and are used again.

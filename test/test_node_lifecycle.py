@@ -25,10 +25,10 @@ SHIPPED = Path(__file__).resolve().parents[1] / "models" / "mtc_nano.mtc"
 class Process:
     """The node's process and what it says."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, node: tuple[str, ...]) -> None:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mtc_perception.node", "--ros-args"),
+                *(sys.executable, *node, "--ros-args"),
                 *("-p", f"bundle:={bundle}", "-p", "diagnostics_period_s:=0.1"),
             ],
             stderr=subprocess.PIPE,
@@ -70,8 +70,11 @@ def client() -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def running(bundle: Path) -> Iterator[Process]:
-    process = Process(bundle)
+def running(
+    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node")
+) -> Iterator[Process]:
+    """The node's process; `node` is what Python is to run for it."""
+    process = Process(bundle, node)
     try:
         yield process
     finally:
