@@ -58,22 +58,20 @@ def bench_tensorrt(results: Path, console: Console) -> None:
     versions = {row.pop("version") for row in rows if "version" in row}
     content = {"tensorrt_rtx": versions.pop() if versions else None, "networks": rows}
     console.print(_table(content))
+    for reason, targets in _refusals(content).items():
+        console.print(f"refused for {', '.join(targets)}: {reason}", highlight=False)
     console.print(f"wrote {write_result(results, 'tensorrt', content)}\n", highlight=False)
 
 
 def markdown(result: dict[str, Any]) -> list[str]:
-    """Lines of a table of the content of `tensorrt.json`."""
-    targets = list(result["networks"][0]["targets"])
+    """Lines of a table of the content of `tensorrt.json`: MiB of the engine, seconds to build."""
     lines = [
-        f"| network | precision | ONNX MiB | {' | '.join(targets)} |",
-        f"|---|---|---|{'---|' * len(targets)}",
+        f"| MiB / s | {' | '.join(RTX_TARGETS)} |",
+        f"|---|{'---|' * len(RTX_TARGETS)}",
     ]
     for row in result["networks"]:
-        cells = [_cell(one) for one in row["targets"].values()]
-        lines.append(
-            f"| {row['network']} | {row['precision']} | {row['onnx_mib']:.1f} "
-            f"| {' | '.join(cells)} |"
-        )
+        cells = [_cell(row["targets"][target]) for target in RTX_TARGETS]
+        lines.append(f"| {row['network']} | {' | '.join(cells)} |")
     return lines
 
 
@@ -108,23 +106,28 @@ def _built(network: Network, target: str, row: dict[str, Any]) -> dict[str, Any]
 def _cell(found: dict[str, Any]) -> str:
     if "refused" in found:
         return "refused"
-    return f"{found['engine_mib']:.1f} MiB, {found['seconds']:.1f} s"
+    return f"{found['engine_mib']:.1f} / {found['seconds']:.1f}"
 
 
 def _table(content: dict[str, Any]) -> Table:
     table = Table(
-        title=f"TensorRT-RTX {content['tensorrt_rtx']}, built without a GPU", title_justify="left"
+        title=f"TensorRT-RTX {content['tensorrt_rtx']} without a GPU: MiB of the engine / seconds",
+        title_justify="left",
     )
-    table.add_column("network")
+    table.add_column("network", no_wrap=True)
     for target in RTX_TARGETS:
         table.add_column(target, justify="right")
     for row in content["networks"]:
-        table.add_row(row["network"], *(_cell(one) for one in row["targets"].values()))
-    refusals = {
-        one["refused"]: None
-        for row in content["networks"]
-        for one in row["targets"].values()
-        if "refused" in one
-    }
-    table.caption = "\n".join(refusals) or None
+        table.add_row(row["network"], *(_cell(row["targets"][target]) for target in RTX_TARGETS))
     return table
+
+
+def _refusals(content: dict[str, Any]) -> dict[str, list[str]]:
+    """Why a network was refused, and for which targets."""
+    found: dict[str, list[str]] = {}
+    for row in content["networks"]:
+        for target, one in row["targets"].items():
+            if "refused" in one:
+                reason = one["refused"].partition(": ")[2]
+                found.setdefault(f"{row['network']}: {reason}", []).append(target)
+    return found

@@ -19,6 +19,7 @@ _PACKAGES = (
     "onnxruntime",
     "nncf",
     "tensorrt",
+    "tensorrt-rtx",
     "torch",
     "torch-pruning",
     "faster-coco-eval",
