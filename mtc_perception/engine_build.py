@@ -17,7 +17,13 @@ from mtc_perception.engine import Network
 from mtc_perception.engine_key import EngineKey, Flavour, Profile
 from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines.cuda import current_device
-from mtc_perception.engines.tensorrt_library import INSTALL, NAMES, installed_flavours
+from mtc_perception.engines.tensorrt import check_supported
+from mtc_perception.engines.tensorrt_library import (
+    INSTALL,
+    NAMES,
+    import_library,
+    installed_flavours,
+)
 from mtc_perception.errors import EngineError
 from mtc_perception.provenance import command_line
 
@@ -85,19 +91,20 @@ def default_flavour(targets: Sequence[str] = (CURRENT,)) -> Flavour:
 
 
 def check_available(settings: BuildSettings) -> None:
-    """Raise EngineError unless the library is installed, and this machine's GPU is there to build
-    for if it is asked for."""
+    """Raise EngineError unless the library is installed and, if it is to build for this machine's
+    GPU, there is one that it supports."""
     if settings.flavour not in installed_flavours():
         raise EngineError(f"{NAMES[settings.flavour]} is not installed: {INSTALL}")
     if settings.targets != (CURRENT,):
         return
     try:
-        current_device()
+        device = current_device()
     except EngineError as error:
         raise EngineError(
             f"{error}; name the GPU to build for, TensorRT-RTX does it anywhere: --flavour rtx"
             " --target sm89"
         ) from error
+    check_supported(import_library(settings.flavour), device)
 
 
 def fitting_variants(bundle: Bundle, precisions: Sequence[str] = ()) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mtc_perception.engine_build import BuiltEngine, Tell
 from mtc_perception.engine_key import EngineKey
@@ -117,7 +118,7 @@ def engine_tables(entry: StoredEngine, layers: Mapping[str, int] | str) -> list[
         "layers as they run": layers if isinstance(layers, str) else _shares(layers),
     }.items():
         if value is not None:
-            facts.add_row(name, str(value))
+            facts.add_row(name, Text(str(value)))  # brackets are no markup
     tensors = Table()
     for column in ("tensor", "", "type", "shape"):
         tensors.add_column(column)

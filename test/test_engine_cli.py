@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gpu import missing_gpu
-from toy_bundle import toy_manifest, toy_model
+from gpu import missing_gpu, needs_gpu
+from toy_bundle import toy_manifest, toy_model, write_toy_bundle
 
 from mtc_perception.bundle import SelfTest, Variant, read_bundle, sha256_hex, write_bundle
 from mtc_perception.engine_inspect import count_precisions
 from mtc_perception.engine_key import EngineKey, Profile
 from mtc_perception.engine_machine import Machine
 from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines.cuda import Device
+from mtc_perception.engines.cuda import Device, current_device
 from mtc_perception.engines.tensorrt_library import installed_flavours
 from mtc_perception.errors import EngineError
 
@@ -137,6 +137,31 @@ def test_without_a_gpu_it_says_so_once(bundle: Path, built: Path) -> None:
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()
         assert missing_gpu() in line
+
+
+@needs_gpu
+def test_on_a_gpu_engines_are_built_inspected_and_measured(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy.mtc", 96, 160)
+    manifest = read_bundle(bundle).manifest
+    entry = manifest.variants["fp32"].model_copy(update={"engines": ["tensorrt"]})
+    write_bundle(
+        bundle,
+        manifest.model_copy(update={"variants": {"fp32": entry}}),
+        {entry.file: toy_model(96, 160)},
+    )
+    store = tmp_path / "store"
+    done = run(store, "build", bundle)
+    if "does not support" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    (entry_built,) = EngineStore(store).entries()
+    assert entry_built.key.gpu == current_device().name
+    assert "runs" in run(store, "list").stdout
+    assert "layers as they run" in run(store, "inspect", entry_built.path).stdout
+    measured = run(store, "bench", bundle, "--runs", 40)
+    assert measured.returncode == 0, measured.stderr
+    assert "40 camera images" in measured.stdout
+    assert "nothing to remove" in run(store, "clean", "--yes").stdout
 
 
 @needs_rtx
