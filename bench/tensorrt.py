@@ -63,18 +63,6 @@ def bench_tensorrt(results: Path, console: Console) -> None:
     console.print(f"wrote {write_result(results, 'tensorrt', content)}\n", highlight=False)
 
 
-def markdown(result: dict[str, Any]) -> list[str]:
-    """Lines of a table of the content of `tensorrt.json`: MiB of the engine, seconds to build."""
-    lines = [
-        f"| MiB / s | {' | '.join(RTX_TARGETS)} |",
-        f"|---|{'---|' * len(RTX_TARGETS)}",
-    ]
-    for row in result["networks"]:
-        cells = [_cell(row["targets"][target]) for target in RTX_TARGETS]
-        lines.append(f"| {row['network']} | {' | '.join(cells)} |")
-    return lines
-
-
 def _networks() -> Iterator[tuple[str, Network]]:
     for path in sorted(Path("models").glob("*.mtc")):
         bundle = read_bundle(path)

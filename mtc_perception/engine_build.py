@@ -175,6 +175,9 @@ def build_variant(
 
     Raises EngineError, BundleError.
     """
+    most = bundle.manifest.input.max_batch
+    if settings.batch > most:
+        raise EngineError(f"{bundle.path}: takes batches of {most} at most, not {settings.batch}")
     built = build_engine(Network.of(bundle, variant), settings, tell)
     about = built.about | {"bundle": bundle.path.name}
     return built, store.put(built.key, built.engine, about)

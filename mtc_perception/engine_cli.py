@@ -101,7 +101,7 @@ def build(
         print(built_line(variant, built, path))
     if refusals:
         some = f"{len(refusals)} of {len(variants)} variants not built: " if variants[1:] else ""
-        raise EngineError(some + "; ".join(refusals))
+        raise EngineError(some + "; ".join(dict.fromkeys(refusals)))
 
 
 @app.command("list")

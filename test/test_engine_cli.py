@@ -114,6 +114,7 @@ def test_one_refused_variant_does_not_stop_the_others(bundle: Path, tmp_path: Pa
         (("build", "none.mtc", "--target", "sm89"), "none.mtc: no such bundle"),
         (("build", "BUNDLE", "--target", "sm90"), "does not build for 'sm90'; choose current"),
         (("build", "BUNDLE", "--precision", "int8", "--target", "sm89"), "no int8 variant for"),
+        (("build", "BUNDLE", "--batch", "2", "--target", "sm89"), "batches of 1 at most, not 2"),
         (("inspect", "0000"), "no engine is called '0000'; mtc-engine list shows"),
     ],
 )
