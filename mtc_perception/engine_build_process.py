@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(graph):
-        raise EngineError(f"the parser refuses {_parser_error(parser)}")
+        why = _parser_error(parser) if parser.num_errors else f"the graph: {_reason(errors)}"
+        raise EngineError(f"the parser refuses {why}")
     config = builder.create_builder_config()
     _set_batch(builder, network, config, request["batch"])
     _set_targets(trt, config, request["targets"])
@@ -138,27 +140,31 @@ def products(network: Any) -> dict[str, int]:
 def _monitor(trt: Any, report: IO[str]) -> Any:
     progress = PhaseProgress()
     last_s = 0.0
+    lock = threading.Lock()
 
     class Monitor(trt.IProgressMonitor):
-        """Called by the builder's threads, one at a time: the bindings take Python's lock."""
+        """Called by several threads of the builder, which do not survive an exception."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            progress.start(phase_name, parent_phase, num_steps)
+            with lock:
+                progress.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             nonlocal last_s
-            progress.step(phase_name, step)
-            now_s = time.monotonic()
-            if now_s - last_s >= _REPORT_PERIOD_S:
-                last_s = now_s
-                _say(report, {"phase": phase_name, "fraction": round(progress.fraction, 4)})
+            with lock:
+                progress.step(phase_name, step)
+                now_s = time.monotonic()
+                if now_s - last_s >= _REPORT_PERIOD_S:
+                    last_s = now_s
+                    _say(report, {"phase": phase_name, "fraction": round(progress.fraction, 4)})
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            progress.finish(phase_name)
+            with lock:
+                progress.finish(phase_name)
 
     return Monitor()
 
