@@ -171,7 +171,7 @@ def _monitor(trt: Any, report: IO[str]) -> Any:
 
 def _set_targets(trt: Any, config: Any, targets: list[str]) -> None:
     """Compute capabilities of the engine; only TensorRT-RTX builds for others than this GPU."""
-    if not hasattr(trt, "ComputeCapability"):
+    if not hasattr(config, "set_compute_capability"):
         return
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
