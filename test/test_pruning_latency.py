@@ -14,8 +14,8 @@ from pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, spec_of
 from torch import nn
 
 from mtc_perception.errors import UserError
-from offline_compress.export import onnx_graph
 from offline_compress import latency as timing
+from offline_compress.export import onnx_graph
 from offline_compress.pruning import latency
 from offline_compress.pruning import profiler as profiling
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost, layer_costs

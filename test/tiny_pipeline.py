@@ -13,8 +13,8 @@ import torch
 import yaml
 from tiny_training import register, tiny_recipe
 
-from offline_compress.data.synth_dataset import write_dataset
 from offline_compress import latency
+from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.pipeline.run import run_pipeline
 from offline_compress.recipe import Recipe, load_recipe
 from offline_compress.training import lineage

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from tiny_training import TINY
 
-from offline_compress.models.registry import MODELS, model_spec, save_checkpoint
 from offline_compress import latency as timing
+from offline_compress.models.registry import MODELS, model_spec, save_checkpoint
 from offline_compress.prune import prune_network
 from offline_compress.pruning import latency
 from offline_compress.recipe import Recipe
