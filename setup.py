@@ -42,7 +42,6 @@ setup(
     extras_require={
         "offline": [
             "accelerate",
-            "faster-coco-eval",
             "jinja2",
             "matplotlib",
             "nncf",

@@ -1,9 +1,11 @@
 """Detection scores; the conventions are those of `metrics`.
 
-Average precision and the largest recall are COCO's, computed by faster-coco-eval. What a single
-score threshold gives (precision, recall, F1) is counted here, from the same matching at IoU 0.5.
+Average precision and the largest recall are COCO's. Each image is judged when it comes, at COCO's
+ten IoUs, and only the verdicts are kept. Detections of one score stand or fall together, as they do
+at every threshold, so that no figure depends on the order of the images.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,8 +15,26 @@ import numpy.typing as npt
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
 Floats: TypeAlias = npt.NDArray[np.floating]
+Bits: TypeAlias = npt.NDArray[np.uint16]
 
-MATCH_IOU = 0.5
+# COCO's own expressions: 0.6 of them is a little above 0.6, and overlaps are compared with that.
+IOUS = np.linspace(0.5, 0.95, int(np.round((0.95 - 0.5) / 0.05)) + 1, endpoint=True)
+RECALLS = np.linspace(0.0, 1.00, int(np.round((1.00 - 0.0) / 0.01)) + 1, endpoint=True)
+_BIT = np.left_shift(1, np.arange(len(IOUS))).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectionEvidence:
+    """The verdict on one image's k detections, at most as many as count, by falling score."""
+
+    scores: npt.NDArray[np.float32]
+    """[k]"""
+    right: Bits
+    """[k] bit i: takes an object at `IOUS[i]`."""
+    ignored: Bits
+    """[k] bit i: lies in an ignore region at `IOUS[i]` and takes no object: does not count."""
+    objects: int
+    """Labelled objects, ignore regions excluded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,26 +53,19 @@ class DetectionScores:
 class DetectionMetric:
     """Streaming scores of boxes, one class, with ignore regions.
 
-    Holds every detection (41 bytes each); the figures do not depend on the order in
-    which images were counted or parts merged.
+    Holds 8 bytes per detection; the figures do not depend on the order in which images were
+    counted or parts merged.
     """
 
     def __init__(self, max_detections: int = 100) -> None:
         self.max_detections = max_detections
-        self._predictions: list[tuple[Floats, Floats]] = []
-        self._targets: list[tuple[Floats, BoolMask]] = []
-        self._judged: list[tuple[Floats, BoolMask]] = []
-        self._computed: DetectionScores | None = None
-
-    @property
-    def images(self) -> int:
+        self.images = 0
         """Images counted so far."""
-        return len(self._targets)
-
-    @property
-    def objects(self) -> int:
+        self.objects = 0
         """Labelled objects so far, ignore regions excluded."""
-        return sum(int((~ignore).sum()) for _, ignore in self._targets)
+        self._scores = array("f")
+        self._right = array("H")
+        self._ignored = array("H")
 
     def update(
         self,
@@ -61,32 +74,24 @@ class DetectionMetric:
         target_boxes: npt.ArrayLike,
         ignore: BoolMask | None = None,
     ) -> None:
-        """Count one image: predicted boxes [n, 4] with scores [n], labelled boxes [m, 4].
+        """Count one image; the arguments are those of `judge`. Raises ValueError as it does."""
+        self.add(judge(boxes, scores, target_boxes, ignore, self.max_detections))
 
-        All boxes are x1, y1, x2, y2 in the same pixels; `ignore` [m] marks ignore regions. Only
-        the `max_detections` best-scored boxes of an image count, scores in float32. Raises
-        ValueError where the numbers of boxes and scores differ.
-        """
-        boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-        scores = np.array(scores, dtype=np.float32)
-        targets = np.array(target_boxes, dtype=np.float64).reshape(-1, 4)
-        crowd = np.zeros(len(targets), dtype=np.bool_) if ignore is None else ignore.copy()
-        if len(boxes) != len(scores) or len(targets) != len(crowd):
-            raise ValueError(
-                f"{len(boxes)} boxes but {len(scores)} scores, "
-                f"{len(targets)} labels but {len(crowd)} ignore flags"
-            )
-        self._computed = None
-        self._predictions.append((boxes, scores))
-        self._targets.append((targets, crowd))
-        self._judged.append(judge(boxes, scores, targets, crowd, self.max_detections))
+    def add(self, evidence: DetectionEvidence) -> None:
+        """Count one image that was judged before."""
+        self.images += 1
+        self.objects += evidence.objects
+        self._scores.frombytes(evidence.scores.astype(np.float32).tobytes())
+        self._right.frombytes(evidence.right.astype(np.uint16).tobytes())
+        self._ignored.frombytes(evidence.ignored.astype(np.uint16).tobytes())
 
     def merge(self, other: "DetectionMetric") -> None:
         """Count everything `other` counted too."""
-        self._computed = None
-        self._predictions += other._predictions
-        self._targets += other._targets
-        self._judged += other._judged
+        self.images += other.images
+        self.objects += other.objects
+        self._scores += other._scores
+        self._right += other._right
+        self._ignored += other._ignored
 
     def sweep(self, thresholds: Sequence[float]) -> dict[str, Floats]:
         """`precision`, `recall` and `f1` at IoU 0.5 per score threshold, NaN where undefined.
@@ -94,11 +99,10 @@ class DetectionMetric:
         A detection counts where `score >= threshold`, compared in float32 as on the vehicle.
         Precision is undefined without any detection, recall without any object, F1 without both.
         """
-        scores = np.concatenate([np.zeros(0, np.float32), *(scores for scores, _ in self._judged)])
-        right = np.concatenate([np.zeros(0, np.bool_), *(right for _, right in self._judged)])
+        scores, right, ignored = self._verdicts()
         levels = np.asarray(thresholds, dtype=np.float32)
-        found = _at_least(scores, levels)
-        right_found = _at_least(scores[right], levels)
+        found = _at_least(scores[(ignored & _BIT[0]) == 0], levels)
+        right_found = _at_least(scores[(right & _BIT[0]) != 0], levels)
         objects = np.full(len(levels), self.objects)
         return {
             "precision": divide(right_found, found),
@@ -107,94 +111,100 @@ class DetectionMetric:
         }
 
     def compute(self) -> DetectionScores:
-        """COCO's figures of everything counted so far.
-
-        Takes about 1.3 kB of memory per detection while it runs; asking again costs nothing.
-        """
-        self._computed = self._computed or self._compute()
-        return self._computed
-
-    def _compute(self) -> DetectionScores:
+        """COCO's figures of everything counted so far."""
         if self.objects == 0:
-            return DetectionScores(None, None, None, np.full(101, np.nan))
-        if not any(len(boxes) for boxes, _ in self._predictions):
-            return DetectionScores(0.0, 0.0, 0.0, np.zeros(101))
-        evaluation = self._evaluate()
-        precision = np.asarray(evaluation["precision"])[:, :, 0, 0, 0]
-        return DetectionScores(
-            recall=float(np.asarray(evaluation["recall"])[0, 0, 0, 0]),
-            map50=float(precision[0].mean()),
-            map50_95=float(precision.mean()),
-            precision=precision[0],
-        )
-
-    def _evaluate(self) -> dict[str, Any]:
-        # Imported here: the node uses this module's neighbours without the evaluation extra.
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        images = [{"id": index + 1, "width": 0, "height": 0} for index in range(self.images)]
-        categories = [{"id": 1, "name": "vehicle"}]
-        truth, found = self._annotations()
-        dataset = {"images": images, "categories": categories}
-        evaluator = COCOeval_faster(
-            COCO(dataset | {"annotations": truth}),
-            COCO(dataset | {"annotations": found}),
-            iouType="bbox",
-        )
-        evaluator.params.maxDets = [self.max_detections]
-        evaluator.params.areaRng = [[0, 1e10]]
-        evaluator.params.areaRngLbl = ["all"]
-        evaluator.evaluate()
-        evaluator.accumulate()
-        return evaluator.eval
-
-    def _annotations(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Labels and predictions as COCO wants them."""
-
-        def content(index: int) -> tuple[bytes, ...]:
-            return tuple(
-                array.tobytes() for array in (*self._predictions[index], *self._targets[index])
+            return DetectionScores(None, None, None, np.full(len(RECALLS), np.nan))
+        scores, right, ignored = self._verdicts()
+        order = np.argsort(-scores, kind="stable")
+        scores, right, ignored = scores[order], right[order], ignored[order]
+        # The last detection of each score: only there can a threshold fall.
+        ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], len(scores) > 0))
+        recalls, precisions = [], []
+        for bit in _BIT:
+            recall, precision = precision_curve(
+                np.cumsum((right & bit) != 0, dtype=np.int64)[ends],
+                np.cumsum((ignored & bit) == 0, dtype=np.int64)[ends],
+                self.objects,
             )
+            recalls.append(recall)
+            precisions.append(precision)
+        return DetectionScores(
+            recall=recalls[0],
+            map50=float(precisions[0].mean()),
+            map50_95=float(np.mean(precisions)),
+            precision=precisions[0],
+        )
 
-        truth: list[dict[str, Any]] = []
-        found: list[dict[str, Any]] = []
-        # COCO keeps equal scores in the order of the images: one that all orders of counting share.
-        for image, index in enumerate(sorted(range(self.images), key=content), start=1):
-            targets, ignore = self._targets[index]
-            for bbox, crowd in zip(_bboxes(targets), ignore.tolist(), strict=True):
-                truth.append(_annotation(len(truth) + 1, image, bbox) | {"iscrowd": int(crowd)})
-            boxes, scores = self._predictions[index]
-            for bbox, score in zip(_bboxes(boxes), scores.tolist(), strict=True):
-                found.append(_annotation(len(found) + 1, image, bbox) | {"score": score})
-        return truth, found
+    def _verdicts(self) -> tuple[npt.NDArray[np.float32], Bits, Bits]:
+        """Copies: a view would forbid the arrays to grow."""
+        return (
+            np.array(self._scores, np.float32),
+            np.array(self._right, np.uint16),
+            np.array(self._ignored, np.uint16),
+        )
+
+
+def precision_curve(
+    right: npt.NDArray[Any], found: npt.NDArray[Any], objects: float
+) -> tuple[float, Floats]:
+    """The largest recall, and COCO's precision [101] at `RECALLS`.
+
+    `right` and `found` [n] are numbers of right and of all detections by falling score, counted
+    up; `objects` is more than 0.
+    """
+    if len(right) == 0:
+        return 0.0, np.zeros(len(RECALLS))
+    recall = right / objects
+    precision = np.where(found > 0, right / np.maximum(found, 1e-12), 0.0)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(recall, RECALLS, side="left")
+    at_recalls = np.append(envelope, 0.0)[reached]
+    return float(recall[-1]), at_recalls
 
 
 def judge(
-    boxes: Floats, scores: Floats, targets: Floats, ignore: BoolMask, max_detections: int
-) -> tuple[Floats, BoolMask]:
-    """COCO's matching of one image at IoU 0.5: scores [k] of what counts, and whether it is right.
+    boxes: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    target_boxes: npt.ArrayLike,
+    ignore: BoolMask | None,
+    max_detections: int,
+) -> DetectionEvidence:
+    """COCO's matching of one image: predicted boxes [n, 4] with scores [n], labelled boxes [m, 4].
 
-    Arguments as in `DetectionMetric.update`. By falling score, each detection takes the free
-    object it overlaps most; one that takes none, and lies in an ignore region by half of its own
-    area, does not count.
+    All boxes are x1, y1, x2, y2 in the same pixels; `ignore` [m] marks ignore regions. Only the
+    `max_detections` best-scored boxes count, scores in float32. By falling score, each detection
+    takes the free object it overlaps most; one that takes none, and lies in an ignore region by
+    that much of its own area, does not count. Raises ValueError where the numbers of boxes and
+    scores differ.
     """
-    order = np.argsort(-scores, kind="stable")[:max_detections]
-    boxes, scores = boxes[order], scores[order]
-    right = np.zeros(len(boxes), dtype=np.bool_)
-    inner = _intersections(boxes, targets)
-    area = _areas(boxes)[:, None]
-    union = area + _areas(targets) - inner
-    overlap = np.where(ignore, 0.0, divide(inner, union))
-    free = ~ignore
-    for index in np.flatnonzero((overlap >= MATCH_IOU).any(axis=1)):
+    found = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    confidence = np.array(scores, dtype=np.float32)
+    targets = np.array(target_boxes, dtype=np.float64).reshape(-1, 4)
+    crowd = np.zeros(len(targets), dtype=np.bool_) if ignore is None else ignore
+    if len(found) != len(confidence) or len(targets) != len(crowd):
+        raise ValueError(
+            f"{len(found)} boxes but {len(confidence)} scores, "
+            f"{len(targets)} labels but {len(crowd)} ignore flags"
+        )
+    order = np.argsort(-confidence, kind="stable")[:max_detections]
+    found, confidence = found[order], confidence[order]
+    objects = targets[~crowd]
+    inner = _intersections(found, objects)
+    area = _areas(found)[:, None]
+    overlap = divide(inner, area + _areas(objects) - inner)
+    right = np.zeros(len(found), dtype=np.uint16)
+    free = np.ones((len(IOUS), len(objects)), dtype=np.bool_)
+    levels = np.arange(len(IOUS))
+    for index in np.flatnonzero((overlap >= IOUS[0]).any(axis=1)):
         candidates = np.where(free, overlap[index], 0.0)
         # Of equal ones COCO takes the last.
-        best = len(candidates) - 1 - int(candidates[::-1].argmax())
-        if candidates[best] >= MATCH_IOU:
-            right[index], free[best] = True, False
-    covered = (divide(inner[:, ignore], area) >= MATCH_IOU).any(axis=1)
-    counts = right | ~covered
-    return scores[counts], right[counts]
+        best = len(objects) - 1 - candidates[:, ::-1].argmax(axis=1)
+        takes = candidates[levels, best] >= IOUS
+        right[index] = _BIT[takes].sum()
+        free[levels[takes], best[takes]] = False
+    covered = divide(_intersections(found, targets[crowd]), area).max(axis=1, initial=0.0)
+    in_crowd = ((covered[:, None] >= IOUS) * _BIT).sum(axis=1).astype(np.uint16)
+    return DetectionEvidence(confidence, right, in_crowd & ~right, len(objects))
 
 
 def divide(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats:
@@ -217,18 +227,3 @@ def _intersections(boxes: Floats, targets: Floats) -> Floats:
     low = np.maximum(boxes[:, None, :2], targets[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], targets[None, :, 2:])
     return (high - low).clip(min=0).prod(axis=-1)
-
-
-def _bboxes(boxes: Floats) -> list[list[float]]:
-    """COCO's x, y, width, height."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
-
-
-def _annotation(identity: int, image: int, bbox: list[float]) -> dict[str, Any]:
-    return {
-        "id": identity,
-        "image_id": image,
-        "category_id": 1,
-        "bbox": bbox,
-        "area": bbox[2] * bbox[3],
-    }

@@ -1,6 +1,7 @@
 """Segmentation scores; the conventions are those of `metrics`."""
 
 import math
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
@@ -18,6 +19,28 @@ Floats: TypeAlias = npt.NDArray[np.floating]
 LEVELS = 256
 _ONE = 2**40
 """Per-image ratios are summed as whole numbers of 1 / _ONE: the same sum in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCounts:
+    """Pixels of one image by what its mask and its label say."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+
+def count_pixels(mask: ByteMask, label: BoolMask) -> MaskCounts:
+    """Compare a mask, uint8 [H, W] of 0 and else, with its label, bool [H, W].
+
+    Raises ValueError where their shapes differ.
+    """
+    _check_shapes(mask, label)
+    wanted = np.ascontiguousarray(label).view(np.uint8)
+    found, positive = cv2.countNonZero(mask), cv2.countNonZero(wanted)
+    both = cv2.countNonZero(cv2.copyTo(wanted, mask))
+    return MaskCounts(both, found - both, positive - both, mask.size - found - positive + both)
 
 
 class MaskMetric:
@@ -39,10 +62,19 @@ class MaskMetric:
         `probability` is uint8 [H, W], probability x 255 (or a mask of 0 and 255), `label` bool
         [H, W]. Raises ValueError where their shapes differ.
         """
-        if probability.shape != label.shape:
-            raise ValueError(f"prediction is {probability.shape}, label {label.shape}")
+        _check_shapes(probability, label)
         foreground = _histogram(probability, np.ascontiguousarray(label).view(np.uint8))
-        histogram = np.stack([_histogram(probability, None) - foreground, foreground])
+        self._add(np.stack([_histogram(probability, None) - foreground, foreground]))
+
+    def add(self, counts: MaskCounts) -> None:
+        """Count one image whose mask of 0 and 255 was compared before."""
+        histogram = np.zeros((2, LEVELS), dtype=np.int64)
+        histogram[:, 0] = counts.true_negative, counts.false_negative
+        histogram[:, -1] = counts.false_positive, counts.true_positive
+        self._add(histogram)
+
+    def _add(self, histogram: Counts) -> None:
+        """Count one image given its pixels per label and value, [2, LEVELS]."""
         self.images += 1
         self._pooled += histogram
         for name, values in _ratios(histogram).items():
@@ -85,6 +117,11 @@ class MaskMetric:
 def number(value: float) -> float | None:
     """A figure for JSON, which has no NaN."""
     return None if math.isnan(value) else float(value)
+
+
+def _check_shapes(prediction: ByteMask, label: BoolMask) -> None:
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction is {prediction.shape}, label {label.shape}")
 
 
 def _histogram(probability: ByteMask, where: ByteMask | None) -> Counts:

@@ -30,8 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.decode import threshold_level
-from mtc_perception.detection_metrics import DetectionMetric
-from mtc_perception.mask_metrics import MaskMetric, number
+from mtc_perception.detection_metrics import DetectionEvidence, DetectionMetric, judge
+from mtc_perception.mask_metrics import MaskCounts, MaskMetric, count_pixels, number
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
 ByteMask: TypeAlias = npt.NDArray[np.uint8]
@@ -65,6 +65,44 @@ class GroundTruth:
     """[H, W]"""
     lane: BoolMask | None = None
     """[H, W]"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageEvidence:
+    """What one image says about the accuracy of masks and boxes; None where a task is unlabelled.
+
+    All that any figure needs of it, a few bytes per detection.
+    """
+
+    detection: DetectionEvidence | None = None
+    drivable: MaskCounts | None = None
+    lane: MaskCounts | None = None
+    lane_dilated: MaskCounts | None = None
+    """Against the label widened by `lane_dilation_px`."""
+
+
+def judge_image(
+    truth: GroundTruth,
+    boxes: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    drivable: ByteMask,
+    lane: ByteMask,
+    max_detections: int = 100,
+) -> ImageEvidence:
+    """Judge one image of height H and width W in the tasks it has labels for.
+
+    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
+    [H, W] masks of 0 and 255. Raises ValueError where a label does not fit its image.
+    """
+    dilated = None if truth.lane is None else widened(truth.lane)
+    return ImageEvidence(
+        detection=None
+        if truth.boxes is None
+        else judge(boxes, scores, truth.boxes, truth.ignore, max_detections),
+        drivable=None if truth.drivable is None else count_pixels(drivable, truth.drivable),
+        lane=None if truth.lane is None else count_pixels(lane, truth.lane),
+        lane_dilated=None if dilated is None else count_pixels(lane, dilated),
+    )
 
 
 class PerceptionMetrics:
@@ -113,8 +151,18 @@ class PerceptionMetrics:
             self.drivable.update(drivable, truth.drivable)
         if truth.lane is not None:
             self.lane.update(lane, truth.lane)
-            size_px = lane_dilation_px(truth.lane.shape[1])
-            self.lane_dilated.update(lane, dilate(truth.lane, size_px))
+            self.lane_dilated.update(lane, widened(truth.lane))
+
+    def add(self, evidence: ImageEvidence) -> None:
+        """Count one image that was judged before: the same as `update` with its masks."""
+        if evidence.detection is not None:
+            self.detection.add(evidence.detection)
+        if evidence.drivable is not None:
+            self.drivable.add(evidence.drivable)
+        if evidence.lane is not None:
+            self.lane.add(evidence.lane)
+        if evidence.lane_dilated is not None:
+            self.lane_dilated.add(evidence.lane_dilated)
 
     def merge(self, other: "PerceptionMetrics") -> None:
         """Count everything `other` counted too: parts of a data set, or one frame, add up."""
@@ -225,6 +273,11 @@ def dilate(label: BoolMask, size_px: int) -> BoolMask:
     """Widen a label so that a line one pixel wide becomes `size_px` pixels wide."""
     kernel = np.ones((size_px, size_px), dtype=np.uint8)
     return np.asarray(cv2.dilate(label.astype(np.uint8), kernel), dtype=np.bool_)
+
+
+def widened(lane: BoolMask) -> BoolMask:
+    """A lane label [H, W] as `*_dilated8` wants it."""
+    return dilate(lane, lane_dilation_px(lane.shape[1]))
 
 
 def lane_dilation_px(width: int) -> int:

@@ -22,7 +22,6 @@ _PACKAGES = (
     "tensorrt-rtx",
     "torch",
     "torch-pruning",
-    "faster-coco-eval",
 )
 
 

@@ -21,6 +21,7 @@ from mtc_perception.metrics import (
     PerceptionMetrics,
     best_threshold,
     dilate,
+    judge_image,
     lane_dilation_px,
 )
 
@@ -241,6 +242,17 @@ def test_ignore_regions_neither_help_nor_hurt() -> None:
     found = metric.compute()
     assert (found.recall, found.map50, found.map50_95) == pytest.approx((1.0, 1.0, 1.0))
     assert metric.objects == 1
+
+
+def test_detections_of_one_score_stand_or_fall_together() -> None:
+    wrong_first, right_first = DetectionMetric(), DetectionMetric()
+    scene = [[0, 0, 10, 10]]
+    for metric, boxes in (
+        (wrong_first, [[50, 50, 60, 60], [0, 0, 10, 10]]),
+        (right_first, [[0, 0, 10, 10], [50, 50, 60, 60]]),
+    ):
+        metric.update(boxes, [0.5, 0.5], scene)
+        assert metric.compute().map50 == pytest.approx(0.5)
 
 
 def test_only_the_best_detections_of_an_image_count() -> None:
@@ -611,6 +623,29 @@ def test_parts_add_up_to_the_whole_in_any_order() -> None:
     assert json.loads(results.pop())[0]["lane"]["images"] == 10
 
 
+def test_images_judged_beforehand_count_the_same() -> None:
+    direct, judged = PerceptionMetrics(max_detections=5), PerceptionMetrics(max_detections=5)
+    random = np.random.default_rng(3)
+    for number in range(8):
+        corner = random.uniform(0, 20, (7, 2))
+        boxes = np.concatenate([corner, corner + 8], axis=1)
+        ignore = np.array([True, False, False])
+        lane = random.random((20, 160)) < 0.1
+        truth = GroundTruth(boxes[:3] + 1, ignore, lane if number % 2 else None, lane)
+        scores = random.random(7).astype(np.float32)
+        masks = [np.where(random.random((20, 160)) < 0.3, 255, 0).astype(np.uint8) for _ in "ab"]
+        direct.update(truth, boxes, scores, *masks)
+        judged.add(judge_image(truth, boxes, scores, *masks, max_detections=5))
+    assert json.dumps(judged.to_json()) == json.dumps(direct.to_json())
+    assert direct.to_json()["drivable"]["images"] == 4
+
+
+def test_a_judged_label_that_does_not_fit_is_refused() -> None:
+    mask = np.zeros((4, 5), np.uint8)
+    with pytest.raises(ValueError, match=r"prediction is \(4, 5\), label \(5, 4\)"):
+        judge_image(GroundTruth(lane=np.zeros((5, 4), bool)), np.zeros((0, 4)), [], mask, mask)
+
+
 def test_memory_grows_by_the_detections_alone() -> None:
     """10 000 images of 1280x720 with 100 detections each must fit: no mask may be kept."""
     random = np.random.default_rng(1)
@@ -626,4 +661,4 @@ def test_memory_grows_by_the_detections_alone() -> None:
         sizes.append(len(pickle.dumps(metrics)))
     growth = sizes[2] - sizes[1]
     assert growth == pytest.approx(sizes[1] - sizes[0], rel=0.05)
-    assert growth / 20 < 100 * 64
+    assert growth / 20 < 100 * 9
