@@ -79,7 +79,7 @@ def node_specs() -> dict[str, Spec]:
         ),
         "fallback": Spec(
             "cpu",
-            "When an engine, of GPU or CPU, fails while running: go on with the next CPU engine, or "
+            "When an engine fails while running, a GPU one too: go on with the next CPU engine, or "
             "stop",
             choices=("cpu", "none"),
         ),

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def _nvrtc() -> None:
 def test_nvrtc_compiles_the_kernel(capability: str) -> None:
     code = compiled_kernel(capability)
     assert code.startswith(b"\x7fELF")
-    assert b"letterbox" in code
+    assert b".text.letterbox\0" in code  # by the name that it is looked up with
     assert compiled_kernel(capability) is code
 
 
@@ -153,6 +154,42 @@ def test_nvrtc_compiles_the_kernel(capability: str) -> None:
 def test_a_gpu_that_nvrtc_does_not_know_is_refused() -> None:
     with pytest.raises(EngineError, match=r"NVRTC \d+\.\d+ does not compile for sm19"):
         compiled_kernel("sm19")
+
+
+ASK = """
+from mtc_perception.engines.cuda_letterbox import compiled_kernel
+from mtc_perception.errors import EngineError
+try:
+    compiled_kernel("sm89")
+except EngineError as error:
+    print(error)
+else:
+    print("found elsewhere")
+"""
+
+
+@pytest.mark.usefixtures("_nvrtc")
+def test_without_nvrtc_it_is_said_what_to_install(tmp_path: Path) -> None:
+    """A Python that has everything but NVRTC's own package."""
+    site = Path(np.__file__).parents[1]
+    for entry in site.iterdir():
+        if entry.name != "nvidia":
+            (tmp_path / entry.name).symlink_to(entry)
+    package = Path(cuda_letterbox.__file__).parents[1]
+    (tmp_path / package.name).symlink_to(package)
+    script = f"import sys; sys.path.append({str(tmp_path)!r})\n{ASK}"
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={},
+    ).stdout
+    if "found elsewhere" in said:
+        pytest.skip("this machine has another NVRTC")
+    assert "NVRTC cannot be loaded" in said
+    assert said.strip().endswith("; pip install nvidia-cuda-nvrtc")
+    assert len(said.splitlines()) == 1
 
 
 @needs_gpu

@@ -80,6 +80,55 @@ def test_close_releases_a_waiting_taker_and_drops_what_waits():
     assert slots.counters()[0].dropped == 1
 
 
+def test_pause_waits_for_the_frame_under_way_and_holds_back_the_next():
+    slots = open_slots(1)
+    slots.put(frame(0, 1))
+    assert slots.take() is not None
+    events: list[str] = []
+
+    def finish() -> None:
+        events.append("finished")
+        slots.finish(0, Outcome.PROCESSED)
+
+    def take() -> None:
+        taken = slots.take()
+        assert taken is not None
+        events.append(f"took {taken.payload}")
+        slots.finish(0, Outcome.PROCESSED)
+
+    threading.Timer(0.05, finish).start()
+    with slots.pause():
+        taker = threading.Thread(target=take)
+        taker.start()
+        slots.put(frame(0, 2))
+        time.sleep(0.05)
+        slots.put(frame(0, 3))
+        events.append("paused")
+    taker.join(timeout=2)
+    assert events == ["finished", "paused", "took 3"]
+    (counters,) = slots.counters()
+    assert (counters.received, counters.dropped, counters.processed) == (3, 1, 2)
+
+
+def test_close_releases_a_taker_that_is_held_back():
+    slots = open_slots(1)
+    slots.put(frame(0))
+    with slots.pause():
+        taker = threading.Thread(target=slots.take)
+        taker.start()
+        slots.close()
+        taker.join(timeout=2)
+        assert not taker.is_alive()
+
+
+def test_a_pause_that_fails_ends():
+    slots = open_slots(1)
+    with pytest.raises(RuntimeError), slots.pause():
+        raise RuntimeError
+    slots.put(frame(0))
+    assert slots.take() is not None
+
+
 def test_closed_slots_drop_and_reopen():
     slots = FrameSlots(1)
     slots.put(frame(0))

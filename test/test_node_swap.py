@@ -19,6 +19,7 @@ from toy_bundle import write_toy_bundle
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.bundle import Thresholds
+from mtc_perception.frames import Frame, Outcome
 from mtc_perception.messages import stamp_ns
 
 pytestmark = pytest.mark.dds
@@ -98,6 +99,17 @@ def classes_of(detections: Any) -> list[str]:
     return [detection.results[0].hypothesis.class_id for detection in detections.detections]
 
 
+def thread_names() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def wait_for_labels(rig: Client, labels: list[Any], names: list[str]) -> None:
+    def there() -> bool:
+        return bool(labels) and [one.class_name for one in labels[-1].class_map] == names
+
+    rig.wait_for(there, f"label_info with {names}")
+
+
 TOY_ANSWER = ["vehicle", "truck", "vehicle"]  # scores 0.6, 0.3, 0.2
 OTHER_ANSWER = ["car", "bus", "car", "bus", "car"]  # and 0.15, 0.12
 
@@ -125,14 +137,14 @@ def test_to_another_network_on_another_engine_and_back_under_a_stream(
         "engine": "onnxruntime",
         "precision": "fp32",
     }
-    assert [one.class_name for one in drive.labels[-1].class_map] == OTHER_CLASSES
+    wait_for_labels(rig, drive.labels, OTHER_CLASSES)
     assert drive.labels[-1].threshold == pytest.approx(0.1)
 
     back = ask(rig, toy_bundle, "openvino", "auto")
     drive.until(back.done)
     assert answer(rig, back)[0]
     assert classes_of(drive.frame()) == TOY_ANSWER
-    assert [one.class_name for one in drive.labels[-1].class_map] == ["vehicle", "truck"]
+    wait_for_labels(rig, drive.labels, ["vehicle", "truck"])
 
     # Whole frames of one network or of the other, each network in one piece, and none lost.
     answers = [classes_of(one) for one in drive.detections]
@@ -141,7 +153,7 @@ def test_to_another_network_on_another_engine_and_back_under_a_stream(
     assert changes == 2
     front = rig.values("front")
     assert int(front["frames_processed"]) == int(front["frames_in"]) == drive.sent
-    assert "engine loader" not in {thread.name for thread in threading.enumerate()}
+    assert "engine loader" not in thread_names()
 
 
 def test_what_is_left_out_stays_as_it_is(start_node, other_bundle):
@@ -238,6 +250,24 @@ def test_a_second_request_is_refused_while_one_is_loading(start_node, toy_bundle
     drive.frame()
 
 
+def test_the_switch_waits_for_the_frame_under_way(start_node, toy_bundle, other_bundle):
+    rig = start_node(engine="openvino")
+    assert rig.configure()
+    slots, host = rig.node._configured.slots, rig.node._configured.host
+    slots.open()
+    slots.put(Frame(0, None, stamp_ns=0, received_ns=0, arrived_ns=0))
+    assert slots.take() is not None  # as the inference thread does
+    future = ask(rig, other_bundle)
+    rig.wait_for_value("engine", "swap", "loading")
+    rig.wait_for(lambda: "engine loader" not in thread_names(), "the end of the load")
+    rig.spin_for(0.3)
+    assert not future.done()
+    assert host.bundle.path == toy_bundle
+    slots.finish(0, Outcome.DROPPED)
+    assert answer(rig, future)[0]
+    assert host.bundle.path == other_bundle
+
+
 def test_an_inactive_node_is_changed_too(start_node, other_bundle):
     rig = start_node(engine="openvino", reliability="reliable")
     assert rig.configure()
@@ -249,7 +279,7 @@ def test_an_inactive_node_is_changed_too(start_node, other_bundle):
     publish = rig.camera("image_raw", qos=RELIABLE)
     message = image_message(solid(255, 204, 0), "rgb8", rig)
     assert classes_of(rig.perceive(publish, message, results)) == OTHER_ANSWER
-    assert [one.class_name for one in labels[-1].class_map] == OTHER_CLASSES
+    wait_for_labels(rig, labels, OTHER_CLASSES)
 
 
 def test_an_unconfigured_node_says_what_to_do(start_node, other_bundle):
@@ -270,6 +300,20 @@ def test_a_node_that_is_cleaned_up_meanwhile_does_not_take_the_engine(start_node
     assert not success
     assert "cleaned up" in message
     assert rig.values("engine")["network"].startswith("toy")
+
+
+def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
+    drive = Drive(start_node(engine="openvino", reliability="reliable", fallback="none"))
+    rig = drive.rig
+    future = ask(rig, SHIPPED)
+    rig.wait_for_value("engine", "swap", "loading")
+    rig.node._configured.host.engine.close()
+    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    success, message = answer(rig, future)
+    assert not success
+    assert "failed while the engine was loading" in message
+    rig.wait_for_value("engine", "failure", "parameter fallback is 'none'")
+    assert rig.state() == "unconfigured"
 
 
 def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
