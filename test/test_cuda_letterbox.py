@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from mtc_perception.engines import cuda_letterbox
 from mtc_perception.engines.cuda import DeviceBuffer, Stream, current_device, pinned_array
 from mtc_perception.engines.cuda_letterbox import (
+    TOLERANCE,
     DeviceLetterbox,
     Geometry,
+    check_kernel,
     compiled_kernel,
     geometry,
 )
@@ -26,8 +29,6 @@ from mtc_perception.errors import EngineError, ImageError
 from mtc_perception.images import PixelFormat, SourceImage
 from mtc_perception.preprocess import Letterbox
 
-TOLERANCE = 1
-"""Grey levels. OpenCV's own interpolation has 11 bits."""
 FORMATS: tuple[PixelFormat, ...] = ("rgb", "bgr", "rgba", "bgra", "mono")
 CHANNELS = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "mono": 1}
 HOST_LOOP = """
@@ -134,6 +135,23 @@ def test_pixels_that_are_not_of_their_format_are_the_images_fault(
     image = SourceImage(np.zeros(shape, np.uint8), pixel_format)
     with pytest.raises(ImageError, match=f"values are not {pixel_format}"):
         geometry(image, Letterbox.fit(40, 40, 96, 160))
+
+
+def test_a_kernel_that_computes_something_else_is_refused(on_host: Kernel) -> None:
+    check_kernel(on_host)
+
+    def wrong_colours(image: SourceImage, box: Letterbox) -> npt.NDArray[np.uint8]:
+        return on_host(image, box)[..., ::-1]
+
+    def only_interpolates(image: SourceImage, box: Letterbox) -> npt.NDArray[np.uint8]:
+        rgb = cv2.resize(image.pixels[..., ::-1], (box.width, box.height))
+        return on_host(
+            SourceImage(rgb, "rgb"), Letterbox.fit(*rgb.shape[:2], *by_opencv(image, box).shape[:2])
+        )
+
+    for wrong in (wrong_colours, only_interpolates):
+        with pytest.raises(EngineError, match=r"\d+ grey levels off"):
+            check_kernel(wrong)
 
 
 @pytest.fixture

@@ -6,14 +6,18 @@ parameters costs as much as the launch that it would save.
 """
 
 import ctypes
+import math
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from mtc_perception.bundle import self_test_frame
 from mtc_perception.engines.cuda import Device, DeviceBuffer, Stream, pinned_array
 from mtc_perception.errors import EngineError, ImageError
 from mtc_perception.images import PixelFormat, SourceImage
@@ -21,6 +25,8 @@ from mtc_perception.preprocess import PAD_VALUE, Letterbox
 
 _SOURCE = Path(__file__).with_name("letterbox.cu")
 _ENTRY = b"letterbox"
+TOLERANCE = 1
+"""Grey levels between kernel and OpenCV, whose own interpolation has 11 bits."""
 _BLOCK = (32, 8)
 """Threads, horizontally and vertically; each writes one pixel."""
 # Bytes of a pixel, and which of them are red, green and blue.
@@ -88,8 +94,8 @@ class DeviceLetterbox:
     def __init__(self, stream: Stream, device: Device) -> None:
         """`device` is the GPU of `stream`.
 
-        Raises EngineError where the kernel cannot be compiled or loaded: then the host has to do
-        it.
+        Raises EngineError where the kernel cannot be compiled or loaded, or computes something
+        else than the host: then the host has to do it.
         """
         code = compiled_kernel(device.compute_capability)
         self._stream = stream
@@ -99,6 +105,7 @@ class DeviceLetterbox:
         self._kernel = _driver_call("cuModuleGetFunction", self._module, _ENTRY)
         self._pinned = np.empty(0, np.uint8)
         self._source: DeviceBuffer | None = None
+        check_kernel(self._written)
 
     def write(self, image: SourceImage, letterbox: Letterbox, out: int) -> None:
         """Put `image`, of this letterbox's source size, as uint8 `[H, W, 3]` RGB at `out`.
@@ -123,12 +130,33 @@ class DeviceLetterbox:
         launch = (*blocks, 1, *_BLOCK, 1, 0, stream, ctypes.addressof(addresses), 0)
         _driver_call("cuLaunchKernel", self._kernel, *launch)
 
+    def _written(self, image: SourceImage, letterbox: Letterbox) -> npt.NDArray[np.uint8]:
+        shape = (letterbox.dst_height, letterbox.dst_width, 3)
+        found = pinned_array(math.prod(shape)).reshape(shape)
+        out = DeviceBuffer(found.nbytes)
+        self.write(image, letterbox, out.pointer)
+        self._stream.copy_to_host(found, out.pointer)
+        self._stream.synchronise()
+        return found
+
     def close(self) -> None:
         """Release the kernel and the buffers; the stream must be done with them."""
         self._close_module()
         if self._source is not None:
             self._source.close()
         self._source, self._pinned = None, np.empty(0, np.uint8)
+
+
+def check_kernel(run: Callable[[SourceImage, Letterbox], npt.NDArray[np.uint8]]) -> None:
+    """Raise EngineError unless `run` gives what the host's letterbox gives, small and large."""
+    for height, width in ((70, 90), (300, 500)):  # interpolated, averaged
+        image = SourceImage(self_test_frame(height, width), "bgr")
+        letterbox = Letterbox.fit(height, width, 96, 160)
+        expected = np.zeros((96, 160, 3), np.uint8)
+        letterbox.write(image, expected)
+        worst = int(np.abs(run(image, letterbox).astype(int) - expected).max())
+        if worst > TOLERANCE:
+            raise EngineError(f"the kernel is {worst} grey levels off what the CPU computes")
 
 
 @cache
