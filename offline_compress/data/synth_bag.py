@@ -7,23 +7,20 @@ the id "ignore"), `drivable_mask` and `lane_mask` (mono8 Image, 0 or 255).
 
 import multiprocessing
 import os
-import shutil
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys.store import Typestore
 
 from mtc_perception.errors import UserError
-from mtc_perception.replay.typestore import ros_typestore
+from mtc_perception.replay.bag_writer import BagWriter, new_bag
+from mtc_perception.replay.frames import EncodedPixels
 from offline_compress.data.synthetic import Drive, Scene
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"
@@ -33,12 +30,6 @@ LANE_TOPIC = "/ground_truth/lane_mask"
 IGNORE_ID = "ignore"
 FRAME_ID = "camera"
 START_NS = 1_700_000_000_000_000_000
-_TYPES = {
-    IMAGE_TOPIC: "sensor_msgs/msg/CompressedImage",
-    DETECTIONS_TOPIC: "vision_msgs/msg/Detection2DArray",
-    DRIVABLE_TOPIC: "sensor_msgs/msg/Image",
-    LANE_TOPIC: "sensor_msgs/msg/Image",
-}
 _JPEG_QUALITY = 90
 
 
@@ -79,42 +70,21 @@ def write_bag(
         raise UserError(f"the seed must not be negative, not {seed}")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another folder or pass --overwrite")
-    work = out.with_name(f".{out.name}.{os.getpid()}") / out.name
-    work.parent.mkdir(parents=True)
-    try:
-        _write(work, count, (seed, width, height, fps), workers or min(os.cpu_count() or 1, 8))
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
-    finally:
-        shutil.rmtree(work.parent, ignore_errors=True)
+    with new_bag(out, {"synthetic_roads_seed": str(seed)}) as writer:
+        workers = workers or min(os.cpu_count() or 1, 8)
+        _write(writer, count, (seed, width, height, fps), workers)
     return out
 
 
-def _write(work: Path, count: int, drive: tuple[int, int, int, float], workers: int) -> None:
+def _write(writer: BagWriter, count: int, drive: tuple[int, int, int, float], workers: int) -> None:
     _, width, height, fps = drive
-    store = ros_typestore()
-    writer = Writer(work, version=8, storage_plugin=StoragePlugin.MCAP)
-    # Compressed chunks: the masks are raw images and would make up most of the file.
-    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-    # Not only for the record: rosbag2's own reader stumbles over an empty custom_data.
-    writer.set_custom_data("synthetic_roads_seed", str(drive[0]))
-    with (
-        writer,
-        Progress(
-            TextColumn("synthetic drive"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        ) as progress,
-    ):
-        connections = {
-            topic: writer.add_connection(topic, kind, typestore=store)
-            for topic, kind in _TYPES.items()
-        }
+    with Progress(
+        TextColumn("synthetic drive"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    ) as progress:
         task = progress.add_task("", total=count)
         for index, frame in enumerate(_frames(drive, count, workers)):
             stamp_ns = START_NS + round(index * 1e9 / fps)
-            for topic, message in _messages(store, frame, stamp_ns, (height, width)).items():
-                data = store.serialize_cdr(message, _TYPES[topic])
-                writer.write(connections[topic], stamp_ns, data)
+            _write_frame(writer, frame, stamp_ns, (height, width))
             progress.advance(task)
 
 
@@ -165,60 +135,19 @@ def _pack(scene: Scene) -> _Frame:
     )
 
 
-def _messages(
-    store: Typestore, frame: _Frame, stamp_ns: int, shape: tuple[int, int]
-) -> dict[str, Any]:
-    types = store.types
-    stamp = types["builtin_interfaces/msg/Time"](
-        sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000
-    )
-    header = types["std_msgs/msg/Header"](stamp=stamp, frame_id=FRAME_ID)
+def _write_frame(writer: BagWriter, frame: _Frame, stamp_ns: int, shape: tuple[int, int]) -> None:
     height, width = shape
 
-    def mask(bits: bytes) -> Any:
-        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width) * np.uint8(255)
-        return types["sensor_msgs/msg/Image"](
-            header=header,
-            height=height,
-            width=width,
-            encoding="mono8",
-            is_bigendian=0,
-            step=width,
-            data=flat,
-        )
+    def mask(topic: str, bits: bytes) -> None:
+        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width)
+        writer.mask(topic, stamp_ns, FRAME_ID, flat.reshape(height, width))
 
-    detections = [_detection(types, header, box, "") for box in frame.boxes.tolist()]
-    detections += [_detection(types, header, box, IGNORE_ID) for box in frame.ignore_boxes.tolist()]
-    return {
-        IMAGE_TOPIC: types["sensor_msgs/msg/CompressedImage"](
-            header=header, format="jpeg", data=np.frombuffer(frame.jpeg, np.uint8)
-        ),
-        DETECTIONS_TOPIC: types["vision_msgs/msg/Detection2DArray"](
-            header=header, detections=detections
-        ),
-        DRIVABLE_TOPIC: mask(frame.drivable_bits),
-        LANE_TOPIC: mask(frame.lane_bits),
-    }
-
-
-def _detection(types: Any, header: Any, box: list[float], mark: str) -> Any:
-    x1, y1, x2, y2 = box
-    vision = "vision_msgs/msg/"
-    point = types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0)
-    turn = types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0)
-    pose = types["geometry_msgs/msg/PoseWithCovariance"](
-        pose=types["geometry_msgs/msg/Pose"](position=point, orientation=turn),
-        covariance=np.zeros(36),
+    boxes = np.concatenate([frame.boxes, frame.ignore_boxes])
+    ids = [""] * len(frame.boxes) + [IGNORE_ID] * len(frame.ignore_boxes)
+    count = len(boxes)
+    writer.image(IMAGE_TOPIC, stamp_ns, FRAME_ID, EncodedPixels("jpeg", frame.jpeg))
+    writer.detections(
+        DETECTIONS_TOPIC, stamp_ns, FRAME_ID, boxes, [1.0] * count, ["vehicle"] * count, ids
     )
-    hypothesis = types[vision + "ObjectHypothesis"](class_id="vehicle", score=1.0)
-    centre = types[vision + "Point2D"](x=(x1 + x2) / 2, y=(y1 + y2) / 2)
-    return types[vision + "Detection2D"](
-        header=header,
-        results=[types[vision + "ObjectHypothesisWithPose"](hypothesis=hypothesis, pose=pose)],
-        bbox=types[vision + "BoundingBox2D"](
-            center=types[vision + "Pose2D"](position=centre, theta=0.0),
-            size_x=x2 - x1,
-            size_y=y2 - y1,
-        ),
-        id=mark,
-    )
+    mask(DRIVABLE_TOPIC, frame.drivable_bits)
+    mask(LANE_TOPIC, frame.lane_bits)
