@@ -11,9 +11,19 @@ import numpy.typing as npt
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.errors import UserError
-from mtc_perception.replay.frames import EncodedPixels, RawPixels, SourceError, first_seconds
+from mtc_perception.errors import ImageError, UserError
+from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.bags import bag_cameras
+from mtc_perception.replay.frames import (
+    EncodedPixels,
+    FrameSource,
+    RawPixels,
+    SourceError,
+    first_seconds,
+)
+from mtc_perception.replay.notes import Note, Notes
 from mtc_perception.replay.sources import open_source
+from mtc_perception.replay.truth_topics import TruthTopics
 from mtc_perception.replay.typestore import ros_typestore
 
 WIDTH, HEIGHT, COUNT, PERIOD_NS = 64, 48, 5, 100_000_000
@@ -34,7 +44,7 @@ def header(stamp_ns: int) -> Any:
 
 def picture(index: int) -> npt.NDArray[np.uint8]:
     """One grey level per image, so that JPEG keeps it."""
-    return np.full((HEIGHT, WIDTH, 3), 40 * index + 10, np.uint8)
+    return np.full((HEIGHT, WIDTH, 3), 40 * (index % 6) + 10, np.uint8)
 
 
 def raw(index: int, encoding: str = "rgb8", pad: int = 0) -> Any:
@@ -96,6 +106,18 @@ def write_bag(
             for index, message in enumerate(messages):
                 writer.write(connection, stamp(index) + 7, STORE.serialize_cdr(message, kind))
     return path
+
+
+def truths(source: FrameSource) -> dict[int, GroundTruth]:
+    """Labels by image stamp."""
+    frames = source.labelled_frames(Notes())
+    return {frame.stamp_ns: truth for frame, truth in frames if truth is not None}
+
+
+def read(source: FrameSource) -> tuple[list[int], list[Note]]:
+    """The images' indices, and what was noted."""
+    notes = Notes()
+    return [frame.index for frame, _ in source.labelled_frames(notes)], notes.all()
 
 
 def images(kind: Any = raw) -> list[Any]:
@@ -182,9 +204,9 @@ def test_ground_truth_is_joined_by_stamp(tmp_path: Path) -> None:
         "/ground_truth/lane_mask": (IMAGE, [mask(i, 4) for i in range(2)]),
         "/ground_truth/detections": (DETECTIONS, [detections(0, *boxes), detections(1)]),
     }
-    truths = dict(open_source(write_bag(tmp_path / "bag", topics)).truths())
-    assert list(truths) == [stamp(0), stamp(1), stamp(2)]
-    first, second, third = truths.values()
+    found = truths(open_source(write_bag(tmp_path / "bag", topics)))
+    assert list(found) == [stamp(0), stamp(1), stamp(2)]
+    first, second, third = found.values()
     assert first.boxes is not None
     np.testing.assert_allclose(first.boxes, [box[:4] for box in boxes])
     assert first.ignore is not None
@@ -199,27 +221,211 @@ def test_ground_truth_is_joined_by_stamp(tmp_path: Path) -> None:
 
 def test_a_bag_without_labels_has_none(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
-    assert list(open_source(bag).truths()) == []
+    assert truths(open_source(bag)) == {}
+
+
+def storage_file(bag: Path) -> Path:
+    return next(file for file in bag.iterdir() if file.suffix in (".mcap", ".db3", ".zstd"))
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [
+        (StoragePlugin.MCAP, None),
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),
+        (StoragePlugin.SQLITE3, None),
+        (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+        (StoragePlugin.SQLITE3, CompressionMode.FILE),
+    ],
+)
+@pytest.mark.parametrize("keep", [0.6, 0.98])
+def test_what_a_truncated_bag_still_holds_is_read(
+    tmp_path: Path, storage: StoragePlugin, compression: CompressionMode | None, keep: float
+) -> None:
+    random = np.random.default_rng(0)
+    noise = [raw(0) for _ in range(300)]
+    for index, message in enumerate(noise):  # nothing that compression could make small
+        message.header.stamp = header(stamp(index)).stamp
+        message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
+    topics = {"/cam": (IMAGE, noise)}
+    bag = write_bag(tmp_path / "bag", topics, storage, compression)
+    file = storage_file(bag)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    indices, notes = read(open_source(bag))
+    assert indices == list(range(len(indices)))
+    assert 0.25 * keep * 300 < len(indices) < 300
+    assert "truncated file" in {note.kind for note in notes}
+    frames = list(open_source(bag).frames())
+    assert [frame.stamp_ns for frame in frames] == [stamp(index) for index in indices]
+    last = frames[-1].pixels
+    assert isinstance(last, RawPixels)
+    assert np.array_equal(last.data, noise[len(indices) - 1].data)
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
-def test_a_truncated_bag_is_an_error_that_names_it(
-    tmp_path: Path, storage: StoragePlugin, keep: float
+@pytest.mark.parametrize("keep", [0, 4, 200])
+def test_a_bag_without_anything_readable_is_an_error_that_names_it(
+    tmp_path: Path, storage: StoragePlugin, keep: int
 ) -> None:
     bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())}, storage)
-    file = next(f for f in bag.iterdir() if f.suffix in (".mcap", ".db3"))
-    content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(SourceError, match="cannot be read as a rosbag2"):
-        list(open_source(bag).frames())
-
-
-def test_a_bag_with_broken_metadata_is_an_error(tmp_path: Path) -> None:
-    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
-    (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: [")
-    with pytest.raises(SourceError, match="cannot be read as a rosbag2"):
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(SourceError, match=rf"{file.name} cannot be read as a rosbag2"):
         open_source(bag)
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("content", [None, "rosbag2_bagfile_information: [", "files: 3"])
+def test_a_bag_without_usable_metadata_is_read(
+    tmp_path: Path, storage: StoragePlugin, content: str | None
+) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())}, storage)
+    (bag / "metadata.yaml").unlink()
+    if content is not None:
+        (bag / "metadata.yaml").write_text(content)
+    indices, notes = read(open_source(bag))
+    assert indices == list(range(COUNT))
+    assert [note.kind for note in notes] == ["damaged metadata" if content else "no metadata"]
+
+
+def split_bag(tmp_path: Path) -> Path:
+    """A bag of twelve files with one image each, as `ros2 bag record -b` makes them."""
+    bag = tmp_path / "split"
+    bag.mkdir()
+    names = [f"split_{index}.mcap" for index in range(12)]
+    for index, name in enumerate(names):
+        whole = write_bag(tmp_path / name.removesuffix(".mcap"), {"/cam": (IMAGE, [raw(index)])})
+        storage_file(whole).rename(bag / name)
+    lines = [
+        "rosbag2_bagfile_information:",
+        "  relative_file_paths:",
+        *[f"    - {name}" for name in names],
+    ]
+    (bag / "metadata.yaml").write_text("\n".join(lines))
+    return bag
+
+
+def test_the_files_of_a_split_bag_are_read_in_order(tmp_path: Path) -> None:
+    bag = split_bag(tmp_path)
+    expected = [stamp(index) for index in range(12)]
+    assert [frame.stamp_ns for frame in open_source(bag).frames()] == expected
+    (bag / "metadata.yaml").unlink()  # by name, split_10 would come before split_2
+    assert [frame.stamp_ns for frame in open_source(bag).frames()] == expected
+    assert open_source(bag).info.frames == 12
+
+
+def test_a_split_bag_is_read_without_its_missing_and_broken_files(tmp_path: Path) -> None:
+    bag = split_bag(tmp_path)
+    (bag / "split_3.mcap").unlink()
+    (bag / "split_5.mcap").write_bytes(b"no mcap")
+    frames, notes = read(open_source(bag))
+    assert len(frames) == 10
+    assert [(note.kind, note.count) for note in notes] == [
+        ("missing file", 1),
+        ("unreadable file", 1),
+    ]
+    assert "split_3.mcap" in notes[0].first
+
+
+def test_messages_that_are_damaged_are_images_that_cannot_be_decoded(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/cam", IMAGE, typestore=STORE)
+        for index in range(3):
+            data = STORE.serialize_cdr(raw(index), IMAGE)
+            writer.write(connection, stamp(index), data[: 20 if index == 1 else len(data)])
+    frames = list(open_source(bag).frames())
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    with pytest.raises(ImageError, match="/cam: "):
+        frames[1].pixels.decode()
+    assert frames[1].stamp_ns == stamp(1)  # the time of recording is left
+
+
+def test_images_without_stamps_have_their_time_of_recording(tmp_path: Path) -> None:
+    unstamped = [raw(index) for index in range(3)]
+    for message in unstamped:
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    source = open_source(write_bag(tmp_path / "bag", {"/cam": (IMAGE, unstamped)}))
+    notes = Notes()
+    stamps = [frame.stamp_ns for frame, _ in source.labelled_frames(notes)]
+    assert stamps == [stamp(index) + 7 for index in range(3)]
+    [note] = notes.all()
+    assert (note.kind, note.count) == ("image without stamp", 3)
+
+
+def test_labels_wait_for_their_images_and_images_for_their_labels(tmp_path: Path) -> None:
+    """Labels recorded 20 images behind, and drivable masks 20 images ahead of, their images."""
+    bag, count = tmp_path / "bag", 60
+    with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, kind, message, shift in (
+            ("/cam", IMAGE, raw, 0),
+            ("/ground_truth/lane_mask", IMAGE, lambda i: mask(i, i + 1), 20),
+            ("/ground_truth/drivable_mask", IMAGE, lambda i: mask(i, 60 - i), -20),
+        ):
+            connection = writer.add_connection(topic, kind, typestore=STORE)
+            for index in range(count):
+                one = message(0) if topic == "/cam" else message(index)
+                one.header.stamp = header(stamp(index)).stamp
+                data = STORE.serialize_cdr(one, kind)
+                writer.write(connection, stamp(index + shift) + 7, data)
+    notes = Notes()
+    joined = list(open_source(bag).labelled_frames(notes))
+    assert [frame.index for frame, _ in joined] == list(range(count))
+    for frame, truth in joined:
+        assert truth is not None
+        assert truth.lane is not None
+        assert truth.lane[0].sum() == frame.index + 1
+        assert truth.drivable is not None
+        assert truth.drivable[0].sum() == 60 - frame.index
+    assert notes.all() == []
+
+
+def test_labels_of_other_times_are_counted(tmp_path: Path) -> None:
+    late = [mask(index + 1000, 3) for index in range(4)]
+    topics = {"/cam": (IMAGE, images()), "/ground_truth/lane_mask": (IMAGE, late)}
+    notes = Notes()
+    frames = list(open_source(write_bag(tmp_path / "bag", topics)).labelled_frames(notes))
+    assert len(frames) == COUNT
+    assert not any(truth for _, truth in frames)
+    assert [(note.kind, note.count) for note in notes.all()] == [
+        ("label without image", 4),
+        ("labels fit no image", 1),
+    ]
+
+
+def test_labels_that_are_no_masks_are_counted(tmp_path: Path) -> None:
+    topics = {"/cam": (IMAGE, images()), "/ground_truth/lane_mask": (IMAGE, images())}
+    notes = Notes()
+    frames = list(open_source(write_bag(tmp_path / "bag", topics)).labelled_frames(notes))
+    assert not any(truth for _, truth in frames)
+    [note] = notes.all()
+    assert (note.kind, note.count) == ("unreadable label", COUNT)
+    assert "masks must be mono8" in note.first
+
+
+def test_every_camera_has_its_own_labels(tmp_path: Path) -> None:
+    topics = {
+        "/front/image_raw": (IMAGE, images()),
+        "/rear/image_raw/compressed": (COMPRESSED, images(compressed)),
+        "/front/ground_truth/lane_mask": (IMAGE, [mask(0, 3)]),
+        "/ground_truth/drivable_mask": (IMAGE, [mask(0, 5)]),
+        "/labels/detections": (DETECTIONS, [detections(0)]),
+    }
+    bag = write_bag(tmp_path / "bag", topics)
+    assert bag_cameras(bag) == ["/front/image_raw", "/rear/image_raw/compressed"]
+    [front] = truths(open_source(bag, topic="/front/image_raw")).values()
+    assert front.lane is not None
+    assert front.drivable is None
+    # Asked for by name, the rear camera has the labels at the root to itself.
+    [rear] = truths(open_source(bag, topic="/rear/image_raw/compressed")).values()
+    assert rear.drivable is not None
+    named = TruthTopics(detections="/labels/detections")
+    [boxes] = truths(open_source(bag, topic="/front/image_raw", truth=named)).values()
+    assert boxes.boxes is not None
+    assert boxes.lane is None
+    with pytest.raises(SourceError, match=r"no labels on /nothing; it has /front/"):
+        open_source(bag, topic="/front/image_raw", truth=TruthTopics(lane="/nothing"))
 
 
 def write_video(path: Path, rate_hz: float = 20.0) -> Path:
@@ -267,9 +473,9 @@ def write_dataset(root: Path) -> Path:
 def test_a_data_set_folder_brings_its_labels(tmp_path: Path) -> None:
     source = open_source(write_dataset(tmp_path), fps=5)
     assert [frame.stamp_ns for frame in source.frames()] == [0, 200_000_000, 400_000_000]
-    truths = dict(source.truths())
-    assert list(truths) == [0, 200_000_000]  # image c has no label at all
-    first, second = truths.values()
+    found = truths(source)
+    assert list(found) == [0, 200_000_000]  # image c has no label at all
+    first, second = found.values()
     assert first.boxes is not None
     assert first.boxes.tolist() == [[1, 2, 11, 22]]
     assert first.ignore is not None
@@ -286,7 +492,7 @@ def test_a_plain_image_folder_has_no_labels(tmp_path: Path) -> None:
             cv2.imwrite(str(tmp_path / name), picture(index))
     source = open_source(tmp_path)
     assert (source.info.frames, source.info.rate_hz) == (2, 30.0)
-    assert list(source.truths()) == []
+    assert truths(source) == {}
 
 
 def test_the_root_of_a_data_set_names_its_splits(tmp_path: Path) -> None:
@@ -299,11 +505,11 @@ def test_broken_labels_are_named(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path)
     (tmp_path / "det/val.json").write_text("{}")
     with pytest.raises(UserError, match=r"val\.json: not a COCO file"):
-        list(open_source(folder).truths())
+        truths(open_source(folder))
     (tmp_path / "det/val.json").unlink()
     (tmp_path / "lane/val/a.png").write_bytes(b"no png")
     with pytest.raises(UserError, match=r"a\.png: not a readable image"):
-        list(open_source(folder).truths())
+        truths(open_source(folder))
 
 
 def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:
@@ -315,9 +521,6 @@ def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds neither images"):
         open_source(tmp_path / "empty")
-    (tmp_path / "lonely.db3").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"metadata\.yaml is missing"):
-        open_source(tmp_path / "lonely.db3")
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:

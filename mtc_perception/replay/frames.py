@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from mtc_perception.errors import UserError
+from mtc_perception.errors import ImageError, UserError
 from mtc_perception.images import ByteData, SourceImage, decode_compressed, view_image
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.notes import Notes
 
 NS_PER_S = 1_000_000_000
 SourceKind = Literal["bag", "video", "images"]
@@ -43,6 +44,20 @@ class EncodedPixels:
         return decode_compressed(self.data)
 
 
+@dataclass(frozen=True, slots=True)
+class BrokenPixels:
+    """An image whose message is damaged."""
+
+    reason: str
+
+    def decode(self) -> SourceImage:
+        """Raises ImageError."""
+        raise ImageError(self.reason)
+
+
+Pixels = RawPixels | EncodedPixels | BrokenPixels
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceFrame:
     """One image of a recording."""
@@ -51,7 +66,18 @@ class SourceFrame:
     """Position in the recording, from 0."""
     stamp_ns: int
     """The image's own time: its header stamp in a bag, else counted from 0 by the frame rate."""
-    pixels: RawPixels | EncodedPixels
+    pixels: Pixels
+    name: str = ""
+    """Name of the image's file without suffix; empty in bags and videos."""
+    frame_id: str = ""
+    """Of the header in a bag, else empty."""
+
+
+class LabelledFrame(NamedTuple):
+    """One image and its labels, None where it has none."""
+
+    frame: SourceFrame
+    truth: GroundTruth | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +101,13 @@ class FrameSource(Protocol):
     def info(self) -> SourceInfo: ...
 
     def frames(self) -> Iterator[SourceFrame]:
-        """The images in recorded order. Raises SourceError where the recording is damaged."""
+        """The images in recorded order. Raises SourceError where nothing can be read."""
 
-    def truths(self) -> Iterator[tuple[int, GroundTruth]]:
-        """(image stamp in ns, labels) of the labelled images, in recorded order."""
+    def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        """The images and their labels, in recorded order; what is wrong is noted.
+
+        Raises SourceError where nothing can be read.
+        """
 
 
 def first_seconds(frames: Iterator[SourceFrame], seconds: float | None) -> Iterator[SourceFrame]:

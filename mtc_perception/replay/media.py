@@ -20,11 +20,13 @@ from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.frames import (
     NS_PER_S,
     EncodedPixels,
+    LabelledFrame,
     RawPixels,
     SourceError,
     SourceFrame,
     SourceInfo,
 )
+from mtc_perception.replay.notes import Notes
 
 DEFAULT_FOLDER_FPS = 30.0
 
@@ -60,8 +62,9 @@ class VideoSource:
         if index == 0:
             raise SourceError(f"{self._path}: no frame of this video can be decoded")
 
-    def truths(self) -> Iterator[tuple[int, GroundTruth]]:
-        return iter(())
+    def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        for frame in self.frames():
+            yield LabelledFrame(frame, None)
 
     def _open(self) -> Any:
         capture = cv2.VideoCapture(str(self._path))
@@ -93,19 +96,24 @@ class FolderSource:
         rate_hz = fps or DEFAULT_FOLDER_FPS
         self.info = SourceInfo(path.name, "images", None, len(self._files), rate_hz)
         data_set = split_of(path)
-        self._samples = read_split(*data_set) if data_set else []
+        samples = read_split(*data_set) if data_set else []
+        self._samples = {sample.stem: sample for sample in samples}
 
     def frames(self) -> Iterator[SourceFrame]:
         for index, file in enumerate(self._files):
             kind = "png" if file.suffix.lower() == ".png" else "jpeg"
             pixels = EncodedPixels(kind, file.read_bytes())
-            yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels)
+            yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels, file.stem)
 
-    def truths(self) -> Iterator[tuple[int, GroundTruth]]:
-        for index, sample in enumerate(self._samples):
-            if sample.labelled:
-                size = read_image(sample.image_path).shape[:2]
-                yield _stamp_ns(index, self.info.rate_hz), read_truth(sample, size)
+    def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        for frame in self.frames():
+            yield LabelledFrame(frame, self._truth(frame))
+
+    def _truth(self, frame: SourceFrame) -> GroundTruth | None:
+        sample = self._samples.get(frame.name)
+        if sample is None or not sample.labelled:
+            return None
+        return read_truth(sample, read_image(sample.image_path).shape[:2])
 
 
 def _split_folders(root: Path) -> list[str]:

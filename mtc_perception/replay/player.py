@@ -27,6 +27,7 @@ from mtc_perception.images import SourceImage
 from mtc_perception.memory import keep_memory
 from mtc_perception.replay.frames import (
     NS_PER_S,
+    BrokenPixels,
     EncodedPixels,
     RawPixels,
     SourceError,
@@ -162,11 +163,13 @@ def _prepare(
     unreadable, reason = 0, ""
     for frame in first_seconds(source.frames(), config.seconds):
         try:
-            message = _message(frame.pixels, frame.pixels.decode(), config.transport)
+            image = frame.pixels.decode()
         except ImageError as error:
             reason = reason or f"image {frame.index}: {error}"
             unreadable += 1
             continue
+        assert not isinstance(frame.pixels, BrokenPixels), "it has no image"
+        message = _message(frame.pixels, image, config.transport)
         budget -= len(message.data)
         if budget < 0:
             raise SourceError(

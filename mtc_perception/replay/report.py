@@ -12,6 +12,7 @@ from mtc_perception.metrics import GroundTruth
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.frames import FrameSource, SourceFrame
 from mtc_perception.replay.live import LiveResult
+from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.page import Gallery, Picture, render_page
 from mtc_perception.replay.pictures import (
     VIDEO_WIDTH,
@@ -126,10 +127,10 @@ def _played_frames(
 def _truths(source: FrameSource, stamps_ns: Iterable[int]) -> dict[int, GroundTruth]:
     missing = set(stamps_ns)
     found: dict[int, GroundTruth] = {}
-    for stamp_ns, truth in source.truths():
-        if stamp_ns in missing:
-            found[stamp_ns] = truth
-            missing.discard(stamp_ns)
+    for frame, truth in source.labelled_frames(Notes()):
+        if truth is not None and frame.stamp_ns in missing:
+            found[frame.stamp_ns] = truth
+            missing.discard(frame.stamp_ns)
         if not missing:
             break
     return found

@@ -8,6 +8,7 @@ from mtc_perception.mask_metrics import MaskMetric
 from mtc_perception.metrics import GroundTruth, PerceptionMetrics
 from mtc_perception.replay.frames import FrameSource, SourceError
 from mtc_perception.replay.live import LiveResult
+from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.player import Published
 
 
@@ -37,7 +38,10 @@ def score_run(source: FrameSource, result: LiveResult, on_frame: Callable[[int],
     played = {one.source_stamp_ns: one for one in result.published}
     agreement: dict[int, float] = {}
     labelled = 0
-    for stamp_ns, truth in source.truths():
+    for frame, truth in source.labelled_frames(Notes()):
+        if truth is None:
+            continue
+        stamp_ns = frame.stamp_ns
         one = played.get(stamp_ns)
         if one is None:
             if labelled == len(played):
