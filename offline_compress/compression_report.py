@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mtc_perception.files import write_text_atomic
 from mtc_perception.layout import LayoutError
+from mtc_perception.pages import render
 from offline_compress.compression_charts import channels, conflict_map, trade_off
 from offline_compress.compression_pictures import side_by_side
 from offline_compress.compression_rows import (
@@ -25,7 +26,6 @@ from offline_compress.evaluation_report import OVERLAY_COLORS, Picture, TextTabl
 from offline_compress.headlines import HEADLINES, TASKS, figure, task_scores
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
-from offline_compress.page import render
 from offline_compress.pipeline.evaluation import Count
 from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
 from offline_compress.pipeline.result import ENGINES
@@ -230,6 +230,7 @@ def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count
         )
     )
     text = render(
+        __package__ or "",
         _TEMPLATE,
         title=f"Compression of {first['recipe']}",
         first=first,

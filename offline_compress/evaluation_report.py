@@ -16,11 +16,11 @@ from mtc_perception.images import SourceImage
 from mtc_perception.layout import read_image, read_truth
 from mtc_perception.metrics import RECOMMENDED, GroundTruth
 from mtc_perception.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
+from mtc_perception.pages import render
 from mtc_perception.perception import Perception, StageTimes
 from offline_compress.evaluate import Evaluation, FrameScore, infer, ranked
-from offline_compress.evaluation_charts import HEIGHT, WIDTH, charts
+from offline_compress.evaluation_charts import charts
 from offline_compress.headlines import TASKS
-from offline_compress.page import render
 from offline_compress.results import Tick
 from offline_compress.subject import Subject
 
@@ -159,6 +159,7 @@ def write_report(
         if pictures:
             rankings.append((f"{_TASK_WORDS[task]}: {rank}", pictures))
     text = render(
+        __package__ or "",
         _TEMPLATE,
         title=title_of(result),
         cards=list(_cards(result)),
@@ -168,8 +169,6 @@ def write_report(
         thresholds=subject.thresholds,
         max_detections=subject.max_detections,
         result=result,
-        width=WIDTH,
-        height=HEIGHT,
         colors=OVERLAY_COLORS,
     )
     write_text_atomic(path, text)

@@ -12,16 +12,12 @@ from rosbags.rosbag2 import Reader
 
 from mtc_perception.errors import UserError
 from mtc_perception.replay.typestore import VISION_MSGS, ros_typestore
-from offline_compress.data.synth_bag import (
-    DETECTIONS_TOPIC,
-    DRIVABLE_TOPIC,
-    IMAGE_TOPIC,
-    LANE_TOPIC,
-    START_NS,
-    write_bag,
-)
+from offline_compress.data.synth_bag import IMAGE_TOPIC, START_NS, write_bag
 from offline_compress.data.synthetic import Drive
 
+DETECTIONS_TOPIC = "/ground_truth/detections"
+DRIVABLE_TOPIC = "/ground_truth/drivable_mask"
+LANE_TOPIC = "/ground_truth/lane_mask"
 WIDTH, HEIGHT, FPS, SEED = 322, 182, 30.0, 5
 ROOT = Path(__file__).parents[1]
 

@@ -13,8 +13,13 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from typing_extensions import Self
 
+from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.frames import NS_PER_S, EncodedPixels, RawPixels
+from mtc_perception.replay.truth_topics import FOLDER, IGNORE_ID
 from mtc_perception.replay.typestore import ros_typestore
+
+START_NS = 1_700_000_000_000_000_000
+"""When recordings begin that have no time of their own: a stamp of 0 means none in ROS."""
 
 
 class BagWriter:
@@ -98,6 +103,20 @@ class BagWriter:
                 detections=[self._detection(header, *field) for field in fields],
             ),
         )
+
+    def truth(self, stamp_ns: int, frame_id: str, truth: GroundTruth) -> None:
+        """The labels of an image, each known one on its topic under `/ground_truth`."""
+        where = stamp_ns, frame_id
+        if truth.boxes is not None:
+            count = len(truth.boxes)
+            ignore = np.zeros(count, np.bool_) if truth.ignore is None else truth.ignore
+            ids = [IGNORE_ID if one else "" for one in ignore]
+            topic = f"/{FOLDER}/detections"
+            self.detections(topic, *where, truth.boxes, [1.0] * count, ["vehicle"] * count, ids)
+        if truth.drivable is not None:
+            self.mask(f"/{FOLDER}/drivable_mask", *where, truth.drivable)
+        if truth.lane is not None:
+            self.mask(f"/{FOLDER}/lane_mask", *where, truth.lane)
 
     def values(
         self, topic: str, stamp_ns: int, frame_id: str, name: str, values: Mapping[str, float]

@@ -1,12 +1,14 @@
 """Charts as inline SVG: no library, no script, readable in every browser and printout."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 1000, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 26
 _BAR_WIDTH, _LEGEND_COLUMNS = 600, 3
+_DOTS = 1200
+"""More than this many images are drawn as the median and the slowest of each step in time."""
 _STAGE_COLORS = ("#9aa5b1", "#cbd2d9", "#56b4e9", "#0072b2", "#009e73", "#e69f00", "#cc79a7")
 
 
@@ -15,8 +17,9 @@ def latency_timeline(
 ) -> str:
     """End-to-end latency over time: a dot per image, a red tick below where NaN (no answer).
 
-    The dashed line is the camera's period: above it a node that does one image at a time has to
-    drop some.
+    Of a long recording only the median and the slowest image of each step in time are drawn, so
+    that its page stays small. The dashed line is the camera's period: above it a node that does one
+    image at a time has to drop some.
     """
     known = [value for value in latencies_ms if not math.isnan(value)]
     top_ms = _ceiling(max([*known, period_ms]) * 1.05)
@@ -48,15 +51,14 @@ def latency_timeline(
         f'<line class="period" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
         f'y1="{y(period_ms):.1f}" y2="{y(period_ms):.1f}"/>'
     )
-    for seconds, value in zip(times_s, latencies_ms, strict=True):
-        if math.isnan(value):
-            bottom = _HEIGHT - _BOTTOM
-            parts.append(
-                f'<line class="lost" x1="{x(seconds):.1f}" x2="{x(seconds):.1f}" '
-                f'y1="{bottom - 14}" y2="{bottom}"/>'
-            )
-        else:
-            parts.append(f'<circle cx="{x(seconds):.1f}" cy="{y(value):.1f}" r="2.2"/>')
+    for seconds, value in _dots(times_s, latencies_ms):
+        parts.append(f'<circle cx="{x(seconds):.1f}" cy="{y(value):.1f}" r="2.2"/>')
+    gone = zip(times_s, latencies_ms, strict=True)
+    for place in sorted({round(x(seconds), 1) for seconds, value in gone if math.isnan(value)}):
+        bottom = _HEIGHT - _BOTTOM
+        parts.append(
+            f'<line class="lost" x1="{place}" x2="{place}" y1="{bottom - 14}" y2="{bottom}"/>'
+        )
     return (
         f'<svg class="timeline" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="End-to-end latency over time">{"".join(parts)}</svg>'
@@ -87,6 +89,24 @@ def stage_bar(stages_ms: Sequence[tuple[str, float]]) -> str:
         f'<svg class="stages" viewBox="0 0 {_BAR_WIDTH} {height}" role="img" '
         f'aria-label="Median time per stage">{"".join(parts)}</svg>'
     )
+
+
+def _dots(times_s: Sequence[float], latencies_ms: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """(time, latency) of the images to draw, without those of NaN."""
+    known = [
+        (seconds, value)
+        for seconds, value in zip(times_s, latencies_ms, strict=True)
+        if not math.isnan(value)
+    ]
+    if len(known) <= _DOTS:
+        yield from known
+        return
+    columns = _DOTS // 2
+    for column in range(columns):
+        part = known[column * len(known) // columns : (column + 1) * len(known) // columns]
+        part.sort(key=lambda one: one[1])
+        yield part[len(part) // 2]
+        yield part[-1]
 
 
 def _ceiling(value: float) -> float:

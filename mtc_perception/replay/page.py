@@ -4,11 +4,9 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
+from mtc_perception.pages import render
 from mtc_perception.replay.charts import latency_timeline, stage_bar
 from mtc_perception.replay.live import LiveResult
 from mtc_perception.replay.summary import frame_rows, latency_rows, metric_rows
@@ -39,10 +37,6 @@ def render_page(
     summary: Mapping[str, Any], result: LiveResult, galleries: Sequence[Gallery], video: str
 ) -> str:
     """The page as HTML; `video` is the name of the video file beside it."""
-    # Shown even where all labels are undefined: an empty place would hide that.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["data_uri"] = _data_uri
-    template = resources.files(__package__ or "").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     first_ns = result.published[0].stamp_ns
     times_s = [(one.stamp_ns - first_ns) / 1e9 for one in result.published]
     latencies_ms = [result.latency_ms(one) for one in result.published]
@@ -50,7 +44,9 @@ def render_page(
     delivery_ms = summary["latency_ms"]["end_to_end"].get("p50", 0.0) - summary["latency_ms"][
         "published"
     ].get("p50", 0.0)
-    return environment.from_string(template).render(
+    return render(
+        __package__ or "",
+        _TEMPLATE,
         summary=summary,
         frames=frame_rows(summary),
         latencies=latency_rows(summary),
@@ -60,8 +56,10 @@ def render_page(
         lost=sum(map(math.isnan, latencies_ms)),
         galleries=galleries,
         video=video,
+        data_uri=data_uri,
     )
 
 
-def _data_uri(jpeg: bytes) -> str:
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG file as the address of a picture in a page."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

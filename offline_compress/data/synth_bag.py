@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtc_perception.errors import UserError
-from mtc_perception.replay.bag_writer import BagWriter, new_bag
+from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.bag_writer import START_NS, BagWriter, new_bag
 from mtc_perception.replay.frames import EncodedPixels
 from offline_compress.data.synthetic import Drive, Scene
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"
-DETECTIONS_TOPIC = "/ground_truth/detections"
-DRIVABLE_TOPIC = "/ground_truth/drivable_mask"
-LANE_TOPIC = "/ground_truth/lane_mask"
-IGNORE_ID = "ignore"
 FRAME_ID = "camera"
-START_NS = 1_700_000_000_000_000_000
 _JPEG_QUALITY = 90
 
 
@@ -136,18 +132,15 @@ def _pack(scene: Scene) -> _Frame:
 
 
 def _write_frame(writer: BagWriter, frame: _Frame, stamp_ns: int, shape: tuple[int, int]) -> None:
-    height, width = shape
+    def mask(bits: bytes) -> NDArray[np.bool_]:
+        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1])
+        return flat.reshape(shape).view(np.bool_)
 
-    def mask(topic: str, bits: bytes) -> None:
-        flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width)
-        writer.mask(topic, stamp_ns, FRAME_ID, flat.reshape(height, width))
-
-    boxes = np.concatenate([frame.boxes, frame.ignore_boxes])
-    ids = [""] * len(frame.boxes) + [IGNORE_ID] * len(frame.ignore_boxes)
-    count = len(boxes)
-    writer.image(IMAGE_TOPIC, stamp_ns, FRAME_ID, EncodedPixels("jpeg", frame.jpeg))
-    writer.detections(
-        DETECTIONS_TOPIC, stamp_ns, FRAME_ID, boxes, [1.0] * count, ["vehicle"] * count, ids
+    truth = GroundTruth(
+        boxes=np.concatenate([frame.boxes, frame.ignore_boxes]),
+        ignore=np.arange(len(frame.boxes) + len(frame.ignore_boxes)) >= len(frame.boxes),
+        drivable=mask(frame.drivable_bits),
+        lane=mask(frame.lane_bits),
     )
-    mask(DRIVABLE_TOPIC, frame.drivable_bits)
-    mask(LANE_TOPIC, frame.lane_bits)
+    writer.image(IMAGE_TOPIC, stamp_ns, FRAME_ID, EncodedPixels("jpeg", frame.jpeg))
+    writer.truth(stamp_ns, FRAME_ID, truth)
