@@ -9,7 +9,7 @@ from typing import Any
 from mtc_perception.pages import render
 from mtc_perception.replay.charts import latency_timeline, stage_bar
 from mtc_perception.replay.live import LiveResult
-from mtc_perception.replay.summary import frame_rows, latency_rows, metric_rows
+from mtc_perception.replay.rows import frame_rows, latency_rows, metric_rows
 
 _TEMPLATE = "page.html.j2"
 # In the order they happen; together they make up the time from stamp to published.
@@ -49,7 +49,7 @@ def render_page(
         _TEMPLATE,
         summary=summary,
         frames=frame_rows(summary),
-        latencies=latency_rows(summary),
+        latencies=latency_rows(summary["latency_ms"]),
         metrics=metric_rows(summary),
         timeline=latency_timeline(times_s, latencies_ms, 1e3 / result.source.rate_hz),
         stages=stage_bar([*stages, ("delivery", max(delivery_ms, 0.0))]),

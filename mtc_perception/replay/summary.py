@@ -8,34 +8,8 @@ from rich.table import Table
 from mtc_perception.bundle import Bundle
 from mtc_perception.provenance import provenance
 from mtc_perception.replay.live import LiveConfig, LiveResult
+from mtc_perception.replay.rows import STAGE_WORDS, frame_rows, latency_rows, metric_rows
 from mtc_perception.replay.scoring import Scores
-
-_FRAME_WORDS = {
-    "frames_in": "frames in",
-    "frames_processed": "processed",
-    "frames_dropped": "dropped",
-    "frames_stale": "stale",
-    "frames_malformed": "malformed",
-}
-STAGE_WORDS = {
-    "receive": "receive (stamp to callback)",
-    "wait": "wait for the engine",
-    "preprocess": "preprocess",
-    "inference": "inference",
-    "decode": "decode",
-    "publish": "publish",
-    "published": "stamp to published",
-    "end_to_end": "end to end",
-}
-_METRIC_WORDS = {
-    ("detection", "recall"): "vehicle recall (IoU 0.5)",
-    ("detection", "map50"): "vehicle mAP50",
-    ("detection", "map50_95"): "vehicle mAP50:95",
-    ("drivable", "miou"): "drivable area mIoU",
-    ("drivable", "iou"): "drivable area IoU",
-    ("lane", "iou"): "lane IoU",
-    ("lane", "accuracy"): "lane accuracy",
-}
 
 
 def summarise(
@@ -85,29 +59,6 @@ def summarise(
     return summary | provenance()
 
 
-def metric_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) of every accuracy figure there is."""
-    rows = []
-    for (task, name), words in _METRIC_WORDS.items():
-        if task in summary:
-            value = summary[task][name]
-            rows.append((words, "undefined" if value is None else f"{value:.3f}"))
-    return rows
-
-
-def frame_rows(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """(what, number) of images."""
-    return [(words, summary[name]) for name, words in _FRAME_WORDS.items()]
-
-
-def latency_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(stage, [p50, p95, p99, max]) in ms."""
-    return [
-        (words, [_ms(summary["latency_ms"][stage].get(q)) for q in ("p50", "p95", "p99", "max")])
-        for stage, words in STAGE_WORDS.items()
-    ]
-
-
 def table(summary: Mapping[str, Any]) -> Table:
     """Everything on one screen."""
     source = summary["input"]
@@ -122,7 +73,7 @@ def table(summary: Mapping[str, Any]) -> Table:
         style = "red" if count and words in ("dropped", "stale", "malformed") else ""
         result.add_row(words, str(count), style=style)
     result.add_section()
-    for words, values in latency_rows(summary):
+    for words, values in latency_rows(summary["latency_ms"]):
         style = "bold" if words == STAGE_WORDS["end_to_end"] else ""
         result.add_row(words, *values, style=style)
     if rows := metric_rows(summary):
@@ -130,7 +81,3 @@ def table(summary: Mapping[str, Any]) -> Table:
         for words, value in rows:
             result.add_row(words, value)
     return result
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
