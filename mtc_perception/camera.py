@@ -22,6 +22,7 @@ from mtc_perception.messages import (
     ImageWriter,
     detections_message,
     label_info_message,
+    rejection_message,
     source_image,
     stamp_ns,
     timing_message,
@@ -176,7 +177,9 @@ class Camera:
         return source_image(frame.payload)
 
     def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
-        self.monitor.rejected(f"{outcome.value}: {reason}")
+        words = f"{outcome.value}: {reason}"
+        self.monitor.rejected(words)
+        self._timing.publish(rejection_message(frame.payload.header, self.name, words))
         logger = self._node.get_logger()
         encoding = getattr(frame.payload, "encoding", "")
         if outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS:

@@ -102,6 +102,18 @@ def timing_message(
     return DiagnosticArray(header=header, status=[status])
 
 
+def rejection_message(header: Header, camera: str, reason: str) -> DiagnosticArray:
+    """In place of its timing: why an image was not processed; the header is the image's."""
+    status = DiagnosticStatus(name=camera, level=DiagnosticStatus.WARN, message=reason)
+    return DiagnosticArray(header=header, status=[status])
+
+
+def rejection(message: DiagnosticArray) -> str:
+    """The reason of a `rejection_message`; empty for a `timing_message`."""
+    status = message.status[0]
+    return "" if status.values else status.message
+
+
 def times_from_message(message: DiagnosticArray) -> FrameTimes:
     """The inverse of `timing_message`."""
     values = {entry.key: float(entry.value) for entry in message.status[0].values}

@@ -11,6 +11,8 @@ from mtc_perception.messages import (
     ImageWriter,
     detections_message,
     label_info_message,
+    rejection,
+    rejection_message,
     source_image,
     stamp_ns,
     status_message,
@@ -126,6 +128,15 @@ def test_timing_survives_the_way_through_a_message(header):
     assert message.status[0].name == "front"
     assert message.status[0].message == "ok"
     assert times_from_message(message) == times
+
+
+def test_a_rejection_is_told_from_a_timing(header):
+    message = rejection_message(header, "front", "stale: image is 120 ms old")
+    assert message.header == header
+    assert message.status[0].level == b"\x01"
+    assert rejection(message) == "stale: image is 120 ms old"
+    times = FrameTimes(1.25, 0.5, 2.0, 15.125, 1.0, 0.75, 20.625)
+    assert rejection(timing_message(header, "front", "openvino", times, "ok")) == ""
 
 
 def test_status_prints_floats_shortly():

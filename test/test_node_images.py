@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.images import SUPPORTED_ENCODINGS
-from mtc_perception.messages import source_image, times_from_message
+from mtc_perception.messages import rejection, source_image, times_from_message
 from mtc_perception.timing import STAGES
 
 pytestmark = pytest.mark.dds
@@ -235,6 +235,7 @@ def test_frames_older_than_the_limit_are_stale(start_node):
     rig = start_node(max_frame_age_ms=5000.0)
     rig.run()
     drivable = rig.collect(Image, "drivable_mask")
+    timing = rig.collect(DiagnosticArray, "timing")
     publish = rig.camera("image_raw")
     rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), drivable)
     drivable.clear()
@@ -244,6 +245,10 @@ def test_frames_older_than_the_limit_are_stale(start_node):
     rig.wait_for_value("front", "frames_stale", "1")
     rig.wait_for_value("front", "reason", "max_frame_age_ms is 5000")
     assert not any(mask.header.stamp == old.header.stamp for mask in drivable)
+    rig.wait_for(
+        lambda: any(one.header.stamp == old.header.stamp and rejection(one) for one in timing),
+        "the image's own word of it",
+    )
     rig.perceive(publish, image_message(solid(*RED), "rgb8", rig), drivable)
     # No camera is an hour late: that is another clock, which must not blind the vehicle.
     other_clock = image_message(solid(*RED), "rgb8", rig)

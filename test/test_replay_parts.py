@@ -1,10 +1,13 @@
 """The parts of a replay that need no DDS: the schedule, packed masks, pictures, charts."""
 
 import contextlib
+import itertools
 import math
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,8 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.charts import latency_timeline, stage_bar
 from mtc_perception.replay.domain import DOMAINS, ClaimedDomain
+from mtc_perception.replay.masks import PackedMask
 from mtc_perception.replay.pictures import (
     VideoFile,
     add_caption,
@@ -26,42 +31,103 @@ from mtc_perception.replay.pictures import (
     jpeg,
     shrink,
 )
-from mtc_perception.replay.player import schedule
-from mtc_perception.replay.recorder import PackedMask, RecordedFrame
+from mtc_perception.replay.player import Stamps, schedule
+from mtc_perception.replay.read_ahead import ReadAhead
 
 MS = 1_000_000
 
 
 def test_a_steady_recording_is_played_as_it_was() -> None:
     stamps_ns = [5_000 * MS + 40 * MS * i for i in range(4)]
-    assert schedule(stamps_ns, 25.0) == [0, 40 * MS, 80 * MS, 120 * MS]
+    assert list(schedule(stamps_ns, 25.0)) == [0, 40 * MS, 80 * MS, 120 * MS]
 
 
 def test_jumps_of_the_stamps_count_as_one_period() -> None:
     stamps_ns = [0, 30 * MS, 30 * MS, -900 * MS, -870 * MS, 3_600_000 * MS]
-    assert schedule(stamps_ns, 20.0) == [0, 30 * MS, 80 * MS, 130 * MS, 160 * MS, 210 * MS]
+    due_ns = list(schedule(stamps_ns, 20.0))
+    assert due_ns == [0, 30 * MS, 80 * MS, 130 * MS, 160 * MS, 210 * MS]
 
 
-def test_repeating_goes_on_at_the_same_rate_and_ends_in_time() -> None:
-    due_ns = schedule([0, 100 * MS, 200 * MS], 10.0, repeat_s=0.75)
-    assert due_ns == [100 * MS * i for i in range(8)]
+def test_a_schedule_needs_no_stamp_before_its_time() -> None:
+    endless = schedule(itertools.cycle([0, 100 * MS, 200 * MS]), 10.0)
+    assert list(itertools.islice(endless, 8)) == [100 * MS * i for i in range(8)]
 
 
-@given(
-    st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=30),
-    st.floats(1.0, 120.0),
-    st.one_of(st.none(), st.floats(0.1, 5.0)),
-)
-def test_a_schedule_always_moves_ahead(
-    stamps_ns: list[int], rate_hz: float, repeat_s: float | None
-) -> None:
-    due_ns = schedule(stamps_ns, rate_hz, repeat_s)
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=30), st.floats(1.0, 120.0))
+def test_a_schedule_always_moves_ahead(stamps_ns: list[int], rate_hz: float) -> None:
+    due_ns = list(schedule(stamps_ns, rate_hz))
     assert due_ns[0] == 0
+    assert len(due_ns) == len(stamps_ns)
     assert all(later > earlier for earlier, later in pairwise(due_ns))
-    if repeat_s is None:
-        assert len(due_ns) == len(stamps_ns)
-    else:
-        assert due_ns[-1] < repeat_s * 1e9
+
+
+def test_recorded_stamps_are_kept() -> None:
+    stamps = Stamps()
+    recorded_ns = [1_700_000_000_000 * MS + 33 * MS * i for i in range(5)]
+    assert [stamps.of(stamp_ns) for stamp_ns in recorded_ns] == recorded_ns
+
+
+@given(st.lists(st.integers(-(10**10), 10**12), min_size=1, max_size=30))
+def test_every_image_has_a_stamp_of_its_own_that_is_set(recorded_ns: list[int]) -> None:
+    stamps = Stamps()
+    played_ns = [stamps.of(stamp_ns) for stamp_ns in recorded_ns]
+    assert len(set(played_ns)) == len(played_ns)
+    assert min(played_ns) > 0
+
+
+def test_a_recording_that_begins_at_zero_keeps_its_intervals() -> None:
+    stamps = Stamps()
+    assert [stamps.of(i * 40 * MS) for i in range(3)] == [1_000 * MS, 1_040 * MS, 1_080 * MS]
+
+
+def test_reading_ahead_stays_within_its_budget() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    ahead = ReadAhead(items(), lambda _: 10, 50)
+    assert ahead.fill(10.0) == (5, True)
+    assert not ahead.complete
+    for number in ahead:
+        # One is on its way out, five are waiting, one is in the making.
+        assert len(made) <= number + 7
+    assert made == list(range(100))
+    ahead.close()
+
+
+def test_reading_ahead_ends_early_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    ahead = ReadAhead(itertools.count(), lambda _: 1, 3)
+    assert next(iter(ahead)) == 0
+    ahead.close()
+    assert threading.active_count() == before
+
+
+def test_what_reading_ahead_meets_is_raised_where_it_belongs() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("damaged")
+
+    ahead = ReadAhead(items(), lambda _: 1, 100)
+    received = iter(ahead)
+    assert next(received) == 1
+    with pytest.raises(ValueError, match="damaged"):
+        next(received)
+    ahead.close()
+
+
+def test_answers_come_back_in_any_order(tmp_path: Path) -> None:
+    writer = AnswerWriter(tmp_path / "answers.bin")
+    masks = [np.full((4, 5), value, np.uint8) for value in (0, 255)]
+    offsets = [writer.add(answer(mask)) for mask in masks]
+    writer.close()
+    reader = AnswerReader(tmp_path / "answers.bin")
+    for offset, mask in list(zip(offsets, masks, strict=True))[::-1]:
+        np.testing.assert_array_equal(reader.read(offset).drivable.unpack(), mask)
+    reader.close()
 
 
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
@@ -70,8 +136,8 @@ def test_a_packed_mask_comes_back(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(PackedMask.pack(full).unpack(), full)
 
 
-def answer(mask: np.ndarray) -> RecordedFrame:
-    return RecordedFrame(
+def answer(mask: np.ndarray) -> Answer:
+    return Answer(
         boxes=np.array([[10, 10, 30, 30]], np.float32),
         scores=np.array([0.9], np.float32),
         classes=["vehicle"],

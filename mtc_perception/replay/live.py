@@ -2,12 +2,14 @@
 
 import contextlib
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mtc_perception.replay.answers import Answer, AnswerReader, RecordedFrame
 from mtc_perception.replay.frames import SourceInfo
 from mtc_perception.replay.node_process import NodeProcess, private_ros_domain
 from mtc_perception.replay.player import (
@@ -19,14 +21,7 @@ from mtc_perception.replay.player import (
     Transport,
     run_player,
 )
-from mtc_perception.replay.recorder import (
-    Finish,
-    Listening,
-    RecordedFrame,
-    Recording,
-    Seen,
-    run_recorder,
-)
+from mtc_perception.replay.recorder import Finish, Listening, Recording, Seen, run_recorder
 from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.worker import ReplayError, WorkerProcess
 from mtc_perception.timing import STAGES, percentiles
@@ -39,12 +34,16 @@ _LAST_ANSWER_S = 3.0
 _WORKER_TIMEOUT_S = 60.0
 _SAMPLE_S = 1.0
 
+# On the node's ROS clock: with /clock this is the recording's time, and known to 10 ms only.
+_ROS_STAGES = ("receive", "end_to_end")
+
 Phase = Literal["load", "configure", "play"]
+Outcome = Literal["processed", "dropped", "stale", "malformed"]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
-    """One live run."""
+    """One live run; the fields that `PlayerConfig` has too mean the same."""
 
     input: Path
     bundle: Path
@@ -58,6 +57,8 @@ class LiveConfig:
     """Further parameters of the node, such as `engine`."""
     keep_results: bool = True
     """Keep boxes and masks, not only times."""
+    faithful: bool = False
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,60 +74,89 @@ class Usage:
 class LiveResult:
     """What went in, what came out, and what the node says of itself."""
 
+    config: LiveConfig
     source: SourceInfo
     published: list[Published]
     recording: Recording
+    answers: AnswerReader
+    """To be read while the folder of the run is there, and to be closed."""
     usage: list[Usage]
     unreadable: int
     """Images of the recording that could not be decoded, and so were not played."""
     unreadable_reason: str
+    ready_s: float
+    """From the start of the node's process until it was active and found."""
 
     @property
     def engine(self) -> dict[str, str]:
         """The node's engine status: engine, device, precision, why, degraded, ..."""
         return self.recording.status["engine"]
 
-    def answer(self, published: Published) -> RecordedFrame | None:
-        """All outputs of an image, or None if one is missing."""
+    def frame(self, published: Published) -> RecordedFrame | None:
+        """The times of an image whose every output arrived; None for all others."""
         frame = self.recording.frames.get(published.stamp_ns)
         return frame if frame is not None and frame.complete else None
 
-    def counts(self) -> dict[str, int]:
-        """`frames_in` and how they ended: processed, stale, malformed, and dropped.
+    def answer(self, published: Published) -> Answer | None:
+        """The results of an image; None without, or if they were not kept."""
+        frame = self.frame(published)
+        if frame is None or frame.offset is None:
+            return None
+        return self.answers.read(frame.offset)
 
-        Processed are those whose every output arrived here; dropped is what is left, wherever it
-        was lost: in the node's slot or on the way to or from it.
+    def outcome(self, published: Published) -> tuple[Outcome, str]:
+        """How an image ended, and why.
+
+        Processed are those whose every output arrived here; stale and malformed those that the node
+        refused; dropped are the others, wherever they were lost: in the node's slot or on the way
+        to or from it.
         """
-        own = self.recording.status[CAMERA]
-        processed = sum(self.answer(one) is not None for one in self.published)
-        stale, malformed = int(own["frames_stale"]), int(own["frames_malformed"])
+        frame = self.recording.frames.get(published.stamp_ns)
+        if frame is not None and frame.complete:
+            return "processed", ""
+        if frame is not None and frame.rejected:
+            kind, _, reason = frame.rejected.partition(": ")
+            return ("stale" if kind == "stale" else "malformed"), reason
+        return "dropped", "the node never answered"
+
+    def counts(self) -> dict[str, int]:
+        """`frames_in` and how they ended."""
+        ended = Counter(self.outcome(one)[0] for one in self.published)
         return {
             "frames_in": len(self.published),
-            "frames_processed": processed,
-            "frames_dropped": len(self.published) - processed - stale - malformed,
-            "frames_stale": stale,
-            "frames_malformed": malformed,
-            "frames_received_by_node": int(own["frames_in"]),
+            "frames_processed": ended["processed"],
+            "frames_dropped": ended["dropped"],
+            "frames_stale": ended["stale"],
+            "frames_malformed": ended["malformed"],
+            "frames_received_by_node": int(self.recording.status[CAMERA]["frames_in"]),
         }
 
     def latency_ms(self, published: Published) -> float:
-        """Image stamp to the last output's arrival; NaN without an answer."""
-        frame = self.answer(published)
-        return np.nan if frame is None else (frame.last_arrival_ns - published.stamp_ns) / 1e6
+        """From publishing the image to the last output's arrival; NaN without an answer."""
+        frame = self.frame(published)
+        return np.nan if frame is None else (frame.last_arrival_ns - published.published_ns) / 1e6
+
+    def stages_ms(self, published: Published) -> dict[str, float]:
+        """Where the time of an answered image went; empty for all others.
+
+        The node's own stages, and `end_to_end` as seen from here. `published` is the node's own end
+        to end: image stamp to its last publish call.
+        """
+        frame = self.frame(published)
+        if frame is None or frame.times is None:
+            return {}
+        own = {
+            "published" if stage == "end_to_end" else stage: getattr(frame.times, stage)
+            for stage in STAGES
+            if not (self.config.faithful and stage in _ROS_STAGES)
+        }
+        return own | {"end_to_end": self.latency_ms(published)}
 
     def latencies_ms(self) -> dict[str, dict[str, float]]:
-        """Percentiles: the node's own stages, and `end_to_end` as seen from here.
-
-        `published` is the node's own end to end: image stamp to its last publish call.
-        """
-        answers = [frame for one in self.published if (frame := self.answer(one)) is not None]
-        stages = {
-            "published" if stage == "end_to_end" else stage: percentiles(
-                getattr(frame.times, stage) for frame in answers if frame.times is not None
-            )
-            for stage in STAGES
-        }
-        return stages | {"end_to_end": percentiles(map(self.latency_ms, self.published))}
+        """Percentiles of `stages_ms`."""
+        rows = [row for one in self.published if (row := self.stages_ms(one))]
+        names = rows[0] if rows else {"end_to_end": 0.0}
+        return {stage: percentiles(row[stage] for row in rows) for stage in names}
 
 
 class Observer(Protocol):
@@ -137,7 +167,7 @@ class Observer(Protocol):
 
 
 def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
-    """Start the node, play, record, stop everything; `folder` gets the node's log.
+    """Start the node, play, record, stop everything; `folder` gets the node's log and the answers.
 
     Playing starts when the node is active and its subscription and publishers are found, so
     whatever is lost after that is lost for real. Raises UserError for what the user gave, and
@@ -152,12 +182,15 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         repeat_s=config.repeat_s,
         transport=config.transport,
         publish_topic=IMAGE_TOPIC,
+        faithful=config.faithful,
+        speed=config.speed,
     )
     parameters = {
         "bundle": str(config.bundle.absolute()),
         "cameras": [CAMERA],
         f"{CAMERA}.image_topic": IMAGE_TOPIC,
         f"{CAMERA}.transport": config.transport,
+        "use_sim_time": config.faithful,
         **config.parameters,
     }
     with contextlib.ExitStack() as stack:
@@ -169,10 +202,13 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         observe("load", loaded.frames, loaded.frames)
         # Started only now, so that decoding the input does not slow the engine's start.
         node = stack.enter_context(NodeProcess(parameters, NAMESPACE, folder))
-        recorder = stack.enter_context(
-            WorkerProcess("recorder", run_recorder, node.full_name, config.keep_results)
-        )
         began = time.monotonic()
+        answers = folder / "answers.bin"
+        recorder = stack.enter_context(
+            WorkerProcess(
+                "recorder", run_recorder, node.full_name, answers if config.keep_results else None
+            )
+        )
 
         def tick() -> None:
             observe("configure", time.monotonic() - began, None)
@@ -182,12 +218,12 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         node.activate(tick)
         player.send("find the subscription")
         _take(player, Matched)
-        time.sleep(_SETTLE_S)  # the other ends of these matches need a moment as well
         took_s = time.monotonic() - began
+        time.sleep(_SETTLE_S)  # the other ends of these matches need a moment as well
         observe("configure", took_s, took_s)
 
         player.send("play")
-        duration_s = config.repeat_s or loaded.frames / source.rate_hz
+        duration_s = config.repeat_s or expected / source.rate_hz / config.speed
         played, usage = _watch(player, node, duration_s, observe)
         _wait_for_answers(recorder, len(played.frames))
         player.send("end")
@@ -196,7 +232,17 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         recording = _take(recorder, Recording)
         if not {"engine", CAMERA} <= recording.status.keys():
             raise ReplayError("the node's diagnostics never arrived")
-        return LiveResult(source, played.frames, recording, usage, loaded.unreadable, loaded.reason)
+        return LiveResult(
+            config=config,
+            source=source,
+            published=played.frames,
+            recording=recording,
+            answers=AnswerReader(answers),
+            usage=usage,
+            unreadable=played.unreadable,
+            unreadable_reason=played.reason,
+            ready_s=took_s,
+        )
 
 
 def _expected_frames(source: SourceInfo, seconds: float | None) -> int:
@@ -228,10 +274,10 @@ def _watch(
 def _wait_for_answers(recorder: WorkerProcess, frames: int) -> None:
     """Until every image is answered, or no more answers come."""
     end = time.monotonic() + _LAST_ANSWER_S
-    complete = -1
-    while time.monotonic() < end and complete < frames:
+    ended = -1
+    while time.monotonic() < end and ended < frames:
         recorder.send("how many?")
-        seen = _take(recorder, Seen).complete
-        if seen > complete:
-            complete, end = seen, time.monotonic() + _LAST_ANSWER_S
+        seen = _take(recorder, Seen).ended
+        if seen > ended:
+            ended, end = seen, time.monotonic() + _LAST_ANSWER_S
         time.sleep(0.1)

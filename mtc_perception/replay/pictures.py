@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.recorder import RecordedFrame
+from mtc_perception.replay.answers import Answer
 from mtc_perception.replay.worker import ReplayError
 
 VIDEO_WIDTH = 720
@@ -25,13 +25,11 @@ Rgb = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]"""
 
 
-def draw_answer(rgb: Rgb, answer: RecordedFrame | None) -> Rgb:
+def draw_answer(rgb: Rgb, answer: Answer | None) -> Rgb:
     """The image with what the node sent for it, or greyed where it sent nothing."""
-    if answer is None or answer.boxes is None or answer.scores is None:
+    if answer is None:
         grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         return np.asarray(grey, np.uint8)
-    assert answer.drivable is not None
-    assert answer.lane is not None
     classes = sorted(set(answer.classes))
     perception = Perception(
         boxes=answer.boxes,

@@ -8,10 +8,10 @@ import gc
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
@@ -21,58 +21,16 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from mtc_perception.memory import keep_memory
-from mtc_perception.messages import stamp_ns, times_from_message
-from mtc_perception.replay.bags import detection_boxes
+from mtc_perception.messages import rejection, stamp_ns, times_from_message
+from mtc_perception.replay.answers import Answer, AnswerWriter, RecordedFrame
+from mtc_perception.replay.masks import PackedMask
+from mtc_perception.replay.truth_topics import detection_boxes
 from mtc_perception.replay.worker import ReplayError, stop_if_alone
-from mtc_perception.timing import FrameTimes
 
-OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
 RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedMask:
-    """A mask of 0 and 255 at one bit per pixel."""
-
-    height: int
-    width: int
-    bits: bytes
-
-    @classmethod
-    def pack(cls, mask: npt.NDArray[np.uint8]) -> "PackedMask":
-        """`mask` is uint8 [H, W]."""
-        height, width = mask.shape
-        return cls(height, width, np.packbits(mask).tobytes())
-
-    def unpack(self) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W], 0 or 255."""
-        size = self.height * self.width
-        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=size) * np.uint8(255)
-        return flat.reshape(self.height, self.width)
-
-
-@dataclass(slots=True, eq=False)
-class RecordedFrame:
-    """The outputs of one image, as far as they came."""
-
-    arrived_ns: dict[str, int] = field(default_factory=dict)
-    """Wall clock by output name, of `OUTPUTS`."""
-    boxes: npt.NDArray[np.float32] | None = None
-    """[n, 4] x1, y1, x2, y2"""
-    scores: npt.NDArray[np.float32] | None = None
-    classes: list[str] = field(default_factory=list)
-    drivable: PackedMask | None = None
-    lane: PackedMask | None = None
-    times: FrameTimes | None = None
-
-    @property
-    def complete(self) -> bool:
-        return len(self.arrived_ns) == len(OUTPUTS)
-
-    @property
-    def last_arrival_ns(self) -> int:
-        return max(self.arrived_ns.values())
+# Outputs of one image come together: this many images may be under way at once.
+_UNDER_WAY = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -92,9 +50,9 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Answer to any word before the last: how many images have all their outputs."""
+    """Answer to any word before the last: of how many images it is known how they ended."""
 
-    complete: int
+    ended: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +61,15 @@ class Finish:
 
 
 class _Recorder(Node):
-    def __init__(self, context: rclpy.Context, node_name: str, keep_results: bool) -> None:
+    def __init__(
+        self, context: rclpy.Context, node_name: str, answers: AnswerWriter | None
+    ) -> None:
         super().__init__("replay_recorder", context=context)
         self.recording = Recording()
-        self.complete = 0
+        self.ended = 0
         self._node_name = node_name
-        self._keep = keep_results
-        self._detections: dict[int, Detection2DArray] = {}
+        self._answers = answers
+        self._under_way: dict[int, dict[str, Any]] = {}
         namespace = node_name.rpartition("/")[0]
         self._watched = []
         for kind, output, callback in (
@@ -127,41 +87,45 @@ class _Recorder(Node):
         """Topics that nobody publishes yet."""
         return [topic for topic in self._watched if self.count_publishers(topic) == 0]
 
-    def finish(self) -> Recording:
-        """Take the detections apart, which had no hurry while images came."""
-        for stamp, message in self._detections.items():
-            frame = self.recording.frames[stamp]
-            best = [detection.results[0].hypothesis for detection in message.detections]
-            frame.boxes = detection_boxes(message)
-            frame.scores = np.array([hypothesis.score for hypothesis in best], np.float32)
-            frame.classes = [hypothesis.class_id for hypothesis in best]
-        return self.recording
-
-    def _arrived(self, output: str, header: Any) -> RecordedFrame:
-        now_ns = time.time_ns()
-        frame = self.recording.frames.setdefault(stamp_ns(header), RecordedFrame())
-        if output not in frame.arrived_ns:
-            frame.arrived_ns[output] = now_ns
-            self.complete += frame.complete
-        return frame
-
     def _on_detections(self, message: Detection2DArray) -> None:
-        self._arrived("detections", message.header)
-        if self._keep:
-            self._detections[stamp_ns(message.header)] = message
+        self._arrived("detections", message.header, message)
 
     def _on_drivable(self, message: Image) -> None:
-        frame = self._arrived("drivable_mask", message.header)
-        if self._keep:
-            frame.drivable = _packed(message)
+        self._arrived("drivable_mask", message.header, message)
 
     def _on_lane(self, message: Image) -> None:
-        frame = self._arrived("lane_mask", message.header)
-        if self._keep:
-            frame.lane = _packed(message)
+        self._arrived("lane_mask", message.header, message)
 
     def _on_timing(self, message: DiagnosticArray) -> None:
-        self._arrived("timing", message.header).times = times_from_message(message)
+        if reason := rejection(message):
+            frame = self.recording.frames.setdefault(stamp_ns(message.header), RecordedFrame())
+            frame.rejected = reason
+            self.ended += 1
+            return
+        self._arrived("timing", message.header, message)
+
+    def _arrived(self, output: str, header: Any, message: Any) -> None:
+        now_ns = time.time_ns()
+        stamp = stamp_ns(header)
+        frame = self.recording.frames.setdefault(stamp, RecordedFrame())
+        if output in frame.arrived_ns:
+            return
+        frame.arrived_ns[output] = now_ns
+        if output == "timing":
+            frame.times = times_from_message(message)
+        if self._answers is not None:
+            self._collect(stamp, output, _light(message))
+        if frame.complete:
+            if self._answers is not None:
+                frame.offset = self._answers.add(_answer(self._under_way.pop(stamp)))
+            self.ended += 1
+
+    def _collect(self, stamp: int, output: str, message: Any) -> None:
+        self._under_way.setdefault(stamp, {})[output] = message
+        if len(self._under_way) > _UNDER_WAY:
+            # Its other outputs are lost; without this one it stays incomplete whatever comes.
+            oldest = next(iter(self._under_way))
+            del self._under_way[oldest], self.recording.frames[oldest]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         own = f"{self._node_name.rpartition('/')[2]}: "
@@ -171,17 +135,18 @@ class _Recorder(Node):
                 self.recording.status[status.name.removeprefix(own)] = values
 
 
-def run_recorder(connection: Connection, node_name: str, keep_results: bool) -> None:
+def run_recorder(connection: Connection, node_name: str, answers: Path | None) -> None:
     """Worker: record the outputs of the node `node_name` (absolute) until told to finish.
 
-    Without `keep_results` only arrivals and timings are kept: memory for long runs.
+    `answers` is the file to write boxes and masks to; None keeps arrivals and timings only.
     """
     keep_memory()
     gc.disable()  # a collection would look like latency of the node
     context = rclpy.Context()
     rclpy.init(context=context)
+    writer = None if answers is None else AnswerWriter(answers)
     try:
-        recorder = _Recorder(context, node_name, keep_results)
+        recorder = _Recorder(context, node_name, writer)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(recorder)
         end = time.monotonic() + MATCH_TIMEOUT_S
@@ -196,13 +161,30 @@ def run_recorder(connection: Connection, node_name: str, keep_results: bool) -> 
             if not connection.poll():
                 continue
             if isinstance(connection.recv(), Finish):
-                connection.send(recorder.finish())
+                if writer is not None:
+                    writer.close()
+                connection.send(recorder.recording)
                 connection.recv()  # until the parent has read it all and closes
-            connection.send(Seen(recorder.complete))
+            connection.send(Seen(recorder.ended))
     finally:
         context.try_shutdown()
 
 
-def _packed(message: Image) -> PackedMask:
+def _light(message: Any) -> Any:
+    """Masks are packed as they come: a full image of each would be kept alive otherwise."""
+    if not isinstance(message, Image):
+        return message
     pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
     return PackedMask.pack(pixels[:, : message.width])
+
+
+def _answer(outputs: dict[str, Any]) -> Answer:
+    found: Detection2DArray = outputs["detections"]
+    best = [detection.results[0].hypothesis for detection in found.detections]
+    return Answer(
+        boxes=detection_boxes(found),
+        scores=np.array([hypothesis.score for hypothesis in best], np.float32),
+        classes=[hypothesis.class_id for hypothesis in best],
+        drivable=outputs["drivable_mask"],
+        lane=outputs["lane_mask"],
+    )
