@@ -15,7 +15,7 @@ def shared_files() -> list[tuple[str, list[str]]]:
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
-        (f"share/{NAME}/config", sorted(glob("config/*.yaml") + glob("config/*.xml"))),
+        (f"share/{NAME}/config", sorted(glob("config/*.*"))),
     ]
     for bundle in sorted(Path("models").glob("*.mtc")):
         members = sorted(bundle.rglob("*")) if bundle.is_dir() else [bundle]

@@ -57,7 +57,7 @@ def test_installed_files(workspace: Path) -> None:
     marker = prefix / "share" / "ament_index" / "resource_index" / "packages" / "mtc_perception"
     assert marker.is_file()
     assert os.access(prefix / "lib" / "mtc_perception" / "perception_node", os.X_OK)
-    for folder, pattern in (("launch", "*.launch.py"), ("config", "*.yaml"), ("config", "*.xml")):
+    for folder, pattern in (("launch", "*.launch.py"), ("config", "*.*")):
         expected = {path.name for path in (ROOT / folder).glob(pattern)}
         assert {path.name for path in (share / folder).glob(pattern)} == expected != set()
     [site] = prefix.glob("lib/python3*/site-packages")

@@ -23,7 +23,7 @@ def latency_timeline(
     """
     known = [value for value in latencies_ms if not math.isnan(value)]
     top_ms = _ceiling(max([*known, period_ms]) * 1.05)
-    end_s = max(times_s[-1], 1e-3)
+    end_s = max([*times_s, 1e-3])
 
     def x(seconds: float) -> float:
         return _LEFT + seconds / end_s * (_WIDTH - _LEFT - _RIGHT)

@@ -1,36 +1,18 @@
 """The HTML page of a demo run: one file with its pictures inside, the video beside it."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mtc_perception.pages import render
 from mtc_perception.replay.charts import latency_timeline, stage_bar
 from mtc_perception.replay.live import LiveResult
+from mtc_perception.replay.page_pictures import Gallery, data_uri
 from mtc_perception.replay.rows import frame_rows, latency_rows, metric_rows
 
 _TEMPLATE = "page.html.j2"
 # In the order they happen; together they make up the time from stamp to published.
 _STAGES = ("receive", "wait", "preprocess", "inference", "decode", "publish")
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of the page, with its labels beside it where there are any."""
-
-    caption: str
-    answer_jpeg: bytes
-    truth_jpeg: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Gallery:
-    """Pictures under one heading."""
-
-    title: str
-    pictures: Sequence[Picture]
 
 
 def render_page(
@@ -58,8 +40,3 @@ def render_page(
         video=video,
         data_uri=data_uri,
     )
-
-
-def data_uri(jpeg: bytes) -> str:
-    """A JPEG file as the address of a picture in a page."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -13,7 +13,8 @@ from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.frames import FrameSource, SourceFrame
 from mtc_perception.replay.live import LiveResult
 from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.page import Gallery, Picture, render_page
+from mtc_perception.replay.page import render_page
+from mtc_perception.replay.page_pictures import Gallery, Picture
 from mtc_perception.replay.pictures import (
     VIDEO_WIDTH,
     Rgb,
@@ -110,8 +111,10 @@ def _picture(
     caption = _words(result, one)
     if one.source_stamp_ns in agreement:
         caption += f", mean mask IoU {agreement[one.source_stamp_ns]:.2f}"
-    labels = None if truth is None else jpeg(shrink(draw_truth(rgb, truth), _PICTURE_WIDTH))
-    return Picture(caption, jpeg(shrink(answer, _PICTURE_WIDTH)), labels)
+    views = {"result": jpeg(shrink(answer, _PICTURE_WIDTH))}
+    if truth is not None:
+        views["ground truth"] = jpeg(shrink(draw_truth(rgb, truth), _PICTURE_WIDTH))
+    return Picture(caption, views)
 
 
 def _played_frames(

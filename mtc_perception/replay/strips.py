@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from html import escape
 
 _WIDTH, _LEFT, _RIGHT = 1000, 48, 12  # those of the timeline that stands above
-_COLUMNS = 470
+COLUMNS = 470
+"""At most so many bars are drawn in a row."""
 _HEIGHT, _GAP = 44, 12
 
 _Paths = dict[str, list[str]]
@@ -103,8 +104,8 @@ def _strips(
 
 
 def _columns(count: int) -> Iterator[tuple[float, float, int, int]]:
-    """x, width, and the neighbouring images [begin, end) of at most _COLUMNS bars."""
-    columns = min(count, _COLUMNS)
+    """x, width, and the neighbouring images [begin, end) of at most COLUMNS bars."""
+    columns = min(count, COLUMNS)
     step = (_WIDTH - _LEFT - _RIGHT) / max(count, 1)
     for column in range(columns):
         begin, end = column * count // columns, (column + 1) * count // columns
