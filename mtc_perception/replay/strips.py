@@ -8,7 +8,7 @@ from html import escape
 _WIDTH, _LEFT, _RIGHT = 1000, 48, 12  # those of the timeline that stands above
 COLUMNS = 470
 """At most so many bars are drawn in a row."""
-_HEIGHT, _GAP = 44, 12
+_HEIGHT, _GAP = 44, 26
 
 _Paths = dict[str, list[str]]
 
@@ -88,12 +88,12 @@ def _strips(
         )
         for kind, path in bars(row, top).items():
             parts.append(f'<path class="{kind}" d="{"".join(path)}"/>')
-        parts.append(f'<text class="name" x="{_LEFT + 6}" y="{top + 14}">{escape(row.name)}</text>')
+        parts.append(f'<text class="name" x="{_LEFT}" y="{top - 5}">{escape(row.name)}</text>')
         for index, target in row.links.items():
             x = _LEFT + (index + 0.5) / len(row.values) * (_WIDTH - _LEFT - _RIGHT)
             parts.append(
                 f'<a href="#{escape(target)}"><title>image {index}</title>'
-                f'<path class="link" d="M{x:.1f} {top}l-5 -9h10z"/></a>'
+                f'<path class="link" d="M{x:.1f} {top + _HEIGHT}l-5 9h10z"/></a>'
             )
     height = len(rows) * (_HEIGHT + _GAP) + _GAP
     names = escape(", ".join(row.name for row in rows))
