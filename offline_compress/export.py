@@ -232,7 +232,7 @@ def export_bundle(
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
         training=Training(data=spec.data, licence=spec.licence),
         lineage=[
-            *(LineageStep(step="train", detail=detail) for detail in spec.lineage),
+            *map(lineage_step, spec.lineage),
             LineageStep(
                 step="export",
                 detail="fp32 ONNX with post-processing inside the graph; the weights' sha256",
@@ -246,3 +246,10 @@ def export_bundle(
     )
     write_bundle(out, manifest, {file: graph})
     return manifest
+
+
+def lineage_step(line: str) -> LineageStep:
+    """A line of a checkpoint's lineage as a manifest has it."""
+    if line.startswith(("pruned to", "cut by")):
+        return LineageStep(step="prune", detail=line)
+    return LineageStep(step="distill" if ", taught by " in line else "train", detail=line)

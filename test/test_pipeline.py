@@ -80,6 +80,9 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     assert sum(p.numel() for p in load_checkpoint(out / "recover" / "best").parameters()) > 0
     bundle = read_bundle(out / "tiny_student.mtc")
     assert bundle.manifest.params == row["student"]["params"]
+    steps = [step.step for step in bundle.manifest.lineage]
+    assert steps[0] == "train"
+    assert steps[-3:] == ["prune", "distill", "export"]
     engine, _ = create_engine(bundle, "onnxruntime")
     engine.close()
     assert yaml.safe_load((out / "recipe.yaml").read_text())["compress"]["seed"] == 0
