@@ -65,6 +65,7 @@ setup(
             "perception_node = mtc_perception.node:main",
             "mtc-compress = offline_compress.cli:main",
             "mtc-engine = mtc_perception.engine_cli:main",
+            "mtc-replay = mtc_perception.replay.cli:main",
         ]
     },
 )

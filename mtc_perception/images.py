@@ -95,19 +95,13 @@ def decode_compressed(data: ByteData) -> SourceImage:
     A rotation noted in EXIF is ignored: pixel coordinates are those of the stored image.
     """
     raw = bytes(data)
-    if raw.startswith(_JPEG_START):
-        kind, end = "JPEG", _JPEG_END
-    elif raw.startswith(_PNG_START):
-        kind, end = "PNG", _PNG_END
-    else:
-        raise ImageError(f"compressed image is neither JPEG nor PNG ({len(raw)} bytes)")
+    kind = _kind(raw)
+    end = _JPEG_END if kind == "JPEG" else _PNG_END
     # The decoder fills what is missing with grey and only warns on stderr. Cameras may pad
     # behind the end mark, so it is looked for rather than expected last.
     if raw.rfind(end) < 0:
         raise ImageError(f"{kind} image is truncated after {len(raw)} bytes")
-    height, width = _jpeg_size(raw) if kind == "JPEG" else _png_size(raw)
-    if not 0 < height * width <= _MOST_PIXELS:
-        raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
+    compressed_size(raw)
     try:
         content = np.frombuffer(raw, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -116,6 +110,23 @@ def decode_compressed(data: ByteData) -> SourceImage:
     if pixels is None:
         raise ImageError(f"{kind} image cannot be decoded")
     return SourceImage(pixels.astype(np.uint8, copy=False), "bgr")
+
+
+def compressed_size(raw: bytes) -> tuple[int, int]:
+    """Height and width of a JPEG or PNG file as its header says. Raises ImageError."""
+    kind = _kind(raw)
+    height, width = _jpeg_size(raw) if kind == "JPEG" else _png_size(raw)
+    if not 0 < height * width <= _MOST_PIXELS:
+        raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
+    return height, width
+
+
+def _kind(raw: bytes) -> str:
+    if raw.startswith(_JPEG_START):
+        return "JPEG"
+    if raw.startswith(_PNG_START):
+        return "PNG"
+    raise ImageError(f"compressed image is neither JPEG nor PNG ({len(raw)} bytes)")
 
 
 def _png_size(raw: bytes) -> tuple[int, int]:

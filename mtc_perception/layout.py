@@ -29,7 +29,9 @@ __all__ = [
     "Sample",
     "find_layout",
     "index_split",
+    "label_splits",
     "read_image",
+    "read_labels",
     "read_mask",
     "read_split",
     "read_truth",
@@ -160,6 +162,36 @@ def index_split(root: Path, split: str) -> tuple[list[Sample], list[Problem]]:
     return samples, problems
 
 
+def label_splits(root: Path) -> list[str]:
+    """Names of the splits that have labels or images; the images need not be there.
+
+    Raises LayoutError if `root` is no data set.
+    """
+    if (root / "images").is_dir():
+        return find_layout(root).splits(root)
+    if not root.is_dir():
+        raise LayoutError(f"data set {root} does not exist")
+    masks = {path.name for task in ("drivable", "lane") for path in _folders(root / task)}
+    return sorted(masks | {path.stem for path in (root / "det").glob("*.json")})
+
+
+def read_labels(root: Path, split: str) -> dict[str, Sample]:
+    """The labelled samples of a split by stem, sorted; the images need not be there.
+
+    Raises LayoutError as `read_split` does.
+    """
+    layout = find_layout(root) if (root / "images").is_dir() else PROJECT
+    labels = layout.read_labels(root, split)
+    _refuse_broken(labels.problems)
+    stems = labels.boxes.keys() | labels.drivable.keys() | labels.lane.keys()
+    folder = root / layout.images / split
+    return {stem: _sample(stem, folder / stem, labels) for stem in sorted(stems)}
+
+
+def _folders(path: Path) -> list[Path]:
+    return [inner for inner in path.iterdir() if inner.is_dir()] if path.is_dir() else []
+
+
 def _sample(stem: str, path: Path, labels: Labels) -> Sample:
     found = labels.boxes.get(stem)
     return Sample(
@@ -181,11 +213,15 @@ def read_split(root: Path | str, split: str) -> list[Sample]:
     number of further ones.
     """
     samples, problems = index_split(Path(root), split)
+    _refuse_broken(problems)
+    return samples
+
+
+def _refuse_broken(problems: list[Problem]) -> None:
     broken = [problem for problem in problems if problem.kind not in HARMLESS]
     if broken:
         more = f" (and {len(broken) - 1} more broken)" if len(broken) > 1 else ""
         raise LayoutError(f"{broken[0]}{more}")
-    return samples
 
 
 def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:

@@ -1,19 +1,34 @@
 """Recordings of every kind, as they are found: whole, damaged, ambiguous, labelled or not."""
 
 import json
-from collections.abc import Mapping
+import re
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from bag_messages import (
+    COMPRESSED,
+    COUNT,
+    DETECTIONS,
+    HEIGHT,
+    IMAGE,
+    STORE,
+    WIDTH,
+    compressed,
+    detections,
+    header,
+    images,
+    mask,
+    picture,
+    raw,
+    stamp,
+    write_bag,
+)
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from mtc_perception.errors import ImageError, UserError
 from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bags import bag_cameras
 from mtc_perception.replay.frames import (
     EncodedPixels,
     FrameSource,
@@ -24,88 +39,6 @@ from mtc_perception.replay.frames import (
 from mtc_perception.replay.notes import Note, Notes
 from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.truth_topics import TruthTopics
-from mtc_perception.replay.typestore import ros_typestore
-
-WIDTH, HEIGHT, COUNT, PERIOD_NS = 64, 48, 5, 100_000_000
-START_NS = 1_700_000_000_000_000_000
-STORE = ros_typestore()
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-DETECTIONS = "vision_msgs/msg/Detection2DArray"
-
-
-def stamp(index: int) -> int:
-    return START_NS + index * PERIOD_NS
-
-
-def header(stamp_ns: int) -> Any:
-    time = STORE.types["builtin_interfaces/msg/Time"](stamp_ns // 10**9, stamp_ns % 10**9)
-    return STORE.types["std_msgs/msg/Header"](stamp=time, frame_id="camera")
-
-
-def picture(index: int) -> npt.NDArray[np.uint8]:
-    """One grey level per image, so that JPEG keeps it."""
-    return np.full((HEIGHT, WIDTH, 3), 40 * (index % 6) + 10, np.uint8)
-
-
-def raw(index: int, encoding: str = "rgb8", pad: int = 0) -> Any:
-    pixels = picture(index) if encoding == "rgb8" else picture(index)[..., 0]
-    rows = np.pad(pixels.reshape(HEIGHT, -1), ((0, 0), (0, pad)))
-    return STORE.types[IMAGE](
-        header(stamp(index)), HEIGHT, WIDTH, encoding, 0, rows.shape[1], rows.ravel()
-    )
-
-
-def compressed(index: int) -> Any:
-    _, data = cv2.imencode(".jpg", picture(index))
-    return STORE.types[COMPRESSED](header(stamp(index)), "jpeg", data.ravel())
-
-
-def mask(index: int, column: int) -> Any:
-    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    pixels[:, :column] = 255
-    return STORE.types[IMAGE](
-        header(stamp(index)), HEIGHT, WIDTH, "mono8", 0, WIDTH, pixels.ravel()
-    )
-
-
-def detections(index: int, *boxes: tuple[float, float, float, float, str]) -> Any:
-    types = STORE.types
-    pose = types["geometry_msgs/msg/PoseWithCovariance"](
-        types["geometry_msgs/msg/Pose"](
-            types["geometry_msgs/msg/Point"](0.0, 0.0, 0.0),
-            types["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0),
-        ),
-        np.zeros(36),
-    )
-    found = []
-    for x1, y1, x2, y2, name in boxes:
-        center = types["vision_msgs/msg/Point2D"]((x1 + x2) / 2, (y1 + y2) / 2)
-        box = types["vision_msgs/msg/BoundingBox2D"](
-            types["vision_msgs/msg/Pose2D"](center, 0.0), x2 - x1, y2 - y1
-        )
-        hypothesis = types["vision_msgs/msg/ObjectHypothesis"]("vehicle", 1.0)
-        result = types["vision_msgs/msg/ObjectHypothesisWithPose"](hypothesis, pose)
-        found.append(
-            types["vision_msgs/msg/Detection2D"](header(stamp(index)), [result], box, name)
-        )
-    return types[DETECTIONS](header(stamp(index)), found)
-
-
-def write_bag(
-    path: Path,
-    topics: Mapping[str, tuple[str, list[Any]]],
-    storage: StoragePlugin = StoragePlugin.MCAP,
-    compression: CompressionMode | None = None,
-) -> Path:
-    writer = Writer(path, version=8, storage_plugin=storage)
-    if compression is not None:
-        writer.set_compression(compression, CompressionFormat.ZSTD)
-    with writer:
-        for topic, (kind, messages) in topics.items():
-            connection = writer.add_connection(topic, kind, typestore=STORE)
-            for index, message in enumerate(messages):
-                writer.write(connection, stamp(index) + 7, STORE.serialize_cdr(message, kind))
-    return path
 
 
 def truths(source: FrameSource) -> dict[int, GroundTruth]:
@@ -118,10 +51,6 @@ def read(source: FrameSource) -> tuple[list[int], list[Note]]:
     """The images' indices, and what was noted."""
     notes = Notes()
     return [frame.index for frame, _ in source.labelled_frames(notes)], notes.all()
-
-
-def images(kind: Any = raw) -> list[Any]:
-    return [kind(index) for index in range(COUNT)]
 
 
 @pytest.mark.parametrize(
@@ -413,7 +342,8 @@ def test_every_camera_has_its_own_labels(tmp_path: Path) -> None:
         "/labels/detections": (DETECTIONS, [detections(0)]),
     }
     bag = write_bag(tmp_path / "bag", topics)
-    assert bag_cameras(bag) == ["/front/image_raw", "/rear/image_raw/compressed"]
+    with pytest.raises(SourceError, match="/front/image_raw, /rear/image_raw/compressed; choose"):
+        open_source(bag)
     [front] = truths(open_source(bag, topic="/front/image_raw")).values()
     assert front.lane is not None
     assert front.drivable is None
@@ -508,8 +438,12 @@ def test_broken_labels_are_named(tmp_path: Path) -> None:
         truths(open_source(folder))
     (tmp_path / "det/val.json").unlink()
     (tmp_path / "lane/val/a.png").write_bytes(b"no png")
-    with pytest.raises(UserError, match=r"a\.png: not a readable image"):
-        truths(open_source(folder))
+    notes = Notes()
+    first = next(iter(open_source(folder).labelled_frames(notes)))
+    assert first.truth is None
+    [note] = notes.all()
+    assert note.kind == "unreadable label"
+    assert re.search(r"a\.png: not a readable image", note.first)
 
 
 def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:

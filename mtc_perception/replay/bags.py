@@ -68,10 +68,8 @@ class BagSource:
         yield from join.rest()
 
 
-def bag_cameras(path: Path) -> list[str]:
-    """The camera topics of a bag, sorted. Raises SourceError where there is none."""
-    topics = BagFiles(path).summary(Notes()).topics
-    kinds = {name: info.kind for name, info in topics.items() if info.count}
+def camera_topics(path: Path, kinds: Mapping[str, str]) -> list[str]:
+    """The cameras among a bag's topics and their types, sorted. Raises SourceError if none."""
     cameras = _cameras(kinds)
     if not cameras:
         raise SourceError(f"{path} has no camera images; it has {_there(kinds)}")

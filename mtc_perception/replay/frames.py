@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from mtc_perception.errors import ImageError, UserError
-from mtc_perception.images import ByteData, SourceImage, decode_compressed, view_image
+from mtc_perception.images import (
+    ByteData,
+    SourceImage,
+    compressed_size,
+    decode_compressed,
+    view_image,
+)
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.notes import Notes
 
@@ -27,6 +33,11 @@ class RawPixels:
     step: int
     data: ByteData
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
     def decode(self) -> SourceImage:
         """The pixels. Raises ImageError."""
         return view_image(self.encoding, self.height, self.width, self.step, self.data)
@@ -39,6 +50,11 @@ class EncodedPixels:
     format: str
     data: bytes
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width. Raises ImageError."""
+        return compressed_size(self.data)
+
     def decode(self) -> SourceImage:
         """The pixels. Raises ImageError."""
         return decode_compressed(self.data)
@@ -49,6 +65,11 @@ class BrokenPixels:
     """An image whose message is damaged."""
 
     reason: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Raises ImageError."""
+        raise ImageError(self.reason)
 
     def decode(self) -> SourceImage:
         """Raises ImageError."""

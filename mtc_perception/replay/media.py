@@ -11,12 +11,9 @@ from mtc_perception.layout import (
     IMAGE_SUFFIXES,
     LayoutError,
     find_layout,
-    read_image,
     read_split,
-    read_truth,
     split_of,
 )
-from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.frames import (
     NS_PER_S,
     EncodedPixels,
@@ -26,6 +23,7 @@ from mtc_perception.replay.frames import (
     SourceFrame,
     SourceInfo,
 )
+from mtc_perception.replay.labels import labels_of
 from mtc_perception.replay.notes import Notes
 
 DEFAULT_FOLDER_FPS = 30.0
@@ -97,7 +95,7 @@ class FolderSource:
         self.info = SourceInfo(path.name, "images", None, len(self._files), rate_hz)
         data_set = split_of(path)
         samples = read_split(*data_set) if data_set else []
-        self._samples = {sample.stem: sample for sample in samples}
+        self._samples = {sample.stem: sample for sample in samples if sample.labelled}
 
     def frames(self) -> Iterator[SourceFrame]:
         for index, file in enumerate(self._files):
@@ -107,13 +105,8 @@ class FolderSource:
 
     def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
         for frame in self.frames():
-            yield LabelledFrame(frame, self._truth(frame))
-
-    def _truth(self, frame: SourceFrame) -> GroundTruth | None:
-        sample = self._samples.get(frame.name)
-        if sample is None or not sample.labelled:
-            return None
-        return read_truth(sample, read_image(sample.image_path).shape[:2])
+            sample = self._samples.get(frame.name)
+            yield LabelledFrame(frame, None if sample is None else labels_of(sample, frame, notes))
 
 
 def _split_folders(root: Path) -> list[str]:

@@ -1,0 +1,211 @@
+"""`mtc-replay`: recordings through a bundle, scored, checked against limits, and compared."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mtc_perception.errors import UserError
+
+app = typer.Typer(
+    name="mtc-replay",
+    help="Replay recordings through a bundle: is it right, is it fast enough, what changed?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_RECORDING = "Recording"
+_LABELS = "Labels"
+_NETWORK = "Network"
+
+
+@app.command()
+def evaluate(
+    bags: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="BAG...",
+            help="rosbag2 (folder, .mcap or .db3), video file or image folder; may be several.",
+            show_default=False,
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", "-b", help="Network to run.", rich_help_panel=_NETWORK),
+    ] = None,
+    scenario: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with bags, options and limits, in place of BAG...."),
+    ] = None,
+    topic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Camera topic of a bag; may be repeated. Default: every camera.",
+            rich_help_panel=_RECORDING,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Only so much of the beginning of each recording.",
+            rich_help_panel=_RECORDING,
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Frame rate of image folders (30), or to take a video at.",
+            rich_help_panel=_RECORDING,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set with the labels, or its ROOT/images/SPLIT; matched by stamp or name.",
+            rich_help_panel=_LABELS,
+        ),
+    ] = None,
+    truth_detections: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of labelled boxes (Detection2DArray); default: found by its name.",
+            rich_help_panel=_LABELS,
+        ),
+    ] = None,
+    truth_drivable: Annotated[
+        str | None,
+        typer.Option(
+            help="Topic of labelled drivable areas (mono8 Image).", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    truth_lane: Annotated[
+        str | None,
+        typer.Option(help="Topic of labelled lane lines (mono8 Image).", rich_help_panel=_LABELS),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to agree with, as a student with its teacher.", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "tensorrt", "openvino", "onnxruntime"] | None,
+        typer.Option(help="Inference runtime; default: auto.", rich_help_panel=_NETWORK),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Default: the bundle's preference.", rich_help_panel=_NETWORK),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of a CPU engine.", rich_help_panel=_NETWORK),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; default: out/replay/BUNDLE[_SCENARIO]."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replay what an earlier try has done as well.")
+    ] = False,
+) -> None:
+    """Replay recordings through a bundle, one image after the other, and score the answers.
+
+    Every image is read from the file and answered, however long that takes, so that two runs give
+    the same results to the last bit. What an interrupted run has finished is not done again.
+
+    Exit code: 0 good, 1 a limit failed or a stream could not be evaluated, 2 a mistake in what
+    was asked for.
+
+    With labels in the bag: [bold]mtc-replay evaluate drive.mcap -b models/mtc_nano.mtc[/bold]
+
+    Labels in a folder: [bold]mtc-replay evaluate drive/ -b student.mtc --labels data/val[/bold]
+
+    No labels: [bold]mtc-replay evaluate a.mcap b.mcap -b student.mtc --reference
+    teacher.mtc[/bold]
+
+    In CI: [bold]mtc-replay evaluate --scenario nightly.yaml[/bold]
+    """
+    from rich.console import Console
+
+    from mtc_perception.replay.evaluation import evaluate_run
+    from mtc_perception.replay.plan import Options, Recording, default_run_folder
+    from mtc_perception.replay.scenario import Scenario, read_scenario
+    from mtc_perception.replay.serial import run_serial
+    from mtc_perception.replay.terminal import RunProgress, show_result
+    from mtc_perception.replay.truth_topics import TruthTopics
+
+    truth = TruthTopics(truth_detections, truth_drivable, truth_lane)
+    recordings = [
+        Recording(path, tuple(topic or ()), truth if truth.names() else None, labels, fps)
+        for path in bags or ()
+    ]
+    wanted: Scenario | None = None
+    if scenario is not None:
+        if bags or topic or labels or fps or truth.names():
+            raise UserError("a scenario names its recordings and labels itself: leave out others")
+        wanted = read_scenario(scenario)
+        recordings = wanted.recordings()
+    if not recordings:
+        raise UserError("give BAG... or --scenario")
+    network = bundle or (wanted.bundle if wanted else None)
+    if network is None:
+        raise UserError("give the network to run: --bundle" + (" or bundle:" if wanted else ""))
+
+    def chosen(name: str, given: Any) -> dict[str, Any]:
+        """What was given, else what the scenario says, else the default."""
+        if given is None and wanted is not None:
+            given = getattr(wanted, name)
+        return {} if given is None else {name: given}
+
+    options = Options(
+        bundle=network,
+        **chosen("engine", engine),
+        **chosen("precision", precision),
+        **chosen("threads", threads),
+        **chosen("reference", reference),
+        **chosen("seconds", seconds),
+        **chosen("mode", None),
+        **chosen("rate", None),
+        **chosen("max_frame_age_ms", None),
+    )
+    name = wanted.name if wanted else None
+    run = out or default_run_folder(network, name)
+    with RunProgress(Console(stderr=True)) as progress:
+        result = evaluate_run(
+            recordings,
+            options,
+            run,
+            run_serial,
+            progress,
+            name=name,
+            limits=wanted.all_limits() if wanted else (),
+            fresh=fresh,
+        )
+    console = Console()
+    show_result(console, result)
+    print(f"wrote {run / 'result.json'}")
+    if result["passed"] is False or result["failed"]:
+        raise typer.Exit(1)
+
+
+@app.callback()
+def _commands() -> None:
+    """Without this, typer would take a single command for the program itself."""
+
+
+def main() -> None:
+    """Console entry point: user mistakes become one line on stderr and exit code 2."""
+    try:
+        app()
+    except (UserError, OSError) as error:
+        # A full disk, a folder without permission: nothing that a traceback would explain better.
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""A folder of labels for a recording: matched by stamp where its names are stamps, else by name."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mtc_perception.errors import ImageError
+from mtc_perception.layout import Sample, label_splits, read_labels, read_truth, split_of
+from mtc_perception.layouts.sample import LayoutError
+from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.frames import NS_PER_S, LabelledFrame, SourceFrame
+from mtc_perception.replay.notes import Notes
+
+STAMP_TOLERANCE_NS = 1_000_000
+"""Names of files often hold stamps in micro- or milliseconds; no camera is as fast."""
+_WHOLE_DIGITS = {19: 1, 16: 1_000, 13: 1_000_000}
+"""Nanoseconds of one unit, by the number of digits of a stamp of this century."""
+
+
+class LabelFolder:
+    """The labels of one split of a data set, of any layout; its images need not be there."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is a split's image folder, or a data set of one split. Raises LayoutError."""
+        root, split = split_of(path) or (path, None)
+        if split is None:
+            splits = label_splits(root)
+            if len(splits) != 1:
+                there = ", ".join(splits) or "none"
+                raise LayoutError(f"{path} must have one split or end in it; it has: {there}")
+            split = splits[0]
+        self.name = f"{root.name}/{split}"
+        self._samples = read_labels(root, split)
+        if not self._samples:
+            raise LayoutError(f"{path} holds no labels of split '{split}'")
+        stamps = [stamp_of(stem) for stem in self._samples]
+        self.by_stamp = None not in stamps
+        by_stamp = {ns: one for ns, one in zip(stamps, self._samples.values(), strict=True) if ns}
+        self._stamps_ns = sorted(by_stamp) if self.by_stamp else []
+        self._by_stamp = by_stamp
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def find(self, frame: SourceFrame) -> Sample | None:
+        """The labels of an image."""
+        if not self.by_stamp:
+            return self._samples.get(frame.name or Path(frame.frame_id).stem)
+        at = bisect_left(self._stamps_ns, frame.stamp_ns)
+        near = self._stamps_ns[max(at - 1, 0) : at + 1]
+        best = min(near, key=lambda ns: abs(ns - frame.stamp_ns))
+        return self._by_stamp[best] if abs(best - frame.stamp_ns) <= STAMP_TOLERANCE_NS else None
+
+    def join(self, frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
+        """The frames with this folder's labels in place of their own.
+
+        Labels that cannot be read are noted.
+        """
+        used: set[str] = set()
+        seen = 0
+        for frame, _ in frames:
+            seen += 1
+            sample = self.find(frame)
+            if sample is not None:
+                used.add(sample.stem)
+            yield LabelledFrame(frame, None if sample is None else labels_of(sample, frame, notes))
+        if not used and seen:
+            how = "stamp" if self.by_stamp else "name"
+            example = next(iter(self._samples))
+            notes.add(
+                "labels fit no image",
+                f"no image has a {how} of the {len(self)} labels in {self.name}, as {example}",
+            )
+        elif len(used) < len(self._samples):
+            missing = next(stem for stem in self._samples if stem not in used)
+            count = len(self._samples) - len(used)
+            notes.add("label without image", f"{self.name}: {missing}", count)
+
+
+def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth | None:
+    """The labels of an image; None, and a note, where they cannot be read."""
+    try:
+        return read_truth(sample, frame.pixels.size)
+    except LayoutError as error:
+        notes.add("unreadable label", str(error))
+    except ImageError:
+        pass  # noted where the image is replayed
+    return None
+
+
+def stamp_of(name: str) -> int | None:
+    """Nanoseconds of a stamp in the name of a file, None if it is none.
+
+    Seconds with a fraction (`1700000000.25`), seconds and nanoseconds (`1700000000_250000000`), or
+    whole nano-, micro- or milliseconds.
+    """
+    if match := re.fullmatch(r"(\d{9,10})\.(\d{1,9})", name):
+        return int(match[1]) * NS_PER_S + int(match[2].ljust(9, "0"))
+    if match := re.fullmatch(r"(\d{9,10})[_-](\d{1,9})", name):
+        return int(match[1]) * NS_PER_S + int(match[2])
+    if name.isdecimal() and (unit_ns := _WHOLE_DIGITS.get(len(name))):
+        return int(name) * unit_ns
+    return None

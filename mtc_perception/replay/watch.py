@@ -1,0 +1,31 @@
+"""Notes what is odd about the images of a stream, which are evaluated all the same."""
+
+from collections.abc import Iterable, Iterator
+
+from mtc_perception.replay.frames import LabelledFrame, Pixels, RawPixels
+from mtc_perception.replay.notes import Notes
+
+
+def watched(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
+    """The frames; notes stamps that go back or repeat, and encodings that change."""
+    before_ns: int | None = None
+    encoding = ""
+    for labelled in frames:
+        frame = labelled.frame
+        if before_ns is not None and frame.stamp_ns < before_ns:
+            back_s = (before_ns - frame.stamp_ns) / 1e9
+            notes.add("stamps go back", f"image {frame.index}: by {back_s:.3f} s")
+        elif frame.stamp_ns == before_ns:
+            notes.add("equal stamps", f"image {frame.index} has the stamp of the one before")
+        before_ns = frame.stamp_ns
+        now = _encoding(frame.pixels)
+        if encoding and now and now != encoding:
+            notes.add("encoding changes", f"image {frame.index}: {encoding} to {now}")
+        encoding = now or encoding
+        yield labelled
+
+
+def _encoding(pixels: Pixels) -> str:
+    if isinstance(pixels, RawPixels):
+        return f"{pixels.encoding} {pixels.width}x{pixels.height}"
+    return getattr(pixels, "format", "")

@@ -1,0 +1,529 @@
+"""Lock-step evaluation: real bags through a real network, records, results, limits, exit codes."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bag_messages import (
+    COMPRESSED,
+    COUNT,
+    DETECTIONS,
+    HEIGHT,
+    IMAGE,
+    STORE,
+    WIDTH,
+    compressed,
+    detections,
+    header,
+    images,
+    mask,
+    picture,
+    raw,
+    stamp,
+    write_bag,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from mtc_perception.bundle import Thresholds
+from mtc_perception.metrics import PerceptionMetrics
+from mtc_perception.perceiver import Perceiver
+from mtc_perception.replay import cli
+from mtc_perception.replay.figures import figures
+from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
+from mtc_perception.replay.labels import stamp_of
+from mtc_perception.replay.lockstep import Seen, replay_frames
+from mtc_perception.replay.notes import Notes
+from mtc_perception.replay.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.plan import Options, Recording, plan_run
+from mtc_perception.replay.records import FrameRecord, read_frames, read_times
+from mtc_perception.replay.result import read_result
+from mtc_perception.replay.sources import open_source
+from mtc_perception.replay.stream import run_stream
+
+CORNER = (0.0, 0.0, 20.0, 20.0, "")
+AWAY = (30.0, 30.0, 60.0, 45.0, "")
+
+
+def labelled_bag(path: Path, topic: str = "/front/image_raw", count: int = COUNT) -> Path:
+    """A bag of one camera whose images are all labelled, some of it right."""
+    topics = {
+        topic: (IMAGE, [raw(index) for index in range(count)]),
+        "/front/ground_truth/detections": (
+            DETECTIONS,
+            [detections(index, CORNER, AWAY) for index in range(count)],
+        ),
+        "/front/ground_truth/drivable_mask": (IMAGE, [mask(i, 10 + i) for i in range(count)]),
+        "/front/ground_truth/lane_mask": (IMAGE, [mask(i, 3 * i) for i in range(count)]),
+    }
+    return write_bag(path, topics)
+
+
+def run(*words: object) -> int:
+    """Exit code of `mtc-replay` with these words."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["mtc-replay", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def evaluate(out: Path, bundle: Path, *words: object) -> dict[str, Any]:
+    """The result of an evaluation that is good."""
+    options = ("--bundle", bundle, "--engine", "onnxruntime", "--threads", 1, "--out", out)
+    assert run("evaluate", *words, *options) == 0
+    return read_result(out)
+
+
+def records(out: Path, number: int = 0) -> list[FrameRecord]:
+    [folder] = (out / "streams").glob(f"{number:02d}_*")
+    return list(read_frames(folder))
+
+
+def plain_loop(bag: Path, bundle: Path, topic: str | None = None) -> PerceptionMetrics:
+    """What an evaluation must come to: image by image, nothing in between."""
+    metrics = PerceptionMetrics(0.5, 0.5, 5, 0.2)
+    thresholds = Thresholds(score=SCORE_FLOOR, drivable=0.5, lane=0.5)
+    with Perceiver.open(bundle, "onnxruntime", threads=1, thresholds=thresholds) as perceiver:
+        for frame, truth in open_source(bag, topic).labelled_frames(Notes()):
+            found = perceiver.perceive(frame.pixels.decode())
+            assert truth is not None
+            metrics.update(truth, found.boxes, found.scores, found.drivable, found.lane)
+    return metrics
+
+
+def test_an_evaluation_is_a_plain_loop_over_the_images(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    result = evaluate(tmp_path / "run", toy_bundle, bag)
+    expected = plain_loop(bag, toy_bundle).to_json()
+    assert {task: result[task] for task in expected} == expected
+    assert 0 < expected["detection"]["recall"] < 1
+    assert result["frames_in"] == result["frames_processed"] == result["labelled_frames"] == COUNT
+    lost = ("dropped", "stale", "malformed", "unreadable")
+    assert [result[f"frames_{ending}"] for ending in lost] == [0, 0, 0, 0]
+    assert (result["engine"], result["mode"]) == ("onnxruntime", "lockstep")
+    assert list(result["latency_ms"]) == ["read", "preprocess", "inference", "decode", "end_to_end"]
+    assert result["latency_ms"]["end_to_end"]["count"] == COUNT
+    assert {"p50", "p95", "p99"} <= result["latency_ms"]["inference"].keys()
+    assert result["bundle"]["network"] == "toy"
+    assert {"params", "gmacs", "machine", "versions", "commit"} <= result.keys()
+    assert result["passed"] is None
+    assert result["notes"] == result["failed"] == []
+    [stream] = result["streams"]
+    assert stream["name"] == "drive:/front/image_raw"
+    assert {task: stream[task] for task in expected} == expected
+
+
+def test_runs_are_equal_to_the_last_bit(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive", count=40)
+    first = evaluate(tmp_path / "first", toy_bundle, bag)
+    second = evaluate(tmp_path / "second", toy_bundle, bag)
+    [one], [other] = ((tmp_path / name).rglob("frames.jsonl") for name in ("first", "second"))
+    assert one.read_bytes() == other.read_bytes()
+    assert first["results_sha256"] == second["results_sha256"]
+    assert first["detection"] == second["detection"]
+
+
+def test_records_say_what_became_of_each_image(tmp_path: Path, toy_bundle: Path) -> None:
+    evaluate(tmp_path / "run", toy_bundle, labelled_bag(tmp_path / "drive"))
+    found = records(tmp_path / "run")
+    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+        for index, record in enumerate(found):
+            frames = open_source(tmp_path / "drive").frames()
+            answer = perceiver.perceive([*frames][index].pixels.decode())
+            assert (record.index, record.stamp_ns) == (index, stamp(index))
+            assert record.size == (HEIGHT, WIDTH)
+            np.testing.assert_array_equal(record.boxes, answer.boxes)
+            np.testing.assert_array_equal(record.scores, answer.scores)
+            assert set(record.labels) <= {"vehicle", "truck"}
+            assert record.truth_boxes is not None
+            assert record.truth_boxes.tolist() == [list(CORNER[:4]), list(AWAY[:4])]
+    assert len({record.digest for record in found}) == COUNT
+    assert found[0].stability is None
+    assert all(record.stability is not None for record in found[1:])
+    [folder] = (tmp_path / "run" / "streams").iterdir()
+    assert [index for index, _ in read_times(folder)] == list(range(COUNT))
+    for record in found:
+        assert record.evidence is not None
+        alone = PerceptionMetrics(0.5, 0.5, 5, 0.2)
+        alone.add(record.evidence)
+        assert figures(record) == pytest.approx(alone.headlines())
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) -> None:
+    bags = [labelled_bag(tmp_path / name) for name in "ab"]
+    evaluate(tmp_path / "run", toy_bundle, *bags)
+    folders = sorted((tmp_path / "run" / "streams").iterdir())
+    before = [folder.stat().st_ino for folder in folders]
+    whole = read_result(tmp_path / "run")
+    (folders[1] / "stream.json").unlink()  # as if it had been interrupted in the second bag
+    resumed = evaluate(tmp_path / "run", toy_bundle, *bags)
+    after = [folder.stat().st_ino for folder in folders]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert resumed["results_sha256"] == whole["results_sha256"]
+    evaluate(tmp_path / "run", toy_bundle, *bags, "--fresh")
+    assert folders[0].stat().st_ino != before[0]
+    # Another recording under the same name is another task.
+    before = [folder.stat().st_ino for folder in folders]
+    labelled_bag(tmp_path / "other")
+    (tmp_path / "b").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "b")
+    evaluate(tmp_path / "run", toy_bundle, *bags)
+    assert [folder.stat().st_ino == old for folder, old in zip(folders, before, strict=True)] == [
+        True,
+        False,
+    ]
+
+
+def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
+    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    [task] = plan_run([Recording(labelled_bag(tmp_path / "a"))], options, tmp_path / "run").tasks
+    left_by_a_killed_run = task.out.with_name(f".{task.out.name}.1")
+    left_by_a_killed_run.mkdir(parents=True)
+
+    def interrupt(done: int, total: int) -> None:
+        assert total == COUNT
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with PerceiverPool() as perceivers, pytest.raises(KeyboardInterrupt):
+        run_stream(task, perceivers, interrupt)
+    assert list((tmp_path / "run" / "streams").iterdir()) == []
+
+
+def test_every_camera_of_every_bag_is_a_stream(tmp_path: Path, toy_bundle: Path) -> None:
+    topics = {
+        "/front/image_raw": (IMAGE, images()),
+        "/rear/image_raw/compressed": (COMPRESSED, images(compressed)),
+        "/front/ground_truth/lane_mask": (IMAGE, [mask(i, 3 * i) for i in range(COUNT)]),
+        "/rear/ground_truth/lane_mask": (IMAGE, [mask(i, 9) for i in range(COUNT)]),
+    }
+    bag = write_bag(tmp_path / "both", topics, StoragePlugin.SQLITE3)
+    other = labelled_bag(tmp_path / "drive")
+    result = evaluate(tmp_path / "run", toy_bundle, bag, other)
+    assert [stream["name"] for stream in result["streams"]] == [
+        "both:/front/image_raw",
+        "both:/rear/image_raw/compressed",
+        "drive:/front/image_raw",
+    ]
+    total = plain_loop(bag, toy_bundle, "/rear/image_raw/compressed")
+    total.merge(plain_loop(other, toy_bundle))
+    total.merge(plain_loop(bag, toy_bundle, "/front/image_raw"))
+    expected = total.to_json()
+    assert {task: result[task] for task in expected} == expected
+    assert result["latency_ms"]["read"]["count"] == 3 * COUNT
+    front = evaluate(tmp_path / "front", toy_bundle, bag, "--topic", "/front/image_raw")
+    assert len(front["streams"]) == 1
+
+
+def test_without_labels_a_network_agrees_with_another(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
+    result = evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)
+    assert not result.keys() & {"detection", "drivable", "lane"}
+    agreement = result["agreement"]
+    assert agreement["detection"]["recall_at_threshold"] == 1.0
+    assert agreement["drivable"]["iou_pooled"] in (None, 1.0)
+    assert agreement["detection"]["images"] == COUNT
+    assert result["stability"]["pairs"] == COUNT - 1
+    assert 0 < result["stability"]["detection"]["persistence"] < 1
+    assert result["labelled_frames"] == 0
+
+
+def write_labels(root: Path, stems: list[str]) -> Path:
+    (root / "lane" / "val").mkdir(parents=True)
+    for index, stem in enumerate(stems):
+        label = np.zeros((HEIGHT, WIDTH), np.uint8)
+        label[:, : 3 * index] = 255
+        cv2.imwrite(str(root / "lane" / "val" / f"{stem}.png"), label)
+    return root
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        [f"{stamp(i)}" for i in range(COUNT)],
+        [f"{stamp(i) // 10**9}.{stamp(i) // 10**6 % 1000:03d}" for i in range(COUNT)],
+        [f"{stamp(i) // 10**9}_{stamp(i) % 10**9}" for i in range(COUNT)],
+        [f"seq_{i}" for i in range(COUNT)],
+    ],
+)
+def test_labels_come_from_a_folder(tmp_path: Path, toy_bundle: Path, stems: list[str]) -> None:
+    frames = images()
+    for index, message in enumerate(frames):
+        message.header.frame_id = f"seq_{index}"
+        message.header.stamp = header(stamp(index) + 300_000).stamp  # masks' names are rounded
+    topics = {
+        "/cam": (IMAGE, frames),
+        # The folder counts, not these.
+        "/ground_truth/drivable_mask": (IMAGE, [mask(0, 9)]),
+    }
+    bag = write_bag(tmp_path / "drive", topics)
+    labels = write_labels(tmp_path / "labels", stems)
+    result = evaluate(tmp_path / "run", toy_bundle, bag, "--labels", labels)
+    assert result["labelled_frames"] == COUNT
+    assert "drivable" not in result
+    found = [record.evidence for record in records(tmp_path / "run")]
+    lanes = [one.lane for one in found if one is not None and one.lane is not None]
+    positives = [lane.true_positive + lane.false_negative for lane in lanes]
+    assert positives == [HEIGHT * 3 * index for index in range(COUNT)]
+
+
+def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
+    labels = write_labels(tmp_path / "labels", ["a", "b"])
+    result = evaluate(tmp_path / "run", toy_bundle, bag, "--labels", labels)
+    assert result["labelled_frames"] == 0
+    [note] = result["notes"]
+    assert note["kind"] == "labels fit no image"
+    assert result["frames_processed"] == COUNT
+
+
+def test_stamps_in_file_names() -> None:
+    ns = 1_700_000_000_250_000_000
+    for name in ("1700000000250000000", "1700000000.25", "1700000000_250000000", "1700000000250"):
+        assert stamp_of(name) == ns
+    assert [stamp_of(name) for name in ("0001TP_008550", "12", "a.25")] == [None, None, None]
+
+
+def odd_bag(path: Path) -> Path:
+    """Labelled images, of which one is no JPEG, one no message, and some are out of order."""
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        cameras = writer.add_connection("/cam/compressed", COMPRESSED, typestore=STORE)
+        lanes = writer.add_connection("/ground_truth/lane_mask", IMAGE, typestore=STORE)
+        for index in range(8):
+            image = compressed(index)
+            if index == 2:
+                image.data = image.data[:40]
+            if index == 5:
+                image.header.stamp = header(stamp(1) + 5).stamp
+            if index == 7:
+                image.format = "png"
+                image.data = cv2.imencode(".png", picture(3))[1].ravel()
+            data = STORE.serialize_cdr(image, COMPRESSED)
+            cut = data[:10] if index == 4 else data
+            writer.write(cameras, stamp(index), cut)
+            label = STORE.serialize_cdr(mask(index, 20), IMAGE)
+            writer.write(lanes, stamp(index), label)
+    return path
+
+
+def test_odd_images_are_counted_and_the_rest_is_kept(tmp_path: Path, toy_bundle: Path) -> None:
+    result = evaluate(tmp_path / "run", toy_bundle, odd_bag(tmp_path / "odd"))
+    counts = {key: result[f"frames_{key}"] for key in ("in", "processed", "malformed")}
+    assert counts == {"in": 7, "processed": 6, "malformed": 1}
+    assert result["frames_unreadable"] == 1
+    # Images 0, 1, 3, 6, 7 and, as a miss, 2; image 4 never was one and 5 has another stamp.
+    assert result["labelled_frames"] == result["lane"]["images"] == 6
+    notes = {note["kind"]: note["count"] for note in result["notes"]}
+    assert notes == {
+        "malformed image": 1,
+        "unreadable image": 1,
+        "stamps go back": 1,
+        "encoding changes": 1,
+        "label without image": 1,
+    }
+    found = records(tmp_path / "run")
+    assert [r.status for r in found] == [
+        *("processed", "processed", "malformed", "processed"),
+        *("unreadable", "processed", "processed", "processed"),
+    ]
+    miss = found[2].evidence
+    assert miss is not None
+    assert miss.lane is not None
+    assert (miss.lane.true_positive, miss.lane.false_negative) == (0, 20 * HEIGHT)
+    assert "truncated" in found[2].reason
+
+
+def test_labels_of_another_size_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
+    small = mask(1, 5)
+    small.height, small.data = HEIGHT // 2, small.data[: HEIGHT // 2 * WIDTH]
+    topics = {
+        "/cam": (IMAGE, images()),
+        "/ground_truth/lane_mask": (IMAGE, [mask(0, 5), small, mask(2, 5)]),
+    }
+    result = evaluate(tmp_path / "run", toy_bundle, write_bag(tmp_path / "bag", topics))
+    assert result["labelled_frames"] == 2
+    assert [note["kind"] for note in result["notes"]] == ["label of another size"]
+
+
+def test_a_broken_bag_does_not_stop_the_others(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = labelled_bag(tmp_path / "good")
+    bad = labelled_bag(tmp_path / "bad")
+    (bad / "bad.mcap").write_bytes(b"\x89MCAP0\r\n")
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", tmp_path / "run")
+    assert run("evaluate", bad, good, *options) == 1
+    result = read_result(tmp_path / "run")
+    assert result["frames_processed"] == COUNT
+    [failure] = result["failed"]
+    assert "bad.mcap cannot be read as a rosbag2" in failure["error"]
+    assert "not evaluated: bad" in capsys.readouterr().out
+    assert run("evaluate", bad, *options) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
+    path = folder / "nightly.yaml"
+    path.write_text(
+        f"name: nightly drive\nbundle: {bundle}\nengine: onnxruntime\nthreads: 1\n{extra}"
+        f"bags:\n  - path: drive\n    topics: [/front/image_raw]\nlimits:\n{limits}"
+    )
+    return path
+
+
+def test_a_scenario_passes_and_fails(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled_bag(tmp_path / "drive")
+    easy = "  detection.recall: {min: 0.01}\n  latency_ms.end_to_end.p95: {max: 100000}\n"
+    file = scenario(tmp_path, toy_bundle, easy)
+    out = tmp_path / "run"
+    assert run("evaluate", "--scenario", file, "--out", out) == 0
+    result = read_result(out)
+    assert (result["passed"], result["scenario"]) == (True, "nightly drive")
+    assert [check["name"] for check in result["checks"]] == [
+        "detection.recall",
+        "latency_ms.end_to_end.p95",
+    ]
+    hard = easy + "  lane.iou: {min: 0.999}\n  agreement.lane.iou: {min: 0.1}\n"
+    assert run("evaluate", "--scenario", scenario(tmp_path, toy_bundle, hard), "--out", out) == 1
+    result = read_result(out)
+    assert result["passed"] is False
+    assert [check["passed"] for check in result["checks"]] == [True, True, False, False]
+    assert result["checks"][3]["value"] is None
+    assert "FAILED: agreement.lane.iou not measured (min 0.1)" in capsys.readouterr().out
+    suite = ET.parse(out / "junit.xml").getroot()
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == (
+        "nightly drive",
+        "4",
+        "2",
+    )
+    [low, missing] = suite.findall("testcase/failure")
+    assert "wanted at least 0.999" in str(low.get("message"))
+    assert "not measured" in str(missing.get("message"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "extra", "reason"),
+    [
+        ("  detection.recal: {min: 1}\n", "", "near are detection.recall"),
+        ("  lane.iou: {}\n", "", "limits.lane.iou: give min, max or both"),
+        ("  lane.iou: {min: 2, max: 1}\n", "", "min 2 is above max 1"),
+        ("  lane.iou: {min: 0}\n", "speed: 3\n", "speed: Extra inputs are not permitted"),
+        ("  lane.iou: {min: 0}\n", "seconds: -3\n", "seconds: Input should be greater than 0"),
+        ("  lane.iou: {min: [}\n", "", "is not YAML"),
+    ],
+)
+def test_a_wrong_scenario_says_where(
+    tmp_path: Path,
+    toy_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    limits: str,
+    extra: str,
+    reason: str,
+) -> None:
+    file = scenario(tmp_path, toy_bundle, limits, extra)
+    assert run("evaluate", "--scenario", file) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}")
+    assert reason in error
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    for words, reason in (
+        ((bag,), "give the network to run: --bundle"),
+        (("--bundle", toy_bundle), "give BAG... or --scenario"),
+        ((tmp_path / "no", "--bundle", toy_bundle), "no does not exist"),
+        ((bag, "--bundle", tmp_path / "no.mtc"), "no.mtc"),
+        ((bag, "-b", toy_bundle, "--topic", "/x"), "no images on /x; it has /front/ground_truth"),
+        ((bag, "-b", toy_bundle, "--truth-lane", "/x"), "no labels on /x; it has"),
+        ((bag, "-b", toy_bundle, "--labels", tmp_path / "no"), "no does not exist"),
+        ((bag, "--scenario", tmp_path / "s.yaml"), "leave out"),
+    ):
+        assert run("evaluate", *words, "--out", tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("error: ")
+        assert reason in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_read_as_they_are_needed(toy_bundle: Path) -> None:
+    """Memory does not depend on the length: few images are between the file and the record."""
+    read = recorded = 0
+    most_between = 0
+
+    def frames() -> Iterator[LabelledFrame]:
+        nonlocal read, most_between
+        data = cv2.imencode(".png", picture(1))[1].tobytes()
+        for index in range(200):
+            read += 1
+            most_between = max(most_between, read - recorded)
+            yield LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
+
+    def judge(seen: Seen) -> None:
+        nonlocal recorded
+        assert seen.labelled.frame.index == recorded
+        recorded += 1
+
+    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+        replay_frames(frames(), perceiver, None, judge, lambda: None)
+    assert recorded == 200
+    assert most_between <= 10
+
+
+def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:
+    data = cv2.imencode(".png", picture(1))[1].tobytes()
+    frames = (
+        LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
+        for index in range(50)
+    )
+    judged = []
+
+    def judge(seen: Seen) -> None:
+        judged.append(seen.labelled.frame.index)
+        if len(judged) == 3:
+            raise OSError("the disk is full")
+
+    with (
+        Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver,
+        pytest.raises(OSError, match="the disk is full"),
+    ):
+        replay_frames(frames, perceiver, None, judge, lambda: None)
+    assert judged[:3] == [0, 1, 2]
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)
+    [file] = (tmp_path / "run").rglob("frames.jsonl")
+    for line, record in zip(file.read_text().splitlines(), read_frames(file.parent), strict=True):
+        assert json.dumps(record.to_json(), separators=(",", ":")) == line
+        assert record.agreement is not None
+
+
+def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> None:
+    recording = Recording(labelled_bag(tmp_path / "drive"))
+    keys = set()
+    for options in (
+        Options(toy_bundle),
+        Options(toy_bundle, engine="onnxruntime"),
+        Options(toy_bundle, reference=toy_bundle),
+        Options(toy_bundle, seconds=3),
+        Options(toy_bundle, annotate=True),
+    ):
+        [task] = plan_run([recording], options, tmp_path / "run").tasks
+        keys.add(task.key)
+    assert len(keys) == 5
+    [again] = plan_run([recording], Options(toy_bundle), tmp_path / "elsewhere").tasks
+    assert again.key in keys
