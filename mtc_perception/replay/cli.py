@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mtc_perception.errors import UserError
+from mtc_perception.replay.cli_files import bag, report
 
 app = typer.Typer(
     name="mtc-replay",
@@ -108,6 +109,12 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the run; default: out/replay/BUNDLE[_SCENARIO]."),
     ] = None,
+    annotate: Annotated[
+        bool,
+        typer.Option(
+            "--annotate", help="Write a bag per stream with the answers, for Foxglove and RViz."
+        ),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replay what an earlier try has done as well.")
     ] = False,
@@ -171,6 +178,7 @@ def evaluate(
         **chosen("mode", None),
         **chosen("rate", None),
         **chosen("max_frame_age_ms", None),
+        annotate=annotate,
     )
     name = wanted.name if wanted else None
     run = out or default_run_folder(network, name)
@@ -187,14 +195,13 @@ def evaluate(
         )
     console = Console()
     show_result(console, result)
-    print(f"wrote {run / 'result.json'}")
+    print(f"wrote {run / 'result.json'} and {run / 'index.html'}")
     if result["passed"] is False or result["failed"]:
         raise typer.Exit(1)
 
 
-@app.callback()
-def _commands() -> None:
-    """Without this, typer would take a single command for the program itself."""
+app.command()(report)
+app.command()(bag)
 
 
 def main() -> None:
