@@ -157,12 +157,13 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     assert (grey == grey[..., :1]).all()
 
 
-def test_labels_are_drawn_without_ignore_regions() -> None:
+def test_ignore_regions_are_told_from_labels() -> None:
     rgb = np.full((60, 80, 3), 100, np.uint8)
     boxes = np.array([[10, 30, 30, 50]], np.float32)
     ignored = GroundTruth(boxes=boxes, ignore=np.array([True]))
-    assert (draw_truth(rgb, ignored) == rgb).all()
-    assert (draw_truth(rgb, GroundTruth(boxes=boxes)) != rgb).any()
+    labelled = GroundTruth(boxes=boxes)
+    assert (draw_truth(rgb, ignored) != rgb).any()
+    assert (draw_truth(rgb, ignored) != draw_truth(rgb, labelled)).any()
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 60))

@@ -91,6 +91,8 @@ class Gallery:
         write_text_atomic(self._folder / _INDEX, text + "\n")
 
     def _enter(self, name: str, value: float, index: int) -> bool:
+        if value >= 1.0:
+            return False
         ranking = self._worst.setdefault(name, [])
         near = [one for one in ranking if abs(one[1] - index) < _APART]
         if any(other <= value for other, _ in near):

@@ -43,20 +43,19 @@ def draw_answer(rgb: Rgb, answer: Answer | None) -> Rgb:
 
 
 def draw_truth(rgb: Rgb, truth: GroundTruth) -> Rgb:
-    """The image with its labels, ignore regions left out."""
+    """The image with its labels."""
     empty = np.zeros(rgb.shape[:2], np.uint8)
     boxes = np.zeros((0, 4), np.float32) if truth.boxes is None else truth.boxes
-    if truth.ignore is not None:
-        boxes = boxes[~truth.ignore]
+    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
     perception = Perception(
         boxes=np.asarray(boxes, np.float32),
         scores=np.ones(len(boxes), np.float32),
-        labels=np.zeros(len(boxes), np.int32),
+        labels=ignore.astype(np.int32),
         drivable=empty if truth.drivable is None else truth.drivable.astype(np.uint8) * 255,
         lane=empty if truth.lane is None else truth.lane.astype(np.uint8) * 255,
         times=_NO_TIMES,
     )
-    return draw_overlay(rgb, perception, ["vehicle"])
+    return draw_overlay(rgb, perception, ["vehicle", "ignored"])
 
 
 def add_caption(rgb: Rgb, text: str, *, alarm: bool = False) -> Rgb:
