@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mtc_perception.errors import UserError
+from mtc_perception.replay.cli_compare import compare
 from mtc_perception.replay.cli_files import bag, report
 
 app = typer.Typer(
@@ -200,6 +201,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
+app.command()(compare)
 app.command()(report)
 app.command()(bag)
 
