@@ -17,7 +17,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
 setup: ## everything for users and developers
-	@tools/setup.sh runtime offline dev tensorrt
+	@tools/setup.sh runtime offline dev tensorrt ray
 
 demo: ## a drive through the real node under real DDS (INPUT=bag, video or image folder)
 	@tools/setup.sh runtime
@@ -28,7 +28,7 @@ lint: ## ruff and mypy
 	@$(MAKE) --no-print-directory _lint
 
 test: ## lint and all tests
-	@tools/setup.sh runtime offline dev tensorrt
+	@tools/setup.sh runtime offline dev tensorrt ray
 	@$(MAKE) --no-print-directory _lint
 	@$(RUN) python -m pytest
 

@@ -54,6 +54,7 @@ setup(
             "typer",
         ],
         "openvino": ["openvino"],
+        "ray": ["ray"],
         "tensorrt": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt"],
         "tensorrt-rtx": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt-rtx"],
         # colcon test runs pytest when it finds it here.

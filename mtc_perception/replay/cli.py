@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mtc_perception.errors import UserError
-from mtc_perception.replay.cli_compare import compare
 from mtc_perception.replay.cli_files import bag, report
+from mtc_perception.replay.interrupts import handle_interrupts
 
 app = typer.Typer(
     name="mtc-replay",
@@ -21,6 +21,8 @@ app = typer.Typer(
 _RECORDING = "Recording"
 _LABELS = "Labels"
 _NETWORK = "Network"
+_LIVE = "Live"
+_MANY = "Many recordings"
 
 
 @app.command()
@@ -106,9 +108,43 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Threads of a CPU engine.", rich_help_panel=_NETWORK),
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Play to the real node over DDS, as the recording went, and see what comes back.",
+            rich_help_panel=_LIVE,
+        ),
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Playing speed, 1 is real time (default).", rich_help_panel=_LIVE
+        ),
+    ] = None,
+    max_frame_age_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="The node's parameter: older images are stale; 0 is no limit (default).",
+            rich_help_panel=_LIVE,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="So many streams at once, here.", rich_help_panel=_MANY),
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="As many streams at once as the Ray cluster there has processors for.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; default: out/replay/BUNDLE[_SCENARIO]."),
+        typer.Option(help="Folder of the run; default: out/replay/BUNDLE[_SCENARIO][_live]."),
     ] = None,
     annotate: Annotated[
         bool,
@@ -136,13 +172,15 @@ def evaluate(
     teacher.mtc[/bold]
 
     In CI: [bold]mtc-replay evaluate --scenario nightly.yaml[/bold]
+
+    As it drives: [bold]mtc-replay evaluate drive.mcap -b student.mtc --live[/bold]
     """
     from rich.console import Console
 
     from mtc_perception.replay.evaluation import evaluate_run
     from mtc_perception.replay.plan import Options, Recording, default_run_folder
+    from mtc_perception.replay.runners import choose_runner, threads_each
     from mtc_perception.replay.scenario import Scenario, read_scenario
-    from mtc_perception.replay.serial import run_serial
     from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.replay.truth_topics import TruthTopics
 
@@ -173,22 +211,25 @@ def evaluate(
         bundle=network,
         **chosen("engine", engine),
         **chosen("precision", precision),
-        **chosen("threads", threads),
+        **({"threads": threads_each(workers, ray)} | chosen("threads", threads)),
         **chosen("reference", reference),
         **chosen("seconds", seconds),
-        **chosen("mode", None),
-        **chosen("rate", None),
-        **chosen("max_frame_age_ms", None),
+        **chosen("mode", "live" if live else None),
+        **chosen("rate", rate),
+        **chosen("max_frame_age_ms", max_frame_age_ms),
         annotate=annotate,
     )
+    runner = choose_runner(options.mode, workers, ray)
+    if options.mode != "live" and (rate or max_frame_age_ms):
+        raise UserError("--rate and --max-frame-age-ms are for --live")
     name = wanted.name if wanted else None
-    run = out or default_run_folder(network, name)
+    run = out or default_run_folder(network, name, options.mode)
     with RunProgress(Console(stderr=True)) as progress:
         result = evaluate_run(
             recordings,
             options,
             run,
-            run_serial,
+            runner,
             progress,
             name=name,
             limits=wanted.all_limits() if wanted else (),
@@ -201,13 +242,13 @@ def evaluate(
         raise typer.Exit(1)
 
 
-app.command()(compare)
 app.command()(report)
 app.command()(bag)
 
 
 def main() -> None:
     """Console entry point: user mistakes become one line on stderr and exit code 2."""
+    handle_interrupts()
     try:
         app()
     except (UserError, OSError) as error:

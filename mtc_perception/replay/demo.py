@@ -1,15 +1,13 @@
 """`python -m mtc_perception.replay.demo`: a recording through the real node, seen from outside."""
 
 import argparse
-import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,12 @@ from rich.progress import (
 
 from mtc_perception.bundle import read_bundle
 from mtc_perception.errors import UserError
+from mtc_perception.replay.interrupts import handle_interrupts
 from mtc_perception.replay.sources import open_source
 
 try:
     from mtc_perception.parameters import default_bundle
-    from mtc_perception.replay.live import LiveConfig, LiveResult, Phase, run_live
+    from mtc_perception.replay.live import LiveConfig, LiveResult, Phase, node_files, run_live
     from mtc_perception.replay.report import write_report
     from mtc_perception.replay.scoring import score_run
     from mtc_perception.replay.summary import summarise, table
@@ -91,7 +90,7 @@ def run_demo(options: argparse.Namespace) -> None:
         transport=options.transport,
         parameters={"engine": options.engine},
     )
-    with _progress(console) as progress, _scratch(out) as scratch:
+    with _progress(console) as progress, node_files(out) as scratch:
         result = run_live(config, scratch, _Phases(progress))
         frames = len(result.published)
         task = progress.add_task("scoring", total=None, amount="")
@@ -220,19 +219,6 @@ def _explain(
         )
 
 
-def handle_interrupts() -> None:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, but only the first of them."""
-
-    def interrupt(*_: object) -> None:
-        # A second Ctrl-C must not interrupt the stopping of the node.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-
-
 class _Phases:
     """Shows the phases of a live run, one bar each."""
 
@@ -264,18 +250,6 @@ def _progress(console: Console) -> Progress:
         # Drawing the bars must not take the processor from the node under test.
         refresh_per_second=2,
     )
-
-
-@contextlib.contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder for the node's files while it runs; its log stays as `node.log`."""
-    folder = Path(tempfile.mkdtemp(prefix=".node.", dir=out))
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(folder / "node.log", out / "node.log")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A whole run: from recordings and options to its result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,11 @@ from mtc_perception.replay.limits import Check, Limits, check_limits, junit_xml
 from mtc_perception.replay.plan import Failure, Options, Recording, no_streams, plan_run
 from mtc_perception.replay.result import merge_run, write_result
 from mtc_perception.replay.run_page import write_page
-from mtc_perception.replay.serial import Observer, Outcomes
+from mtc_perception.replay.serial import Observer, Runner
 from mtc_perception.replay.stream import finished
 from mtc_perception.replay.task import StreamTask
 
 JUNIT_FILE = "junit.xml"
-Runner = Callable[[Sequence[StreamTask], Observer], Outcomes]
 
 
 class Watching(Observer, Protocol):

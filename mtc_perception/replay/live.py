@@ -1,8 +1,12 @@
 """A live run: the real node under real DDS, fed at the real rate, observed from outside."""
 
 import contextlib
+import os
+import shutil
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -166,6 +170,18 @@ class Observer(Protocol):
         """`done` of `total` images or seconds; None where the total is not known."""
 
 
+@contextlib.contextmanager
+def node_files(out: Path) -> Iterator[Path]:
+    """A folder for the files of a run while it lasts; the node's log stays as `out`/node.log."""
+    folder = Path(tempfile.mkdtemp(prefix=".node.", dir=out))
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder / "node.log", out / "node.log")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
     """Start the node, play, record, stop everything; `folder` gets the node's log and the answers.
 
@@ -196,7 +212,7 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
     with contextlib.ExitStack() as stack:
         stack.enter_context(private_ros_domain())
         player = stack.enter_context(WorkerProcess("player", run_player, player_config))
-        expected = _expected_frames(source, config.seconds)
+        expected = expected_frames(source, config.seconds)
         while not (loaded := _take(player, Loaded)).done:
             observe("load", loaded.frames, expected)
         observe("load", loaded.frames, loaded.frames)
@@ -245,7 +261,8 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         )
 
 
-def _expected_frames(source: SourceInfo, seconds: float | None) -> int:
+def expected_frames(source: SourceInfo, seconds: float | None) -> int:
+    """Images that will be played, as far as the recording tells."""
     return source.frames if seconds is None else min(source.frames, int(seconds * source.rate_hz))
 
 

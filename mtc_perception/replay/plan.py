@@ -190,9 +190,10 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[:80]
 
 
-def default_run_folder(bundle: Path, name: str | None) -> Path:
-    """Where a run goes by default: a folder of its own for every bundle and scenario."""
-    return Path("out", "replay", _slug("_".join(filter(None, (bundle.stem, name)))))
+def default_run_folder(bundle: Path, name: str | None, mode: Mode) -> Path:
+    """Where a run goes by default: a folder of its own for every bundle, scenario and mode."""
+    parts = bundle.stem, name, "live" if mode == "live" else None
+    return Path("out", "replay", _slug("_".join(filter(None, parts))))
 
 
 def no_streams(failures: Sequence[Failure]) -> UserError:

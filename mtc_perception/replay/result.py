@@ -13,6 +13,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.provenance import provenance
+from mtc_perception.replay.live_figures import jitter_ms, merge_live
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.plan import Failure, no_streams
 from mtc_perception.replay.records import FrameRecord, read_frames, read_times
@@ -110,8 +111,11 @@ def merge_run(
     total = Figures.of(first)
     notes = Notes()
     streams = []
+    jitters_ms = array("d")
     for one in ordered:
         figures = _figures(run, one)
+        if one.live:
+            jitters_ms.extend(jitter_ms(read_times(run / STREAMS_FOLDER / _folder(run, one))))
         total.merge(figures)
         for note in one.notes:
             notes.add(note.kind, f"{one.name}: {note.first}", note.count)
@@ -147,6 +151,7 @@ def merge_run(
         "notes": [asdict(note) for note in notes.all()],
         "results_sha256": hashlib.sha256(together.encode()).hexdigest(),
         **provenance(),
+        **_live([one.live for one in ordered if one.live], jitters_ms),
     }
 
 
@@ -170,6 +175,10 @@ def read_result(run: Path) -> dict[str, Any]:
 def stream_folder(run: Path, stream: Mapping[str, Any]) -> Path:
     """Where the records of one of a result's `streams` are."""
     return run / STREAMS_FOLDER / str(stream["folder"])
+
+
+def _live(streams: Sequence[Mapping[str, Any]], jitters_ms: Sequence[float]) -> dict[str, Any]:
+    return {"live": merge_live(streams, jitters_ms)} if streams else {}
 
 
 def _network(result: StreamResult) -> tuple[Any, ...]:

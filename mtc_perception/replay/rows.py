@@ -43,6 +43,22 @@ def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def live_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of the figures that only a live run has."""
+    live = result.get("live")
+    if not live:
+        return []
+    first_ms, jitter_ms = live["time_to_first_output_ms"], live["jitter_ms"]
+    rows = [
+        ("node ready after", f"{live['ready_s']:.1f} s"),
+        ("first output after", "never" if first_ms is None else f"{first_ms:.1f} ms"),
+    ]
+    if jitter_ms["count"]:
+        values = (f"{jitter_ms[quantile]:.1f}" for quantile in ("p50", "p95", "p99"))
+        rows.append(("jitter p50, p95, p99", f"{', '.join(values)} ms"))
+    return [*rows, ("played late, at most", f"{live['played_late_ms_max']:.1f} ms")]
+
+
 def frame_rows(result: Mapping[str, Any]) -> list[tuple[str, int]]:
     """(what, number) of images."""
     return [(words, result[name]) for name, words in _FRAME_WORDS.items() if name in result]

@@ -1,6 +1,6 @@
 """Runs the streams of a run one after the other in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,9 @@ class Observer(Protocol):
 
     def __call__(self, task: StreamTask, done: int, total: int) -> None:
         """`done` of `total` images of a stream, the latter as the recording claims."""
+
+
+Runner = Callable[[Sequence[StreamTask], Observer], Outcomes]
 
 
 def run_serial(tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:

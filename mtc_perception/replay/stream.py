@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mtc_perception.bundle import Bundle
+from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.perceiver import Perceiver
@@ -23,6 +23,9 @@ from mtc_perception.replay.sinks import FrameSink, sinks_of
 from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.task import STREAM_FILE, StreamResult, StreamTask
 from mtc_perception.replay.watch import watched
+
+if TYPE_CHECKING:
+    from mtc_perception.replay.live_stream import LiveRun
 
 Tick = Callable[[int, int], None]
 """Told the images done, and how many the recording claims to have."""
@@ -120,11 +123,15 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     begin_s = monotonic()
     source = open_source(task.path, task.topic, task.fps, task.truth)
     expected = _expected(source, task.seconds)
+    tick(0, expected)  # engines take their time to load
     notes = Notes()
-    perceiver = perceivers.get(
-        task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
-    )
-    bundle, manifest = perceiver.bundle, perceiver.bundle.manifest
+    perceiver: Perceiver | None = None  # live, the node has the engine
+    if task.mode == "lockstep":
+        perceiver = perceivers.get(
+            task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
+        )
+    bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
+    manifest = bundle.manifest
     reference: Perceiver | None = None
     if task.reference is not None:
         reference = perceivers.get(task.reference, task.engine, None, task.threads)
@@ -140,7 +147,13 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     complete = False
     try:
         frames = labelled_frames(task, source, notes)
-        replay_frames(frames, perceiver, reference, record, count)
+        if perceiver is None:
+            replay_live = import_live()
+            run = replay_live(task, source, frames, bundle, reference, folder, notes, record, count)
+            engine, live, score_floor = run.engine, run.figures, manifest.thresholds.score
+        else:
+            replay_frames(frames, perceiver, reference, record, count)
+            engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
         complete = True
     finally:
         frames_sha256 = record.close(complete)
@@ -156,22 +169,41 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         key=task.key,
         rate_hz=source.info.rate_hz,
         frames_expected=expected,
-        engine={
-            "name": perceiver.engine.name,
-            "precision": perceiver.engine.precision,
-            "device": perceiver.engine.device,
-            "why": perceiver.engine_reason,
-        },
+        engine=engine,
         bundle=describe(bundle),
         reference=None if reference is None else describe(reference.bundle),
         thresholds=manifest.thresholds.model_dump(),
         max_detections=manifest.max_detections,
-        score_floor=SCORE_FLOOR,
+        score_floor=score_floor,
         notes=tuple(notes.all()),
         frames_sha256=frames_sha256,
         wall_s=monotonic() - begin_s,
-        live=None,
+        live=live,
     )
+
+
+def import_live() -> Callable[..., "LiveRun"]:
+    """`replay_live`, which needs ROS. Raises UserError where there is none."""
+    try:
+        from mtc_perception.replay.live_stream import replay_live
+    except ImportError as missing:
+        if not (missing.name or "").startswith(("rclpy", "ament_index", "rcl_", "vision_msgs")):
+            raise
+        raise UserError(
+            f"a live run needs ROS 2, which is not on the path ({missing}): source "
+            "tools/ros_env.sh or your ROS 2 and workspace first"
+        ) from None
+    return replay_live
+
+
+def _engine(perceiver: Perceiver) -> dict[str, Any]:
+    engine = perceiver.engine
+    return {
+        "name": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "why": perceiver.engine_reason,
+    }
 
 
 def _expected(source: FrameSource, seconds: float | None) -> int:

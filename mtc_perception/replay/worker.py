@@ -3,8 +3,8 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from mtc_perception.errors import UserError
@@ -69,6 +69,12 @@ class WorkerProcess:
     def _gone(self) -> ReplayError:
         self._process.join(_JOIN_S)
         return ReplayError(f"the {self.name} process ended (exit code {self._process.exitcode})")
+
+
+def wait_for_any(workers: Iterable[WorkerProcess], timeout_s: float) -> list[WorkerProcess]:
+    """Those with something to `receive`, their end included; empty after `timeout_s`."""
+    by_connection = {worker._connection: worker for worker in workers}
+    return [by_connection[ready] for ready in wait(list(by_connection), timeout_s)]  # type: ignore[index]
 
 
 def stop_if_alone(connection: Connection) -> None:
