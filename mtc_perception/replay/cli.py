@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mtc_perception.errors import UserError
+from mtc_perception.replay.cli_compare import compare
 from mtc_perception.replay.cli_files import bag, report
 from mtc_perception.replay.interrupts import handle_interrupts
 
@@ -242,6 +243,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
+app.command()(compare)
 app.command()(report)
 app.command()(bag)
 
