@@ -20,6 +20,7 @@ from mtc_perception.errors import UserError
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.replay.bag_writer import START_NS
 from mtc_perception.replay.charts import latency_timeline
+from mtc_perception.replay.compare import compare_runs
 from mtc_perception.replay.compare_page import write_comparison
 from mtc_perception.replay.compare_view import most_changed, pair_streams
 from mtc_perception.replay.evaluation import evaluate_run
@@ -257,15 +258,7 @@ def test_the_images_that_changed_are_drawn_side_by_side(run: Path, other_run: Pa
     drawn: list[None] = []
     out = run.with_name("comparison")
     out.mkdir()
-    comparison = {
-        "images": IMAGES,
-        "only_a": 0,
-        "only_b": 0,
-        "figures": [
-            {"name": "detection.recall", "a": 1.0, "b": 0.5, "change": -0.5}
-            | {"low": -0.6, "high": -0.4, "verdict": "worse"}
-        ],
-    }
+    comparison = compare_runs(run, other_run, lambda *_: None)
     page = write_comparison(out, run, other_run, comparison, lambda: drawn.append(None))
     text = page.read_text()
     assert len(drawn) == text.count('alt="A"') == text.count('alt="B"') > 0
@@ -275,7 +268,8 @@ def test_the_images_that_changed_are_drawn_side_by_side(run: Path, other_run: Pa
     assert targets
     assert {*targets} == {*re.findall(r'figure id="([^"]+)"', text)}
     assert text.count("<polyline") == 2
-    assert "-0.6000 to -0.4000" in text
+    row = "<td>detection.f1_at_threshold</td><td>1.0000</td><td>0.0000</td><td>-1.0000</td>"
+    assert row in text
 
 
 def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) -> None:
@@ -283,7 +277,7 @@ def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) 
     bag.rename(bag.with_name("away"))
     out = run.with_name("blind")
     out.mkdir()
-    comparison = {"images": IMAGES, "only_a": 0, "only_b": 0, "figures": []}
+    comparison = compare_runs(run, other_run, lambda *_: None)
     try:
         page = write_comparison(out, run, other_run, comparison, lambda: None).read_text()
     finally:

@@ -39,7 +39,7 @@ class Side:
 def write_comparison(
     out: Path, first: Path, second: Path, comparison: Mapping[str, Any], tick: Callable[[], None]
 ) -> Path:
-    """Write the page of a comparison of two runs into the folder `out`, which exists.
+    """Write the page of two runs and their comparison into the folder `out`, which exists.
 
     `tick` is called for every image drawn. Raises UserError where a folder holds no run.
     """
@@ -54,7 +54,7 @@ def write_comparison(
         a=_side(first, results[0]),
         b=_side(second, results[1]),
         comparison=comparison,
-        cards=list(_cards(comparison["figures"])),
+        cards=list(_cards(comparison)),
         rows=[_row(figure) for figure in comparison["figures"]],
         streams=[_charts(pair, [*worse, *better], drawn) for pair in pairs[:MOST_STREAMS]],
         more_streams=max(len(pairs) - MOST_STREAMS, 0),
@@ -70,10 +70,12 @@ def _side(run: Path, result: Mapping[str, Any]) -> Side:
     return Side(run.name, result, latency_rows(result["latency_ms"]))
 
 
-def _cards(figures: Sequence[Mapping[str, Any]]) -> Iterator[Card]:
+def _cards(comparison: Mapping[str, Any]) -> Iterator[Card]:
+    different = f"{comparison['different_answers']} / {comparison['images']}"
+    yield Card(different, "answers differ")
     moods = {"better": "good", "worse": "alarm"}
     for verdict in ("better", "worse", "no difference"):
-        count = sum(figure["verdict"] == verdict for figure in figures)
+        count = sum(figure["verdict"] == verdict for figure in comparison["figures"])
         yield Card(str(count), f"figures: {verdict}", moods.get(verdict, "") if count else "")
 
 
@@ -88,7 +90,7 @@ class Row:
 
 def _row(figure: Mapping[str, Any]) -> Row:
     def text(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
+        return "undefined" if value is None else format(value, form)
 
     low, high = figure["low"], figure["high"]
     interval = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"

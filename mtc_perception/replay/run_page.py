@@ -12,7 +12,7 @@ from mtc_perception.replay.gallery import Worst
 from mtc_perception.replay.image_figures import FIGURE_WORDS
 from mtc_perception.replay.page_pictures import Gallery, Picture, data_uri
 from mtc_perception.replay.result import read_result
-from mtc_perception.replay.rows import frame_rows, latency_rows, metric_rows
+from mtc_perception.replay.rows import frame_rows, latency_rows, live_rows, metric_rows
 from mtc_perception.replay.run_view import StreamView, precision_chart, read_streams
 from mtc_perception.replay.sinks import PICTURES
 from mtc_perception.replay.strips import COLUMNS, Strip, metric_strips
@@ -123,6 +123,8 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
     if agreement := result.get("agreement"):
         rows = metric_rows(agreement)
         yield "Agreement with the reference network", rows, "Its answers taken for labels."
+    if live := live_rows(result):
+        yield "The node, live", live, ""
     stability = result.get("stability") or {}
     rows = [
         (words, f"{stability[task][name]:.3f}")
