@@ -89,12 +89,14 @@ class Row:
 
 
 def _row(figure: Mapping[str, Any]) -> Row:
-    def text(value: float | None, form: str) -> str:
-        return "undefined" if value is None else format(value, form)
+    digits = 1 if figure["name"].startswith("latency_ms.") else 4
+
+    def text(value: float | None, sign: str = "") -> str:
+        return "undefined" if value is None else format(value, f"{sign}.{digits}f")
 
     low, high = figure["low"], figure["high"]
-    interval = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
-    cells = [text(figure["a"], ".4f"), text(figure["b"], ".4f"), text(figure["change"], "+.4f")]
+    interval = "" if low is None or high is None else f"{text(low, '+')} to {text(high, '+')}"
+    cells = [text(figure["a"]), text(figure["b"]), text(figure["change"], "+")]
     mood = {"better": "passed", "worse": "broken"}.get(figure["verdict"], "")
     return Row(figure["name"], [*cells, interval, figure["verdict"]], mood)
 
