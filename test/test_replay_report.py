@@ -17,6 +17,7 @@ from toy_bundle import CLASSES, write_toy_bundle
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.errors import UserError
+from mtc_perception.metrics import judge_image
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.replay.bag_writer import START_NS
 from mtc_perception.replay.charts import latency_timeline
@@ -24,8 +25,8 @@ from mtc_perception.replay.compare import compare_runs
 from mtc_perception.replay.compare_page import write_comparison
 from mtc_perception.replay.compare_view import most_changed, pair_streams
 from mtc_perception.replay.evaluation import evaluate_run
-from mtc_perception.replay.frames import SourceImage
-from mtc_perception.replay.gallery import draw_record, read_worst
+from mtc_perception.replay.frames import EncodedPixels, SourceFrame, SourceImage
+from mtc_perception.replay.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.plan import Options, Recording
 from mtc_perception.replay.recording import write_recording
@@ -227,7 +228,14 @@ def test_a_folder_becomes_a_bag(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "data"]
 
 
-def test_an_unanswered_image_is_grey() -> None:
+def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path / "pictures")
+    frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
+    missed = judge_image(drive.truth(0), [], [], *2 * [np.zeros((HEIGHT, WIDTH), np.uint8)])
+    record = FrameRecord(0, START_NS, "dropped", evidence=missed)
+    gallery.add(record, frame, frame.pixels.decode(), None, drive.truth(0))
+    gallery.close(True)
+    assert read_worst(tmp_path / "pictures") == []
     picture = draw_record(drive.rgb(0), FrameRecord(0, START_NS, "dropped"), None)
     assert np.array_equal(picture[..., 0], picture[..., 1])
     assert np.array_equal(picture[..., 0], picture[..., 2])
@@ -254,6 +262,8 @@ def test_the_images_that_changed_are_drawn_side_by_side(run: Path, other_run: Pa
     assert all(one.change < 0 for one in worse)
     assert abs(worse[0].place - worse[1].place) >= 10
     assert most_changed([pair], 1, 2) == []
+    second[0].lost[worse[0].place] = True
+    assert worse[0].place not in [one.place for one in most_changed([pair], -1, IMAGES)]
 
     drawn: list[None] = []
     out = run.with_name("comparison")

@@ -22,6 +22,11 @@ class StreamPair:
     changes: dict[str, list[float]]
     """Second minus first per figure and image, NaN where either does not have it."""
 
+    def answered(self, place: int) -> bool:
+        """Whether both runs have an answer to an image."""
+        a, b = self.places[place]
+        return not (self.first.lost[a] or self.second.lost[b])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changed:
@@ -44,14 +49,17 @@ def pair_streams(first: Sequence[StreamView], second: Sequence[StreamView]) -> l
 
 
 def most_changed(pairs: Sequence[StreamPair], sign: int, count: int) -> list[Changed]:
-    """At most `count` images per figure that changed most to the side of `sign`, 1 or -1."""
+    """At most `count` images per figure that changed most to the side of `sign`, 1 or -1.
+
+    Of those that both runs have answered: one that got lost has no answer to be looked at.
+    """
     chosen = []
     for figure in FIGURE_WORDS:
         found = [
             Changed(pair, figure, place)
             for pair in pairs
             for place, value in enumerate(pair.changes.get(figure, ()))
-            if value * sign > 0
+            if value * sign > 0 and pair.answered(place)
         ]
         found.sort(key=lambda one: -sign * one.change)
         chosen += list(_apart(found))[:count]

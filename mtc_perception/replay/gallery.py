@@ -1,4 +1,4 @@
-"""The worst images of a stream, drawn while they pass by, in bounded memory."""
+"""The worst answers of a stream, drawn while they pass by, in bounded memory."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +39,7 @@ class Worst:
 
 
 class Gallery:
-    """A sink that keeps the worst images by each of their figures."""
+    """A sink that keeps the worst answers by each of their figures."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,8 +54,8 @@ class Gallery:
         perception: Perception | None,
         truth: GroundTruth | None,
     ) -> None:
-        """Draw the image if it is among the worst so far."""
-        if image is None:
+        """Draw the image if its answer is among the worst so far."""
+        if image is None or perception is None:
             return
         found = image_figures(record).items()
         if not [name for name, value in found if self._enter(name, value, record.index)]:
