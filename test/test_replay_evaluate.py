@@ -223,6 +223,24 @@ def test_every_camera_of_every_bag_is_a_stream(tmp_path: Path, toy_bundle: Path)
     assert len(front["streams"]) == 1
 
 
+def test_labels_of_no_camera_in_particular_are_not_guessed(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
+    topics = {
+        "/front": (IMAGE, images()),
+        "/rear": (IMAGE, images()),
+        "/ground_truth/lane_mask": (IMAGE, [mask(i, 9) for i in range(COUNT)]),
+    }
+    bag = write_bag(tmp_path / "both", topics)
+    result = evaluate(tmp_path / "run", toy_bundle, bag)
+    assert result["labelled_frames"] == 0
+    [note] = result["notes"]
+    assert (note["kind"], note["count"]) == ("labels of no camera", 2)
+    assert "/ground_truth/lane_mask" in note["first"]
+    chosen = evaluate(tmp_path / "rear", toy_bundle, bag, "--topic", "/rear")
+    assert chosen["labelled_frames"] == COUNT
+
+
 def test_without_labels_a_network_agrees_with_another(tmp_path: Path, toy_bundle: Path) -> None:
     bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
     result = evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)

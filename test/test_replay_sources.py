@@ -192,6 +192,33 @@ def test_what_a_truncated_bag_still_holds_is_read(
     assert np.array_equal(last.data, noise[len(indices) - 1].data)
 
 
+def test_a_bag_with_a_damaged_middle_is_read_around_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    noise = [raw(0) for _ in range(500)]
+    for index, message in enumerate(noise):
+        message.header.stamp = header(stamp(index)).stamp
+        message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
+    bag = write_bag(
+        tmp_path / "bag",
+        {"/cam": (IMAGE, noise)},
+        StoragePlugin.MCAP,
+        CompressionMode.STORAGE,
+    )
+    file = storage_file(bag)
+    content = bytearray(file.read_bytes())
+    chunk = content.index(b"\x28\xb5\x2f\xfd", len(content) // 2)  # begins each compressed chunk
+    content[chunk : chunk + 4] = bytes(4)
+    file.write_bytes(content)
+    indices, notes = read(open_source(bag))
+    assert indices == list(range(len(indices)))
+    stamps = [frame.stamp_ns for frame in open_source(bag).frames()]
+    assert stamps == sorted(set(stamps))
+    # All but the one chunk of three.
+    assert (stamps[0], stamps[-1]) == (stamp(0), stamp(499))
+    assert 300 < len(stamps) < 450
+    assert [note.kind for note in notes] == ["damaged file", "damaged chunk"]
+
+
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("keep", [0, 4, 200])
 def test_a_bag_without_anything_readable_is_an_error_that_names_it(

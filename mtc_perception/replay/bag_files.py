@@ -74,13 +74,28 @@ class BagFiles:
     def messages(self, topics: Collection[str], notes: Notes) -> Iterator[Message]:
         """Messages of these topics, file by file. Raises SourceError if no file can be read."""
         for storage in self._storages(notes):
-            stream = _noting(storage.messages(topics), self.path.name, notes)
-            for info, recorded_ns, data in stream:
+            for info, recorded_ns, data in self._through(storage, topics, notes):
                 try:
                     content, problem = storage.deserialize(data, info.kind), ""
                 except Exception as error:  # of whichever parser
                     content, problem = None, f"{info.name}: {_reason(error)}"
                 yield Message(info.name, recorded_ns, content, problem)
+
+    def _through(
+        self, storage: Storage, topics: Collection[str], notes: Notes
+    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        """The messages of a file; where it turns out to be damaged, those behind it, too."""
+        count, latest_ns = 0, -1
+        try:
+            for item in storage.messages(topics):
+                yield item
+                count, latest_ns = count + 1, item[1]
+            return
+        except Exception as error:  # of whichever parser
+            notes.add("damaged file", f"{storage.path.name}: {_reason(error)}, message {count}")
+        if isinstance(storage, IndexedFile) and storage.path.suffix == ".mcap":
+            scanned = ScannedMcap(storage.path, self._typestore, notes)
+            yield from (item for item in scanned.messages(topics) if item[1] > latest_ns)
 
     def _storages(self, notes: Notes) -> Iterator[Storage]:
         """Every file that can be opened, closed again when the next is asked for."""
@@ -171,17 +186,6 @@ def _numbers_by_value(file: Path) -> list[tuple[int, str]]:
         for part in re.split(r"(\d+)", file.name)
         if part
     ]
-
-
-def _noting(stream: Iterator[Any], name: str, notes: Notes) -> Iterator[Any]:
-    """`stream` until its file turns out to be damaged."""
-    count = 0
-    try:
-        for item in stream:
-            yield item
-            count += 1
-    except Exception as error:
-        notes.add("damaged file", f"{name}: {_reason(error)} after {count} messages")
 
 
 def _reason(error: Exception) -> str:

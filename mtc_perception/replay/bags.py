@@ -18,8 +18,13 @@ from mtc_perception.replay.frames import (
 )
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.truth_join import TruthJoin
-from mtc_perception.replay.truth_topics import FOLDER, RAW_TYPE, TruthTopics, find_truth_topics
-from mtc_perception.replay.truth_topics import detection_boxes as detection_boxes
+from mtc_perception.replay.truth_topics import (
+    FOLDER,
+    RAW_TYPE,
+    TruthTopics,
+    find_truth_topics,
+    unclaimed_labels,
+)
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 # What perception nodes publish as images without being cameras.
@@ -47,6 +52,7 @@ class BagSource:
         for name in self.truth.names():
             if name not in kinds:
                 raise SourceError(f"{path} has no labels on {name}; it has {_there(kinds)}")
+        self._nobodys = [] if self.truth.names() else unclaimed_labels(kinds, self.cameras)
         count = summary.topics[self._topic].count
         duration_s = summary.duration_ns / NS_PER_S
         rate_hz = (count - 1) / duration_s if count > 1 and duration_s > 0 else 30.0
@@ -57,6 +63,9 @@ class BagSource:
             yield _frame(index, message, Notes())
 
     def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        if self._nobodys:
+            there = ", ".join(self._nobodys)
+            notes.add("labels of no camera", f"{self._topic} has none of {there}: name its own")
         join = TruthJoin(self.truth, notes)
         index = 0
         for message in self._files.messages([self._topic, *self.truth.names()], notes):

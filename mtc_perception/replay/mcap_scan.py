@@ -29,7 +29,7 @@ class ScannedMcap:
 
     def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
         """Reads the file once. Raises SourceError if it is no MCAP file or holds no message."""
-        self._path = path
+        self.path = path
         self._schemas: dict[int, tuple[str, str, str]] = {}
         self._channels: dict[int, tuple[str, str]] = {}
         counts: dict[int, int] = {}
@@ -63,9 +63,9 @@ class ScannedMcap:
 
     def _scan(self, notes: Notes) -> Iterator[tuple[int, int, memoryview]]:
         """Channel, time and content of every message; learns schemas and channels on the way."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
-                raise SourceError(f"{self._path} is no MCAP file")
+                raise SourceError(f"{self.path} is no MCAP file")
             for kind, body in self._records(file, notes):
                 if kind == _DATA_END:
                     return
@@ -75,19 +75,19 @@ class ScannedMcap:
                 try:
                     content = _chunk_content(body)
                 except Exception as error:  # each compression has errors of its own
-                    notes.add("damaged chunk", f"{self._path.name}: {type(error).__name__}")
+                    notes.add("damaged chunk", f"{self.path.name}: {type(error).__name__}")
                     continue
                 for inner, part in _split(content):
                     yield from self._learn(inner, part)
 
     def _records(self, file: BinaryIO, notes: Notes) -> Iterator[tuple[int, memoryview]]:
-        size = self._path.stat().st_size
+        size = self.path.stat().st_size
         while len(head := file.read(_HEAD.size)) == _HEAD.size:
             kind, length = _HEAD.unpack(head)
             if file.tell() + length > size:
                 break
             yield kind, memoryview(file.read(length))
-        notes.add("truncated file", f"{self._path.name} breaks off after {size} bytes")
+        notes.add("truncated file", f"{self.path.name} breaks off after {size} bytes")
 
     def _learn(self, kind: int, body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         if kind == _SCHEMA:

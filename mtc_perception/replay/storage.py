@@ -35,6 +35,7 @@ class TopicInfo:
 class Storage(Protocol):
     """An open storage file."""
 
+    path: Path
     topics: list[TopicInfo]
     start_ns: int
     end_ns: int
@@ -57,6 +58,7 @@ class IndexedFile:
 
     def __init__(self, path: Path, typestore: Typestore) -> None:
         """`typestore` is for files that define no types. Raises the errors of rosbags."""
+        self.path = path
         self._reader = AnyReader([path], default_typestore=typestore)
         self._reader.open()
         self.topics = [TopicInfo(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
@@ -82,7 +84,7 @@ class SalvagedSqlite:
 
     def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
         """Raises SourceError if no message can be read."""
-        self._path, self._typestore, self._notes = path, typestore, notes
+        self.path, self._typestore = path, typestore
         try:
             self._database = sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
             # Without this SQLite refuses every file that is shorter than its header says.
@@ -125,7 +127,7 @@ class SalvagedSqlite:
                     yield number, recorded_ns, value
                     rows += 1
         except sqlite3.Error as error:
-            notes.add("truncated file", f"{self._path.name}: {error} after {rows} messages")
+            notes.add("truncated file", f"{self.path.name}: {error} after {rows} messages")
 
 
 def message_bytes(data: bytes) -> bytes:

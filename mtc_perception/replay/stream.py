@@ -68,10 +68,11 @@ def labelled_frames(task: StreamTask, source: FrameSource, notes: Notes) -> Iter
     Raises UserError.
     """
     frames = source.labelled_frames(notes)
-    if task.seconds is not None:
-        frames = _first_seconds(frames, task.seconds)
     if task.labels is not None:
         frames = LabelFolder(task.labels).join(frames, notes)
+    # Last, so that labels of what is left out are not taken for labels without an image.
+    if task.seconds is not None:
+        frames = _first_seconds(frames, task.seconds)
     return watched(frames, notes)
 
 

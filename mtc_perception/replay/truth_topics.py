@@ -67,6 +67,14 @@ def find_truth_topics(
     return TruthTopics()
 
 
+def unclaimed_labels(kinds: Mapping[str, str], cameras: Collection[str]) -> list[str]:
+    """The topics that hold labels by their name, and are those of no camera in particular."""
+    claimed = {
+        name for camera in cameras for name in find_truth_topics(camera, kinds, cameras).names()
+    }
+    return sorted(name for name in kinds if f"/{FOLDER}/" in name and name not in claimed)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialTruth:
     """The labels of one image as far as they have come, masks at one bit per pixel."""
