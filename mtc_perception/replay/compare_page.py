@@ -16,7 +16,7 @@ from mtc_perception.replay.perceivers import PerceiverPool
 from mtc_perception.replay.pictures import jpeg, shrink
 from mtc_perception.replay.redraw import Redrawn, redraw
 from mtc_perception.replay.result import read_result
-from mtc_perception.replay.rows import latency_rows
+from mtc_perception.replay.rows import latency_rows, times_ms
 from mtc_perception.replay.run_page import MOST_STREAMS, PAGE_FILE, Card
 from mtc_perception.replay.run_view import StreamView, precision_curve, read_streams
 from mtc_perception.replay.strips import COLUMNS, Strip, change_strips
@@ -67,7 +67,7 @@ def write_comparison(
 
 
 def _side(run: Path, result: Mapping[str, Any]) -> Side:
-    return Side(run.name, result, latency_rows(result["latency_ms"]))
+    return Side(run.name, result, latency_rows(times_ms(result)))
 
 
 def _cards(comparison: Mapping[str, Any]) -> Iterator[Card]:

@@ -21,6 +21,7 @@ STAGE_WORDS = {
     "publish": "publish",
     "published": "stamp to published",
     "end_to_end": "end to end",
+    "jitter": "change from image to image",
 }
 _METRIC_WORDS = {
     ("detection", "recall"): "vehicle recall (IoU 0.5)",
@@ -48,15 +49,18 @@ def live_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     live = result.get("live")
     if not live:
         return []
-    first_ms, jitter_ms = live["time_to_first_output_ms"], live["jitter_ms"]
-    rows = [
+    first_ms = live["time_to_first_output_ms"]
+    return [
         ("node ready after", f"{live['ready_s']:.1f} s"),
         ("first output after", "never" if first_ms is None else f"{first_ms:.1f} ms"),
+        ("played late, at most", f"{live['played_late_ms_max']:.1f} ms"),
     ]
-    if jitter_ms["count"]:
-        values = (f"{jitter_ms[quantile]:.1f}" for quantile in ("p50", "p95", "p99"))
-        rows.append(("jitter p50, p95, p99", f"{', '.join(values)} ms"))
-    return [*rows, ("played late, at most", f"{live['played_late_ms_max']:.1f} ms")]
+
+
+def times_ms(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Percentiles by stage, and of a live run the jitter of the last, `end_to_end`."""
+    live = result.get("live")
+    return result["latency_ms"] | ({"jitter": live["jitter_ms"]} if live else {})
 
 
 def frame_rows(result: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from mtc_perception.replay.gallery import Worst
 from mtc_perception.replay.image_figures import FIGURE_WORDS
 from mtc_perception.replay.page_pictures import Gallery, Picture, data_uri
 from mtc_perception.replay.result import read_result
-from mtc_perception.replay.rows import frame_rows, latency_rows, live_rows, metric_rows
+from mtc_perception.replay.rows import frame_rows, latency_rows, live_rows, metric_rows, times_ms
 from mtc_perception.replay.run_view import StreamView, precision_chart, read_streams
 from mtc_perception.replay.sinks import PICTURES
 from mtc_perception.replay.strips import COLUMNS, Strip, metric_strips
@@ -71,7 +71,7 @@ def write_page(run: Path) -> Path:
         cards=list(_cards(result)),
         streams=[_charts(stream, chosen) for stream in streams[:MOST_STREAMS]],
         more_streams=max(len(streams) - MOST_STREAMS, 0),
-        latencies=latency_rows(result["latency_ms"]),
+        latencies=latency_rows(times_ms(result)),
         stages=stage_bar(_stages(result["latency_ms"])),
         frames=frame_rows(result),
         figures=list(_figures(result)),

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Table
 from typing_extensions import Self
 
-from mtc_perception.replay.rows import frame_rows, latency_rows, live_rows, metric_rows
+from mtc_perception.replay.rows import frame_rows, latency_rows, live_rows, metric_rows, times_ms
 from mtc_perception.replay.task import StreamTask
 
 _REFRESH_S = 0.5
@@ -110,7 +110,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         table.add_row(words, str(count), style="red" if lost and count else "")
     table.add_row("labelled", str(result["labelled_frames"]))
     table.add_section()
-    for words, values in latency_rows(result["latency_ms"]):
+    for words, values in latency_rows(times_ms(result)):
         table.add_row(words, *values)
     for words, value in live_rows(result):
         table.add_row(words, value)
