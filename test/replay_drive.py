@@ -7,7 +7,10 @@ import numpy as np
 
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.replay.bag_writer import START_NS, new_bag
+from mtc_perception.replay.evaluation import evaluate_run
 from mtc_perception.replay.frames import EncodedPixels
+from mtc_perception.replay.plan import Options, Recording
+from mtc_perception.replay.serial import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000
 FRAME_ID = "front_camera"
@@ -45,3 +48,18 @@ def write_drive(bag: Path) -> Path:
             writer.image(IMAGE_TOPIC, stamp_ns, FRAME_ID, EncodedPixels("png", png(index)))
             writer.truth(stamp_ns, FRAME_ID, truth(index))
     return bag
+
+
+class Silent:
+    """Watches a run and says nothing."""
+
+    def planned(self, *_: object) -> None: ...
+
+    def __call__(self, *_: object) -> None: ...
+
+
+def evaluate(bag: Path, bundle: Path, run: Path, *, annotate: bool = False) -> Path:
+    """The folder of a run of `bag` through `bundle`."""
+    options = Options(bundle, engine="onnxruntime", threads=1, annotate=annotate)
+    evaluate_run([Recording(bag)], options, run, run_serial, Silent())
+    return run

@@ -1,4 +1,4 @@
-"""Pages, pictures and annotated bags of a run, from a real bag through a real engine."""
+"""Pages and pictures of runs, from a real bag through a real engine."""
 
 import base64
 import itertools
@@ -10,132 +10,37 @@ import cv2
 import numpy as np
 import pytest
 import replay_drive as drive
-import yaml
-from replay_drive import FRAME_ID, HEIGHT, IMAGES, PERIOD_NS, WIDTH, WORST
-from rosbags.rosbag2 import Reader
-from toy_bundle import CLASSES, write_toy_bundle
+from replay_drive import HEIGHT, IMAGES, WIDTH, WORST
+from toy_bundle import write_toy_bundle
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.errors import UserError
 from mtc_perception.metrics import judge_image
-from mtc_perception.perceiver import Perceiver
 from mtc_perception.replay.bag_writer import START_NS
 from mtc_perception.replay.charts import latency_timeline
+from mtc_perception.replay.cli import main
 from mtc_perception.replay.compare import compare_runs
 from mtc_perception.replay.compare_page import write_comparison
 from mtc_perception.replay.compare_view import most_changed, pair_streams
-from mtc_perception.replay.evaluation import evaluate_run
-from mtc_perception.replay.frames import EncodedPixels, SourceFrame, SourceImage
+from mtc_perception.replay.frames import EncodedPixels, SourceFrame
 from mtc_perception.replay.gallery import Gallery, draw_record, read_worst
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.plan import Options, Recording
-from mtc_perception.replay.recording import write_recording
 from mtc_perception.replay.records import FrameRecord
 from mtc_perception.replay.result import read_result
 from mtc_perception.replay.run_page import write_page
 from mtc_perception.replay.run_view import read_streams
-from mtc_perception.replay.serial import run_serial
-from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.strips import Strip, change_strips, metric_strips
-from mtc_perception.replay.typestore import ros_typestore
-
-CONFIG = Path(__file__).parents[1] / "config"
-
-
-class Silent:
-    def planned(self, *_: object) -> None: ...
-
-    def __call__(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    bag = drive.write_drive(folder / "drive")
-    options = Options(toy_bundle, engine="onnxruntime", threads=1, annotate=True)
-    evaluate_run([Recording(bag)], options, folder / "run", run_serial, Silent())
-    return folder / "run"
+    return drive.evaluate(drive.write_drive(folder / "drive"), toy_bundle, folder / "run")
 
 
 @pytest.fixture(scope="module")
 def stream(run: Path) -> Path:
     [folder] = (run / "streams").iterdir()
     return folder
-
-
-@pytest.fixture(scope="module")
-def messages(stream: Path) -> dict[str, list]:
-    """What is in the annotated bag, by topic, with the times of recording."""
-    store = ros_typestore()
-    found: dict[str, list] = {}
-    with Reader(stream / "annotated") as reader:
-        for connection, recorded_ns, data in reader.messages():
-            message = store.deserialize_cdr(data, connection.msgtype)
-            found.setdefault(connection.topic, []).append((recorded_ns, message))
-    return found
-
-
-def test_annotated_bag_keeps_stamps_and_frames(messages: dict[str, list]) -> None:
-    stamps_ns = [START_NS + index * PERIOD_NS for index in range(IMAGES)]
-    for topic, received in messages.items():
-        assert [recorded_ns for recorded_ns, _ in received] == stamps_ns, topic
-        for recorded_ns, message in received:
-            stamp = message.header.stamp
-            assert stamp.sec * 1_000_000_000 + stamp.nanosec == recorded_ns
-            assert message.header.frame_id == FRAME_ID
-
-
-def test_annotated_bag_holds_what_the_network_says(
-    messages: dict[str, list], toy_bundle: Path
-) -> None:
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
-        for index in range(IMAGES):
-            said = perceiver.perceive(SourceImage(drive.rgb(index), "rgb"))
-            for topic, mask in (("drivable_mask", said.drivable), ("lane_mask", said.lane)):
-                message = messages[f"/perception/{topic}"][index][1]
-                assert np.array_equal(message.data.reshape(HEIGHT, WIDTH), mask)
-            found = messages["/perception/detections"][index][1].detections
-            assert len(found) == len(said.boxes) > 0
-            for detection, box, score, label in zip(
-                found, said.boxes, said.scores, said.labels, strict=True
-            ):
-                result = detection.results[0].hypothesis
-                assert (result.class_id, result.score) == (CLASSES[label], pytest.approx(score))
-                assert detection.bbox.size_x == pytest.approx(box[2] - box[0], abs=1e-4)
-            overlay = messages["/perception/overlay/compressed"][index][1]
-            assert overlay.format == "jpeg"
-            picture = cv2.imdecode(overlay.data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
-            assert picture.shape == (HEIGHT, WIDTH, 3)
-            changed = np.abs(picture - drive.rgb(index)).max(axis=2) > 40
-            assert changed[said.drivable > 0].mean() > 0.9
-            assert changed[(said.drivable == 0) & (said.lane == 0)].mean() < 0.4
-
-
-def test_annotated_bag_holds_labels_and_figures(messages: dict[str, list]) -> None:
-    message = messages["/ground_truth/lane_mask"][3][1]
-    assert np.array_equal(message.data.reshape(HEIGHT, WIDTH) > 0, drive.truth(3).lane)
-    boxes = messages["/ground_truth/detections"][3][1].detections
-    assert [one.id for one in boxes] == ["", "ignore"]
-    figures = {
-        value.key: float(value.value)
-        for value in messages["/evaluation/figures"][WORST][1].status[0].values
-    }
-    assert figures["drivable"] == 0.0
-    assert figures["lane"] == pytest.approx(10 / 12, abs=1e-3)
-
-
-def test_layouts_show_what_is_in_the_bag(messages: dict[str, list]) -> None:
-    layout = json.loads((CONFIG / "annotated_bag.foxglove.json").read_text())
-    shown = set(re.findall(r"/(?:perception|evaluation|ground_truth)/\w+", json.dumps(layout)))
-    topics = {topic.removesuffix("/compressed") for topic in messages}
-    assert shown == topics - {"/ground_truth/detections"}
-    panels = set(re.findall(r'"(\w+!\w+)"', json.dumps(layout["layout"])))
-    assert panels == set(layout["configById"])
-    rviz = yaml.safe_load((CONFIG / "annotated_bag.rviz").read_text())
-    displays = rviz["Visualization Manager"]["Displays"]
-    for display in displays:
-        assert display["Topic"]["Value"] in messages
-    assert len(displays) == 5
 
 
 def test_the_worst_images_are_kept_but_not_their_neighbours(stream: Path) -> None:
@@ -202,32 +107,6 @@ def test_charts_of_long_recordings_stay_small() -> None:
     assert re.search(r'class="better" d="M[^"]+"', changes)
 
 
-def test_a_folder_becomes_a_bag(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "images" / "val"
-    folder.mkdir(parents=True)
-    labels = tmp_path / "data" / "lane" / "val"
-    labels.mkdir(parents=True)
-    for index in range(3):
-        (folder / f"{index}.png").write_bytes(drive.png(index))
-        mask = drive.truth(index).lane.astype(np.uint8) * 255
-        cv2.imwrite(str(labels / f"{index}.png"), mask)
-    source = open_source(folder, fps=10)
-    counted: list[int] = []
-    notes = write_recording(source, tmp_path / "bag", counted.append)
-    assert (counted, notes.all()) == ([1, 2, 3], [])
-    for index, (frame, truth) in enumerate(open_source(tmp_path / "bag").labelled_frames(Notes())):
-        assert frame.stamp_ns == START_NS + index * PERIOD_NS
-        assert np.array_equal(frame.pixels.decode().pixels[..., ::-1], drive.rgb(index))
-        assert truth is not None
-        assert truth.boxes is None
-        assert np.array_equal(truth.lane, drive.truth(index).lane)
-    with pytest.raises(UserError, match="choose another folder"):
-        write_recording(source, tmp_path / "bag", counted.append)
-    with pytest.raises(UserError, match="is a bag already"):
-        write_recording(open_source(tmp_path / "bag"), tmp_path / "other", counted.append)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bag", "data"]
-
-
 def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / "pictures")
     frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
@@ -247,10 +126,7 @@ def other_run(run: Path) -> Path:
     """The same recording through a network that is sure of no vehicle."""
     thresholds = Thresholds(score=0.9, drivable=0.5, lane=0.5)
     bundle = write_toy_bundle(run.with_name("shy.mtc"), thresholds=thresholds)
-    options = Options(bundle, engine="onnxruntime", threads=1)
-    other = run.with_name("other")
-    evaluate_run([Recording(run.with_name("drive"))], options, other, run_serial, Silent())
-    return other
+    return drive.evaluate(run.with_name("drive"), bundle, run.with_name("other"))
 
 
 def test_the_images_that_changed_are_drawn_side_by_side(run: Path, other_run: Path) -> None:
@@ -295,3 +171,33 @@ def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) 
     assert 'alt="A"' not in page
     assert re.search(r"No pictures of drive:\S+: \S+drive does not exist", page)
     assert 'class="worse" d="M' in page
+
+
+def test_commands_for_pages_and_bags(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mtc_perception.replay.cli.handle_interrupts", lambda: None)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["mtc-replay", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    (run / "index.html").unlink()
+    assert call("report", run) == (0, f"wrote {run / 'index.html'}\n", "")
+    assert (run / "index.html").is_file()
+    code, _, errors = call("report", tmp_path)
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "0.png").write_bytes(drive.png(0))
+    code, out, _ = call("bag", images, tmp_path / "bag", "--fps", 5)
+    assert (code, out) == (0, f"wrote {tmp_path / 'bag'}\n")
+    assert call("bag", images, tmp_path / "bag")[::2] == (
+        2,
+        f"error: {tmp_path / 'bag'} exists: choose another folder\n",
+    )

@@ -45,14 +45,16 @@ def bag(
     from mtc_perception.replay.sources import open_source
 
     source = open_source(recording, fps=fps)
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(source.info.name, total=source.info.frames, rate="")
 
