@@ -58,8 +58,10 @@ class Silent:
     def __call__(self, *_: object) -> None: ...
 
 
-def evaluate(bag: Path, bundle: Path, run: Path, *, annotate: bool = False) -> Path:
-    """The folder of a run of `bag` through `bundle`."""
+def evaluate(
+    recording: Path, bundle: Path, run: Path, *, annotate: bool = False, labels: Path | None = None
+) -> Path:
+    """The folder of a run of `recording` through `bundle`."""
     options = Options(bundle, engine="onnxruntime", threads=1, annotate=annotate)
-    evaluate_run([Recording(bag)], options, run, run_serial, Silent())
+    evaluate_run([Recording(recording, labels=labels)], options, run, run_serial, Silent())
     return run

@@ -24,7 +24,9 @@ from mtc_perception.replay.compare_page import write_comparison
 from mtc_perception.replay.compare_view import most_changed, pair_streams
 from mtc_perception.replay.frames import EncodedPixels, SourceFrame
 from mtc_perception.replay.gallery import Gallery, draw_record, read_worst
+from mtc_perception.replay.perceivers import PerceiverPool
 from mtc_perception.replay.records import FrameRecord
+from mtc_perception.replay.redraw import redraw
 from mtc_perception.replay.result import read_result
 from mtc_perception.replay.run_page import write_page
 from mtc_perception.replay.run_view import read_streams
@@ -156,6 +158,27 @@ def test_the_images_that_changed_are_drawn_side_by_side(run: Path, other_run: Pa
     assert text.count("<polyline") == 2
     row = "<td>detection.f1_at_threshold</td><td>1.0000</td><td>0.0000</td><td>-1.0000</td>"
     assert row in text
+
+
+def test_labels_of_a_folder_are_drawn_beside_the_answers(tmp_path: Path, toy_bundle: Path) -> None:
+    images, labels = tmp_path / "drive", tmp_path / "data" / "lane" / "val"
+    images.mkdir()
+    labels.mkdir(parents=True)
+    (images / "a.png").write_bytes(drive.png(0))
+    cv2.imwrite(str(labels / "a.png"), drive.truth(0).lane.astype(np.uint8) * 255)
+    run = drive.evaluate(images, toy_bundle, tmp_path / "run", labels=tmp_path / "data")
+    [stream] = read_streams(run, read_result(run))
+    digest = stream.digests[0]
+    with PerceiverPool() as perceivers:
+        wanted = {0: (digest, digest)}
+        drawn = redraw(stream.result, stream.result, wanted, perceivers, lambda: None)[0]
+        assert drawn.faithful
+        assert drawn.truth is not None
+        assert (drawn.truth != drive.rgb(0)).any(axis=2).sum() == drive.truth(0).lane.sum()
+        wanted = {0: (digest, "another")}
+        assert not redraw(stream.result, stream.result, wanted, perceivers, lambda: None)[
+            0
+        ].faithful
 
 
 def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) -> None:

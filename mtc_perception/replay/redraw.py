@@ -1,20 +1,22 @@
 """Draws chosen images of two runs anew, from the recording and the two networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtc_perception.errors import ImageError
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import to_rgb
-from mtc_perception.replay.frames import SourceFrame
+from mtc_perception.replay.frames import LabelledFrame, SourceFrame
 from mtc_perception.replay.gallery import draw_record
 from mtc_perception.replay.judge import FrameJudge
+from mtc_perception.replay.labels import LabelFolder
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.perceivers import PerceiverPool
 from mtc_perception.replay.pictures import Rgb, draw_truth
 from mtc_perception.replay.sources import open_source
 from mtc_perception.replay.task import StreamResult
+from mtc_perception.replay.truth_topics import TruthTopics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +26,7 @@ class Redrawn:
     first: Rgb
     second: Rgb
     truth: Rgb | None
-    """None where the recording itself has no labels for it."""
+    """None where it has no labels."""
     faithful: bool
     """Both answers are those of the runs, to the last bit."""
 
@@ -41,9 +43,8 @@ def redraw(
     `wanted` holds the digests of the answers in the two runs by index; `tick` is called for every
     image drawn. Raises UserError where the recording or a network is gone.
     """
-    source = open_source(Path(first.path), first.topic)
     drawn: dict[int, Redrawn] = {}
-    for frame, truth in source.labelled_frames(Notes()):
+    for frame, truth in _frames(first):
         if frame.index > max(wanted, default=-1):
             break
         if frame.index not in wanted:
@@ -65,6 +66,14 @@ def redraw(
             tuple(digests) == wanted[frame.index],
         )
     return drawn
+
+
+def _frames(run: StreamResult) -> Iterator[LabelledFrame]:
+    """The images of a stream with the labels it was judged by."""
+    topics = None if run.truth is None else TruthTopics(**run.truth)
+    source = open_source(Path(run.path), run.topic, truth=topics)
+    frames = source.labelled_frames(Notes())
+    return frames if run.labels is None else LabelFolder(Path(run.labels)).join(frames, Notes())
 
 
 def _answer(

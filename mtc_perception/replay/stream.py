@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,8 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         kind=source.info.kind,
         mode=task.mode,
         key=task.key,
+        labels=None if task.labels is None else str(task.labels.absolute()),
+        truth=None if task.truth is None else asdict(task.truth),
         rate_hz=source.info.rate_hz,
         frames_expected=expected,
         engine=engine,

@@ -63,6 +63,10 @@ class StreamResult:
     kind: SourceKind
     mode: Mode
     key: str
+    labels: str | None
+    """Folder of the labels, if they are not in the recording."""
+    truth: dict[str, str | None] | None
+    """Topics of the labels, if they were named."""
     rate_hz: float
     frames_expected: int
     """Images that the recording claims to have."""
