@@ -25,7 +25,7 @@ from bag_messages import (
     stamp,
     write_bag,
 )
-from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from mtc_perception.errors import ImageError, UserError
 from mtc_perception.metrics import GroundTruth
@@ -36,8 +36,10 @@ from mtc_perception.replay.frames import (
     SourceError,
     first_seconds,
 )
+from mtc_perception.replay.mcap_index import IndexedMcap
 from mtc_perception.replay.notes import Note, Notes
 from mtc_perception.replay.sources import open_source
+from mtc_perception.replay.storage import IndexedFile
 from mtc_perception.replay.truth_topics import TruthTopics
 
 
@@ -190,6 +192,36 @@ def test_what_a_truncated_bag_still_holds_is_read(
     last = frames[-1].pixels
     assert isinstance(last, RawPixels)
     assert np.array_equal(last.data, noise[len(indices) - 1].data)
+
+
+@pytest.mark.parametrize("compression", [None, CompressionMode.STORAGE])
+def test_chunks_are_merged_as_rosbags_does(
+    tmp_path: Path, compression: CompressionMode | None
+) -> None:
+    """Two topics, chunks that overlap in time, and one far behind all others."""
+    random = np.random.default_rng(3)
+    writer = Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP)
+    if compression is not None:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        connections = [
+            writer.add_connection(topic, IMAGE, typestore=STORE) for topic in ("/a", "/b", "/c")
+        ]
+        for index in range(900):
+            message = raw(index)
+            message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
+            late_ns = int(random.integers(0, 200)) * 10**8 + index
+            recorded_ns = 7 if index == 450 else stamp(index) + late_ns
+            data = STORE.serialize_cdr(message, IMAGE)
+            writer.write(connections[index % 2 + (index > 800)], recorded_ns, data)
+    file = storage_file(tmp_path / "bag")
+    ours = IndexedMcap(file, STORE)
+    rosbags = IndexedFile(file, STORE)
+    assert (ours.start_ns, ours.end_ns) == (rosbags.start_ns, rosbags.end_ns)
+    assert sorted(ours.topics, key=str) == sorted(rosbags.topics, key=str)
+    for topics in (["/a"], ["/c"], ["/a", "/b"], ["/none"]):
+        assert list(ours.messages(topics)) == list(rosbags.messages(topics))
+    rosbags.close()
 
 
 def test_a_bag_with_a_damaged_middle_is_read_around_it(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mtc_perception.replay.frames import SourceError
+from mtc_perception.replay.mcap_index import IndexedMcap
 from mtc_perception.replay.mcap_scan import ScannedMcap
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.storage import (
@@ -93,7 +94,7 @@ class BagFiles:
             return
         except Exception as error:  # of whichever parser
             notes.add("damaged file", f"{storage.path.name}: {_reason(error)}, message {count}")
-        if isinstance(storage, IndexedFile) and storage.path.suffix == ".mcap":
+        if storage.path.suffix == ".mcap" and not isinstance(storage, ScannedMcap):
             scanned = ScannedMcap(storage.path, self._typestore, notes)
             yield from (item for item in scanned.messages(topics) if item[1] > latest_ns)
 
@@ -131,6 +132,9 @@ class BagFiles:
         write_ahead = file.with_name(f"{file.name}-wal")
         if write_ahead.exists() and write_ahead.stat().st_size:
             notes.add("unfinished file", f"{write_ahead.name} holds messages that are not read")
+        if file.suffix == ".mcap":
+            with suppress(Exception):  # rosbags reads what is laid out in another way
+                return IndexedMcap(file, self._typestore)
         try:
             return IndexedFile(file, self._typestore)
         except SourceError:
