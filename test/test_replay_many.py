@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,14 @@ class Progress:
 
     def __call__(self, task: StreamTask, done: int, total: int) -> None:
         self.done.setdefault(task.name, []).append(done)
+
+
+class Impatient(Progress):
+    """Ctrl-C as soon as an image is done."""
+
+    def __call__(self, task: StreamTask, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
 
 
 class Killer(threading.Thread):
@@ -223,10 +232,6 @@ def test_what_no_worker_can_mend_is_not_tried_again(
 def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
     drives: list[Recording], options: Options, tmp_path: Path
 ) -> None:
-    class Impatient(Progress):
-        def __call__(self, task: StreamTask, done: int, total: int) -> None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(drives, options, tmp_path, partial(run_workers, 2), Impatient())
     assert list(tmp_path.glob("streams/.*")) == []
@@ -247,6 +252,15 @@ def test_a_killed_worker_of_a_ray_cluster_costs_time_only(
     assert_same(tmp_path, result, alone)
 
 
+def test_an_interrupted_run_leaves_nothing_half_written_on_ray(
+    drives: list[Recording], options: Options, cluster: str, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(drives, options, tmp_path, partial(run_on_ray, cluster), Impatient())
+    assert list(tmp_path.glob("streams/.*")) == []
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_ray_says_what_cannot_be(
     drives: list[Recording], options: Options, cluster: str, tmp_path: Path
 ) -> None:
@@ -255,6 +269,11 @@ def test_ray_says_what_cannot_be(
         run_on_ray(cluster, [replace(tasks[0], threads=64)], Progress())
     outcomes = run_on_ray(cluster, [replace(tasks[0], path=tmp_path / "gone")], Progress())
     assert [failure.error for failure in outcomes.failures] == [f"{tmp_path}/gone does not exist"]
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster at {closed}: Connection refused"):
+            run_on_ray(closed, tasks, Progress())
 
 
 def test_without_ray_it_is_named(

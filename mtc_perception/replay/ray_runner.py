@@ -5,6 +5,8 @@ bundle and the folder of the run under the same paths.
 """
 
 import logging
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from mtc_perception.replay.task import StreamResult, StreamTask
 
 _LISTEN_S = 0.5
 _CANCEL_S = 5.0
+_REACH_S = 5.0
 _GPU_ENGINES = ("auto", "tensorrt")
 
 _perceivers = PerceiverPool()
@@ -107,6 +110,15 @@ def _resources(ray: Any, task: StreamTask) -> dict[str, float]:
     return {"num_cpus": cores, "num_gpus": int(gpus)}
 
 
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes. Raises UserError where nobody listens."""
+    if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        try:
+            socket.create_connection((match[1], int(match[2])), _REACH_S).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from None
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     try:
@@ -115,6 +127,7 @@ def _cluster(address: str) -> Iterator[Any]:
         raise UserError(
             "--ray needs Ray, the cluster's version of it: pip install mtc_perception[ray]"
         ) from None
+    _reach(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has a family of errors for each way not to find a cluster
