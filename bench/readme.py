@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from offline_compress.headlines import HEADLINES
+
 BEGIN = "<!-- numbers: written by `python -m bench.readme` -->\n"
 END = "<!-- end of numbers -->\n"
 
 
-EVALUATED = ("mtc_nano", "mtc_s", "rmt_ppad_n")
+EVALUATED = ("mtc_nano", "mtc_nano_tuned", "mtc_s", "rmt_ppad_n")
 """Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
 
 
@@ -22,6 +24,8 @@ def numbers(results: Path) -> str:
 
     parts = [
         _accuracy({name: read(name) for name in EVALUATED}),
+        _compression(read("compression")),
+        _variants(read("compression")),
         _speed(read("engines")),
         _way(read("end_to_end")),
         _teachers(read("teacher")),
@@ -60,6 +64,51 @@ def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
             f"| {result['gmacs']:.2f} |"
         )
     return lines
+
+
+def _compression(result: dict[str, Any]) -> list[str]:
+    teacher = result["teacher"]
+    lines = [
+        f"Students of {teacher['name']} ({teacher['params'] / 1e6:.2f} M parameters), on CamVid "
+        "`val`: what remains of parameters and latency (batch 1, fp32, interleaved; "
+        f"{machine(result)}), and points gained or lost; mean ± deviation over the seeds "
+        "(`python -m bench.ablation config/ablations/mtc_s.yaml`; rows in docs/compression.md):",
+        "",
+        "| row | seeds | parameters | OpenVINO | ONNX Runtime | recall | mAP50 | drivable mIoU "
+        "| lane IoU |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in result["settings"]:
+        shares = [setting["params_share"], *setting["latency_ratio"].values()]
+        gains = [setting["points"][task][name] for task, name in HEADLINES]
+        cells = [f"x {_spread(one, '.2f')}" for one in shares]
+        cells += [_spread(one, "+.1f") for one in gains]
+        lines.append(f"| {setting['name']} | {len(setting['seeds'])} | {' | '.join(cells)} |")
+    return lines
+
+
+def _variants(result: dict[str, Any]) -> list[str]:
+    row = result["rows"][0]
+    lines = [
+        f"Variants of `{row['name']}` against its fp32 checkpoint, same run:",
+        "",
+        "| variant | engine | MB | time against fp32 | recall | mAP50 | drivable mIoU | lane IoU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for variant, content in row["variants"].items():
+        for engine, found in content["engines"].items():
+            cells = [f"{content['bytes'] / 1e6:.1f}", f"x {found['ratio_to_fp32']:.2f}"]
+            for task, name in HEADLINES:
+                change = 100 * (found[task][name] - row["student"][task][name])
+                cells.append(f"{change:+.1f}")
+            lines.append(f"| {variant} | {engine} | {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(value: dict[str, float], form: str) -> str:
+    deviation = value["deviation"]
+    words = f"{value['mean']:{form}}"
+    return words if deviation is None else f"{words} ± {deviation:{form.lstrip('+')}}"
 
 
 def _speed(result: dict[str, Any]) -> list[str]:
