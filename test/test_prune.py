@@ -179,7 +179,7 @@ def test_steps_lead_to_the_budget(
         assert step.remains["parameters"] == pytest.approx(step.parameters / whole, abs=1e-4)
         assert step.latency_ms is None  # Neither in the budget nor the cost.
         assert "latency" not in step.remains
-        assert step.locked == 0.1
+        assert step.locked == 0.03
         assert not step.taken_back
     # The teacher; the first cut, its recovery (in training and after it); the last cut.
     first, last = (step.parameters for step in plan.steps)
@@ -261,7 +261,7 @@ def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Pat
     assert len(plan.steps) == 1
     step = plan.steps[0]
     assert step.taken_back == step.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
-    assert step.locked == 0.2  # in the second attempt
+    assert step.locked == 0.06  # in the second attempt
     assert plan.kept == {}
     assert same_weights(tmp_path / "best", teacher)
     assert prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation()) == plan
@@ -283,7 +283,7 @@ def test_a_step_that_was_taken_back_is_done_once_more(
     first, last = plan.steps
     assert (first.taken_back, last.taken_back) == ("", "")
     assert first.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
-    assert (first.locked, last.locked) == (0.2, 0.1)
+    assert (first.locked, last.locked) == (0.06, 0.03)
     assert last.remains["parameters"] <= 0.6
     whole = count_parameters(load_checkpoint(teacher))
     assert last.parameters == count_parameters(load_checkpoint(tmp_path / "best")) < 0.6 * whole

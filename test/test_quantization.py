@@ -98,7 +98,8 @@ def constants(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
 
 
 def test_the_sizes_of_a_network_are_read_from_its_graph(bundle_path: Path, fp32: bytes) -> None:
-    assert network_of(fp32, "fp32") == Network.of(read_bundle(bundle_path), "fp32")
+    bundled = Network.of(read_bundle(bundle_path), "fp32")
+    assert network_of(fp32, "fp32") == replace(bundled, bundle="BUNDLE")
 
 
 def test_float16_keeps_the_contract_and_the_answers(model: onnx.ModelProto) -> None:
