@@ -28,6 +28,7 @@ def numbers(results: Path) -> str:
         _variants(read("compression")),
         _speed(read("engines")),
         _way(read("end_to_end")),
+        _tensorrt(read("tensorrt")),
         _teachers(read("teacher")),
         _training(read("training")),
     ]
@@ -146,6 +147,27 @@ def _way(result: dict[str, Any]) -> list[str]:
             for name, one in targets.items()
         ),
     ]
+
+
+def _tensorrt(result: dict[str, Any]) -> list[str]:
+    targets = list(result["networks"][0]["targets"])
+    lines = [
+        f"TensorRT-RTX {result['tensorrt_rtx']} ahead of time, without a GPU: MiB of the engine / "
+        f"seconds to build (`python -m bench.run tensorrt`; {machine(result)}):",
+        "",
+        f"| network | {' | '.join(targets)} |",
+        f"|---|{'---|' * len(targets)}",
+    ]
+    for row in result["networks"]:
+        cells = (_build(row["targets"][target]) for target in targets)
+        lines.append(f"| {row['network']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _build(found: dict[str, Any]) -> str:
+    if "refused" in found:
+        return "refused"
+    return f"{found['engine_mib']:.1f} / {found['seconds']:.1f}"
 
 
 def _teachers(result: dict[str, Any]) -> list[str]:
