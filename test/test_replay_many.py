@@ -45,11 +45,18 @@ class Progress:
 
 
 class Impatient(Progress):
-    """Ctrl-C as soon as an image is done."""
+    """Ctrl-C as soon as something of a stream is written."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self._run = run
 
     def __call__(self, task: StreamTask, done: int, total: int) -> None:
-        if done:
-            raise KeyboardInterrupt
+        # Short streams may end before they tell more than that they have begun.
+        end_s = time.monotonic() + 10.0
+        while not any(self._run.glob("streams/*")) and time.monotonic() < end_s:
+            time.sleep(0.002)
+        raise KeyboardInterrupt
 
 
 class Killer(threading.Thread):
@@ -233,7 +240,7 @@ def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
     drives: list[Recording], options: Options, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(drives, options, tmp_path, partial(run_workers, 2), Impatient())
+        evaluate_run(drives, options, tmp_path, partial(run_workers, 2), Impatient(tmp_path))
     assert list(tmp_path.glob("streams/.*")) == []
     assert not (tmp_path / "result.json").exists()
 
@@ -256,7 +263,7 @@ def test_an_interrupted_run_leaves_nothing_half_written_on_ray(
     drives: list[Recording], options: Options, cluster: str, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        evaluate_run(drives, options, tmp_path, partial(run_on_ray, cluster), Impatient())
+        evaluate_run(drives, options, tmp_path, partial(run_on_ray, cluster), Impatient(tmp_path))
     assert list(tmp_path.glob("streams/.*")) == []
     assert not (tmp_path / "result.json").exists()
 
