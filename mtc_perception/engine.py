@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.bundle import Bundle, Precision, SelfTest, self_test_frame
-from mtc_perception.errors import BundleError, EngineError
+from mtc_perception.errors import BundleError, EngineError, UserError, one_line
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import Letterbox
 
@@ -158,7 +158,12 @@ def load_engine(network: Network, name: str, threads: int | None = None) -> Engi
     _check_offered(name)
     if threads is not None and threads < 1:
         raise EngineError(f"threads must be at least 1, got {threads}")
-    engine: Engine = importlib.import_module(_MODULES[name]).load(network, threads)
+    try:
+        engine: Engine = importlib.import_module(_MODULES[name]).load(network, threads)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a runtime's bindings do, another engine may work
+        raise EngineError(one_line(error)) from error
     return engine
 
 

@@ -155,7 +155,6 @@ def bench(
         str | None, typer.Option(help="fp32, fp16 or int8; default: the bundle's preference.")
     ] = None,
     runs: Annotated[int, typer.Option(min=20, help="Camera images that are measured.")] = 500,
-    store: Store = None,
 ) -> None:
     """Measure a built engine on this machine's GPU: latency, throughput, what the host adds.
 

@@ -150,6 +150,19 @@ def test_auto_falls_back_when_a_library_is_missing(
         create_engine(toy)
 
 
+def test_auto_passes_over_a_runtime_whose_bindings_fail(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object) -> None:
+        raise TypeError("no such overload")
+
+    monkeypatch.setattr("mtc_perception.engines.openvino.load", load)
+    engine, why = create_engine(toy)
+    engine.close()
+    assert engine.name == "onnxruntime"
+    assert "openvino: TypeError: no such overload" in why
+
+
 def test_auto_skips_engines_without_a_variant(tmp_path: Path, toy: Bundle) -> None:
     variant = toy.manifest.variants["fp32"].model_copy(update={"engines": ["onnxruntime"]})
     path = write_toy_bundle(tmp_path / "ort.mtc", HEIGHT, WIDTH, variants={"fp32": variant})
