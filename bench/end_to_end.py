@@ -12,8 +12,12 @@ from rich.table import Table
 from bench.common import brief, time_engine, write_result
 from mtc_perception.bundle import Bundle
 from mtc_perception.engine import create_engine
-from mtc_perception.replay.demo import SYNTHETIC_HEIGHT, SYNTHETIC_RATE_HZ, SYNTHETIC_WIDTH
-from mtc_perception.replay.live import LiveConfig, LiveResult, Phase, Usage, run_live
+from mtc_perception.replay.demo.synthetic import (
+    SYNTHETIC_HEIGHT,
+    SYNTHETIC_RATE_HZ,
+    SYNTHETIC_WIDTH,
+)
+from mtc_perception.replay.live.run import LiveConfig, LiveResult, Phase, Usage, run_live
 
 ENGINE_RUNS = 150
 # Enough different images; more would only fill memory.

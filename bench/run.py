@@ -13,7 +13,7 @@ from bench.host import bench_host
 from mtc_perception.bundle import read_bundle
 from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
-from mtc_perception.replay.demo import synthetic_bag
+from mtc_perception.replay.demo.synthetic import synthetic_bag
 from mtc_perception.replay.interrupts import handle_interrupts
 
 BENCHES = (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from toy_bundle import write_toy_bundle
 
-from mtc_perception.replay.domain import ClaimedDomain
+from mtc_perception.replay.live.domain import ClaimedDomain
 
 # Each run talks in a domain of its own and stays on this machine, whatever else runs here.
 _domain = ClaimedDomain()  # until the end of the process

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bag_writer import START_NS, BagWriter
+from mtc_perception.replay.bags.writer import START_NS, BagWriter
 from mtc_perception.replay.frames import EncodedPixels
 
 HEIGHT, WIDTH = 96, 160

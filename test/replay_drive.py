@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bag_writer import START_NS, new_bag
-from mtc_perception.replay.evaluation import evaluate_run
+from mtc_perception.replay.bags.writer import START_NS, new_bag
+from mtc_perception.replay.evaluation.evaluate import evaluate_run
+from mtc_perception.replay.evaluation.plan import Options, Recording
+from mtc_perception.replay.evaluation.serial import run_serial
 from mtc_perception.replay.frames import EncodedPixels
-from mtc_perception.replay.plan import Options, Recording
-from mtc_perception.replay.serial import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000
 FRAME_ID = "front_camera"

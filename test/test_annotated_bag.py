@@ -16,12 +16,12 @@ from toy_bundle import CLASSES
 
 from mtc_perception.errors import UserError
 from mtc_perception.perceiver import Perceiver
-from mtc_perception.replay.bag_writer import START_NS
+from mtc_perception.replay.bags.typestore import ros_typestore
+from mtc_perception.replay.bags.writer import START_NS
 from mtc_perception.replay.frames import SourceImage
 from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.recording import write_recording
-from mtc_perception.replay.sources import open_source
-from mtc_perception.replay.typestore import ros_typestore
+from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.sources.to_bag import write_recording
 
 CONFIG = Path(__file__).parents[1] / "config"
 

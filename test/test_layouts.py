@@ -23,8 +23,8 @@ from mtc_perception.layout import (
 from mtc_perception.layouts.pixels import draw_shapes
 from mtc_perception.layouts.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
 from mtc_perception.replay.frames import SourceError
-from mtc_perception.replay.media import FolderSource
 from mtc_perception.replay.notes import Notes
+from mtc_perception.replay.sources.media import FolderSource
 
 SIZE = (mini.HEIGHT, mini.WIDTH)
 

@@ -12,11 +12,11 @@ from toy_bundle import write_toy_bundle
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.metrics import PerceptionMetrics
-from mtc_perception.replay.bootstrap import Difference, Resamples, blocks_of, difference
-from mtc_perception.replay.compare import Image, compare_runs, pair_images
-from mtc_perception.replay.paired_figures import accuracy_figures
-from mtc_perception.replay.records import FrameRecord, read_frames
-from mtc_perception.replay.result import read_result
+from mtc_perception.replay.records.record import FrameRecord, read_frames
+from mtc_perception.replay.results.bootstrap import Difference, Resamples, blocks_of, difference
+from mtc_perception.replay.results.compare import Image, compare_runs, pair_images
+from mtc_perception.replay.results.paired_figures import accuracy_figures
+from mtc_perception.replay.results.result import read_result
 
 SECOND_NS = 1_000_000_000
 

@@ -33,17 +33,17 @@ from mtc_perception.bundle import Thresholds
 from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.replay import cli
-from mtc_perception.replay.figures import figures
+from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
-from mtc_perception.replay.labels import stamp_of
-from mtc_perception.replay.lockstep import Seen, replay_frames
 from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.perceivers import SCORE_FLOOR, PerceiverPool
-from mtc_perception.replay.plan import Options, Recording, plan_run
-from mtc_perception.replay.records import FrameRecord, read_frames, read_times
-from mtc_perception.replay.result import read_result
-from mtc_perception.replay.sources import open_source
-from mtc_perception.replay.stream import run_stream
+from mtc_perception.replay.records.figures import figures
+from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.sources.label_folder import stamp_of
+from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.streams.lockstep import Seen, replay_frames
+from mtc_perception.replay.streams.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.streams.stream import run_stream
 
 CORNER = (0.0, 0.0, 20.0, 20.0, "")
 AWAY = (30.0, 30.0, 60.0, 45.0, "")

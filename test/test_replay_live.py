@@ -16,8 +16,8 @@ import psutil
 import pytest
 from replay_bags import stamps, write_drive
 
-from mtc_perception.replay.live_figures import jitter_ms, merge_live
-from mtc_perception.replay.records import FrameRecord, read_frames, read_times
+from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.results.live_figures import jitter_ms, merge_live
 
 pytestmark = pytest.mark.dds
 

@@ -21,12 +21,12 @@ import pytest
 from replay_bags import stamps, write_drive
 
 from mtc_perception.errors import UserError
-from mtc_perception.replay.evaluation import evaluate_run
-from mtc_perception.replay.plan import Options, Recording, plan_run
-from mtc_perception.replay.ray_runner import run_on_ray
-from mtc_perception.replay.runners import run_workers
-from mtc_perception.replay.serial import Runner, run_serial
-from mtc_perception.replay.task import StreamTask
+from mtc_perception.replay.evaluation.evaluate import evaluate_run
+from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
+from mtc_perception.replay.evaluation.ray_runner import run_on_ray
+from mtc_perception.replay.evaluation.serial import Runner, run_serial
+from mtc_perception.replay.evaluation.workers import run_workers
+from mtc_perception.replay.streams.task import StreamTask
 
 DRIVES, FRAMES = 3, 120
 

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.answers import Answer, AnswerReader, AnswerWriter
-from mtc_perception.replay.charts import latency_timeline, stage_bar
-from mtc_perception.replay.domain import DOMAINS, ClaimedDomain
+from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
+from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
+from mtc_perception.replay.live.player import Stamps, schedule
+from mtc_perception.replay.live.read_ahead import ReadAhead
 from mtc_perception.replay.masks import PackedMask
+from mtc_perception.replay.pages.charts import latency_timeline, stage_bar
 from mtc_perception.replay.pictures import (
     VideoFile,
     add_caption,
@@ -31,8 +33,6 @@ from mtc_perception.replay.pictures import (
     jpeg,
     shrink,
 )
-from mtc_perception.replay.player import Stamps, schedule
-from mtc_perception.replay.read_ahead import ReadAhead
 
 MS = 1_000_000
 
@@ -230,7 +230,7 @@ def test_the_stage_bar_is_shared_out_by_time() -> None:
 
 def test_no_two_runs_get_the_same_ros_domain() -> None:
     program = (
-        "from mtc_perception.replay.domain import ClaimedDomain\n"
+        "from mtc_perception.replay.live.domain import ClaimedDomain\n"
         "domain = ClaimedDomain(); print(domain.number, flush=True); input()"
     )
     command = [sys.executable, "-c", program]

@@ -29,6 +29,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from mtc_perception.errors import ImageError, UserError
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.bags.mcap_index import IndexedMcap
+from mtc_perception.replay.bags.storage import IndexedFile
+from mtc_perception.replay.bags.truth_topics import TruthTopics
 from mtc_perception.replay.frames import (
     EncodedPixels,
     FrameSource,
@@ -36,11 +39,8 @@ from mtc_perception.replay.frames import (
     SourceError,
     first_seconds,
 )
-from mtc_perception.replay.mcap_index import IndexedMcap
 from mtc_perception.replay.notes import Note, Notes
-from mtc_perception.replay.sources import open_source
-from mtc_perception.replay.storage import IndexedFile
-from mtc_perception.replay.truth_topics import TruthTopics
+from mtc_perception.replay.sources.open import open_source
 
 
 def truths(source: FrameSource) -> dict[int, GroundTruth]:

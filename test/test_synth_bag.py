@@ -11,7 +11,7 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 from mtc_perception.errors import UserError
-from mtc_perception.replay.typestore import VISION_MSGS, ros_typestore
+from mtc_perception.replay.bags.typestore import VISION_MSGS, ros_typestore
 from offline_compress.data.synth_bag import IMAGE_TOPIC, START_NS, write_bag
 from offline_compress.data.synthetic import Drive
 

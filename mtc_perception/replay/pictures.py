@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.answers import Answer
+from mtc_perception.replay.live.answers import Answer
 from mtc_perception.replay.worker import ReplayError
 
 VIDEO_WIDTH = 720

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtc_perception.errors import UserError
 from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bag_writer import START_NS, BagWriter, new_bag
+from mtc_perception.replay.bags.writer import START_NS, BagWriter, new_bag
 from mtc_perception.replay.frames import EncodedPixels
 from offline_compress.data.synthetic import Drive, Scene
 

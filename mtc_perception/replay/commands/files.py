@@ -1,0 +1,69 @@
+"""`mtc-replay report` and `mtc-replay bag`: a page and a recording from files that are there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of mtc-replay evaluate.")],
+) -> None:
+    """Write the page of a run again, from the run's folder alone."""
+    from mtc_perception.replay.pages.run_page import write_page
+
+    print(f"wrote {write_page(run)}")
+
+
+def bag(
+    recording: Annotated[
+        Path,
+        typer.Argument(
+            help="Video file or image folder; ROOT/images/SPLIT of a data set has labels."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Frame rate of an image folder (30), or of a video."),
+    ] = None,
+) -> None:
+    """Make a rosbag2 (mcap) of a video or an image folder, with the labels where it has any.
+
+    A split with its labels: [bold]mtc-replay bag data/images/val out/val[/bold]
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from mtc_perception.replay.sources.open import open_source
+    from mtc_perception.replay.sources.to_bag import write_recording
+
+    source = open_source(recording, fps=fps)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(source.info.name, total=source.info.frames, rate="")
+
+        def show(done: int) -> None:
+            speed = progress.tasks[task].speed
+            rate = "" if speed is None else f"{speed:.0f} img/s"
+            progress.update(task, completed=done, rate=rate)
+
+        notes = write_recording(source, out, show)
+    for note in notes.all():
+        print(f"warning: {note}")
+    print(f"wrote {out}")

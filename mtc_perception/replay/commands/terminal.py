@@ -1,0 +1,143 @@
+"""What `mtc-replay` shows: progress while it runs, the result as one table at the end."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from typing_extensions import Self
+
+from mtc_perception.replay.results.rows import (
+    frame_rows,
+    latency_rows,
+    live_rows,
+    metric_rows,
+    times_ms,
+)
+from mtc_perception.replay.streams.task import StreamTask
+
+_REFRESH_S = 0.5
+
+
+class RunProgress:
+    """One bar per stream with images per second and the time left; a context manager.
+
+    Where nobody watches, as in CI, a line per stream says that it has begun.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: dict[int, TaskID] = {}
+        self._begun: dict[int, float] = {}
+        self._shown_s = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[rate]:>11}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            # Drawing must not take the processor from what is measured.
+            refresh_per_second=1 / _REFRESH_S,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def planned(self, tasks: Sequence[StreamTask], there: int, run: Path) -> None:
+        """Say what an earlier try has left to do."""
+        if there:
+            self._console.print(
+                f"{there} of {there + len(tasks)} streams are in {run} already (--fresh: again)",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def __call__(self, task: StreamTask, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        if task.number not in self._bars:
+            self._begun[task.number] = now_s
+            self._bars[task.number] = self._progress.add_task(task.name, total=total, rate="")
+            if not self._console.is_terminal:
+                self._console.print(f"{task.name}: {total} images", highlight=False)
+        if now_s - self._shown_s < _REFRESH_S and done < total:
+            return
+        self._shown_s = now_s
+        seconds = now_s - self._begun[task.number]
+        rate = f"{done / seconds:.1f} img/s" if seconds > 0 else ""
+        self._progress.update(
+            self._bars[task.number], completed=done, total=max(total, done), rate=rate
+        )
+
+
+def show_result(console: Console, result: Mapping[str, Any]) -> None:
+    """Everything on one screen: images, times, accuracy, then what was noted and what failed."""
+    console.print(result_table(result))
+    for note in result["notes"]:
+        times = f" ({note['count']} times)" if note["count"] > 1 else ""
+        _line(console, f"warning: {note['kind']}{times}: {note['first']}", "yellow")
+    for failure in result["failed"]:
+        _line(console, f"not evaluated: {failure['name']}: {failure['error']}", "red")
+    for check in result["checks"]:
+        limits = [f"{word} {check[word]:g}" for word in ("min", "max") if check[word] is not None]
+        value = "not measured" if check["value"] is None else f"{check['value']:.4g}"
+        word, style = ("passed", "green") if check["passed"] else ("FAILED", "red")
+        _line(console, f"{word}: {check['name']} {value} ({', '.join(limits)})", style)
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """The figures of a run."""
+    streams = len(result["streams"])
+    table = Table(
+        title=f"{result['bundle']['name']} on {streams} stream{'s' * (streams > 1)}, "
+        f"{result['engine']} {result['precision']}",
+        title_justify="left",
+    )
+    table.add_column("images, milliseconds, fractions")
+    for quantile in ("p50", "p95", "p99", "max"):
+        table.add_column(quantile, justify="right")
+    for words, count in frame_rows(result):
+        lost = words not in ("frames in", "processed")
+        table.add_row(words, str(count), style="red" if lost and count else "")
+    table.add_row("labelled", str(result["labelled_frames"]))
+    table.add_section()
+    for words, values in latency_rows(times_ms(result)):
+        table.add_row(words, *values)
+    for words, value in live_rows(result):
+        table.add_row(words, value)
+    table.add_section()
+    for words, value in metric_rows(result):
+        table.add_row(words, value)
+    if "agreement" in result:
+        table.add_section()
+        for words, value in metric_rows(result["agreement"]):
+            table.add_row(f"{words}, against {result['reference']['name']}", value)
+    if "stability" in result:
+        table.add_section()
+        stability = result["stability"]
+        for words, value in (
+            ("boxes that persist", stability["detection"]["persistence"]),
+            ("drivable area kept (IoU)", stability["drivable"]["iou"]),
+            ("lane lines kept (IoU)", stability["lane"]["iou"]),
+        ):
+            table.add_row(words, "undefined" if value is None else f"{value:.3f}")
+    return table
+
+
+def _line(console: Console, text: str, style: str) -> None:
+    console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)

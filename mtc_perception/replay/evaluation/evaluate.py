@@ -1,0 +1,65 @@
+"""A whole run: from recordings and options to its result."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtc_perception.files import write_text_atomic
+from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
+from mtc_perception.replay.evaluation.serial import Observer, Runner
+from mtc_perception.replay.pages.run_page import write_page
+from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
+from mtc_perception.replay.results.result import merge_run, write_result
+from mtc_perception.replay.streams.stream import finished
+from mtc_perception.replay.streams.task import Failure, StreamTask, no_streams
+
+JUNIT_FILE = "junit.xml"
+
+
+class Watching(Observer, Protocol):
+    """Is told how far a run is, and before that of all its streams."""
+
+    def planned(self, tasks: Sequence[StreamTask], there: int, run: Path) -> None:
+        """`tasks` are to be done, `there` more are in the run's folder from an earlier try."""
+
+
+def evaluate_run(
+    recordings: Sequence[Recording],
+    options: Options,
+    run: Path,
+    runner: Runner,
+    watching: Watching,
+    *,
+    name: str | None = None,
+    limits: Sequence[Limits] = (),
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Replay every stream that is not there yet, merge all, check the limits, write the result.
+
+    `name` is the scenario's; `fresh` replays what is there as well. Returns the content of
+    `result.json`. Raises UserError where nothing at all can be evaluated.
+    """
+    plan = plan_run(recordings, options, run)
+    there = {} if fresh else {task.number: finished(task) for task in plan.tasks}
+    tasks = [task for task in plan.tasks if there.get(task.number) is None]
+    watching.planned(tasks, len(plan.tasks) - len(tasks), run)
+    outcomes = runner(tasks, watching)
+    failures: list[Failure] = [*plan.failures, *outcomes.failures]
+    results = [*(one for one in there.values() if one is not None), *outcomes.results]
+    if not results:
+        raise no_streams(failures)
+    result = merge_run(run, results, failures)
+    checks = check_limits(result, limits)
+    result["scenario"] = name
+    result["checks"] = [asdict(check) for check in checks]
+    result["passed"] = _passed(checks)
+    write_result(run, result)
+    write_page(run)
+    if limits:
+        write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
+    return result
+
+
+def _passed(checks: Sequence[Check]) -> bool | None:
+    return all(check.passed for check in checks) if checks else None

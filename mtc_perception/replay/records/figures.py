@@ -1,0 +1,68 @@
+"""How well single images went: the figures that frames are ranked, compared and resampled by."""
+
+from mtc_perception.mask_metrics import MaskCounts
+from mtc_perception.metrics import ImageEvidence
+from mtc_perception.replay.records.record import FrameRecord
+
+TASKS = ("detection", "drivable", "lane")
+
+
+def figures(record: FrameRecord) -> dict[str, float | None]:
+    """One figure per task in 0..1, None where unlabelled or undefined.
+
+    F1 of the deployed detections, mIoU of the drivable area, IoU of the lane lines; against the
+    ground truth, or where the image has none against the reference network.
+    """
+    evidence = record.evidence or record.agreement
+    if evidence is None:
+        return dict.fromkeys(TASKS)
+    right, found, objects = detection_counts(record, evidence)
+    f1 = None if evidence.detection is None else ratio(2 * right, found + objects)
+    return {"detection": f1, "drivable": miou(evidence.drivable), "lane": iou(evidence.lane)}
+
+
+def detection_counts(record: FrameRecord, evidence: ImageEvidence) -> tuple[int, int, int]:
+    """Right ones, all that count, and objects, at IoU 0.5 and the deployed score threshold."""
+    judged = evidence.detection
+    if judged is None:
+        return 0, 0, 0
+    deployed = len(record.scores)  # by falling score, these are the first
+    right = int((judged.right[:deployed] & 1).sum())
+    ignored = int((judged.ignored[:deployed] & 1).sum())
+    return right, min(deployed, len(judged.scores)) - ignored, judged.objects
+
+
+def iou(counts: MaskCounts | None) -> float | None:
+    """Of the foreground."""
+    if counts is None:
+        return None
+    wrong = counts.false_positive + counts.false_negative
+    return ratio(counts.true_positive, counts.true_positive + wrong)
+
+
+def miou(counts: MaskCounts | None) -> float | None:
+    """Mean of the foreground's and the background's."""
+    if counts is None:
+        return None
+    wrong = counts.false_positive + counts.false_negative
+    background = ratio(counts.true_negative, counts.true_negative + wrong)
+    return mean(iou(counts), background)
+
+
+def accuracy(counts: MaskCounts | None) -> float | None:
+    """Mean of sensitivity and specificity."""
+    if counts is None:
+        return None
+    sensitivity = ratio(counts.true_positive, counts.true_positive + counts.false_negative)
+    specificity = ratio(counts.true_negative, counts.true_negative + counts.false_positive)
+    return mean(sensitivity, specificity)
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """None where there is nothing to count."""
+    return part / whole if whole else None
+
+
+def mean(one: float | None, other: float | None) -> float | None:
+    """None where either is undefined."""
+    return None if one is None or other is None else (one + other) / 2

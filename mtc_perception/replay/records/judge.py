@@ -1,0 +1,186 @@
+"""From an answer and its labels to a record: the same for every mode of replay."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.bundle import Thresholds
+from mtc_perception.detection_metrics import judge
+from mtc_perception.metrics import GroundTruth, ImageEvidence, judge_image
+from mtc_perception.perception import Perception, StageTimes
+from mtc_perception.replay.frames import SourceFrame
+from mtc_perception.replay.notes import Notes
+from mtc_perception.replay.records.record import Change, FrameRecord, Status
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Deployed:
+    """An answer at the deployed score threshold."""
+
+    index: int
+    stamp_ns: int
+    perception: Perception
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+
+class FrameJudge:
+    """Judges the images of one stream in recorded order; remembers the answer before."""
+
+    def __init__(
+        self, thresholds: Thresholds, classes: Sequence[str], max_detections: int, notes: Notes
+    ) -> None:
+        """`thresholds` are the deployed ones; answers may hold detections of lower score.
+
+        Those count for what is computed over all scores, as the average precision.
+        """
+        self._least_score = np.float32(thresholds.score)
+        self._classes = classes
+        self._max_detections = max_detections
+        self._notes = notes
+        self._before: _Deployed | None = None
+
+    def answered(
+        self,
+        frame: SourceFrame,
+        perception: Perception,
+        truth: GroundTruth | None,
+        reference: Perception | None = None,
+    ) -> FrameRecord:
+        """The record of an image that was answered.
+
+        `reference` is the answer of another network, at its own thresholds, to agree with.
+        """
+        count = int(np.count_nonzero(perception.scores >= self._least_score))
+        now = _Deployed(
+            frame.index,
+            frame.stamp_ns,
+            perception,
+            perception.boxes[:count],
+            perception.scores[:count],
+        )
+        labels = tuple(self._classes[label] for label in perception.labels[:count])
+        record = FrameRecord(
+            index=frame.index,
+            stamp_ns=frame.stamp_ns,
+            status="processed",
+            size=(perception.drivable.shape[0], perception.drivable.shape[1]),
+            digest=_digest(now, labels),
+            boxes=now.boxes,
+            scores=now.scores,
+            labels=labels,
+            truth_boxes=None if truth is None else _float32(truth.boxes),
+            truth_ignore=None if truth is None else truth.ignore,
+            evidence=None if truth is None else self._judged(frame, perception, truth),
+            agreement=None
+            if reference is None
+            else self._judged(frame, perception, _as_truth(reference)),
+            stability=self._change(now),
+        )
+        self._before = now
+        return record
+
+    def unanswered(
+        self,
+        frame: SourceFrame,
+        status: Status,
+        reason: str,
+        truth: GroundTruth | None,
+    ) -> FrameRecord:
+        """The record of an image without an answer: a miss of all that is labelled in it.
+
+        An unreadable one never was an image: its labels do not count.
+        """
+        self._before = None
+        evidence = None
+        if truth is not None and status != "unreadable":
+            evidence = self._judged(frame, _nothing(truth), truth)
+        return FrameRecord(
+            index=frame.index,
+            stamp_ns=frame.stamp_ns,
+            status=status,
+            reason=reason,
+            truth_boxes=None if truth is None else _float32(truth.boxes),
+            truth_ignore=None if truth is None else truth.ignore,
+            evidence=evidence,
+        )
+
+    def _judged(
+        self, frame: SourceFrame, answer: Perception, truth: GroundTruth
+    ) -> ImageEvidence | None:
+        try:
+            return judge_image(
+                truth,
+                answer.boxes,
+                answer.scores,
+                answer.drivable,
+                answer.lane,
+                self._max_detections,
+            )
+        except ValueError as error:
+            self._notes.add("label of another size", f"image {frame.index}: {error}")
+            return None
+
+    def _change(self, now: _Deployed) -> Change | None:
+        before = self._before
+        if (
+            before is None
+            or now.index != before.index + 1
+            or now.stamp_ns <= before.stamp_ns
+            or now.perception.drivable.shape != before.perception.drivable.shape
+        ):
+            return None
+        matches = judge(now.boxes, now.scores, before.boxes, None, len(now.boxes))
+        return Change(
+            len(before.boxes),
+            len(now.boxes),
+            int(np.count_nonzero(matches.right & 1)),
+            _shared(before.perception.drivable, now.perception.drivable),
+            _shared(before.perception.lane, now.perception.lane),
+        )
+
+
+def _digest(answer: _Deployed, labels: Sequence[str]) -> str:
+    """16 hexadecimal digits that differ where answers do."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (answer.boxes, answer.scores):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update("\n".join(labels).encode())
+    for mask in (answer.perception.drivable, answer.perception.lane):
+        digest.update(str(mask.shape).encode())
+        digest.update(np.packbits(mask).tobytes())
+    return digest.hexdigest()
+
+
+def _as_truth(reference: Perception) -> GroundTruth:
+    return GroundTruth(
+        reference.boxes, None, np.asarray(reference.drivable > 0), np.asarray(reference.lane > 0)
+    )
+
+
+def _nothing(truth: GroundTruth) -> Perception:
+    """An answer that finds nothing in the image of these labels."""
+    masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
+    empty = np.zeros(masks[0].shape if masks else (0, 0), np.uint8)
+    return Perception(
+        boxes=np.zeros((0, 4), np.float32),
+        scores=np.zeros(0, np.float32),
+        labels=np.zeros(0, np.int32),
+        drivable=empty,
+        lane=empty,
+        times=StageTimes(0.0, 0.0, 0.0),
+    )
+
+
+def _float32(boxes: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
+    return None if boxes is None else boxes.astype(np.float32)
+
+
+def _shared(before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Foreground pixels in both masks, and in either."""
+    both = cv2.countNonZero(cv2.copyTo(before, now))
+    return both, cv2.countNonZero(before) + cv2.countNonZero(now) - both

@@ -1,0 +1,1 @@
+"""From the records of runs to figures: merged, held against limits, compared."""

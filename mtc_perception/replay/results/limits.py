@@ -1,0 +1,132 @@
+"""Pass or fail: limits on the figures of a result, and what they say as JSON and JUnit."""
+
+import difflib
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtc_perception.metrics import GroundTruth, PerceptionMetrics
+from mtc_perception.replay.streams.lockstep import STAGES as LOCKSTEP_STAGES
+from mtc_perception.replay.streams.task import Failure
+from mtc_perception.timing import STAGES as NODE_STAGES
+from mtc_perception.timing import percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Least and greatest allowed value of one figure; None: no limit to that side."""
+
+    name: str
+    """Where the figure is in a result, as `latency_ms.end_to_end.p95`."""
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure held against its limits."""
+
+    name: str
+    value: float | None
+    """None where the run does not have this figure."""
+    min: float | None
+    max: float | None
+    passed: bool
+
+    def __str__(self) -> str:
+        """As one line."""
+        limits = [
+            f"{word} {limit:g}"
+            for word, limit in (("at least", self.min), ("at most", self.max))
+            if limit is not None
+        ]
+        value = "not measured" if self.value is None else f"{self.value:.4g}"
+        return f"{self.name} is {value}, wanted {' and '.join(limits)}"
+
+
+def check_limits(result: Mapping[str, Any], limits: Sequence[Limits]) -> list[Check]:
+    """Every limit against a result; a figure that the result does not have fails."""
+    checks = []
+    for limit in limits:
+        value = figure(result, limit.name)
+        passed = (
+            value is not None
+            and (limit.min is None or value >= limit.min)
+            and (limit.max is None or value <= limit.max)
+        )
+        checks.append(Check(limit.name, value, limit.min, limit.max, passed))
+    return checks
+
+
+def figure(result: Mapping[str, Any], name: str) -> float | None:
+    """A number of a result by its dotted name; None if there is none."""
+    value: Any = result
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def unknown_figure(name: str) -> str | None:
+    """Why no result can have a figure of this name; None if one can."""
+    known = _known_figures()
+    # Live runs have figures of their own, which depend on the recording.
+    if name in known or name.startswith("live."):
+        return None
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"no figure is called {name!r}" + (f"; near are {', '.join(near)}" if near else "")
+
+
+def junit_xml(suite: str, checks: Sequence[Check], failures: Sequence[Failure]) -> str:
+    """Checks and failed streams as a JUnit report, as CI systems read it."""
+    root = ET.Element(
+        "testsuite",
+        name=suite,
+        tests=str(len(checks) + len(failures)),
+        failures=str(sum(not check.passed for check in checks)),
+        errors=str(len(failures)),
+    )
+    for check in checks:
+        case = ET.SubElement(root, "testcase", classname=suite, name=check.name)
+        if not check.passed:
+            ET.SubElement(case, "failure", message=str(check))
+    for failure in failures:
+        case = ET.SubElement(root, "testcase", classname=suite, name=failure.name)
+        ET.SubElement(case, "error", message=failure.error)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _known_figures() -> list[str]:
+    mask = np.array([[True, False]])
+    truth = GroundTruth(np.array([[0.0, 0.0, 1.0, 1.0]]), None, mask, mask)
+    metrics = PerceptionMetrics()
+    bytes_mask = mask.astype(np.uint8) * np.uint8(255)
+    metrics.update(truth, [[0, 0, 1, 1]], [0.5], bytes_mask, bytes_mask)
+    accuracy = _names(metrics.to_json())
+    times = [
+        f"latency_ms.{stage}.{name}"
+        for stage in dict.fromkeys((*LOCKSTEP_STAGES, *NODE_STAGES, "published"))
+        for name in percentiles([1.0])
+    ]
+    endings = ("in", "processed", "dropped", "stale", "malformed", "unreadable", "per_s")
+    return [
+        *accuracy,
+        *(f"agreement.{name}" for name in accuracy),
+        "stability.detection.persistence",
+        "stability.drivable.iou",
+        "stability.lane.iou",
+        *times,
+        *(f"frames_{ending}" for ending in endings),
+        "labelled_frames",
+    ]
+
+
+def _names(content: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        names += _names(value, f"{name}.") if isinstance(value, Mapping) else [name]
+    return names

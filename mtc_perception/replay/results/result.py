@@ -1,0 +1,205 @@
+"""The result of a run, `result.json`: a pure function of its streams' records."""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.errors import UserError
+from mtc_perception.files import write_text_atomic
+from mtc_perception.metrics import PerceptionMetrics
+from mtc_perception.provenance import provenance
+from mtc_perception.replay.notes import Notes
+from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.records.stability import Stability
+from mtc_perception.replay.results.live_figures import jitter_ms, merge_live
+from mtc_perception.replay.streams.task import Failure, StreamResult, no_streams
+from mtc_perception.timing import percentiles
+
+RESULT_FILE = "result.json"
+STREAMS_FOLDER = "streams"
+_ENDINGS = ("processed", "dropped", "stale", "malformed")
+
+
+@dataclass(slots=True)
+class Figures:
+    """Everything that is counted of some images; parts add up to the whole."""
+
+    metrics: PerceptionMetrics
+    agreement: PerceptionMetrics
+    stability: Stability = field(default_factory=Stability)
+    endings: Counter[str] = field(default_factory=Counter)
+    labelled: int = 0
+    latencies_ms: "dict[str, array[float]]" = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: StreamResult) -> "Figures":
+        """Nothing counted yet, at the thresholds of a stream."""
+
+        def metrics() -> PerceptionMetrics:
+            return PerceptionMetrics(
+                result.thresholds["drivable"],
+                result.thresholds["lane"],
+                result.max_detections,
+                result.thresholds["score"],
+            )
+
+        return cls(metrics(), metrics())
+
+    def add(self, record: FrameRecord) -> None:
+        """Count one image."""
+        self.endings[record.status] += 1
+        if record.evidence is not None:
+            self.labelled += 1
+            self.metrics.add(record.evidence)
+        if record.agreement is not None:
+            self.agreement.add(record.agreement)
+        if record.stability is not None:
+            self.stability.add(record.stability)
+
+    def add_times(self, latency_ms: Mapping[str, float]) -> None:
+        """Count the times of one answered image."""
+        for stage, value in latency_ms.items():
+            self.latencies_ms.setdefault(stage, array("d")).append(value)
+
+    def merge(self, other: "Figures") -> None:
+        """Count everything `other` counted too."""
+        self.metrics.merge(other.metrics)
+        self.agreement.merge(other.agreement)
+        self.stability.merge(other.stability)
+        self.endings += other.endings
+        self.labelled += other.labelled
+        for stage, values in other.latencies_ms.items():
+            self.latencies_ms.setdefault(stage, array("d")).extend(values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures under their names in a result."""
+        content: dict[str, Any] = self.metrics.to_json()
+        content["frames_in"] = sum(self.endings[ending] for ending in _ENDINGS)
+        for ending in (*_ENDINGS, "unreadable"):
+            content[f"frames_{ending}"] = self.endings[ending]
+        content["labelled_frames"] = self.labelled
+        content["latency_ms"] = {
+            stage: percentiles(values) for stage, values in self.latencies_ms.items()
+        }
+        if self.agreement.images:
+            content["agreement"] = self.agreement.to_json()
+        if self.stability.pairs:
+            content["stability"] = self.stability.to_json()
+        return content
+
+
+def merge_run(
+    run: Path, results: Iterable[StreamResult], failures: Sequence[Failure]
+) -> dict[str, Any]:
+    """The result of a run, from the records in its folder.
+
+    The same whatever the order in which the streams ended, and whoever ran them. Raises UserError
+    where there is no stream, and where the streams are not of one network.
+    """
+    ordered = sorted(results, key=lambda one: one.number)
+    if not ordered:
+        raise no_streams(failures)
+    first = ordered[0]
+    if any(_network(one) != _network(first) for one in ordered):
+        raise UserError(f"{run} holds streams of several networks or modes")
+    total = Figures.of(first)
+    notes = Notes()
+    streams = []
+    jitters_ms = array("d")
+    for one in ordered:
+        figures = _figures(run, one)
+        if one.live:
+            jitters_ms.extend(jitter_ms(read_times(run / STREAMS_FOLDER / _folder(run, one))))
+        total.merge(figures)
+        for note in one.notes:
+            notes.add(note.kind, f"{one.name}: {note.first}", note.count)
+        streams.append(
+            {"name": one.name, "path": one.path, "topic": one.topic, "folder": _folder(run, one)}
+            | figures.to_json()
+            | {
+                "engine": one.engine,
+                "rate_hz": one.rate_hz,
+                "frames_sha256": one.frames_sha256,
+                "notes": [asdict(note) for note in one.notes],
+                "live": one.live,
+            }
+        )
+    together = "".join(one.frames_sha256 for one in ordered)
+    wall_s = sum(one.wall_s for one in ordered)
+    figures_json = total.to_json()
+    return figures_json | {
+        "mode": first.mode,
+        "engine": first.engine["name"],
+        "engine_why": first.engine["why"],
+        "device": first.engine["device"],
+        "precision": first.engine["precision"],
+        "frames_per_s": figures_json["frames_in"] / wall_s if wall_s else None,
+        "thresholds": first.thresholds,
+        "score_floor": first.score_floor,
+        "params": first.bundle["params"],
+        "gmacs": first.bundle["gmacs"],
+        "bundle": first.bundle,
+        "reference": first.reference,
+        "streams": streams,
+        "failed": [asdict(failure) for failure in failures],
+        "notes": [asdict(note) for note in notes.all()],
+        "results_sha256": hashlib.sha256(together.encode()).hexdigest(),
+        **provenance(),
+        **_live([one.live for one in ordered if one.live], jitters_ms),
+    }
+
+
+def write_result(run: Path, result: Mapping[str, Any]) -> Path:
+    """Write `result.json` into the folder of a run."""
+    return write_text_atomic(run / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """The result in the folder of a run. Raises UserError."""
+    path = run / RESULT_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; is {run} a run?") from None
+    if not isinstance(content, dict) or "results_sha256" not in content:
+        raise UserError(f"{path} is no result of `mtc-replay evaluate`")
+    return content
+
+
+def stream_folder(run: Path, stream: Mapping[str, Any]) -> Path:
+    """Where the records of one of a result's `streams` are."""
+    return run / STREAMS_FOLDER / str(stream["folder"])
+
+
+def _live(streams: Sequence[Mapping[str, Any]], jitters_ms: Sequence[float]) -> dict[str, Any]:
+    return {"live": merge_live(streams, jitters_ms)} if streams else {}
+
+
+def _network(result: StreamResult) -> tuple[Any, ...]:
+    """What all streams of a run share; bundles may lie elsewhere on another machine."""
+    hashes = [bundle and bundle["sha256"] for bundle in (result.bundle, result.reference)]
+    return (*hashes, result.thresholds, result.max_detections, result.score_floor, result.mode)
+
+
+def _folder(run: Path, result: StreamResult) -> str:
+    """Name of a stream's folder, which begins with its number."""
+    folders = sorted((run / STREAMS_FOLDER).glob(f"{result.number:02d}_*"))
+    for folder in folders:
+        if StreamResult.read(folder).key == result.key:
+            return folder.name
+    raise UserError(f"{run} has lost the records of {result.name}")
+
+
+def _figures(run: Path, result: StreamResult) -> Figures:
+    folder = run / STREAMS_FOLDER / _folder(run, result)
+    figures = Figures.of(result)
+    for record in read_frames(folder):
+        figures.add(record)
+    for _, latency_ms in read_times(folder):
+        figures.add_times(latency_ms)
+    return figures

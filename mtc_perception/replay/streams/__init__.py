@@ -1,0 +1,1 @@
+"""One stream replayed, in lock-step or live, into a folder of records and pictures."""
