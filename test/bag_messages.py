@@ -95,3 +95,24 @@ def write_bag(
 
 def images(kind: Any = raw) -> list[Any]:
     return [kind(index) for index in range(COUNT)]
+
+
+def storage_file(bag: Path) -> Path:
+    return next(file for file in bag.iterdir() if file.suffix in (".mcap", ".db3", ".zstd"))
+
+
+def split_bag(tmp_path: Path) -> Path:
+    """A bag of twelve files with one image each, as `ros2 bag record -b` makes them."""
+    bag = tmp_path / "split"
+    bag.mkdir()
+    names = [f"split_{index}.mcap" for index in range(12)]
+    for index, name in enumerate(names):
+        whole = write_bag(tmp_path / name.removesuffix(".mcap"), {"/cam": (IMAGE, [raw(index)])})
+        storage_file(whole).rename(bag / name)
+    lines = [
+        "rosbag2_bagfile_information:",
+        "  relative_file_paths:",
+        *[f"    - {name}" for name in names],
+    ]
+    (bag / "metadata.yaml").write_text("\n".join(lines))
+    return bag

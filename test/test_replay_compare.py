@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bag_messages import IMAGE, images, write_bag
-from test_replay_evaluate import evaluate, labelled_bag, run
+from replay_rig import evaluate, labelled_bag, run
 from toy_bundle import write_toy_bundle
 
 from mtc_perception.bundle import Thresholds

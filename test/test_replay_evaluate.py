@@ -1,10 +1,8 @@
-"""Lock-step evaluation: real bags through a real network, records, results, limits, exit codes."""
+"""Lock-step evaluation: real bags through a real network, records and results."""
 
 import json
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,78 +10,34 @@ import pytest
 from bag_messages import (
     COMPRESSED,
     COUNT,
-    DETECTIONS,
     HEIGHT,
     IMAGE,
     STORE,
     WIDTH,
     compressed,
-    detections,
     header,
     images,
     mask,
     picture,
-    raw,
     stamp,
     write_bag,
 )
+from replay_rig import AWAY, CORNER, evaluate, labelled_bag, records
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.perceiver import Perceiver
-from mtc_perception.replay import cli
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.records.figures import figures
-from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.result import read_result
-from mtc_perception.replay.sources.label_folder import stamp_of
 from mtc_perception.replay.sources.open import open_source
 from mtc_perception.replay.streams.lockstep import Seen, replay_frames
 from mtc_perception.replay.streams.perceivers import SCORE_FLOOR, PerceiverPool
 from mtc_perception.replay.streams.stream import run_stream
-
-CORNER = (0.0, 0.0, 20.0, 20.0, "")
-AWAY = (30.0, 30.0, 60.0, 45.0, "")
-
-
-def labelled_bag(path: Path, topic: str = "/front/image_raw", count: int = COUNT) -> Path:
-    """A bag of one camera whose images are all labelled, some of it right."""
-    topics = {
-        topic: (IMAGE, [raw(index) for index in range(count)]),
-        "/front/ground_truth/detections": (
-            DETECTIONS,
-            [detections(index, CORNER, AWAY) for index in range(count)],
-        ),
-        "/front/ground_truth/drivable_mask": (IMAGE, [mask(i, 10 + i) for i in range(count)]),
-        "/front/ground_truth/lane_mask": (IMAGE, [mask(i, 3 * i) for i in range(count)]),
-    }
-    return write_bag(path, topics)
-
-
-def run(*words: object) -> int:
-    """Exit code of `mtc-replay` with these words."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["mtc-replay", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
-
-
-def evaluate(out: Path, bundle: Path, *words: object) -> dict[str, Any]:
-    """The result of an evaluation that is good."""
-    options = ("--bundle", bundle, "--engine", "onnxruntime", "--threads", 1, "--out", out)
-    assert run("evaluate", *words, *options) == 0
-    return read_result(out)
-
-
-def records(out: Path, number: int = 0) -> list[FrameRecord]:
-    [folder] = (out / "streams").glob(f"{number:02d}_*")
-    return list(read_frames(folder))
 
 
 def plain_loop(bag: Path, bundle: Path, topic: str | None = None) -> PerceptionMetrics:
@@ -156,46 +110,13 @@ def test_records_say_what_became_of_each_image(tmp_path: Path, toy_bundle: Path)
         assert figures(record) == pytest.approx(alone.headlines())
 
 
-def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) -> None:
-    bags = [labelled_bag(tmp_path / name) for name in "ab"]
-    evaluate(tmp_path / "run", toy_bundle, *bags)
-    folders = sorted((tmp_path / "run" / "streams").iterdir())
-    before = [folder.stat().st_ino for folder in folders]
-    whole = read_result(tmp_path / "run")
-    (folders[1] / "stream.json").unlink()  # as if it had been interrupted in the second bag
-    resumed = evaluate(tmp_path / "run", toy_bundle, *bags)
-    after = [folder.stat().st_ino for folder in folders]
-    assert after[0] == before[0]
-    assert after[1] != before[1]
-    assert resumed["results_sha256"] == whole["results_sha256"]
-    evaluate(tmp_path / "run", toy_bundle, *bags, "--fresh")
-    assert folders[0].stat().st_ino != before[0]
-    # Another recording under the same name is another task.
-    before = [folder.stat().st_ino for folder in folders]
-    labelled_bag(tmp_path / "other")
-    (tmp_path / "b").rename(tmp_path / "old")
-    (tmp_path / "other").rename(tmp_path / "b")
-    evaluate(tmp_path / "run", toy_bundle, *bags)
-    assert [folder.stat().st_ino == old for folder, old in zip(folders, before, strict=True)] == [
-        True,
-        False,
-    ]
-
-
-def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
-    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
-    [task] = plan_run([Recording(labelled_bag(tmp_path / "a"))], options, tmp_path / "run").tasks
-    left_by_a_killed_run = task.out.with_name(f".{task.out.name}.1")
-    left_by_a_killed_run.mkdir(parents=True)
-
-    def interrupt(done: int, total: int) -> None:
-        assert total == COUNT
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with PerceiverPool() as perceivers, pytest.raises(KeyboardInterrupt):
-        run_stream(task, perceivers, interrupt)
-    assert list((tmp_path / "run" / "streams").iterdir()) == []
+def test_records_are_read_as_they_were_written(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)
+    [file] = (tmp_path / "run").rglob("frames.jsonl")
+    for line, record in zip(file.read_text().splitlines(), read_frames(file.parent), strict=True):
+        assert json.dumps(record.to_json(), separators=(",", ":")) == line
+        assert record.agreement is not None
 
 
 def test_every_camera_of_every_bag_is_a_stream(tmp_path: Path, toy_bundle: Path) -> None:
@@ -223,24 +144,6 @@ def test_every_camera_of_every_bag_is_a_stream(tmp_path: Path, toy_bundle: Path)
     assert len(front["streams"]) == 1
 
 
-def test_labels_of_no_camera_in_particular_are_not_guessed(
-    tmp_path: Path, toy_bundle: Path
-) -> None:
-    topics = {
-        "/front": (IMAGE, images()),
-        "/rear": (IMAGE, images()),
-        "/ground_truth/lane_mask": (IMAGE, [mask(i, 9) for i in range(COUNT)]),
-    }
-    bag = write_bag(tmp_path / "both", topics)
-    result = evaluate(tmp_path / "run", toy_bundle, bag)
-    assert result["labelled_frames"] == 0
-    [note] = result["notes"]
-    assert (note["kind"], note["count"]) == ("labels of no camera", 2)
-    assert "/ground_truth/lane_mask" in note["first"]
-    chosen = evaluate(tmp_path / "rear", toy_bundle, bag, "--topic", "/rear")
-    assert chosen["labelled_frames"] == COUNT
-
-
 def test_without_labels_a_network_agrees_with_another(tmp_path: Path, toy_bundle: Path) -> None:
     bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
     result = evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)
@@ -252,62 +155,6 @@ def test_without_labels_a_network_agrees_with_another(tmp_path: Path, toy_bundle
     assert result["stability"]["pairs"] == COUNT - 1
     assert 0 < result["stability"]["detection"]["persistence"] < 1
     assert result["labelled_frames"] == 0
-
-
-def write_labels(root: Path, stems: list[str]) -> Path:
-    (root / "lane" / "val").mkdir(parents=True)
-    for index, stem in enumerate(stems):
-        label = np.zeros((HEIGHT, WIDTH), np.uint8)
-        label[:, : 3 * index] = 255
-        cv2.imwrite(str(root / "lane" / "val" / f"{stem}.png"), label)
-    return root
-
-
-@pytest.mark.parametrize(
-    "stems",
-    [
-        [f"{stamp(i)}" for i in range(COUNT)],
-        [f"{stamp(i) // 10**9}.{stamp(i) // 10**6 % 1000:03d}" for i in range(COUNT)],
-        [f"{stamp(i) // 10**9}_{stamp(i) % 10**9}" for i in range(COUNT)],
-        [f"seq_{i}" for i in range(COUNT)],
-    ],
-)
-def test_labels_come_from_a_folder(tmp_path: Path, toy_bundle: Path, stems: list[str]) -> None:
-    frames = images()
-    for index, message in enumerate(frames):
-        message.header.frame_id = f"seq_{index}"
-        message.header.stamp = header(stamp(index) + 300_000).stamp  # masks' names are rounded
-    topics = {
-        "/cam": (IMAGE, frames),
-        # The folder counts, not these.
-        "/ground_truth/drivable_mask": (IMAGE, [mask(0, 9)]),
-    }
-    bag = write_bag(tmp_path / "drive", topics)
-    labels = write_labels(tmp_path / "labels", stems)
-    result = evaluate(tmp_path / "run", toy_bundle, bag, "--labels", labels)
-    assert result["labelled_frames"] == COUNT
-    assert "drivable" not in result
-    found = [record.evidence for record in records(tmp_path / "run")]
-    lanes = [one.lane for one in found if one is not None and one.lane is not None]
-    positives = [lane.true_positive + lane.false_negative for lane in lanes]
-    assert positives == [HEIGHT * 3 * index for index in range(COUNT)]
-
-
-def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
-    bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
-    labels = write_labels(tmp_path / "labels", ["a", "b"])
-    result = evaluate(tmp_path / "run", toy_bundle, bag, "--labels", labels)
-    assert result["labelled_frames"] == 0
-    [note] = result["notes"]
-    assert note["kind"] == "labels fit no image"
-    assert result["frames_processed"] == COUNT
-
-
-def test_stamps_in_file_names() -> None:
-    ns = 1_700_000_000_250_000_000
-    for name in ("1700000000250000000", "1700000000.25", "1700000000_250000000", "1700000000250"):
-        assert stamp_of(name) == ns
-    assert [stamp_of(name) for name in ("0001TP_008550", "12", "a.25")] == [None, None, None]
 
 
 def odd_bag(path: Path) -> Path:
@@ -359,123 +206,6 @@ def test_odd_images_are_counted_and_the_rest_is_kept(tmp_path: Path, toy_bundle:
     assert "truncated" in found[2].reason
 
 
-def test_labels_of_another_size_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
-    small = mask(1, 5)
-    small.height, small.data = HEIGHT // 2, small.data[: HEIGHT // 2 * WIDTH]
-    topics = {
-        "/cam": (IMAGE, images()),
-        "/ground_truth/lane_mask": (IMAGE, [mask(0, 5), small, mask(2, 5)]),
-    }
-    result = evaluate(tmp_path / "run", toy_bundle, write_bag(tmp_path / "bag", topics))
-    assert result["labelled_frames"] == 2
-    assert [note["kind"] for note in result["notes"]] == ["label of another size"]
-
-
-def test_a_broken_bag_does_not_stop_the_others(
-    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = labelled_bag(tmp_path / "good")
-    bad = labelled_bag(tmp_path / "bad")
-    (bad / "bad.mcap").write_bytes(b"\x89MCAP0\r\n")
-    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", tmp_path / "run")
-    assert run("evaluate", bad, good, *options) == 1
-    result = read_result(tmp_path / "run")
-    assert result["frames_processed"] == COUNT
-    [failure] = result["failed"]
-    assert "bad.mcap cannot be read as a rosbag2" in failure["error"]
-    assert "not evaluated: bad" in capsys.readouterr().out
-    assert run("evaluate", bad, *options) == 2
-    assert "error: " in capsys.readouterr().err
-
-
-def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
-    path = folder / "nightly.yaml"
-    path.write_text(
-        f"name: nightly drive\nbundle: {bundle}\nengine: onnxruntime\nthreads: 1\n{extra}"
-        f"bags:\n  - path: drive\n    topics: [/front/image_raw]\nlimits:\n{limits}"
-    )
-    return path
-
-
-def test_a_scenario_passes_and_fails(
-    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    labelled_bag(tmp_path / "drive")
-    easy = "  detection.recall: {min: 0.01}\n  latency_ms.end_to_end.p95: {max: 100000}\n"
-    file = scenario(tmp_path, toy_bundle, easy)
-    out = tmp_path / "run"
-    assert run("evaluate", "--scenario", file, "--out", out) == 0
-    result = read_result(out)
-    assert (result["passed"], result["scenario"]) == (True, "nightly drive")
-    assert [check["name"] for check in result["checks"]] == [
-        "detection.recall",
-        "latency_ms.end_to_end.p95",
-    ]
-    hard = easy + "  lane.iou: {min: 0.999}\n  agreement.lane.iou: {min: 0.1}\n"
-    assert run("evaluate", "--scenario", scenario(tmp_path, toy_bundle, hard), "--out", out) == 1
-    result = read_result(out)
-    assert result["passed"] is False
-    assert [check["passed"] for check in result["checks"]] == [True, True, False, False]
-    assert result["checks"][3]["value"] is None
-    assert "FAILED: agreement.lane.iou not measured (min 0.1)" in capsys.readouterr().out
-    suite = ET.parse(out / "junit.xml").getroot()
-    assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == (
-        "nightly drive",
-        "4",
-        "2",
-    )
-    [low, missing] = suite.findall("testcase/failure")
-    assert "wanted at least 0.999" in str(low.get("message"))
-    assert "not measured" in str(missing.get("message"))
-
-
-@pytest.mark.parametrize(
-    ("limits", "extra", "reason"),
-    [
-        ("  detection.recal: {min: 1}\n", "", "near are detection.recall"),
-        ("  lane.iou: {}\n", "", "limits.lane.iou: give min, max or both"),
-        ("  lane.iou: {min: 2, max: 1}\n", "", "min 2 is above max 1"),
-        ("  lane.iou: {min: 0}\n", "speed: 3\n", "speed: Extra inputs are not permitted"),
-        ("  lane.iou: {min: 0}\n", "seconds: -3\n", "seconds: Input should be greater than 0"),
-        ("  lane.iou: {min: [}\n", "", "is not YAML"),
-    ],
-)
-def test_a_wrong_scenario_says_where(
-    tmp_path: Path,
-    toy_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
-    limits: str,
-    extra: str,
-    reason: str,
-) -> None:
-    file = scenario(tmp_path, toy_bundle, limits, extra)
-    assert run("evaluate", "--scenario", file) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {file}")
-    assert reason in error
-
-
-def test_mistakes_are_one_line(
-    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = labelled_bag(tmp_path / "drive")
-    for words, reason in (
-        ((bag,), "give the network to run: --bundle"),
-        (("--bundle", toy_bundle), "give BAG... or --scenario"),
-        ((tmp_path / "no", "--bundle", toy_bundle), "no does not exist"),
-        ((bag, "--bundle", tmp_path / "no.mtc"), "no.mtc"),
-        ((bag, "-b", toy_bundle, "--topic", "/x"), "no images on /x; it has /front/ground_truth"),
-        ((bag, "-b", toy_bundle, "--truth-lane", "/x"), "no labels on /x; it has"),
-        ((bag, "-b", toy_bundle, "--labels", tmp_path / "no"), "no does not exist"),
-        ((bag, "--scenario", tmp_path / "s.yaml"), "leave out"),
-    ):
-        assert run("evaluate", *words, "--out", tmp_path / "run") == 2
-        error = capsys.readouterr().err
-        assert error.splitlines()[-1].startswith("error: ")
-        assert reason in error
-    assert not (tmp_path / "run").exists()
-
-
 def test_images_are_read_as_they_are_needed(toy_bundle: Path) -> None:
     """Memory does not depend on the length: few images are between the file and the record."""
     read = recorded = 0
@@ -521,13 +251,46 @@ def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:
     assert judged[:3] == [0, 1, 2]
 
 
-def test_records_are_read_as_they_were_written(tmp_path: Path, toy_bundle: Path) -> None:
-    bag = labelled_bag(tmp_path / "drive")
-    evaluate(tmp_path / "run", toy_bundle, bag, "--reference", toy_bundle)
-    [file] = (tmp_path / "run").rglob("frames.jsonl")
-    for line, record in zip(file.read_text().splitlines(), read_frames(file.parent), strict=True):
-        assert json.dumps(record.to_json(), separators=(",", ":")) == line
-        assert record.agreement is not None
+def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) -> None:
+    bags = [labelled_bag(tmp_path / name) for name in "ab"]
+    evaluate(tmp_path / "run", toy_bundle, *bags)
+    folders = sorted((tmp_path / "run" / "streams").iterdir())
+    before = [folder.stat().st_ino for folder in folders]
+    whole = read_result(tmp_path / "run")
+    (folders[1] / "stream.json").unlink()  # as if it had been interrupted in the second bag
+    resumed = evaluate(tmp_path / "run", toy_bundle, *bags)
+    after = [folder.stat().st_ino for folder in folders]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert resumed["results_sha256"] == whole["results_sha256"]
+    evaluate(tmp_path / "run", toy_bundle, *bags, "--fresh")
+    assert folders[0].stat().st_ino != before[0]
+    # Another recording under the same name is another task.
+    before = [folder.stat().st_ino for folder in folders]
+    labelled_bag(tmp_path / "other")
+    (tmp_path / "b").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "b")
+    evaluate(tmp_path / "run", toy_bundle, *bags)
+    assert [folder.stat().st_ino == old for folder, old in zip(folders, before, strict=True)] == [
+        True,
+        False,
+    ]
+
+
+def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
+    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    [task] = plan_run([Recording(labelled_bag(tmp_path / "a"))], options, tmp_path / "run").tasks
+    left_by_a_killed_run = task.out.with_name(f".{task.out.name}.1")
+    left_by_a_killed_run.mkdir(parents=True)
+
+    def interrupt(done: int, total: int) -> None:
+        assert total == COUNT
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with PerceiverPool() as perceivers, pytest.raises(KeyboardInterrupt):
+        run_stream(task, perceivers, interrupt)
+    assert list((tmp_path / "run" / "streams").iterdir()) == []
 
 
 def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> None:

@@ -59,37 +59,32 @@ class Impatient(Progress):
         raise KeyboardInterrupt
 
 
-class Killer(threading.Thread):
-    """Kills a worker as soon as it has written something of a stream, so many times."""
-
-    def __init__(self, run: Path, stream: str, times: int) -> None:
-        super().__init__()
-        self._run, self._stream, self._times = run, stream, times
-        self.killed: list[int] = []
-        self.enough = threading.Event()
-
-    def run(self) -> None:
-        # A stream that is being written is named after its process.
-        while not self.enough.is_set() and len(self.killed) < self._times:
-            for folder in self._run.glob(f"streams/.*{self._stream}*"):
-                number = int(folder.name.rpartition(".")[2])
-                records = folder / "frames.jsonl"
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    if number not in self.killed and records.stat().st_size:
-                        os.kill(number, signal.SIGKILL)
-                        self.killed.append(number)
-            time.sleep(0.002)
-
-
 @contextlib.contextmanager
-def killing(run: Path, stream: str, times: int) -> Iterator[Killer]:
-    killer = Killer(run, stream, times)
-    killer.start()
+def killing(run: Path, stream: str, times: int) -> Iterator[list[int]]:
+    """Kills a worker as soon as it has written something of a stream, so many times.
+
+    Gives the list of the processes killed so far.
+    """
+    killed: list[int] = []
+    enough = threading.Event()
+
+    def watch() -> None:
+        while not enough.wait(0.002) and len(killed) < times:
+            # A stream that is being written is named after its process.
+            for folder in run.glob(f"streams/.*{stream}*"):
+                number = int(folder.name.rpartition(".")[2])
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if number not in killed and (folder / "frames.jsonl").stat().st_size:
+                        os.kill(number, signal.SIGKILL)
+                        killed.append(number)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
-        yield killer
+        yield killed
     finally:
-        killer.enough.set()
-        killer.join()
+        enough.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +146,14 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(params=["processes", "ray"])
+def two_at_once(request: pytest.FixtureRequest) -> Runner:
+    """Two streams at a time: by processes of this machine, by the two nodes of the cluster."""
+    if request.param == "ray":
+        return partial(run_on_ray, request.getfixturevalue("cluster"))
+    return partial(run_workers, 2)
+
+
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what no two runs have in common: times, and when and on what it ran."""
     passing = {"latency_ms", "frames_per_s", "time", "commit", "machine", "versions"}
@@ -191,14 +194,23 @@ def test_a_killed_worker_costs_time_only(
     drives: list[Recording],
     options: Options,
     alone: tuple[Path, dict[str, Any]],
+    two_at_once: Runner,
     tmp_path: Path,
 ) -> None:
-    runner: Runner = partial(run_workers, 2)
-    with killing(tmp_path, "drive_1", times=2) as killer:
-        result = evaluate_run(drives, options, tmp_path, runner, Progress())
-    assert len(killer.killed) == 2
+    with killing(tmp_path, "drive_1", times=1) as killed:
+        result = evaluate_run(drives, options, tmp_path, two_at_once, Progress())
+    assert len(killed) == 1
     assert result["failed"] == []
     assert_same(tmp_path, result, alone)
+
+
+def test_an_interrupted_run_leaves_nothing_half_written(
+    drives: list[Recording], options: Options, two_at_once: Runner, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(drives, options, tmp_path, two_at_once, Impatient(tmp_path))
+    assert list(tmp_path.glob("streams/.*")) == []
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_a_stream_that_kills_its_workers_fails_alone_and_is_resumed(
@@ -208,9 +220,9 @@ def test_a_stream_that_kills_its_workers_fails_alone_and_is_resumed(
     tmp_path: Path,
 ) -> None:
     runner: Runner = partial(run_workers, 2)
-    with killing(tmp_path, "drive_0", times=100) as killer:
+    with killing(tmp_path, "drive_0", times=100) as killed:
         result = evaluate_run(drives, options, tmp_path, runner, Progress())
-    assert len(killer.killed) == 3
+    assert len(killed) == 3
     (failure,) = result["failed"]
     assert failure["name"].startswith("drive_0")
     assert "tried 3 times" in failure["error"]
@@ -234,38 +246,6 @@ def test_what_no_worker_can_mend_is_not_tried_again(
     assert [failure.error for failure in outcomes.failures] == [f"{tmp_path}/gone does not exist"]
     assert [result.name for result in outcomes.results] == [second.name]
     assert first.name not in seen.done
-
-
-def test_an_interrupted_run_leaves_no_process_and_nothing_half_written(
-    drives: list[Recording], options: Options, tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_run(drives, options, tmp_path, partial(run_workers, 2), Impatient(tmp_path))
-    assert list(tmp_path.glob("streams/.*")) == []
-    assert not (tmp_path / "result.json").exists()
-
-
-def test_a_killed_worker_of_a_ray_cluster_costs_time_only(
-    drives: list[Recording],
-    options: Options,
-    alone: tuple[Path, dict[str, Any]],
-    cluster: str,
-    tmp_path: Path,
-) -> None:
-    with killing(tmp_path, "drive_1", times=1) as killer:
-        runner: Runner = partial(run_on_ray, cluster)
-        result = evaluate_run(drives, options, tmp_path, runner, Progress())
-    assert len(killer.killed) == 1
-    assert_same(tmp_path, result, alone)
-
-
-def test_an_interrupted_run_leaves_nothing_half_written_on_ray(
-    drives: list[Recording], options: Options, cluster: str, tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_run(drives, options, tmp_path, partial(run_on_ray, cluster), Impatient(tmp_path))
-    assert list(tmp_path.glob("streams/.*")) == []
-    assert not (tmp_path / "result.json").exists()
 
 
 def test_ray_says_what_cannot_be(
