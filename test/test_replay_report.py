@@ -31,6 +31,7 @@ from mtc_perception.replay.results.compare import compare_runs
 from mtc_perception.replay.results.result import read_result
 from mtc_perception.replay.streams.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.streams.perceivers import PerceiverPool
+from mtc_perception.replay.streams.sinks import JudgedImage
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None
     frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
     missed = judge_image(drive.truth(0), [], [], *2 * [np.zeros((HEIGHT, WIDTH), np.uint8)])
     record = FrameRecord(0, START_NS, "dropped", evidence=missed)
-    gallery.add(record, frame, frame.pixels.decode(), None, drive.truth(0))
+    gallery.add(JudgedImage(record, frame, frame.pixels.decode(), None, drive.truth(0)))
     gallery.close(True)
     assert read_worst(tmp_path / "pictures") == []
     picture = draw_record(drive.rgb(0), FrameRecord(0, START_NS, "dropped"), None)

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from mtc_perception.images import SourceImage
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.bags.writer import BagWriter
-from mtc_perception.replay.frames import EncodedPixels, SourceFrame
+from mtc_perception.replay.frames import EncodedPixels
 from mtc_perception.replay.pictures import jpeg
 from mtc_perception.replay.records.image_figures import image_figures
-from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.streams.gallery import draw_record
+from mtc_perception.replay.streams.sinks import JudgedImage
 
 # As of a node in the namespace `perception` with one camera; config/annotated_bag.* shows them.
 OVERLAY_TOPIC = "/perception/overlay/compressed"
@@ -32,17 +29,11 @@ class AnnotatedBag:
         """`folder` must not exist."""
         self._writer = BagWriter(folder, {"recording": recording})
 
-    def add(
-        self,
-        record: FrameRecord,
-        frame: SourceFrame,
-        image: SourceImage | None,
-        perception: Perception | None,
-        truth: GroundTruth | None,
-    ) -> None:
+    def add(self, judged: JudgedImage) -> None:
+        record, frame, perception = judged.record, judged.frame, judged.perception
         where = record.stamp_ns, frame.frame_id
-        if image is not None:
-            picture = draw_record(to_rgb(image), record, perception)
+        if judged.image is not None:
+            picture = draw_record(to_rgb(judged.image), record, perception)
             self._writer.image(OVERLAY_TOPIC, *where, EncodedPixels("jpeg", jpeg(picture)))
         if perception is not None:
             scores = record.scores.tolist()
@@ -56,8 +47,8 @@ class AnnotatedBag:
                 "decode": perception.times.decode_ms,
             }
             self._writer.values(TIMING_TOPIC, *where, "camera", times)
-        if truth is not None:
-            self._writer.truth(*where, truth)
+        if judged.truth is not None:
+            self._writer.truth(*where, judged.truth)
         if found := image_figures(record):
             self._writer.values(FIGURES_TOPIC, *where, "image", found)
 

@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from mtc_perception.files import write_bytes_atomic, write_text_atomic
-from mtc_perception.images import SourceImage
-from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
-from mtc_perception.replay.frames import SourceFrame
 from mtc_perception.replay.pictures import Rgb, draw_answer, draw_truth, jpeg, shrink
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
+from mtc_perception.replay.streams.sinks import JudgedImage
 
 _WORST = 4
 """Pictures per figure."""
@@ -46,15 +44,9 @@ class Gallery:
         self._worst: dict[str, list[tuple[float, int]]] = {}
         self._drawn: dict[int, tuple[bytes, bytes | None]] = {}
 
-    def add(
-        self,
-        record: FrameRecord,
-        frame: SourceFrame,
-        image: SourceImage | None,
-        perception: Perception | None,
-        truth: GroundTruth | None,
-    ) -> None:
+    def add(self, judged: JudgedImage) -> None:
         """Draw the image if its answer is among the worst so far."""
+        record, image, perception = judged.record, judged.image, judged.perception
         if image is None or perception is None:
             return
         found = image_figures(record).items()
@@ -62,7 +54,9 @@ class Gallery:
             return
         rgb = to_rgb(image)
         answer = jpeg(shrink(draw_record(rgb, record, perception), _WIDTH_PX))
-        labels = None if truth is None else jpeg(shrink(draw_truth(rgb, truth), _WIDTH_PX))
+        labels = None
+        if judged.truth is not None:
+            labels = jpeg(shrink(draw_truth(rgb, judged.truth), _WIDTH_PX))
         self._drawn[record.index] = (answer, labels)
         shown = {index for ranking in self._worst.values() for _, index in ranking}
         self._drawn = {index: one for index, one in self._drawn.items() if index in shown}

@@ -1,6 +1,6 @@
 """What is done with every judged image besides recording it: a sink sees them in order, once."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
 from mtc_perception.images import SourceImage
@@ -8,35 +8,30 @@ from mtc_perception.metrics import GroundTruth
 from mtc_perception.perception import Perception
 from mtc_perception.replay.frames import SourceFrame
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.streams.annotated_bag import AnnotatedBag
-from mtc_perception.replay.streams.gallery import Gallery
-from mtc_perception.replay.streams.task import StreamTask
 
 PICTURES, ANNOTATED = "pictures", "annotated"
 """Folders in a stream's."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedImage:
+    """One image, what was answered, and the record made of both."""
+
+    record: FrameRecord
+    frame: SourceFrame
+    image: SourceImage | None
+    """None where it cannot be decoded."""
+    perception: Perception | None
+    """None where it got no answer."""
+    truth: GroundTruth | None
+    """None where it has no labels."""
+
+
 class FrameSink(Protocol):
     """Sees the images of one stream in recorded order."""
 
-    def add(
-        self,
-        record: FrameRecord,
-        frame: SourceFrame,
-        image: SourceImage | None,
-        perception: Perception | None,
-        truth: GroundTruth | None,
-    ) -> None:
-        """One image: `image` is None where it cannot be decoded, `perception` where it got no
-        answer, `truth` where it has no labels."""
+    def add(self, judged: JudgedImage) -> None:
+        """One image."""
 
     def close(self, complete: bool) -> None:
         """After the last image, or (not `complete`) after one that failed."""
-
-
-def sinks_of(task: StreamTask, folder: Path) -> list[FrameSink]:
-    """The sinks that `task` wants; they write to `folder`, which exists."""
-    sinks: list[FrameSink] = [Gallery(folder / PICTURES)]
-    if task.annotate:
-        sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
-    return sinks

@@ -20,9 +20,11 @@ from mtc_perception.replay.records.record import RecordWriter
 from mtc_perception.replay.sources.label_folder import LabelFolder
 from mtc_perception.replay.sources.open import open_source
 from mtc_perception.replay.sources.watch import watched
+from mtc_perception.replay.streams.annotated_bag import AnnotatedBag
+from mtc_perception.replay.streams.gallery import Gallery
 from mtc_perception.replay.streams.lockstep import Seen, replay_frames
 from mtc_perception.replay.streams.perceivers import SCORE_FLOOR, PerceiverPool
-from mtc_perception.replay.streams.sinks import FrameSink, sinks_of
+from mtc_perception.replay.streams.sinks import ANNOTATED, PICTURES, FrameSink, JudgedImage
 from mtc_perception.replay.streams.task import STREAM_FILE, StreamResult, StreamTask
 
 if TYPE_CHECKING:
@@ -110,8 +112,9 @@ class _Recorder:
         else:
             record = self._judge.answered(frame, seen.perception, truth, seen.reference)
         self._writer.add(record, seen.latency_ms)
+        judged = JudgedImage(record, frame, seen.image, seen.perception, truth)
         for sink in self._sinks:
-            sink.add(record, frame, seen.image, seen.perception, truth)
+            sink.add(judged)
         self.images += 1
 
     def close(self, complete: bool) -> str:
@@ -138,7 +141,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     if task.reference is not None:
         reference = perceivers.get(task.reference, task.engine, None, task.threads)
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
-    record = _Recorder(judge, folder, sinks_of(task, folder), notes)
+    record = _Recorder(judge, folder, _sinks(task, folder), notes)
     done = 0
 
     def count() -> None:
@@ -198,6 +201,14 @@ def import_live() -> Callable[..., "LiveRun"]:
             "tools/ros_env.sh or your ROS 2 and workspace first"
         ) from None
     return replay_live
+
+
+def _sinks(task: StreamTask, folder: Path) -> list[FrameSink]:
+    """The sinks that `task` wants; they write to `folder`, which exists."""
+    sinks: list[FrameSink] = [Gallery(folder / PICTURES)]
+    if task.annotate:
+        sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
+    return sinks
 
 
 def _engine(perceiver: Perceiver) -> dict[str, Any]:
