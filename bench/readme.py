@@ -28,11 +28,12 @@ def numbers(results: Path) -> str:
         _variants(read("compression")),
         _speed(read("engines")),
         _way(read("end_to_end")),
+        _replay(read("replay")) if (results / "replay.json").exists() else [],
         _tensorrt(read("tensorrt")),
         _teachers(read("teacher")),
         _training(read("training")),
     ]
-    return "\n".join(line for part in parts for line in [*part, ""])
+    return "\n".join(line for part in parts if part for line in [*part, ""])
 
 
 def rewritten(readme: str, block: str) -> str:
@@ -147,6 +148,21 @@ def _way(result: dict[str, Any]) -> list[str]:
             for name, one in targets.items()
         ),
     ]
+
+
+def _replay(result: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Replay with `{result['bundle']}` (`python -m bench.run replay`; {machine(result)}):",
+        "",
+        "| | measured | target |",
+        "|---|---|---|",
+    ]
+    for part in result["parts"].values():
+        for name, one in part["targets"].items():
+            missed = "" if one["met"] else " (missed)"
+            lines.append(f"| {name} | {one['words']} | {one['target']}{missed} |")
+    notes = [f"{name}: {part['what']}." for name, part in result["parts"].items()]
+    return [*lines, "", " ".join(notes)]
 
 
 def _tensorrt(result: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from bench.end_to_end import bench_end_to_end
 from bench.engines import bench_engines
 from bench.host import bench_host
+from bench.replay import PARTS, bench_replay
 from mtc_perception.bundle import read_bundle
 from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle
@@ -20,6 +21,7 @@ BENCHES = (
     "engines",
     "host",
     "end_to_end",
+    "replay",
     "teacher",
     "training",
     "data_loading",
@@ -41,7 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, help="default: the shipped one")
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=60.0, help="length of end_to_end (%(default)s)"
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="length of end_to_end, and of a minute of replay (%(default)s)",
+    )
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=PARTS,
+        default=[],
+        help="of replay, may be repeated; the results keep the others; default: all",
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(BENCHES):
@@ -59,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "end_to_end" in wanted:
             bag = synthetic_bag(Path("out"), RECORDED_S)
             met = bench_end_to_end(bundle, bag, options.results, options.seconds, console)
+        if "replay" in wanted:
+            bag = synthetic_bag(Path("out"), RECORDED_S)
+            results, seconds = options.results, options.seconds
+            met = bench_replay(bundle, bag, results, seconds, options.part, console) and met
         if "teacher" in wanted:
             from bench.teacher import bench_teacher  # PyTorch, which the others do without
 

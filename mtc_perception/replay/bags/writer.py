@@ -29,14 +29,14 @@ class BagWriter:
     with its first message.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, str], *, compress: bool = True) -> None:
         """`folder` must not exist; `about` says in its metadata where the recording comes from."""
         assert about, "rosbag2's own reader stumbles over empty custom data"
         self._store = ros_typestore()
         self._connections: dict[str, Connection] = {}
         self._writer = Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP)
-        # Compressed chunks: masks are raw images and would make up most of the file.
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        if compress:  # by chunks: masks are raw images and would make up most of the file
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         for key, value in about.items():
             self._writer.set_custom_data(key, value)
         self._writer.open()
