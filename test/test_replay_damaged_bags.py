@@ -32,6 +32,7 @@ from mtc_perception.replay.sources.open import open_source
     [
         (StoragePlugin.MCAP, None),
         (StoragePlugin.MCAP, CompressionMode.STORAGE),
+        (StoragePlugin.MCAP, CompressionMode.MESSAGE),
         (StoragePlugin.SQLITE3, None),
         (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
         (StoragePlugin.SQLITE3, CompressionMode.FILE),

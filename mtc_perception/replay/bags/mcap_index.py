@@ -27,7 +27,9 @@ from mtc_perception.replay.bags.mcap_records import (
     read_message,
     split_records,
 )
+from mtc_perception.replay.bags.mcap_scan import scan_messages
 from mtc_perception.replay.bags.storage import TopicInfo, message_bytes
+from mtc_perception.replay.notes import Notes
 
 _FOOTER_BYTES = HEAD.size + 20 + len(MAGIC)
 _INDEX_HEAD = struct.Struct("<QQQQI")
@@ -36,7 +38,11 @@ _STATISTICS_HEAD = struct.Struct("<QHIIIIQQI")
 
 
 class IndexedMcap:
-    """A whole MCAP file whose messages are all in chunks, as rosbag2 writes them."""
+    """A whole MCAP file.
+
+    rosbag2's preset `fastwrite` leaves out chunks, its option `noMessageIndex` what the index says
+    of a chunk's topics. Such a file is read from its beginning, in the order it was written.
+    """
 
     def __init__(self, path: Path, typestore: Typestore) -> None:
         """`typestore` is for files that define no types.
@@ -63,11 +69,18 @@ class IndexedMcap:
         if chunks != len(self._offsets) or messages != sum(counts.values()):
             raise ValueError("the index is not complete")
         self.topics = [TopicInfo(*self._channels.topic(one), n) for one, n in counts.items()]
+        self._indexed = bool(chunks) and frozenset() not in self._channel_sets
         self._typestore = self._channels.typestore(typestore)
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
         """Messages by time of recording; of equal ones, in the order of the file."""
         infos = {info.name: info for info in self.topics if info.name in topics}
+        if not self._indexed:
+            for channel, recorded_ns, body in scan_messages(self.path, self._channels, Notes()):
+                name, _ = self._channels.topic(channel)
+                if name in infos:
+                    yield infos[name], recorded_ns, message_bytes(bytes(body))
+            return
         waiting: list[tuple[int, int, TopicInfo, bytes]] = []
         number = 0
         with self.path.open("rb") as file:

@@ -21,7 +21,7 @@ from mtc_perception.replay.bags.mcap_records import (
     read_message,
     split_records,
 )
-from mtc_perception.replay.bags.storage import TopicInfo
+from mtc_perception.replay.bags.storage import TopicInfo, message_bytes
 from mtc_perception.replay.frames import SourceError
 from mtc_perception.replay.notes import Notes
 
@@ -35,7 +35,7 @@ class ScannedMcap:
         self._channels = Channels()
         counts: dict[int, int] = {}
         first_ns, last_ns = 2**63, -1
-        for channel, recorded_ns, _ in self._scan(notes):
+        for channel, recorded_ns, _ in scan_messages(path, self._channels, notes):
             counts[channel] = counts.get(channel, 0) + 1
             first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
         if not counts:
@@ -49,10 +49,10 @@ class ScannedMcap:
     def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
         """Messages in the order of the file."""
         known = {info.name: info for info in self.topics if info.name in topics}
-        for channel, recorded_ns, data in self._scan(Notes()):
+        for channel, recorded_ns, data in scan_messages(self.path, self._channels, Notes()):
             name, _ = self._channels.topic(channel)
             if name in known:
-                yield known[name], recorded_ns, bytes(data)
+                yield known[name], recorded_ns, message_bytes(bytes(data))
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._typestore.deserialize_cdr(data, kind)
@@ -60,36 +60,46 @@ class ScannedMcap:
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _scan(self, notes: Notes) -> Iterator[tuple[int, int, memoryview]]:
-        """Channel, time and content of every message; learns the channels on the way."""
-        with self.path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise SourceError(f"{self.path} is no MCAP file")
-            for kind, body in self._records(file, notes):
-                if kind == DATA_END:
-                    return
-                if kind != CHUNK:
-                    yield from self._message(kind, body)
-                    continue
-                try:
-                    content = chunk_content(body)
-                except Exception as error:  # each compression has errors of its own
-                    notes.add("damaged chunk", f"{self.path.name}: {type(error).__name__}")
-                    continue
-                for inner, part in split_records(content):
-                    yield from self._message(inner, part)
 
-    def _records(self, file: BinaryIO, notes: Notes) -> Iterator[tuple[int, memoryview]]:
-        size = self.path.stat().st_size
-        while len(head := file.read(HEAD.size)) == HEAD.size:
-            kind, length = HEAD.unpack(head)
-            if file.tell() + length > size:
-                break
-            yield kind, memoryview(file.read(length))
-        notes.add("truncated file", f"{self.path.name} breaks off after {size} bytes")
+def scan_messages(
+    path: Path, channels: Channels, notes: Notes
+) -> Iterator[tuple[int, int, memoryview]]:
+    """Channel, time and content of every message; `channels` learns on the way.
 
-    def _message(self, kind: int, body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-        if kind == MESSAGE:
-            yield read_message(body)
-        else:
-            self._channels.learn(kind, body)
+    Raises SourceError for what is no MCAP file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise SourceError(f"{path} is no MCAP file")
+        for kind, body in _records(path, file, notes):
+            if kind == DATA_END:
+                return
+            if kind != CHUNK:
+                yield from _message(channels, kind, body)
+                continue
+            try:
+                content = chunk_content(body)
+            except Exception as error:  # each compression has errors of its own
+                notes.add("damaged chunk", f"{path.name}: {type(error).__name__}")
+                continue
+            for inner, part in split_records(content):
+                yield from _message(channels, inner, part)
+
+
+def _records(path: Path, file: BinaryIO, notes: Notes) -> Iterator[tuple[int, memoryview]]:
+    size = path.stat().st_size
+    while len(head := file.read(HEAD.size)) == HEAD.size:
+        kind, length = HEAD.unpack(head)
+        if file.tell() + length > size:
+            break
+        yield kind, memoryview(file.read(length))
+    notes.add("truncated file", f"{path.name} breaks off after {size} bytes")
+
+
+def _message(
+    channels: Channels, kind: int, body: memoryview
+) -> Iterator[tuple[int, int, memoryview]]:
+    if kind == MESSAGE:
+        yield read_message(body)
+    else:
+        channels.learn(kind, body)
