@@ -277,6 +277,24 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) ->
     ]
 
 
+def test_what_a_killed_run_left_is_no_result(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    streams = tmp_path / "run" / "streams"
+    for name in ("00_another_recording", "00_drive_front_image_raw"):
+        (streams / name).mkdir(parents=True)
+        (streams / name / "frames.jsonl").write_text('{"index":0')
+    whole = evaluate(tmp_path / "run", toy_bundle, bag)
+    assert whole["frames_processed"] == COUNT
+    [stream] = whole["streams"]
+    folder = streams / stream["folder"]
+    assert folder.name == "00_drive_front_image_raw"
+    lines = (folder / "frames.jsonl").read_text().splitlines(keepends=True)
+    (folder / "frames.jsonl").write_text("".join(lines[:-1]))  # as after a power cut
+    again = evaluate(tmp_path / "run", toy_bundle, bag)
+    assert again["results_sha256"] == whole["results_sha256"]
+    assert (folder / "frames.jsonl").read_text() == "".join(lines)
+
+
 def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
     options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
     [task] = plan_run([Recording(labelled_bag(tmp_path / "a"))], options, tmp_path / "run").tasks

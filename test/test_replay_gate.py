@@ -4,9 +4,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from bag_messages import (
-    COUNT,
-)
+from bag_messages import COUNT
 from replay_rig import labelled_bag, run
 
 from mtc_perception.replay.results.result import read_result
@@ -25,8 +23,32 @@ def test_a_broken_bag_does_not_stop_the_others(
     [failure] = result["failed"]
     assert "bad.mcap cannot be read as a rosbag2" in failure["error"]
     assert "not evaluated: bad" in capsys.readouterr().out
-    assert run("evaluate", bad, *options) == 2
-    assert "error: " in capsys.readouterr().err
+
+
+def test_nothing_evaluated_says_why_of_every_stream(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "other"):
+        (labelled_bag(tmp_path / name) / f"{name}.mcap").write_bytes(b"\x89MCAP0\r\n")
+    out = tmp_path / "run"
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", out)
+    assert run("evaluate", tmp_path / "one", *options) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "one.mcap cannot be read as a rosbag2" in line
+    assert run("evaluate", tmp_path / "one", tmp_path / "other", *options) == 2
+    *_, first, one, other = capsys.readouterr().err.splitlines()
+    assert first == "error: none of 2 streams could be evaluated:"
+    assert one.startswith("  one: ")
+    assert other.startswith("  other: ")
+    assert "other.mcap cannot be read as a rosbag2" in other
+    assert not out.exists()
+    (tmp_path / "drive").symlink_to("one")
+    file = scenario(tmp_path, toy_bundle, "  detection.recall: {min: 0.01}\n")
+    assert run("evaluate", "--scenario", file, "--out", out) == 2
+    assert [path.name for path in out.iterdir()] == ["junit.xml"]
+    suite = ET.parse(out / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
 
 
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.evaluation.serial import Observer, Runner
@@ -12,7 +13,7 @@ from mtc_perception.replay.pages.run_page import write_page
 from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
 from mtc_perception.replay.results.result import merge_run, write_result
 from mtc_perception.replay.streams.stream import finished
-from mtc_perception.replay.streams.task import Failure, StreamTask, no_streams
+from mtc_perception.replay.streams.task import Failure, StreamTask
 
 JUNIT_FILE = "junit.xml"
 
@@ -38,7 +39,8 @@ def evaluate_run(
     """Replay every stream that is not there yet, merge all, check the limits, write the result.
 
     `name` is the scenario's; `fresh` replays what is there as well. Returns the content of
-    `result.json`. Raises UserError where nothing at all can be evaluated.
+    `result.json`. Raises UserError where nothing at all can be evaluated; then only `junit.xml`
+    is written.
     """
     plan = plan_run(recordings, options, run)
     there = {} if fresh else {task.number: finished(task) for task in plan.tasks}
@@ -47,18 +49,27 @@ def evaluate_run(
     outcomes = runner(tasks, watching)
     failures: list[Failure] = [*plan.failures, *outcomes.failures]
     results = [*(one for one in there.values() if one is not None), *outcomes.results]
-    if not results:
-        raise no_streams(failures)
-    result = merge_run(run, results, failures)
+    result = merge_run(run, results, failures) if results else {}
     checks = check_limits(result, limits)
+    if limits:
+        run.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
+    if not results:
+        raise _nothing_evaluated(failures)
     result["scenario"] = name
     result["checks"] = [asdict(check) for check in checks]
     result["passed"] = _passed(checks)
     write_result(run, result)
     write_page(run)
-    if limits:
-        write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
     return result
+
+
+def _nothing_evaluated(failures: Sequence[Failure]) -> UserError:
+    """Why, stream by stream."""
+    if len(failures) == 1:
+        return UserError(failures[0].error)
+    reasons = "".join(f"\n  {failure.name}: {failure.error}" for failure in failures)
+    return UserError(f"none of {len(failures)} streams could be evaluated:{reasons}")
 
 
 def _passed(checks: Sequence[Check]) -> bool | None:

@@ -155,6 +155,15 @@ class RecordWriter:
         return self._hash.hexdigest()
 
 
+def records_sha256(folder: Path) -> str:
+    """What `RecordWriter.close` returned, if the records are still the same. Raises OSError."""
+    digest = hashlib.sha256()
+    with (folder / FRAMES_FILE).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def read_frames(folder: Path) -> Iterator[FrameRecord]:
     """The records of a stream in their order, one at a time. Raises UserError."""
     for number, content in _lines(folder / FRAMES_FILE):

@@ -5,6 +5,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.records.stability import Stability
 from mtc_perception.replay.results.live_figures import jitter_ms, merge_live
-from mtc_perception.replay.streams.task import Failure, StreamResult, no_streams
+from mtc_perception.replay.streams.task import Failure, StreamResult
 from mtc_perception.timing import percentiles
 
 RESULT_FILE = "result.json"
@@ -98,12 +99,10 @@ def merge_run(
 ) -> dict[str, Any]:
     """The result of a run, from the records in its folder.
 
-    The same whatever the order in which the streams ended, and whoever ran them. Raises UserError
-    where there is no stream, and where the streams are not of one network.
+    `results` are of one stream at least. The same whatever the order in which the streams ended,
+    and whoever ran them. Raises UserError where the streams are not of one network.
     """
     ordered = sorted(results, key=lambda one: one.number)
-    if not ordered:
-        raise no_streams(failures)
     first = ordered[0]
     if any(_network(one) != _network(first) for one in ordered):
         raise UserError(f"{run} holds streams of several networks or modes")
@@ -112,14 +111,15 @@ def merge_run(
     streams = []
     jitters_ms = array("d")
     for one in ordered:
-        figures = _figures(run, one)
+        folder = _folder(run, one)
+        figures = _figures(folder, one)
         if one.live:
-            jitters_ms.extend(jitter_ms(read_times(run / STREAMS_FOLDER / _folder(run, one))))
+            jitters_ms.extend(jitter_ms(read_times(folder)))
         total.merge(figures)
         for note in one.notes:
             notes.add(note.kind, f"{one.name}: {note.first}", note.count)
         streams.append(
-            {"name": one.name, "path": one.path, "topic": one.topic, "folder": _folder(run, one)}
+            {"name": one.name, "path": one.path, "topic": one.topic, "folder": folder.name}
             | figures.to_json()
             | {
                 "engine": one.engine,
@@ -186,17 +186,19 @@ def _network(result: StreamResult) -> tuple[Any, ...]:
     return (*hashes, result.thresholds, result.max_detections, result.score_floor, result.mode)
 
 
-def _folder(run: Path, result: StreamResult) -> str:
-    """Name of a stream's folder, which begins with its number."""
-    folders = sorted((run / STREAMS_FOLDER).glob(f"{result.number:02d}_*"))
-    for folder in folders:
-        if StreamResult.read(folder).key == result.key:
-            return folder.name
+def _folder(run: Path, result: StreamResult) -> Path:
+    """A stream's folder, whose name begins with its number.
+
+    Others of this number are of earlier recordings; a killed run may have left one incomplete.
+    """
+    for folder in sorted((run / STREAMS_FOLDER).glob(f"{result.number:02d}_*")):
+        with suppress(UserError):
+            if StreamResult.read(folder).key == result.key:
+                return folder
     raise UserError(f"{run} has lost the records of {result.name}")
 
 
-def _figures(run: Path, result: StreamResult) -> Figures:
-    folder = run / STREAMS_FOLDER / _folder(run, result)
+def _figures(folder: Path, result: StreamResult) -> Figures:
     figures = Figures.of(result)
     for record in read_frames(folder):
         figures.add(record)

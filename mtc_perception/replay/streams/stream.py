@@ -16,7 +16,7 @@ from mtc_perception.perceiver import Perceiver
 from mtc_perception.replay.frames import NS_PER_S, FrameSource, LabelledFrame
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.records.judge import FrameJudge
-from mtc_perception.replay.records.record import RecordWriter
+from mtc_perception.replay.records.record import RecordWriter, records_sha256
 from mtc_perception.replay.sources.label_folder import LabelFolder
 from mtc_perception.replay.sources.open import open_source
 from mtc_perception.replay.sources.watch import watched
@@ -57,12 +57,13 @@ def run_stream(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> Strea
 
 
 def finished(task: StreamTask) -> StreamResult | None:
-    """The result in the task's folder, if it is that of the very same task."""
+    """The result in the task's folder, if it is that of the very same task and undamaged."""
     try:
         result = StreamResult.read(task.out)
-    except UserError:
+        intact = result.frames_sha256 == records_sha256(task.out)
+    except (UserError, OSError):
         return None
-    return result if result.key == task.key else None
+    return result if intact and result.key == task.key else None
 
 
 def labelled_frames(task: StreamTask, source: FrameSource, notes: Notes) -> Iterator[LabelledFrame]:

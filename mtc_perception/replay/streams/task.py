@@ -1,7 +1,6 @@
 """One stream as work to do, and as work done: both can be sent to other processes and machines."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,8 +107,3 @@ class Failure:
 
     name: str
     error: str
-
-
-def no_streams(failures: Sequence[Failure]) -> UserError:
-    """What to raise where nothing could be evaluated."""
-    return UserError("; ".join(failure.error for failure in failures) or "no recording given")
