@@ -11,6 +11,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 from mtc_perception.errors import BundleError
+from mtc_perception.files import sync
 
 MANIFEST_NAME = "manifest.json"
 
@@ -63,7 +64,8 @@ class BundleFiles:
 
 
 def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace the bundle at `path` by one of these files; there is never a partial one.
+    """Replace the bundle at `path` by one of these files; there is never a partial one, not even
+    after a power cut.
 
     A path ending in `.zip` becomes a zip file, any other a directory; the same contents always
     give the same bytes. Raises BundleError if `path` holds something else than a bundle.
@@ -85,10 +87,12 @@ def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
                 # A fixed date keeps the bytes reproducible; weights do not compress.
                 archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
         os.chmod(temporary, 0o644)
+        sync(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    sync(path.parent)
 
 
 def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
@@ -100,6 +104,8 @@ def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
         new.mkdir()
         for name, data in contents.items():
             (new / name).write_bytes(data)
+            sync(new / name)
+        sync(new)
         try:
             if path.exists():
                 os.replace(path, old)
@@ -108,5 +114,6 @@ def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
             if old.exists() and not path.exists():
                 os.replace(old, path)
             raise
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mtc_perception.errors import UserError
+from mtc_perception.files import sync
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.models.shapes import check_widths, narrow
@@ -161,9 +162,9 @@ def save_checkpoint(path: Path, spec: ModelSpec, model: nn.Module) -> None:
     part = path / f".{WEIGHTS_FILE}.part"
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, part, {SPEC_KEY: json.dumps(asdict(spec))})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(part)
     os.replace(part, path / WEIGHTS_FILE)
+    sync(path)
 
 
 def load_spec(path: Path) -> ModelSpec:

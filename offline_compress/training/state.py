@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mtc_perception.errors import UserError
+from mtc_perception.files import sync
 
 STATE_FILE = "state.pt"
 PREVIOUS_STATE_FILE = "state.previous.pt"
@@ -22,12 +23,12 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     part = folder / f".{STATE_FILE}.part"
     with part.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    sync(part)
     current = folder / STATE_FILE
     if current.exists():
         os.replace(current, folder / PREVIOUS_STATE_FILE)
     os.replace(part, current)
+    sync(folder)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
