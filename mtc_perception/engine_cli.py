@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mtc_perception.command_line import run_app
 from mtc_perception.errors import EngineError, UserError
 
 app = typer.Typer(
@@ -212,16 +213,8 @@ def clean(
 
 
 def main() -> None:
-    """Console entry point: user mistakes become one line on stderr and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Console entry point."""
+    run_app(app)
 
 
 if __name__ == "__main__":

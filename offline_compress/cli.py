@@ -1,13 +1,12 @@
 """`mtc-compress`: the offline commands. Each command only parses and prints; work lives beside."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mtc_perception.errors import UserError
+from mtc_perception.command_line import run_app
 from offline_compress.data.check_cli import check_data
 from offline_compress.data.synth_cli import synth_app
 from offline_compress.pipeline import commands
@@ -187,16 +186,8 @@ def export(
 
 
 def main() -> None:
-    """Console entry point: user mistakes become one line on stderr and exit code 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Console entry point."""
+    run_app(app)
 
 
 if __name__ == "__main__":

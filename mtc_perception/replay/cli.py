@@ -1,10 +1,8 @@
 """`mtc-replay`: recordings through a bundle, scored, checked against limits, and compared."""
 
-import sys
-
 import typer
 
-from mtc_perception.errors import UserError
+from mtc_perception.command_line import run_app
 from mtc_perception.replay.commands.compare import compare
 from mtc_perception.replay.commands.evaluate import evaluate
 from mtc_perception.replay.commands.files import bag, report
@@ -25,14 +23,9 @@ app.command()(bag)
 
 
 def main() -> None:
-    """Console entry point: user mistakes become one line on stderr and exit code 2."""
+    """Console entry point."""
     handle_interrupts()
-    try:
-        app()
-    except (UserError, OSError) as error:
-        # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_app(app)
 
 
 if __name__ == "__main__":
