@@ -71,24 +71,15 @@ class EngineHost:
     def engine(self) -> Engine:
         return self._perceiver.engine
 
-    @property
-    def running(self) -> Selection:
-        """The selection that gives what runs now, and nothing else."""
-        name: EngineChoice = self.engine.name  # type: ignore[assignment]
-        variant = self.bundle.variant_for(name, self._precision)
-        variants = self.bundle.manifest.variants.items()
-        precision = next(entry.precision for key, entry in variants if key == variant)
-        return Selection(self.bundle.path, name, precision, self._threads)
-
     def switch(self, loaded: Loaded) -> None:
         """Put `loaded` in charge. Not while a frame is perceived; the caller closes the former."""
+        self._perceiver = Perceiver(loaded.bundle, loaded.engine)
         self.bundle = loaded.bundle
         self.why = loaded.why
         self.degraded = ""
         """Why the engine in use is not the one chosen; empty if it is."""
         self._precision = loaded.selection.precision
         self._threads = loaded.selection.threads
-        self._perceiver = Perceiver(loaded.bundle, loaded.engine)
         self._failed: list[str] = []
 
     def perceive(self, image: SourceImage, limits: Limits) -> Perception:

@@ -11,8 +11,8 @@ from mtc_perception.engine_host import Loaded, Selection
 from mtc_perception.engine_loader import EngineLoader
 from mtc_perception.errors import one_line
 
-Switch = Callable[[Loaded], None]
-"""Puts an engine in charge, or closes it and raises UserError."""
+Switch = Callable[[Loaded], str]
+"""Puts an engine in charge and says what runs now, or closes it and raises UserError."""
 
 
 class EngineService:
@@ -67,18 +67,20 @@ class EngineService:
         self._loading = Future()
         await self._loading
         try:
-            loaded = self._loader.take()
-            switch(loaded)
+            said = switch(self._loader.take())
         except Exception as error:
             self._tell(f"failed: {one_line(error)}")
             raise
-        self._tell(f"done: {loaded.why}")
+        self._tell(f"done: {said}")
         self._node.get_logger().info(f"load_engine: {self.state}")
-        return loaded.why
+        return said
 
     def _tell(self, state: str) -> None:
         self.state = state
-        self._on_change()
+        try:
+            self._on_change()
+        except Exception as error:  # what becomes of a request does not depend on who is told
+            self._node.get_logger().error(f"load_engine: {state}, but {one_line(error)}")
 
     def _announce(self) -> None:
         """Called by the loading thread as it ends."""

@@ -20,7 +20,7 @@ from mtc_perception.camera import Camera
 from mtc_perception.diagnostics import camera_status, engine_status, unconfigured_status
 from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection, load, release
 from mtc_perception.engine_service import EngineService, Switch
-from mtc_perception.errors import EngineError, UserError
+from mtc_perception.errors import EngineError, UserError, one_line
 from mtc_perception.frames import FrameSlots
 from mtc_perception.memory import keep_memory
 from mtc_perception.missing_engine import build_missing_engine
@@ -236,14 +236,14 @@ class PerceptionNode(LifecycleNode):
         configured = self._configured
         if configured is None:
             return
-        self._set_limits(configured, live)
+        self._set_limits(configured, _limits(live, configured.host.bundle.manifest))
 
-    def _set_limits(self, configured: Configured, live: LiveSettings) -> None:
-        configured.limits = _limits(live, configured.host.bundle.manifest)
+    def _set_limits(self, configured: Configured, limits: Limits) -> None:
+        configured.limits = limits
         if self._worker is not None:
-            self._worker.limits = configured.limits
+            self._worker.limits = limits
             for camera in configured.cameras:
-                camera.announce(configured.limits.thresholds.score)
+                camera.announce(limits.thresholds.score)
 
     def _prepare_swap(self, request: LoadEngine.Request) -> tuple[Selection, Switch]:
         """What `EngineService` needs for a request. Raises EngineError."""
@@ -256,17 +256,42 @@ class PerceptionNode(LifecycleNode):
         selection = self._params.selection(request.bundle, request.engine, request.precision)
         return selection, partial(self._switch, configured)
 
-    def _switch(self, configured: Configured, loaded: Loaded) -> None:
-        """Put `loaded` in charge, between two frames."""
-        with configured.slots.pause():
-            if self._configured is not configured or self._failure:
-                release(loaded.engine)
-                raise EngineError("the node was cleaned up or failed while the engine was loading")
-            former = configured.host.engine
-            configured.host.switch(loaded)
-            self._set_limits(configured, self._params.live())
-        release(former)
-        self._params.follow(configured.host.running)
+    def _switch(self, configured: Configured, loaded: Loaded) -> str:
+        """Put `loaded` in charge, between two frames, and say what runs now.
+
+        Closes the engine that is not needed: the former one, or `loaded` if it raises EngineError.
+        """
+        unneeded = loaded.engine
+        try:
+            with configured.slots.pause():
+                if self._configured is not configured or self._failure:
+                    raise EngineError(
+                        "the node was cleaned up or failed while the engine was loading"
+                    )
+                limits = _limits(self._params.live(), loaded.bundle.manifest)
+                former = configured.host.engine
+                configured.host.switch(loaded)
+                unneeded = former
+                problems = self._follow(configured, limits, loaded.selection)
+        finally:
+            release(unneeded)
+        for problem in problems:
+            self.get_logger().error(f"load_engine: {problem}")
+        return "; but ".join((loaded.why, *problems))
+
+    def _follow(self, configured: Configured, limits: Limits, selection: Selection) -> list[str]:
+        """Adapt everything else to an engine that is in charge; what of it failed does not undo
+        the switch."""
+        problems = []
+        for adapt in (
+            partial(self._set_limits, configured, limits),
+            partial(self._params.follow, selection),
+        ):
+            try:
+                adapt()
+            except Exception as error:  # rclpy's own, or of somebody's callback
+                problems.append(one_line(error))
+        return problems
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text)

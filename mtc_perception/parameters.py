@@ -230,7 +230,11 @@ class Parameters:
         )
 
     def follow(self, selection: Selection) -> None:
-        """Make the parameters say what runs, while they are locked for everybody else."""
+        """Make the parameters say what was selected, while they are locked for everybody else.
+
+        `auto` stays `auto`: the parameters are what the next configure starts from, and what runs
+        is in the diagnostics. Raises EngineError if somebody else's callback refuses.
+        """
         values = {
             "bundle": str(selection.bundle),
             "engine": selection.engine,
@@ -238,11 +242,13 @@ class Parameters:
         }
         locked, self.locked = self.locked, False
         try:
-            self._node.set_parameters_atomically(
+            result = self._node.set_parameters_atomically(
                 [Parameter(name, value=value) for name, value in values.items()]
             )
         finally:
             self.locked = locked
+        if not result.successful:
+            raise EngineError(f"{', '.join(values)} stay as they were: {result.reason}")
 
     def live(self, changes: Iterable[Parameter] = ()) -> LiveSettings:
         """The live values, with `changes` that are about to be made."""

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from mtc_perception.bundle import Bundle, Thresholds, read_bundle
 from mtc_perception.decode import decode_boxes, decode_mask
 from mtc_perception.engine import Engine, EngineChoice, create_engine
-from mtc_perception.errors import ImageError
+from mtc_perception.errors import EngineError, ImageError, one_line
 from mtc_perception.images import SourceImage
 from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.preprocess import Letterbox
@@ -59,7 +59,7 @@ class Perceiver:
         """What the network sees in `image`.
 
         Raises ImageError if OpenCV cannot scale or convert the image, EngineError if the engine
-        fails.
+        fails, whatever it raises.
 
         The result shares no memory with the image, the engine or any other result.
         """
@@ -69,12 +69,16 @@ class Perceiver:
         letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
         try:
             self.engine.prepare(image, letterbox)
+            prepared = perf_counter()
+            self.engine.start()
+            outputs = self.engine.wait()
+            inferred = perf_counter()
         except cv2.error as error:  # the image's fault, not the engine's
             raise ImageError(f"image cannot be scaled: {error.err}") from error
-        prepared = perf_counter()
-        self.engine.start()
-        outputs = self.engine.wait()
-        inferred = perf_counter()
+        except (ImageError, EngineError):
+            raise
+        except Exception as error:  # the bindings of the runtimes raise what they like
+            raise EngineError(one_line(error)) from error
         boxes, scores, labels = decode_boxes(outputs, letterbox, thresholds.score, max_detections)
         drivable = decode_mask(outputs.drivable[0], letterbox, thresholds.drivable)
         lane = decode_mask(outputs.lane[0], letterbox, thresholds.lane)

@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,20 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from mtc_perception_interfaces.srv import LoadEngine
 from node_rig import PATIENCE_S, Client, Rig, image_message, solid
+from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import GetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
 from test_node_lifecycle import SHIPPED, client, running  # noqa: F401
 from toy_bundle import write_toy_bundle
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+import mtc_perception.engine_loader
 from mtc_perception.bundle import Thresholds
+from mtc_perception.engine import Engine
+from mtc_perception.engine_host import Loaded, Selection
+from mtc_perception.engine_host import load as load_selection
+from mtc_perception.errors import EngineError
 from mtc_perception.frames import Frame, Outcome
 from mtc_perception.messages import stamp_ns
 
@@ -105,6 +113,15 @@ def classes_of(detections: Any) -> list[str]:
     return [detection.results[0].hypothesis.class_id for detection in detections.detections]
 
 
+def is_closed(engine: Engine) -> bool:
+    try:
+        engine.start()
+    except EngineError as error:
+        return "the engine is closed" in str(error)
+    engine.wait()
+    return False
+
+
 def thread_names() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
@@ -178,6 +195,24 @@ def test_what_is_left_out_stays_as_it_is(start_node, other_bundle):
     assert rig.configure()
     values = settled(rig, "none")
     assert (values["engine"], values["network"]) == ("onnxruntime", "other 1")
+
+
+def test_auto_stays_auto_and_chooses_anew(start_node, other_bundle):
+    rig = start_node()
+    assert rig.configure()
+    success, message = load(rig, other_bundle)
+    assert success
+    assert settled(rig, message)["engine"] == "openvino"
+    asked = {"bundle": str(other_bundle), "engine": "auto", "precision": "auto"}
+    assert parameters(rig) == asked
+    # What is left out is as the parameters say, not as what runs.
+    success, message = load(rig, engine="onnxruntime")
+    assert success
+    assert parameters(rig) == asked | {"engine": "onnxruntime"}
+    success, message = load(rig, engine="auto")
+    assert success
+    assert settled(rig, message)["engine"] == "openvino"
+    assert parameters(rig) == asked
 
 
 def damaged(path: Path) -> Path:
@@ -273,6 +308,90 @@ def test_the_switch_waits_for_the_frame_under_way(start_node, toy_bundle, other_
     slots.finish(0, Outcome.DROPPED)
     assert answer(rig, future)[0]
     assert host.bundle.path == other_bundle
+
+
+def test_a_switch_whose_frame_does_not_end_changes_nothing(
+    start_node, toy_bundle, other_bundle, monkeypatch
+):
+    made: list[Any] = []
+
+    def kept(selection: Selection) -> Loaded:
+        made.append(load_selection(selection))
+        return made[-1]
+
+    monkeypatch.setattr(mtc_perception.engine_loader, "load", kept)
+    rig = start_node(engine="openvino")
+    assert rig.configure()
+    before = parameters(rig)
+    slots, host = rig.node._configured.slots, rig.node._configured.host
+    slots.pause = partial(slots.pause, 0.2)
+    slots.open()
+    slots.put(Frame(0, None, stamp_ns=0, received_ns=0, arrived_ns=0))
+    assert slots.take() is not None
+    success, message = load(rig, other_bundle)
+    assert not success
+    assert "did not finish an image in 0.2 s" in message
+    assert host.bundle.path == toy_bundle
+    assert parameters(rig) == before
+    assert is_closed(made[0].engine)
+    assert not is_closed(host.engine)
+    slots.finish(0, Outcome.DROPPED)
+    assert load(rig, other_bundle)[0]
+
+
+def refused_parameters(rig: Rig) -> str:
+    rig.node.add_on_set_parameters_callback(
+        lambda _: SetParametersResult(successful=False, reason="not while driving")
+    )
+    return "bundle, engine, precision stay as they were: not while driving"
+
+
+def failing_parameters(rig: Rig) -> str:
+    def broken(_: Any) -> SetParametersResult:
+        raise RuntimeError("somebody else's mistake")
+
+    rig.node.add_on_set_parameters_callback(broken)
+    return "RuntimeError: somebody else's mistake"
+
+
+def unusable_publisher(rig: Rig) -> str:
+    rig.node._configured.cameras[0]._label_info = rig.node.create_publisher(Image, "other", 1)
+    return "TypeError: "
+
+
+@pytest.mark.parametrize("spoil", [refused_parameters, failing_parameters, unusable_publisher])
+def test_what_fails_after_the_switch_does_not_call_it_failed(start_node, other_bundle, spoil):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    rig = drive.rig
+    former = rig.node._configured.host.engine
+    problem = spoil(rig)
+    success, message = load(rig, other_bundle)
+    assert success, message
+    assert f"; but {problem}" in message
+    assert settled(rig, message)["bundle"] == str(other_bundle)
+    assert classes_of(drive.frame()) == OTHER_ANSWER
+    assert is_closed(former)
+
+
+def test_a_request_ends_though_nobody_can_be_told(start_node, toy_bundle, other_bundle):
+    rig = start_node(engine="openvino")
+    assert rig.configure()
+    service = rig.node._engine_service
+    tell = service._on_change
+
+    def broken() -> None:
+        raise RuntimeError("no more publishers")
+
+    service._on_change = broken
+    success, message = load(rig, other_bundle)
+    assert success, message
+    success, message = load(rig, "nowhere.mtc")
+    assert not success
+    assert "no such bundle" in message
+    service._on_change = tell
+    success, message = load(rig, toy_bundle)
+    assert success, message
+    assert settled(rig, message)["bundle"] == str(toy_bundle)
 
 
 def test_an_inactive_node_is_changed_too(start_node, other_bundle):

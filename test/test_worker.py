@@ -51,12 +51,15 @@ class Port:
 class Bench:
     """A worker on one port, fed by hand."""
 
-    def __init__(self, bundle: Bundle, make: Callable[[], SourceImage]) -> None:
+    def __init__(
+        self, bundle: Bundle, make: Callable[[], SourceImage], engine: str = "openvino"
+    ) -> None:
         self.port = Port(make)
         self.slots = FrameSlots(1)
         self.slots.open()
-        self.host = host_on(bundle, "openvino")
+        self.host = host_on(bundle, engine)
         self.degraded: list[str] = []
+        self.replaced = threading.Event()
         self.failures: list[str] = []
         self.failed = threading.Event()
         self.worker = InferenceWorker(
@@ -65,9 +68,13 @@ class Bench:
             [self.port],
             Limits(bundle.manifest.thresholds, 5, 0.0),
             time.time_ns,
-            self.degraded.append,
+            self._degrade,
             self._fail,
         )
+
+    def _degrade(self, words: str) -> None:
+        self.degraded.append(words)
+        self.replaced.set()
 
     def _fail(self, reason: str) -> None:
         self.failures.append(reason)
@@ -113,6 +120,27 @@ def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
     assert bench.failures == ["MemoryError: an image too large"]
     assert (bench.degraded, bench.host.degraded) == ([], "")
     assert bench.slots.counters()[0].dropped == 1
+
+
+def test_whatever_an_engine_raises_it_is_replaced(toy: Bundle) -> None:
+    bench = Bench(toy, grey, "onnxruntime")
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.port.reported.clear()
+    # Its thread ends underneath, as at the end of the interpreter.
+    bench.host.engine._worker.shutdown()  # type: ignore[attr-defined]
+    bench.send()
+    assert bench.replaced.wait(20)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    assert bench.host.engine.name == "openvino"
+    bench.stop()
+    (said,) = bench.degraded
+    assert said.startswith("onnxruntime failed: RuntimeError: cannot schedule new futures after")
+    assert said.endswith("; running on openvino")
+    assert bench.failures == []
+    counters = bench.slots.counters()[0]
+    assert (counters.processed, counters.dropped) == (2, 1)
 
 
 def test_an_image_that_cannot_be_scaled_is_malformed(toy: Bundle) -> None:
