@@ -1,8 +1,9 @@
 """Detection scores; the conventions are those of `metrics`.
 
-Average precision and the largest recall are COCO's. Each image is judged when it comes, at COCO's
-ten IoUs, and only the verdicts are kept. Detections of one score stand or fall together, as they do
-at every threshold, so that no figure depends on the order of the images.
+Average precision and the largest recall are those of pycocotools, for which a vehicle need not have
+it; of equal scores, too, the detection that came first counts first. Each image is judged when it
+comes, at COCO's ten IoUs, and only the verdicts are kept: memory does not hold the boxes and labels
+of a whole drive.
 """
 
 from array import array
@@ -53,8 +54,9 @@ class DetectionScores:
 class DetectionMetric:
     """Streaming scores of boxes, one class, with ignore regions.
 
-    Holds 8 bytes per detection; the figures do not depend on the order in which images were
-    counted or parts merged.
+    Holds 8 bytes per detection. Counting images, and merging parts, in the same order gives the
+    same figures to the last bit; another order shows in the average precision where detections have
+    equal scores.
     """
 
     def __init__(self, max_detections: int = 100) -> None:
@@ -116,14 +118,12 @@ class DetectionMetric:
             return DetectionScores(None, None, None, np.full(len(RECALLS), np.nan))
         scores, right, ignored = self._verdicts()
         order = np.argsort(-scores, kind="stable")
-        scores, right, ignored = scores[order], right[order], ignored[order]
-        # The last detection of each score: only there can a threshold fall.
-        ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], len(scores) > 0))
+        right, ignored = right[order], ignored[order]
         recalls, precisions = [], []
         for bit in _BIT:
             recall, precision = precision_curve(
-                np.cumsum((right & bit) != 0, dtype=np.int64)[ends],
-                np.cumsum((ignored & bit) == 0, dtype=np.int64)[ends],
+                np.cumsum((right & bit) != 0, dtype=np.int64),
+                np.cumsum((ignored & bit) == 0, dtype=np.int64),
                 self.objects,
             )
             recalls.append(recall)

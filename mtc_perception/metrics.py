@@ -18,7 +18,8 @@ of all figures is in docs/evaluation.md):
 - `*_dilated8`: the lane label is widened with a square of 8x8 pixels first, in an image 1280 wide
   and in proportion in others, so that thin centre lines become 8 pixels wide; the prediction stays
   as it is.
-- Parts of a data set add up (`merge`) to exactly the figures of the whole, in any order.
+- Parts of a data set add up (`merge`) to exactly the figures of the whole, in the order of their
+  images: of detections with equal scores the first counts first, as in COCO's code.
 """
 
 from collections.abc import Sequence

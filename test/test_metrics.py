@@ -146,24 +146,24 @@ def boxes_on_a_grid(draw: st.DrawFn, most: int) -> np.ndarray:
 
 @st.composite
 def detection_images(draw: st.DrawFn) -> list[tuple]:
-    """Small scenes; scores differ from each other, but in no particular order."""
+    """Small scenes; most scores are those of other detections, in the same and in other images."""
     images = []
-    for number in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(1, 5))):
         boxes = draw(boxes_on_a_grid(6))
-        order = np.array(draw(st.permutations(range(len(boxes)))), dtype=int)
+        levels = st.lists(st.integers(1, 4), min_size=len(boxes), max_size=len(boxes))
         targets = draw(boxes_on_a_grid(4))
         some = st.lists(st.booleans(), min_size=len(targets), max_size=len(targets))
-        scores = (order * 3 + number + 1) / 32
+        scores = np.array(draw(levels), dtype=float) / 4
         images.append((boxes, scores, targets, np.array(draw(some), dtype=bool)))
     return images
 
 
-@given(images=detection_images())
-@settings(max_examples=60, deadline=None)
-def test_detection_agrees_with_pycocotools(images: list[tuple]) -> None:
-    metric = filled(images, 100)
+@given(images=detection_images(), limit=st.sampled_from([3, 100]))
+@settings(max_examples=100, deadline=None)
+def test_detection_agrees_with_pycocotools(images: list[tuple], limit: int) -> None:
+    metric = filled(images, limit)
     found = metric.compute()
-    expected = pycocotools_figures(images)
+    expected = pycocotools_figures(images, limit)
     objects = sum(int((~ignore).sum()) for *_, ignore in images)
     if not objects:
         assert (found.recall, found.map50, found.map50_95) == (None, None, None)
@@ -173,8 +173,8 @@ def test_detection_agrees_with_pycocotools(images: list[tuple]) -> None:
     assert metric.sweep([0.0])["recall"][0] == pytest.approx(expected[0])
 
 
-def pycocotools_figures(images: list[tuple]) -> tuple[float, float, float]:
-    """Recall at IoU 0.5, AP50 and AP50-95 of the original COCO code."""
+def pycocotools_figures(images: list[tuple], limit: int) -> tuple[float, float, float]:
+    """Recall at IoU 0.5, AP50 and AP50-95 of the original COCO code, `limit` boxes per image."""
     truth: list[dict] = []
     found: list[dict] = []
     for image, (boxes, scores, targets, ignore) in enumerate(images, start=1):
@@ -195,6 +195,7 @@ def pycocotools_figures(images: list[tuple]) -> tuple[float, float, float]:
         labels.dataset = content
         labels.createIndex()
         evaluator = COCOeval(labels, labels.loadRes(found), "bbox")
+        evaluator.params.maxDets = [limit]
         evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluator.evaluate()
         evaluator.accumulate()
@@ -244,15 +245,15 @@ def test_ignore_regions_neither_help_nor_hurt() -> None:
     assert metric.objects == 1
 
 
-def test_detections_of_one_score_stand_or_fall_together() -> None:
-    wrong_first, right_first = DetectionMetric(), DetectionMetric()
-    scene = [[0, 0, 10, 10]]
-    for metric, boxes in (
-        (wrong_first, [[50, 50, 60, 60], [0, 0, 10, 10]]),
-        (right_first, [[0, 0, 10, 10], [50, 50, 60, 60]]),
-    ):
-        metric.update(boxes, [0.5, 0.5], scene)
-        assert metric.compute().map50 == pytest.approx(0.5)
+def test_of_equal_scores_the_first_counts_first() -> None:
+    right, wrong, none = [0, 0, 10, 10], [50, 50, 60, 60], np.zeros((0, 4))
+    for boxes, expected in (([right, wrong], 1.0), ([wrong, right], 0.5)):
+        within, across = DetectionMetric(), DetectionMetric()
+        within.update(boxes, [0.5, 0.5], [right])
+        assert within.compute().map50 == pytest.approx(expected)
+        for box in boxes:
+            across.update([box], [0.5], [right] if box is right else none)
+        assert across.compute().map50 == pytest.approx(expected)
 
 
 def test_only_the_best_detections_of_an_image_count() -> None:
@@ -603,24 +604,37 @@ def noisy_parts(count: int) -> list[PerceptionMetrics]:
     return parts
 
 
-def test_parts_add_up_to_the_whole_in_any_order() -> None:
+def merged(parts: list[PerceptionMetrics]) -> PerceptionMetrics:
+    whole = PerceptionMetrics()
+    for part in parts:
+        whole.merge(pickle.loads(pickle.dumps(part)))
+    return whole
+
+
+def test_parts_add_up_to_the_whole_however_they_are_grouped() -> None:
     parts = noisy_parts(5)
-    results = set()
-    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
-        merged = PerceptionMetrics()
-        for index in order:
-            merged.merge(pickle.loads(pickle.dumps(parts[index])))
-        results.add(json.dumps([merged.to_json(), merged.sweep_json()]))
-    nested = PerceptionMetrics()
-    for left, right in ((0, 3), (1, 4)):
-        pair = PerceptionMetrics()
-        pair.merge(parts[right])
-        pair.merge(parts[left])
-        nested.merge(pair)
-    nested.merge(parts[2])
-    results.add(json.dumps([nested.to_json(), nested.sweep_json()]))
+    groupings = (
+        parts,
+        [merged(parts)],
+        [merged(parts[:2]), merged(parts[2:])],
+        [parts[0], merged([merged(parts[1:3]), parts[3]]), parts[4]],
+    )
+    wholes = [merged(grouping) for grouping in groupings]
+    results = {json.dumps([whole.to_json(), whole.sweep_json()]) for whole in wholes}
     assert len(results) == 1  # to the last bit
     assert json.loads(results.pop())[0]["lane"]["images"] == 10
+
+
+def test_the_order_of_images_shows_in_the_average_precision_alone() -> None:
+    parts = noisy_parts(5)
+    contents = []
+    for order in itertools.islice(itertools.permutations(parts), 0, 120, 17):
+        whole = merged(list(order))
+        content = whole.to_json()
+        precision = [content["detection"].pop(name) for name in ("map50", "map50_95")]
+        contents.append((precision, json.dumps([content, whole.sweep_json()])))
+    assert len({rest for _, rest in contents}) == 1
+    assert len({precision[0] for precision, _ in contents}) > 1  # many scores are equal
 
 
 def test_images_judged_beforehand_count_the_same() -> None:

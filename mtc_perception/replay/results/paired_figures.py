@@ -102,8 +102,6 @@ def _average_precision(evidence: Sequence[ImageEvidence | None], objects: Values
     image = np.repeat([index for index, _ in known], [len(one.scores) for _, one in known])[order]
     right = (np.concatenate([one.right for _, one in known])[order] & 1) != 0
     counts = (np.concatenate([one.ignored for _, one in known])[order] & 1) == 0
-    scores = scores[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], len(scores) > 0))
 
     def estimate(weights: Weights) -> float:
         wanted = float(weights @ objects)
@@ -111,7 +109,7 @@ def _average_precision(evidence: Sequence[ImageEvidence | None], objects: Values
             return float("nan")
         weight = weights[image]
         _, precision = precision_curve(
-            np.cumsum(weight * right)[ends], np.cumsum(weight * counts)[ends], wanted
+            np.cumsum(weight * right), np.cumsum(weight * counts), wanted
         )
         return float(precision.mean())
 
