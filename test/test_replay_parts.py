@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.perception import StageTimes
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.player import Stamps, schedule
@@ -150,10 +151,12 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     rgb = np.full((60, 80, 3), (200, 100, 50), np.uint8)
     mask = np.zeros((60, 80), np.uint8)
     mask[40:] = 255
-    drawn = draw_answer(rgb, answer(mask))
+    perception = answer(mask).perception(["vehicle"], StageTimes(1.0, 2.0, 3.0))
+    assert perception.labels.tolist() == [0]
+    drawn = draw_answer(rgb, perception, ["vehicle"])
     assert (drawn[45, 70] != rgb[45, 70]).any()
     assert (drawn[5, 70] == rgb[5, 70]).all()
-    grey = draw_answer(rgb, None)
+    grey = draw_answer(rgb, None, [])
     assert (grey == grey[..., :1]).all()
 
 

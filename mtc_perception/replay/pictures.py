@@ -1,6 +1,7 @@
 """Draws results onto the images of a recording: still pictures and an annotated video."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.live.answers import Answer
 from mtc_perception.replay.worker import ReplayError
 
 VIDEO_WIDTH = 720
@@ -25,21 +25,12 @@ Rgb = npt.NDArray[np.uint8]
 """uint8 [H, W, 3]"""
 
 
-def draw_answer(rgb: Rgb, answer: Answer | None) -> Rgb:
-    """The image with what the node sent for it, or greyed where it sent nothing."""
+def draw_answer(rgb: Rgb, answer: Perception | None, classes: Sequence[str]) -> Rgb:
+    """The image with its answer, or greyed where there is none."""
     if answer is None:
         grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         return np.asarray(grey, np.uint8)
-    classes = sorted(set(answer.classes))
-    perception = Perception(
-        boxes=answer.boxes,
-        scores=answer.scores,
-        labels=np.array([classes.index(name) for name in answer.classes], np.int32),
-        drivable=answer.drivable.unpack(),
-        lane=answer.lane.unpack(),
-        times=_NO_TIMES,
-    )
-    return draw_overlay(rgb, perception, classes)
+    return draw_overlay(rgb, answer, classes)
 
 
 def draw_truth(rgb: Rgb, truth: GroundTruth) -> Rgb:

@@ -149,8 +149,8 @@ def evaluate(
     Every image is read from the file and answered, however long that takes, so that two runs give
     the same results to the last bit. What an interrupted run has finished is not done again.
 
-    Exit code: 0 good, 1 a limit failed or a stream could not be evaluated, 2 a mistake in what
-    was asked for.
+    Exit code: 0 good, 1 a limit failed or a stream could not be evaluated, 2 no stream could be or
+    a mistake in what was asked for.
 
     With labels in the bag: [bold]mtc-replay evaluate drive.mcap -b models/mtc_nano.mtc[/bold]
 

@@ -89,18 +89,26 @@ def run_demo(options: argparse.Namespace) -> None:
         result = run_live(config, scratch, _Phases(progress))
         frames = len(result.published)
         task = progress.add_task("scoring", total=None, amount="")
-        scores = score_run(source, result, _advance(progress, task, frames))
+        scores = score_run(source, bundle, result, _advance(progress, task, frames))
         progress.remove_task(task)
         summary = summarise(config, bundle, result, scores)
         task = progress.add_task("drawing", total=frames, amount="")
         files = write_report(
-            out, source, result, summary, scores.agreement, _advance(progress, task, frames)
+            out,
+            source,
+            result,
+            bundle.manifest.classes,
+            summary,
+            scores.agreement,
+            _advance(progress, task, frames),
         )
         progress.remove_task(task)
     console.print(table(summary))
     console.print("end to end: from the image's stamp until another process has its last output")
     console.print(f"engine: {summary['engine_why']}", highlight=False)
     _explain(console, options, result, summary)
+    for note in scores.notes:
+        console.print(f"warning: {note}", style="yellow", soft_wrap=True, highlight=False)
     for file in files:
         console.print(f"wrote {file}", soft_wrap=True, highlight=False)
 

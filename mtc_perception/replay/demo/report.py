@@ -1,14 +1,14 @@
 """From a live run to the files of a report: summary, video, pictures, page."""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.files import write_text_atomic
 from mtc_perception.metrics import GroundTruth
+from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.frames import FrameSource, SourceFrame
 from mtc_perception.replay.live.player import Published
@@ -38,28 +38,30 @@ def write_report(
     out: Path,
     source: FrameSource,
     result: LiveResult,
+    classes: Sequence[str],
     summary: dict[str, Any],
     agreement: dict[int, float],
     on_frame: OnFrame,
 ) -> list[Path]:
     """Write `annotated.webm`, `index.html` and `summary.json` to `out`, each when complete.
 
-    `agreement` is that of `Scores`; `on_frame` gets the number of images drawn so far. Raises
-    SourceError and ReplayError.
+    `classes` are the bundle's, `agreement` is that of `Scores`; `on_frame` gets the number of
+    images drawn so far. Raises SourceError and ReplayError.
     """
     picks = _choose(result, agreement)
     wanted = {one.source_stamp_ns for _, chosen in picks for one in chosen}
     drawn: dict[int, tuple[Rgb, Rgb]] = {}
+    captions: dict[int, str] = {}
     video = VideoFile(out, "annotated", result.source.rate_hz)
     try:
         for number, (one, frame) in enumerate(_played_frames(source, result), start=1):
             rgb = to_rgb(frame.pixels.decode())
-            picture = draw_answer(rgb, result.answer(one))
+            answer = result.perception(one, classes)
+            picture = draw_answer(rgb, answer, classes)
             if one.source_stamp_ns in wanted:
                 drawn[one.source_stamp_ns] = (rgb, picture)
-            answered = result.answer(one) is not None
-            small = shrink(picture, VIDEO_WIDTH)
-            video.add(add_caption(small, _words(result, one), alarm=not answered))
+            words = captions[one.source_stamp_ns] = _words(result, one, answer)
+            video.add(add_caption(shrink(picture, VIDEO_WIDTH), words, alarm=answer is None))
             on_frame(number)
         video_path = video.finish()
     finally:
@@ -67,7 +69,7 @@ def write_report(
     truths = _truths(source, wanted) if agreement else {}
     galleries = []
     for title, chosen in picks:
-        pictures = [_picture(result, one, drawn, truths, agreement) for one in chosen]
+        pictures = [_picture(one, drawn, captions, truths, agreement) for one in chosen]
         galleries.append(Gallery(title, pictures))
     page = render_page(summary, result, galleries, video_path.name)
     return [
@@ -79,8 +81,8 @@ def write_report(
 
 def _choose(result: LiveResult, agreement: dict[int, float]) -> list[tuple[str, list[Published]]]:
     """Which images to show, under which heading."""
-    answered = [one for one in result.published if result.answer(one) is not None]
-    lost = [one for one in result.published if result.answer(one) is None]
+    answered = [one for one in result.published if result.frame(one) is not None]
+    lost = [one for one in result.published if result.frame(one) is None]
     slowest = sorted(answered, key=result.latency_ms, reverse=True)
     by_truth = sorted(
         (one for one in answered if one.source_stamp_ns in agreement),
@@ -100,15 +102,15 @@ def _choose(result: LiveResult, agreement: dict[int, float]) -> list[tuple[str, 
 
 
 def _picture(
-    result: LiveResult,
     one: Published,
     drawn: dict[int, tuple[Rgb, Rgb]],
+    captions: dict[int, str],
     truths: dict[int, GroundTruth],
     agreement: dict[int, float],
 ) -> Picture:
     rgb, answer = drawn[one.source_stamp_ns]
     truth = truths.get(one.source_stamp_ns)
-    caption = _words(result, one)
+    caption = captions[one.source_stamp_ns]
     if one.source_stamp_ns in agreement:
         caption += f", mean mask IoU {agreement[one.source_stamp_ns]:.2f}"
     views = {"result": jpeg(shrink(answer, _PICTURE_WIDTH))}
@@ -139,11 +141,10 @@ def _truths(source: FrameSource, stamps_ns: Iterable[int]) -> dict[int, GroundTr
     return found
 
 
-def _words(result: LiveResult, one: Published) -> str:
-    frame = result.answer(one)
+def _words(result: LiveResult, one: Published, answer: Perception | None) -> str:
     latency_ms = result.latency_ms(one)
-    if frame is None or math.isnan(latency_ms):
+    if answer is None:
         return f"image {one.index}: no output"
-    vehicles = 0 if frame.scores is None else len(frame.scores)
+    vehicles = len(answer.scores)
     plural = "" if vehicles == 1 else "s"
     return f"image {one.index}: {vehicles} vehicle{plural}, {latency_ms:.1f} ms end to end"

@@ -1,6 +1,7 @@
 """What the node answered in a live run: times in memory, boxes and masks in a file."""
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -8,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.masks import PackedMask
 from mtc_perception.timing import FrameTimes
 
@@ -24,6 +26,17 @@ class Answer:
     classes: list[str]
     drivable: PackedMask
     lane: PackedMask
+
+    def perception(self, classes: Sequence[str], times: StageTimes) -> Perception:
+        """The answer as the network gave it; `classes` are all that the network tells apart."""
+        return Perception(
+            boxes=self.boxes,
+            scores=self.scores,
+            labels=np.array([classes.index(name) for name in self.classes], np.int32),
+            drivable=self.drivable.unpack(),
+            lane=self.lane.unpack(),
+            times=times,
+        )
 
 
 @dataclass(slots=True, eq=False)

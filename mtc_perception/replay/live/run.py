@@ -6,15 +6,16 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.frames import SourceInfo
-from mtc_perception.replay.live.answers import Answer, AnswerReader, RecordedFrame
+from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
 from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
 from mtc_perception.replay.live.player import (
     Loaded,
@@ -101,12 +102,18 @@ class LiveResult:
         frame = self.recording.frames.get(published.stamp_ns)
         return frame if frame is not None and frame.complete else None
 
-    def answer(self, published: Published) -> Answer | None:
-        """The results of an image; None without, or if they were not kept."""
+    def perception(self, published: Published, classes: Sequence[str]) -> Perception | None:
+        """The results of an image; None without, or if they were not kept.
+
+        `classes` are the bundle's.
+        """
         frame = self.frame(published)
-        if frame is None or frame.offset is None:
+        if frame is None or frame.offset is None or frame.times is None:
             return None
-        return self.answers.read(frame.offset)
+        times = frame.times
+        return self.answers.read(frame.offset).perception(
+            classes, StageTimes(times.preprocess, times.inference, times.decode)
+        )
 
     def outcome(self, published: Published) -> tuple[Outcome, str]:
         """How an image ended, and why.

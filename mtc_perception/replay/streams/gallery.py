@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from mtc_perception.files import write_bytes_atomic, write_text_atomic
-from mtc_perception.overlay import draw_overlay
 from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.pictures import Rgb, draw_answer, draw_truth, jpeg, shrink
@@ -100,12 +99,12 @@ class Gallery:
 
 def draw_record(rgb: Rgb, record: FrameRecord, perception: Perception | None) -> Rgb:
     """The image with what was deployed of its answer, or greyed where there is none."""
-    if perception is None:
-        return draw_answer(rgb, None)
     names = sorted(set(record.labels))
+    if perception is None:
+        return draw_answer(rgb, None, names)
     labels = np.array([names.index(name) for name in record.labels], np.int32)
     deployed = replace(perception, boxes=record.boxes, scores=record.scores, labels=labels)
-    return draw_overlay(rgb, deployed, names)
+    return draw_answer(rgb, deployed, names)
 
 
 def read_worst(folder: Path) -> list[Worst]:

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mtc_perception.bundle import Bundle
 from mtc_perception.errors import ImageError
 from mtc_perception.images import SourceImage
 from mtc_perception.perceiver import Perceiver
-from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.frames import (
     BrokenPixels,
     EncodedPixels,
@@ -19,7 +16,6 @@ from mtc_perception.replay.frames import (
     LabelledFrame,
     SourceFrame,
 )
-from mtc_perception.replay.live.answers import Answer
 from mtc_perception.replay.live.player import Published, Transport
 from mtc_perception.replay.live.run import (
     CAMERA,
@@ -135,14 +131,14 @@ def _seen(
     reference: Perceiver | None,
 ) -> Seen:
     image, problem = _decoded(labelled.frame)
-    answer = None if one is None else result.answer(one)
+    answer = None if one is None else result.perception(one, bundle.manifest.classes)
     if one is None or answer is None:
         status, reason = _ending(labelled.frame, one, result, problem)
         return Seen(labelled, image, None, None, status, reason, {})
     return Seen(
         labelled,
         image,
-        _perception(answer, bundle),
+        answer,
         None if reference is None or image is None else reference.perceive(image),
         "processed",
         "",
@@ -168,18 +164,6 @@ def _ending(
     if one is None:
         return "dropped", "never played: it is of another kind than the first image"
     return result.outcome(one)
-
-
-def _perception(answer: Answer, bundle: Bundle) -> Perception:
-    classes = bundle.manifest.classes
-    return Perception(
-        boxes=answer.boxes,
-        scores=answer.scores,
-        labels=np.array([classes.index(name) for name in answer.classes], np.int32),
-        drivable=answer.drivable.unpack(),
-        lane=answer.lane.unpack(),
-        times=StageTimes(0.0, 0.0, 0.0),
-    )
 
 
 def _note_trouble(result: LiveResult, notes: Notes) -> None:
