@@ -1,6 +1,7 @@
 """Lock-step evaluation: real bags through a real network, records and results."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from replay_rig import AWAY, CORNER, evaluate, labelled_bag, records
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.bundle import Thresholds
+from mtc_perception.mask_metrics import MaskCounts
 from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.perceiver import Perceiver
+from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.records.figures import figures
+from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.result import read_result
 from mtc_perception.replay.sources.open import open_source
@@ -228,6 +232,43 @@ def test_images_are_read_as_they_are_needed(toy_bundle: Path) -> None:
         replay_frames(frames(), perceiver, None, judge, lambda: None)
     assert recorded == 200
     assert most_between <= 10
+
+
+def test_times_are_those_of_the_answer_not_of_finding_image_and_label(toy_bundle: Path) -> None:
+    data = cv2.imencode(".png", picture(1))[1].tobytes()
+    slow_s = 0.3
+
+    def frames() -> Iterator[LabelledFrame]:
+        for index in range(4):
+            time.sleep(slow_s)
+            yield LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
+
+    times: list[float] = []
+    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+        replay_frames(
+            frames(), perceiver, None, lambda seen: times.append(seen.latency_ms["read"]), int
+        )
+    assert 0 < min(times) < slow_s * 1e3
+
+
+def test_an_image_without_an_answer_misses_what_the_reference_sees() -> None:
+    size = (4, 6)
+    seen = Perception(
+        boxes=np.array([[0, 0, 2, 2]], np.float32),
+        scores=np.array([0.9], np.float32),
+        labels=np.zeros(1, np.int32),
+        drivable=np.full(size, 255, np.uint8),
+        lane=np.zeros(size, np.uint8),
+        times=StageTimes(0.0, 0.0, 0.0),
+    )
+    judge = FrameJudge(Thresholds(score=0.5, drivable=0.5, lane=0.5), ["vehicle"], 5, Notes())
+    frame = SourceFrame(0, 1, EncodedPixels("png", b""))
+    lost = judge.unanswered(frame, "dropped", "the node never answered", None, seen)
+    assert lost.evidence is None
+    assert lost.agreement is not None
+    assert lost.agreement.detection is not None
+    assert lost.agreement.detection.objects == 1
+    assert lost.agreement.drivable == MaskCounts(0, 0, 24, 0)
 
 
 def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:

@@ -18,6 +18,7 @@ from bag_messages import (
     header,
     images,
     mask,
+    picture,
     raw,
     stamp,
     write_bag,
@@ -112,6 +113,18 @@ def test_labels_that_are_no_masks_are_counted(tmp_path: Path) -> None:
     assert "masks must be mono8" in note.first
 
 
+def test_masks_of_zeros_and_ones_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
+    ones = [mask(0, 3), mask(1, 0), mask(2, 3)]
+    ones[2].data = ones[2].data // 255
+    topics = {"/cam": (IMAGE, images()), "/ground_truth/lane_mask": (IMAGE, ones)}
+    notes = Notes()
+    frames = open_source(write_bag(tmp_path / "bag", topics)).labelled_frames(notes)
+    assert [truth is not None for _, truth in frames][:3] == [True, True, False]
+    [note] = notes.all()
+    assert (note.kind, note.count) == ("unreadable label", 1)
+    assert "values up to 1, foreground must be above 127" in note.first
+
+
 def test_every_camera_has_its_own_labels(tmp_path: Path) -> None:
     topics = {
         "/front/image_raw": (IMAGE, images()),
@@ -155,16 +168,21 @@ def test_labels_of_no_camera_in_particular_are_not_guessed(
     assert chosen["labelled_frames"] == COUNT
 
 
-def test_labels_of_another_size_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
-    small = mask(1, 5)
+def test_labels_of_another_size_are_left_out_and_noted(tmp_path: Path, toy_bundle: Path) -> None:
+    small, large = mask(1, 5), mask(2, WIDTH)
     small.height, small.data = HEIGHT // 2, small.data[: HEIGHT // 2 * WIDTH]
+    large.height, large.data = HEIGHT * 2, np.tile(large.data, 2)
     topics = {
         "/cam": (IMAGE, images()),
-        "/ground_truth/lane_mask": (IMAGE, [mask(0, 5), small, mask(2, 5)]),
+        "/ground_truth/detections": (DETECTIONS, [detections(0), detections(1)]),
+        "/ground_truth/lane_mask": (IMAGE, [mask(0, 5), small, large]),
     }
     result = evaluate(tmp_path / "run", toy_bundle, write_bag(tmp_path / "bag", topics))
-    assert result["labelled_frames"] == 2
-    assert [note["kind"] for note in result["notes"]] == ["label of another size"]
+    assert (result["labelled_frames"], result["detection"]["images"]) == (2, 2)
+    assert result["lane"]["images"] == 1
+    [note] = result["notes"]
+    assert (note["kind"], note["count"]) == ("label of another size", 2)
+    assert f"image 1 is {WIDTH}x{HEIGHT}, its lane label {WIDTH}x{HEIGHT // 2}" in note["first"]
 
 
 def write_labels(root: Path, stems: list[str]) -> Path:
@@ -204,6 +222,19 @@ def test_labels_come_from_a_folder(tmp_path: Path, toy_bundle: Path, stems: list
     lanes = [one.lane for one in found if one is not None and one.lane is not None]
     positives = [lane.true_positive + lane.false_negative for lane in lanes]
     assert positives == [HEIGHT * 3 * index for index in range(COUNT)]
+
+
+def test_labels_of_image_files_go_by_name_even_where_names_are_stamps(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
+    stems = [f"{stamp(index)}" for index in range(COUNT)]
+    (tmp_path / "drive").mkdir()
+    for index, stem in enumerate(stems):
+        cv2.imwrite(str(tmp_path / "drive" / f"{stem}.png"), picture(index))
+    labels = write_labels(tmp_path / "labels", stems)
+    result = evaluate(tmp_path / "run", toy_bundle, tmp_path / "drive", "--labels", labels)
+    assert result["labelled_frames"] == COUNT
+    assert result["notes"] == []
 
 
 def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) -> None:

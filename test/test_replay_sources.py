@@ -27,8 +27,8 @@ from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.sources.open import open_source
 
 
-def write_video(path: Path, rate_hz: float = 20.0) -> Path:
-    code = cv2.VideoWriter.fourcc(*"mp4v")
+def write_video(path: Path, rate_hz: float = 20.0, codec: str = "mp4v") -> Path:
+    code = cv2.VideoWriter.fourcc(*codec)
     writer = cv2.VideoWriter(str(path), code, rate_hz, (WIDTH, HEIGHT))
     for index in range(COUNT):
         writer.write(picture(index))
@@ -47,6 +47,20 @@ def test_a_video_has_the_rate_of_its_file_or_the_one_asked_for(tmp_path: Path) -
     assert faster[-1].stamp_ns == 100_000_000
     assert len(list(first_seconds(source.frames(), 0.1))) == 2
     assert len(list(first_seconds(source.frames(), None))) == COUNT
+
+
+def test_a_video_that_breaks_off_is_noted(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "drive.avi", codec="MJPG")
+    notes = Notes()
+    assert len(list(open_source(video).labelled_frames(notes))) == COUNT
+    assert notes.all() == []
+    content = video.read_bytes()
+    last = content.rindex(b"00dc", 0, content.rindex(b"idx1"))
+    video.write_bytes(content[:last])
+    assert len(list(open_source(video).labelled_frames(notes))) == COUNT - 1
+    [note] = notes.all()
+    assert note.kind == "truncated file"
+    assert f"claims {COUNT} images, {COUNT - 1} can be decoded" in note.first
 
 
 def write_dataset(root: Path) -> Path:

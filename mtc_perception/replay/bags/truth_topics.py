@@ -116,4 +116,6 @@ def _mask(topic: str, message: Any) -> PackedMask:
     image = view_image(message.encoding, message.height, message.width, message.step, message.data)
     if image.format != "mono":
         raise ImageError(f"{topic} is {message.encoding}, masks must be mono8")
+    if 0 < (most := int(image.pixels.max())) <= 127:
+        raise ImageError(f"{topic} has values up to {most}, foreground must be above 127")
     return PackedMask.pack(image.pixels > 127)

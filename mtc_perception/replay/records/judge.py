@@ -90,15 +90,21 @@ class FrameJudge:
         status: Status,
         reason: str,
         truth: GroundTruth | None,
+        reference: Perception | None = None,
     ) -> FrameRecord:
         """The record of an image without an answer: a miss of all that is labelled in it.
 
-        An unreadable one never was an image: its labels do not count.
+        So it is of all that `reference`, the answer of another network, sees in it. An unreadable
+        one never was an image: its labels do not count.
         """
         self._before = None
-        evidence = None
-        if truth is not None and status != "unreadable":
-            evidence = self._judged(frame, _nothing(truth), truth)
+        if status == "unreadable":
+            evidence = agreement = None
+        else:
+            evidence, agreement = (
+                None if wanted is None else self._judged(frame, _nothing(wanted), wanted)
+                for wanted in (truth, None if reference is None else _as_truth(reference))
+            )
         return FrameRecord(
             index=frame.index,
             stamp_ns=frame.stamp_ns,
@@ -107,6 +113,7 @@ class FrameJudge:
             truth_boxes=None if truth is None else _float32(truth.boxes),
             truth_ignore=None if truth is None else truth.ignore,
             evidence=evidence,
+            agreement=agreement,
         )
 
     def _judged(

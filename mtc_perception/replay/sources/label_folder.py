@@ -44,8 +44,8 @@ class LabelFolder:
         return len(self._samples)
 
     def find(self, frame: SourceFrame) -> Sample | None:
-        """The labels of an image."""
-        if not self.by_stamp:
+        """The labels of an image: of a file by its name, else as the folder's names have it."""
+        if frame.name or not self.by_stamp:
             return self._samples.get(frame.name or Path(frame.frame_id).stem)
         at = bisect_left(self._stamps_ns, frame.stamp_ns)
         near = self._stamps_ns[max(at - 1, 0) : at + 1]
@@ -66,7 +66,7 @@ class LabelFolder:
                 used.add(sample.stem)
             yield LabelledFrame(frame, None if sample is None else labels_of(sample, frame, notes))
         if not used and seen:
-            how = "stamp" if self.by_stamp else "name"
+            how = "stamp" if self.by_stamp and not frame.name else "name"
             example = next(iter(self._samples))
             notes.add(
                 "labels fit no image",

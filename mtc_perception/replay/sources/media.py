@@ -61,8 +61,13 @@ class VideoSource:
             raise SourceError(f"{self._path}: no frame of this video can be decoded")
 
     def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        count = 0
         for frame in self.frames():
             yield LabelledFrame(frame, None)
+            count += 1
+        if count < self.info.frames:
+            claimed = f"its header claims {self.info.frames} images"
+            notes.add("truncated file", f"{self._path.name}: {claimed}, {count} can be decoded")
 
     def _open(self) -> Any:
         capture = cv2.VideoCapture(str(self._path))

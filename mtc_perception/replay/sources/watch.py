@@ -1,8 +1,11 @@
 """Notes what is odd about the images of a stream, which are evaluated all the same."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from mtc_perception.replay.frames import LabelledFrame, Pixels, RawPixels
+from mtc_perception.errors import ImageError
+from mtc_perception.metrics import GroundTruth
+from mtc_perception.replay.frames import LabelledFrame, Pixels, RawPixels, SourceFrame
 from mtc_perception.replay.notes import Notes
 
 
@@ -23,6 +26,30 @@ def watched(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledF
             notes.add("encoding changes", f"image {frame.index}: {encoding} to {now}")
         encoding = now or encoding
         yield labelled
+
+
+def fitted(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
+    """The frames without masks of another size than their image, which are noted."""
+    for frame, truth in frames:
+        yield LabelledFrame(frame, None if truth is None else _fitting(frame, truth, notes))
+
+
+def _fitting(frame: SourceFrame, truth: GroundTruth, notes: Notes) -> GroundTruth | None:
+    try:
+        height, width = frame.pixels.size
+    except ImageError:
+        return truth  # noted where the image is replayed
+    for task in ("drivable", "lane"):
+        mask = getattr(truth, task)
+        if mask is not None and mask.shape != (height, width):
+            notes.add(
+                "label of another size",
+                f"image {frame.index} is {width}x{height}, its {task} label "
+                f"{mask.shape[1]}x{mask.shape[0]}",
+            )
+            truth = replace(truth, **{task: None})
+    unlabelled = truth.boxes is None and truth.drivable is None and truth.lane is None
+    return None if unlabelled else truth
 
 
 def _encoding(pixels: Pixels) -> str:

@@ -19,7 +19,8 @@ from mtc_perception.replay.frames import BrokenPixels, LabelledFrame
 from mtc_perception.replay.records.record import Status
 
 STAGES = ("read", "preprocess", "inference", "decode", "end_to_end")
-"""`read`: from the file to decoded pixels; `end_to_end` is the sum of the others."""
+"""`read`: from the message, or the image file's bytes, to pixels; `end_to_end` is the sum of the
+others. What only a replay does is in none of them: finding images and labels in files, judging."""
 _AHEAD, _BEHIND = 3, 3
 """Images in each queue: enough to even out, few enough to forget about their memory."""
 
@@ -77,7 +78,7 @@ def replay_frames(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loaded:
-    """An image out of the file, decoded where that is possible."""
+    """An image of the recording, decoded where that is possible."""
 
     labelled: LabelledFrame
     image: SourceImage | None
@@ -86,15 +87,14 @@ class _Loaded:
 
 
 def _loaded(frames: Iterable[LabelledFrame]) -> Iterator[_Loaded]:
-    begin = perf_counter()
     for labelled in frames:
         image, reason = None, ""
+        begin = perf_counter()
         try:
             image = labelled.frame.pixels.decode()
         except ImageError as error:
             reason = str(error)
         yield _Loaded(labelled, image, reason, (perf_counter() - begin) * 1e3)
-        begin = perf_counter()
 
 
 def _perceived(loaded: _Loaded, perceiver: Perceiver, reference: Perceiver | None) -> Seen:

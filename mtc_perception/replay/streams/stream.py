@@ -19,7 +19,7 @@ from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import RecordWriter, records_sha256
 from mtc_perception.replay.sources.label_folder import LabelFolder
 from mtc_perception.replay.sources.open import open_source
-from mtc_perception.replay.sources.watch import watched
+from mtc_perception.replay.sources.watch import fitted, watched
 from mtc_perception.replay.streams.annotated_bag import AnnotatedBag
 from mtc_perception.replay.streams.gallery import Gallery
 from mtc_perception.replay.streams.lockstep import Seen, replay_frames
@@ -77,7 +77,7 @@ def labelled_frames(task: StreamTask, source: FrameSource, notes: Notes) -> Iter
     # Last, so that labels of what is left out are not taken for labels without an image.
     if task.seconds is not None:
         frames = _first_seconds(frames, task.seconds)
-    return watched(frames, notes)
+    return watched(fitted(frames, notes), notes)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class _Recorder:
     def __call__(self, seen: Seen) -> None:
         frame, truth = seen.labelled
         if seen.perception is None:
-            record = self._judge.unanswered(frame, seen.status, seen.reason, truth)
+            record = self._judge.unanswered(frame, seen.status, seen.reason, truth, seen.reference)
             if seen.image is None:
                 self._notes.add(f"{seen.status} image", f"image {frame.index}: {seen.reason}")
         else:
@@ -126,7 +126,6 @@ class _Recorder:
 
 
 def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tick) -> StreamResult:
-    begin_s = monotonic()
     source = open_source(task.path, task.topic, task.fps, task.truth)
     expected = _expected(source, task.seconds)
     tick(0, expected)  # engines take their time to load
@@ -141,6 +140,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     reference: Perceiver | None = None
     if task.reference is not None:
         reference = perceivers.get(task.reference, task.engine, None, task.threads)
+    begin_s = monotonic()  # what engines take to load or to build is no property of the recording
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
     record = _Recorder(judge, folder, _sinks(task, folder), notes)
     done = 0
