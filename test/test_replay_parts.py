@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import math
+import signal
 import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 
 from mtc_perception.metrics import GroundTruth
 from mtc_perception.perception import StageTimes
+from mtc_perception.replay.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.player import Stamps, schedule
@@ -34,6 +37,7 @@ from mtc_perception.replay.pictures import (
     jpeg,
     shrink,
 )
+from mtc_perception.replay.worker import WorkerProcess
 
 MS = 1_000_000
 
@@ -118,6 +122,39 @@ def test_what_reading_ahead_meets_is_raised_where_it_belongs() -> None:
     with pytest.raises(ValueError, match="damaged"):
         next(received)
     ahead.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_for_what_must_not_be_torn(
+    number: signal.Signals,
+) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    handle_interrupts()
+    done = []
+
+    def work() -> None:
+        with interrupts_held():
+            signal.raise_signal(number)
+            done.append("all of it")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert done == ["all of it"]
+        work()  # an impatient second one is ignored
+    finally:
+        for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(one, handler)
+
+
+def _tell_masked(connection: Connection) -> None:
+    connection.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def test_workers_are_deaf_to_ctrl_c_before_they_can_say_so() -> None:
+    with WorkerProcess("worker", _tell_masked) as worker:
+        assert worker.receive(bool, 60.0) is True
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_answers_come_back_in_any_order(tmp_path: Path) -> None:

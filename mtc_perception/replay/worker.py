@@ -3,11 +3,14 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from mtc_perception.errors import UserError
+from mtc_perception.replay.interrupts import interrupts_held
 
 _Reply = TypeVar("_Reply")
 _JOIN_S = 5.0
@@ -32,7 +35,9 @@ class WorkerProcess:
         self._process = context.Process(
             target=_run, args=(theirs, target, arguments), name=name, daemon=True
         )
-        self._process.start()
+        resource_tracker.ensure_running()  # its start would undo the mask
+        with interrupts_held(), _without_sigint():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> "WorkerProcess":
@@ -84,6 +89,16 @@ def stop_if_alone(connection: Connection) -> None:
     """
     if connection.poll():
         connection.recv()
+
+
+@contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Processes started meanwhile are deaf to Ctrl-C from their very beginning."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(connection: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:

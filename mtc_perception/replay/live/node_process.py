@@ -20,6 +20,7 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 
 from mtc_perception.launch_arguments import fastdds_environment
+from mtc_perception.replay.interrupts import interrupts_held
 from mtc_perception.replay.live.domain import ClaimedDomain
 from mtc_perception.replay.worker import ReplayError
 
@@ -74,7 +75,7 @@ class NodeProcess:
         content = {self.full_name: {"ros__parameters": dict(parameters)}}
         file.write_text(yaml.safe_dump(content))
         arguments = ["--ros-args", "--params-file", str(file), "-r", f"__ns:={namespace}"]
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, interrupts_held():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mtc_perception.node", *arguments],
                 stdout=log,
