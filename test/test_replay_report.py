@@ -105,6 +105,9 @@ def test_charts_of_long_recordings_stay_small() -> None:
     strips = metric_strips([Strip("lane", values, {12_345: "here"})], lost)
     assert len(strips) < 60_000
     assert 'href="#here"' in strips
+    assert re.search(r'class="unknown" d=""', strips)
+    nothing = metric_strips([Strip("vehicles", [0.0, float("nan")])], [False, False])
+    assert 'class="unknown" d="M518.0 ' in nothing  # an image without vehicles, not an F1 of 0
     changes = change_strips([Strip("lane", [0.0] * 10 + [0.2, -0.4])])
     assert ">+0.4<" in changes
     assert re.search(r'class="better" d="M[^"]+"', changes)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtc_perception.pages import render
-from mtc_perception.replay.live.run import LiveResult
+from mtc_perception.replay.live.result import LiveResult
 from mtc_perception.replay.pages.charts import latency_timeline, stage_bar
 from mtc_perception.replay.pages.page_pictures import Gallery, data_uri
 from mtc_perception.replay.results.rows import frame_rows, latency_rows, metric_rows

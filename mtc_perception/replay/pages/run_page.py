@@ -105,7 +105,7 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
     for quantile in ("p50", "p95", "p99"):
         value = result["latency_ms"].get("end_to_end", {}).get(quantile)
         if value is not None:
-            yield Card(f"{value:.1f} ms", f"end to end, {quantile}")
+            yield Card(f"{value:.{0 if value >= 100 else 1}f} ms", f"end to end, {quantile}")
     if result["mode"] == "lockstep" and result["frames_per_s"]:
         yield Card(f"{result['frames_per_s']:.1f}", "images per second")
     for task, name, words in (

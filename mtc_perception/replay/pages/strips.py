@@ -25,14 +25,14 @@ class Strip:
 
 
 def metric_strips(rows: Sequence[Strip], lost: Sequence[bool]) -> str:
-    """Figures in 0..1; red where images got no answer.
+    """Figures in 0..1; red where images got no answer, grey where there is nothing to tell.
 
     Where several images share a bar, its dark part is the worst of them and its light part their
     mean.
     """
 
     def bars(row: Strip, top: float) -> _Paths:
-        paths: _Paths = {"mean": [], "worst": [], "lost": []}
+        paths: _Paths = {"unknown": [], "mean": [], "worst": [], "lost": []}
         for x, width, begin, end in _columns(len(row.values)):
             bottom = top + _HEIGHT
             known = [value for value in row.values[begin:end] if not math.isnan(value)]
@@ -42,6 +42,8 @@ def metric_strips(rows: Sequence[Strip], lost: Sequence[bool]) -> str:
                 mean = sum(known) / len(known)
                 paths["mean"].append(_bar(x, width, bottom, bottom - mean * _HEIGHT))
                 paths["worst"].append(_bar(x, width, bottom, bottom - min(known) * _HEIGHT))
+            else:
+                paths["unknown"].append(_bar(x, width, bottom, top))
         return paths
 
     return _strips(rows, bars, lambda _: ("1", "0"))

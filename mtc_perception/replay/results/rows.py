@@ -14,7 +14,7 @@ _FRAME_WORDS = {
 STAGE_WORDS = {
     "receive": "receive (stamp to callback)",
     "wait": "wait for the engine",
-    "read": "read and decode",
+    "read": "read the image",
     "preprocess": "preprocess",
     "inference": "inference",
     "decode": "decode",
