@@ -33,6 +33,7 @@ for compression in (
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Option(help="Recipe YAML, see config/recipes/.")],
+    changes: commands.SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of checkpoints, state and logs; default: runs/RECIPE'S NAME."),
@@ -47,7 +48,7 @@ def train(
     """
     from offline_compress.recipe import load_recipe
 
-    loaded = load_recipe(recipe)  # before the imports that take seconds
+    loaded = load_recipe(recipe, changes or ())  # before the imports that take seconds
     import torch
 
     from offline_compress.training.stopping import Interrupted

@@ -49,8 +49,10 @@ def write_recipe(roads: Path, path: Path, epochs: int) -> Path:
 
 
 def test_train_evaluate_export_evaluate(roads: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(roads, tmp_path / "tiny.yaml", epochs=2)
-    trained = run("train", "--recipe", recipe, "--out", tmp_path / "run")
+    recipe = write_recipe(roads, tmp_path / "tiny.yaml", epochs=2000)
+    trained = run(
+        "train", "--recipe", recipe, "--set", "schedule.epochs=2", "--out", tmp_path / "run"
+    )
     assert trained.returncode == 0, trained.stderr
     checkpoint = tmp_path / "run" / "best"
     first = run(
@@ -105,6 +107,10 @@ def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) 
     ("arguments", "words"),
     [
         (("train", "--recipe", "nowhere.yaml"), "nowhere.yaml does not exist"),
+        (
+            ("train", "--recipe", "config/recipes/mtc_nano.yaml", "--set", "schedule.epoch=2"),
+            "did you mean epochs?",
+        ),
         (("export", "nowhere", "x.mtc"), "nowhere is no checkpoint"),
         (("export", "nowhere", "x.mtc", "--metrics", "README.md"), "README.md cannot be read"),
         (("export", "nowhere", "x.mtc", "--score", "1.5"), "less than or equal to 1"),
