@@ -17,7 +17,8 @@ from mtc_perception.replay.demo.synthetic import (
     SYNTHETIC_RATE_HZ,
     SYNTHETIC_WIDTH,
 )
-from mtc_perception.replay.live.run import LiveConfig, LiveResult, Phase, Usage, run_live
+from mtc_perception.replay.live.result import LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.run import Phase, run_live
 
 ENGINE_RUNS = 150
 # Enough different images; more would only fill memory.

@@ -25,8 +25,8 @@ from mtc_perception.perception import StageTimes
 from mtc_perception.replay.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
-from mtc_perception.replay.live.player import Stamps, schedule
 from mtc_perception.replay.live.read_ahead import ReadAhead
+from mtc_perception.replay.live.schedule import Stamps, schedule
 from mtc_perception.replay.masks import PackedMask
 from mtc_perception.replay.pages.charts import latency_timeline, stage_bar
 from mtc_perception.replay.pictures import (

@@ -27,7 +27,8 @@ try:
     from mtc_perception.replay.demo.report import write_report
     from mtc_perception.replay.demo.scoring import score_run
     from mtc_perception.replay.demo.summary import summarise, table
-    from mtc_perception.replay.live.run import LiveConfig, LiveResult, Phase, node_files, run_live
+    from mtc_perception.replay.live.result import LiveConfig, LiveResult
+    from mtc_perception.replay.live.run import Phase, node_files, run_live
     from mtc_perception.replay.worker import ReplayError
 except ImportError as missing:
     if not (missing.name or "").startswith(("rclpy", "ament_index", "rcl_", "vision_msgs")):

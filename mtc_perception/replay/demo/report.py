@@ -11,8 +11,8 @@ from mtc_perception.metrics import GroundTruth
 from mtc_perception.perception import Perception
 from mtc_perception.preprocess import to_rgb
 from mtc_perception.replay.frames import FrameSource, SourceFrame
-from mtc_perception.replay.live.player import Published
-from mtc_perception.replay.live.run import LiveResult
+from mtc_perception.replay.live.protocol import Published
+from mtc_perception.replay.live.result import LiveResult
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.pages.demo_page import render_page
 from mtc_perception.replay.pages.page_pictures import Gallery, Picture

@@ -7,7 +7,7 @@ from typing import Any
 from mtc_perception.bundle import Bundle, Thresholds
 from mtc_perception.metrics import ImageEvidence, PerceptionMetrics
 from mtc_perception.replay.frames import FrameSource
-from mtc_perception.replay.live.run import LiveResult
+from mtc_perception.replay.live.result import LiveResult
 from mtc_perception.replay.notes import Note, Notes
 from mtc_perception.replay.records.figures import iou
 from mtc_perception.replay.records.judge import FrameJudge

@@ -6,7 +6,6 @@ image's stamp is the end-to-end latency that a consumer really sees.
 
 import gc
 import time
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mtc_perception.memory import keep_memory
 from mtc_perception.messages import rejection, stamp_ns, times_from_message
 from mtc_perception.replay.bags.truth_topics import detection_boxes
 from mtc_perception.replay.live.answers import Answer, AnswerWriter, RecordedFrame
+from mtc_perception.replay.live.protocol import Finish, Listening, Recording, Seen
 from mtc_perception.replay.masks import PackedMask
 from mtc_perception.replay.worker import ReplayError, stop_if_alone
 
@@ -31,33 +31,6 @@ RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
 # Outputs of one image come together: this many images may be under way at once.
 _UNDER_WAY = 64
-
-
-@dataclass(slots=True, eq=False)
-class Recording:
-    """Sent at the end."""
-
-    frames: dict[int, RecordedFrame] = field(default_factory=dict)
-    """By image stamp in ns."""
-    status: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The last /diagnostics of the node: values by the status's name behind the node's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Sent when every output's publisher is found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Answer to any word before the last: of how many images it is known how they ended."""
-
-    ended: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Asks for the recording."""
 
 
 class _Recorder(Node):

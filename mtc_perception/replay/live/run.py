@@ -5,169 +5,37 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
-from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.frames import SourceInfo
-from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
+from mtc_perception.replay.live.answers import AnswerReader
 from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
-from mtc_perception.replay.live.player import (
+from mtc_perception.replay.live.player import run_player
+from mtc_perception.replay.live.protocol import (
+    Finish,
+    Listening,
     Loaded,
     Matched,
     Played,
     PlayerConfig,
-    Published,
-    Transport,
-    run_player,
+    Recording,
+    Seen,
 )
-from mtc_perception.replay.live.recorder import Finish, Listening, Recording, Seen, run_recorder
+from mtc_perception.replay.live.recorder import run_recorder
+from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
 from mtc_perception.replay.sources.open import open_source
 from mtc_perception.replay.worker import ReplayError, WorkerProcess
-from mtc_perception.timing import STAGES, percentiles
 
 NAMESPACE = "/replay"
-CAMERA = "front"
 IMAGE_TOPIC = f"{NAMESPACE}/image_raw"
 _SETTLE_S = 0.5
 _LAST_ANSWER_S = 3.0
 _WORKER_TIMEOUT_S = 60.0
 _SAMPLE_S = 1.0
 
-# On the node's ROS clock: with /clock this is the recording's time, and known to 10 ms only.
-_ROS_STAGES = ("receive", "end_to_end")
-
 Phase = Literal["load", "configure", "play"]
-Outcome = Literal["processed", "dropped", "stale", "malformed"]
-
-
-@dataclass(frozen=True, slots=True)
-class LiveConfig:
-    """One live run; the fields that `PlayerConfig` has too mean the same."""
-
-    input: Path
-    bundle: Path
-    topic: str | None = None
-    fps: float | None = None
-    seconds: float | None = None
-    repeat_s: float | None = None
-    """Play in a circle for so long."""
-    transport: Transport = "raw"
-    parameters: dict[str, Any] = field(default_factory=dict)
-    """Further parameters of the node, such as `engine`."""
-    keep_results: bool = True
-    """Keep boxes and masks, not only times."""
-    faithful: bool = False
-    speed: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The node's process at one moment of playing."""
-
-    since_start_s: float
-    resident_mib: float
-    cpu_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LiveResult:
-    """What went in, what came out, and what the node says of itself."""
-
-    config: LiveConfig
-    source: SourceInfo
-    published: list[Published]
-    recording: Recording
-    answers: AnswerReader
-    """To be read while the folder of the run is there, and to be closed."""
-    usage: list[Usage]
-    unreadable: int
-    """Images of the recording that could not be decoded, and so were not played."""
-    unreadable_reason: str
-    ready_s: float
-    """From the start of the node's process until it was active and found."""
-
-    @property
-    def engine(self) -> dict[str, str]:
-        """The node's engine status: engine, device, precision, why, degraded, ..."""
-        return self.recording.status["engine"]
-
-    def frame(self, published: Published) -> RecordedFrame | None:
-        """The times of an image whose every output arrived; None for all others."""
-        frame = self.recording.frames.get(published.stamp_ns)
-        return frame if frame is not None and frame.complete else None
-
-    def perception(self, published: Published, classes: Sequence[str]) -> Perception | None:
-        """The results of an image; None without, or if they were not kept.
-
-        `classes` are the bundle's.
-        """
-        frame = self.frame(published)
-        if frame is None or frame.offset is None or frame.times is None:
-            return None
-        times = frame.times
-        return self.answers.read(frame.offset).perception(
-            classes, StageTimes(times.preprocess, times.inference, times.decode)
-        )
-
-    def outcome(self, published: Published) -> tuple[Outcome, str]:
-        """How an image ended, and why.
-
-        Processed are those whose every output arrived here; stale and malformed those that the node
-        refused; dropped are the others, wherever they were lost: in the node's slot or on the way
-        to or from it.
-        """
-        frame = self.recording.frames.get(published.stamp_ns)
-        if frame is not None and frame.complete:
-            return "processed", ""
-        if frame is not None and frame.rejected:
-            kind, _, reason = frame.rejected.partition(": ")
-            return ("stale" if kind == "stale" else "malformed"), reason
-        return "dropped", "the node never answered"
-
-    def counts(self) -> dict[str, int]:
-        """`frames_in` and how they ended."""
-        ended = Counter(self.outcome(one)[0] for one in self.published)
-        return {
-            "frames_in": len(self.published),
-            "frames_processed": ended["processed"],
-            "frames_dropped": ended["dropped"],
-            "frames_stale": ended["stale"],
-            "frames_malformed": ended["malformed"],
-            "frames_received_by_node": int(self.recording.status[CAMERA]["frames_in"]),
-        }
-
-    def latency_ms(self, published: Published) -> float:
-        """From publishing the image to the last output's arrival; NaN without an answer."""
-        frame = self.frame(published)
-        return np.nan if frame is None else (frame.last_arrival_ns - published.published_ns) / 1e6
-
-    def stages_ms(self, published: Published) -> dict[str, float]:
-        """Where the time of an answered image went; empty for all others.
-
-        The node's own stages, and `end_to_end` as seen from here. `published` is the node's own end
-        to end: image stamp to its last publish call.
-        """
-        frame = self.frame(published)
-        if frame is None or frame.times is None:
-            return {}
-        own = {
-            "published" if stage == "end_to_end" else stage: getattr(frame.times, stage)
-            for stage in STAGES
-            if not (self.config.faithful and stage in _ROS_STAGES)
-        }
-        return own | {"end_to_end": self.latency_ms(published)}
-
-    def latencies_ms(self) -> dict[str, dict[str, float]]:
-        """Percentiles of `stages_ms`."""
-        rows = [row for one in self.published if (row := self.stages_ms(one))]
-        names = rows[0] if rows else {"end_to_end": 0.0}
-        return {stage: percentiles(row[stage] for row in rows) for stage in names}
 
 
 class Observer(Protocol):

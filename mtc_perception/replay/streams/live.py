@@ -9,6 +9,7 @@ from mtc_perception.bundle import Bundle
 from mtc_perception.errors import ImageError
 from mtc_perception.images import SourceImage
 from mtc_perception.perceiver import Perceiver
+from mtc_perception.perception import Perception
 from mtc_perception.replay.frames import (
     BrokenPixels,
     EncodedPixels,
@@ -16,16 +17,9 @@ from mtc_perception.replay.frames import (
     LabelledFrame,
     SourceFrame,
 )
-from mtc_perception.replay.live.player import Published, Transport
-from mtc_perception.replay.live.run import (
-    CAMERA,
-    LiveConfig,
-    LiveResult,
-    Phase,
-    expected_frames,
-    node_files,
-    run_live,
-)
+from mtc_perception.replay.live.protocol import Published, Transport
+from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult
+from mtc_perception.replay.live.run import Phase, expected_frames, node_files, run_live
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.records.record import Status
 from mtc_perception.replay.streams.lockstep import Judging, Seen
@@ -131,19 +125,19 @@ def _seen(
     reference: Perceiver | None,
 ) -> Seen:
     image, problem = _decoded(labelled.frame)
+    other = None if reference is None or image is None else _seen_by(reference, image)
     answer = None if one is None else result.perception(one, bundle.manifest.classes)
     if one is None or answer is None:
         status, reason = _ending(labelled.frame, one, result, problem)
-        return Seen(labelled, image, None, None, status, reason, {})
-    return Seen(
-        labelled,
-        image,
-        answer,
-        None if reference is None or image is None else reference.perceive(image),
-        "processed",
-        "",
-        result.stages_ms(one),
-    )
+        return Seen(labelled, image, None, other, status, reason, {})
+    return Seen(labelled, image, answer, other, "processed", "", result.stages_ms(one))
+
+
+def _seen_by(reference: Perceiver, image: SourceImage) -> Perception | None:
+    try:
+        return reference.perceive(image)
+    except ImageError:
+        return None
 
 
 def _decoded(frame: SourceFrame) -> tuple[SourceImage | None, str]:
