@@ -81,13 +81,24 @@ class BuiltEngine:
 
 
 def default_flavour(targets: Sequence[str] = (CURRENT,)) -> Flavour:
-    """The library that builds for `targets`. Raises EngineError where none is installed."""
+    """The library that builds for `targets`: the preferred one of those that can be imported.
+
+    Raises EngineError where there is none.
+    """
     if CURRENT not in targets:
         return "tensorrt_rtx"
     found = installed_flavours()
     if not found:
         raise EngineError(f"neither TensorRT nor TensorRT-RTX is installed: {INSTALL}")
-    return found[0]
+    refusals = []
+    for flavour in found:
+        try:
+            import_library(flavour)
+        except EngineError as error:
+            refusals.append(str(error))
+        else:
+            return flavour
+    raise EngineError("; ".join(refusals))
 
 
 def check_available(settings: BuildSettings) -> None:
@@ -155,6 +166,8 @@ def build_engine(
             flavour=settings.flavour,
             version=about.pop("version"),
             gpu=about.pop("gpu"),
+            multiprocessors=about.pop("multiprocessors"),
+            memory_mib=about.pop("memory_mib"),
             compute_capability=tuple(about.pop("compute_capability")),
         )
         about |= {

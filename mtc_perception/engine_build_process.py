@@ -15,12 +15,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mtc_perception.engines.cuda import current_device
-from mtc_perception.engines.tensorrt_library import error_log, import_library
+from mtc_perception.engines.cuda import Device, current_device
+from mtc_perception.engines.tensorrt_library import LibraryLog, import_library, library_log
 from mtc_perception.errors import EngineError
 from mtc_perception.files import write_bytes_atomic
 
@@ -66,20 +65,22 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
 
     Raises EngineError with the parser's or the builder's reason.
     """
-    gpu, capabilities = _device(request["targets"])
+    device, capabilities = _device(request["targets"])
     library = import_library(request["flavour"])
     trt = library.module
-    log, errors = error_log(library)
+    log = library_log(library)
+    begin = log.mark()
     # A constructor that fails raises whatever its bindings make of a null pointer.
     try:
-        builder = trt.Builder(log)
+        builder = trt.Builder(log.logger)
     except (TypeError, RuntimeError) as error:
-        raise EngineError(f"the builder does not start: {_reason(errors) or error}") from error
+        reason = _reason(log, begin) or error
+        raise EngineError(f"the builder does not start: {reason}") from error
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, log.logger)
     if not parser.parse(graph):
-        why = _parser_error(parser) if parser.num_errors else f"the graph: {_reason(errors)}"
+        why = _parser_error(parser) if parser.num_errors else f"the graph: {_reason(log, begin)}"
         raise EngineError(f"the parser refuses {why}")
     config = builder.create_builder_config()
     _set_batch(builder, network, config, request["batch"])
@@ -89,18 +90,17 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # What `inspect` reads back: names alone say nothing about precision.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    timings = timings_file(request["timings"], gpu, library.version)
+    timings = timings_file(request["timings"], device, library.version)
     if timings is not None:
         read_timings(config, timings)
     monitor = _monitor(trt, report)
     config.progress_monitor = monitor
-    begin = time.monotonic()
+    begin_s = time.monotonic()
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise EngineError(
-            f"the builder refuses the network: {_reason(errors) or 'no reason given'}"
-        )
-    seconds = time.monotonic() - begin
+        reason = _reason(log, begin) or "no reason given"
+        raise EngineError(f"the builder refuses the network: {reason}")
+    seconds = time.monotonic() - begin_s
     out.write(engine)
     out.flush()
     if timings is not None:
@@ -108,7 +108,9 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
         write_bytes_atomic(timings, bytes(config.get_timing_cache().serialize()))
     return {
         "version": library.version,
-        "gpu": gpu,
+        "gpu": device.name if device else "",
+        "multiprocessors": device.multiprocessors if device else 0,
+        "memory_mib": device.memory_mib if device else 0,
         "compute_capability": capabilities,
         "seconds": round(seconds, 3),
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
@@ -196,10 +198,12 @@ def _set_batch(builder: Any, network: Any, config: Any, batch: int) -> None:
             )
 
 
-def timings_file(folder: str | None, gpu: str, version: str) -> Path | None:
-    """Kernel timings hold for one GPU and one version of the library."""
-    if folder is None:
+def timings_file(folder: str | None, device: Device | None, version: str) -> Path | None:
+    """Kernel timings hold for one GPU and one version of the library; ahead of time there are
+    none."""
+    if folder is None or device is None:
         return None
+    gpu = f"{device.name}-{device.multiprocessors}mp-{round(device.memory_mib / 1024)}gib"
     return Path(folder) / f"timings-{re.sub(r'[^A-Za-z0-9]+', '-', gpu)}-{version}.cache"
 
 
@@ -221,7 +225,8 @@ def _parser_error(parser: Any) -> str:
     return f"node {error.node_name() or '?'} ({error.node_operator()}): {why}"
 
 
-def _reason(errors: Sequence[str]) -> str:
+def _reason(log: LibraryLog, since: int) -> str:
+    errors = log.errors(since)
     return short_reason(errors[-1]) if errors else ""
 
 
@@ -236,12 +241,12 @@ def short_reason(message: str) -> str:
     return " ".join(part for part in (inside[: place.start()].strip(), place[1]) if part)
 
 
-def _device(targets: list[str]) -> tuple[str, list[str]]:
-    """Name of the GPU that the engine is tied to, if any, and the capabilities it is for."""
+def _device(targets: list[str]) -> tuple[Device | None, list[str]]:
+    """The GPU that the engine is tied to, if any, and the capabilities it is for."""
     if "current" not in targets:
-        return "", sorted(set(targets))
+        return None, sorted(set(targets))
     device = current_device()
-    return device.name, [device.compute_capability]
+    return device, [device.compute_capability]
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:

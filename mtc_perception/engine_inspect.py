@@ -6,7 +6,7 @@ from typing import Any
 
 from mtc_perception.engine_key import Flavour
 from mtc_perception.engines.cuda import current_device
-from mtc_perception.engines.tensorrt_library import error_log, import_library
+from mtc_perception.engines.tensorrt_library import deserialised, import_library
 from mtc_perception.errors import EngineError
 
 _TYPES = {
@@ -29,14 +29,13 @@ def layer_precisions(engine: bytes, flavour: Flavour) -> dict[str, int]:
     """
     current_device()
     library = import_library(flavour)
-    trt = library.module
-    log, errors = error_log(library)
-    loaded = trt.Runtime(log).deserialize_cuda_engine(engine)
-    if loaded is None:
-        reason = errors[-1] if errors else "no reason given"
-        raise EngineError(f"{library.title} does not load the engine: {reason}")
-    inspector = loaded.create_engine_inspector()
-    return count_precisions(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return count_precisions(layer_details(library.module, deserialised(library, engine)))
+
+
+def layer_details(trt: Any, engine: Any) -> str:
+    """What the inspector of the library `trt` says of an `ICudaEngine`'s layers, as JSON."""
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def count_precisions(information: str) -> dict[str, int]:

@@ -11,6 +11,9 @@ Flavour = Literal["tensorrt", "tensorrt_rtx"]
 
 FLAVOUR_OPTIONS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 """What `mtc-engine build --flavour` calls them."""
+_MEMORY_TOLERANCE = 0.1
+"""Of a GPU's memory, drivers and kernels keep more or less for themselves; sizes that are sold
+differ by more."""
 
 
 class Profile(NamedTuple):
@@ -38,13 +41,20 @@ class EngineKey:
     gpu: str
     """Name of the GPU that it was built on; empty for an ahead-of-time build of TensorRT-RTX,
     which fits every GPU of its compute capabilities."""
+    multiprocessors: int
+    """Of that GPU: those of all Jetson Orin boards have one name. 0 if built ahead of time."""
+    memory_mib: int
+    """Of that GPU; 0 if built ahead of time."""
     compute_capability: tuple[NonEmpty, ...]
     """Sorted: `("sm89",)`; an ahead-of-time build may have several."""
 
     def differences(self, wanted: "EngineKey") -> list[str]:
         """What keeps an engine of this key from serving as `wanted`, a field each; empty: fits."""
+        ahead = self.flavour == "tensorrt_rtx" and not self.gpu
         fits = {
-            "gpu": self.gpu == wanted.gpu or (self.flavour == "tensorrt_rtx" and not self.gpu),
+            "gpu": ahead or self.gpu == wanted.gpu,
+            "multiprocessors": ahead or self.multiprocessors == wanted.multiprocessors,
+            "memory_mib": ahead or same_memory(self.memory_mib, wanted.memory_mib),
             "compute_capability": set(wanted.compute_capability) <= set(self.compute_capability),
         }
         return [
@@ -63,6 +73,11 @@ class EngineKey:
         )
 
 
+def same_memory(one_mib: int, other_mib: int) -> bool:
+    """Whether two GPUs may have been sold with the same memory."""
+    return abs(one_mib - other_mib) <= _MEMORY_TOLERANCE * max(one_mib, other_mib)
+
+
 def build_command(key: EngineKey, bundle: str = "BUNDLE") -> str:
     """The command that builds an engine for `key` from the bundle at path `bundle`."""
     target = f" --target {key.compute_capability[0]}" if key.flavour == "tensorrt_rtx" else ""
@@ -75,5 +90,7 @@ def _words(value: Any) -> str:
         return str(value)
     if isinstance(value, tuple):
         return "/".join(value)
+    if isinstance(value, int):
+        return str(value)
     # Of a sha256 the beginning says enough.
     return value[:12] if len(value) == 64 else value or "any"

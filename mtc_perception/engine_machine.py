@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mtc_perception.engine_key import EngineKey, Flavour
+from mtc_perception.engine_key import EngineKey, Flavour, same_memory
 from mtc_perception.engines.cuda import Device, current_device
 from mtc_perception.engines.tensorrt_library import NAMES, import_library, installed_flavours
 from mtc_perception.errors import EngineError
@@ -28,8 +28,8 @@ class Machine:
             return f"of {NAMES[key.flavour]} {key.version}, installed is {version}"
         if self.device is None:
             return None
-        if key.gpu not in ("", self.device.name):
-            return f"built on {key.gpu}, this is {self.device.name}"
+        if key.gpu and (other := _other_gpu(key, self.device)):
+            return f"built on {other}"
         if self.device.compute_capability not in key.compute_capability:
             return (
                 f"for {', '.join(key.compute_capability)}, this GPU is"
@@ -41,6 +41,20 @@ class Machine:
         """Whether an engine of this key is known to fit."""
         known = self.device is not None and key.flavour in self.versions
         return known and self.misfit(key) is None
+
+
+def _other_gpu(key: EngineKey, device: Device) -> str:
+    """The GPU that an engine was built on and how this one differs; empty if it is one like it."""
+    if key.gpu != device.name:
+        return f"{key.gpu}, this is {device.name}"
+    if key.multiprocessors != device.multiprocessors:
+        return (
+            f"{key.gpu} with {key.multiprocessors} multiprocessors, this one has"
+            f" {device.multiprocessors}"
+        )
+    if not same_memory(key.memory_mib, device.memory_mib):
+        return f"{key.gpu} with {key.memory_mib} MiB of memory, this one has {device.memory_mib}"
+    return ""
 
 
 def this_machine() -> Machine:

@@ -106,6 +106,9 @@ def engine_tables(entry: StoredEngine, layers: Mapping[str, int] | str) -> list[
         "sha256": entry.sha256,
         "library": f"{NAMES[key.flavour]} {key.version}",
         "GPU": _gpus(key),
+        "its size": f"{key.multiprocessors} multiprocessors, {key.memory_mib} MiB"
+        if key.gpu
+        else None,
         "precision": key.precision,
         "input": f"{key.profile} (images x height x width)",
         "bundle": about.get("bundle"),
@@ -138,9 +141,11 @@ def bench_table(found: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for name, times in found["latency_ms"].items():
         table.add_row(name, *(f"{times[column]:.3f}" for column in columns))
+    layers = found["layers"]
     table.caption = (
         f"{found['runs']} camera images, {found['images_per_s']:.1f} per second; the host adds"
-        f" {found['host_overhead']:.1%} to the GPU's time for copies and inference"
+        f" {found['host_overhead']:.1%} to the engine's time on the GPU; layers:"
+        f" {layers if isinstance(layers, str) else _shares(layers)}"
     )
     return table
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from mtc_perception.errors import EngineError
+
 NS_PER_MS = 1_000_000
 FUTURE_TOLERANCE_MS = 50.0
 """Synchronised clocks differ by less; a stamp further ahead means they are not."""
@@ -14,6 +16,9 @@ FAR_PAST_MS = 10_000.0
 """No live camera is this late: an older stamp means another clock, not a slow link.
 
 Such an image is processed, whatever `max_frame_age_ms` is, and flagged."""
+PAUSE_S = 30.0
+"""How long a pause waits for the frame under way: a device that hangs is given up sooner, and
+another engine may be loaded in its place meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +110,17 @@ class FrameSlots:
             self._changed.notify_all()
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self, timeout_s: float = PAUSE_S) -> Iterator[None]:
         """The time between two frames: waits for the one under way and holds back the next.
 
-        Frames still come in, and the newest are taken afterwards.
+        Frames still come in, and the newest are taken afterwards. Raises EngineError if the frame
+        under way is not done within `timeout_s`; then nothing is held back.
         """
-        with self._changed:
-            self._paused = True
-            while self._under_way:
-                self._changed.wait()
         try:
+            with self._changed:
+                self._paused = True
+                if not self._changed.wait_for(lambda: not self._under_way, timeout_s):
+                    raise EngineError(f"the engine did not finish an image in {timeout_s:g} s")
             yield
         finally:
             with self._changed:

@@ -1,9 +1,11 @@
 import gc
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from gpu import missing_gpu, needs_gpu
+from simulated_gpu import SimulatedGpu, simulated_gpu
 
 from mtc_perception.engines import cuda
 from mtc_perception.errors import EngineError
@@ -31,6 +33,77 @@ def test_without_the_bindings_it_says_what_to_install(monkeypatch: pytest.Monkey
         cuda.runtime()
     monkeypatch.undo()
     assert cuda.runtime()
+
+
+@pytest.fixture
+def gpu() -> Iterator[SimulatedGpu]:
+    with simulated_gpu() as gpu:
+        yield gpu
+
+
+def event_after(gpu: SimulatedGpu, seconds: float) -> cuda.Event:
+    stream, event = cuda.Stream(), cuda.Event()
+    gpu.put(seconds, lambda: None)
+    event.record(stream)
+    return event
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.05])
+def test_a_wait_ends_when_the_device_is_there(gpu: SimulatedGpu, seconds: float) -> None:
+    begin_s = gpu.now_s()
+    event_after(gpu, seconds).wait()
+    assert seconds <= gpu.now_s() - begin_s < seconds + 0.0001
+    # What was not ready meanwhile is no failure for others to find.
+    assert gpu.last == gpu.cudaError_t.cudaSuccess
+
+
+def test_a_long_wait_leaves_the_core_to_others(gpu: SimulatedGpu) -> None:
+    event_after(gpu, 0.0005).wait()
+    assert gpu.slept_s == 0.0
+    event_after(gpu, 0.1).wait()
+    assert gpu.slept_s > 0.09
+
+
+def test_a_wait_tells_what_went_wrong(gpu: SimulatedGpu) -> None:
+    event = event_after(gpu, 0.0)
+    gpu.broken = True
+    with pytest.raises(EngineError, match=r"^CUDA: cudaErrorLaunchFailure \(cudaEventQuery\)$"):
+        event.wait()
+    assert cuda.answers()
+
+
+def test_a_device_that_does_not_answer_is_not_asked_again(gpu: SimulatedGpu) -> None:
+    stream, event, memory = cuda.Stream(), event_after(gpu, 0.0), cuda.DeviceBuffer(16)
+    gpu.hangs = True
+    begin_s = gpu.now_s()
+    with pytest.raises(EngineError, match=r"^CUDA: the device did not answer in 0\.5 s$"):
+        event.wait(0.5)
+    assert 0.5 < gpu.now_s() - begin_s < 0.51
+    assert not cuda.answers()
+    begin_s = gpu.now_s()
+    for use in (stream.synchronise, cuda.Stream, lambda: cuda.DeviceBuffer(1)):
+        with pytest.raises(EngineError, match="did not answer in time once; restart this process"):
+            use()
+    memory.close()
+    assert gpu.memory_bytes() == 16  # releasing it could block as well
+    assert gpu.now_s() - begin_s < 0.001
+
+
+def test_a_process_that_was_stopped_looks_once_more(
+    gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event, looks = event_after(gpu, 0.0), []
+
+    def stopped_in_the_first_look(_event: object) -> tuple[object]:
+        looks.append(gpu.now_s())
+        if len(looks) > 1:
+            return (gpu.cudaError_t.cudaSuccess,)
+        gpu.sleep(0.1)
+        return (gpu.cudaError_t.cudaErrorNotReady,)
+
+    monkeypatch.setattr(gpu, "cudaEventQuery", stopped_in_the_first_look)
+    event.wait(0.05)
+    assert len(looks) == 2
 
 
 @needs_gpu
@@ -93,7 +166,10 @@ def test_a_failure_is_forgotten_by_the_next_call() -> None:
     with pytest.raises(EngineError, match=r"^CUDA: out of memory \(cudaMalloc\)$"):
         cuda.DeviceBuffer(1 << 46)
     assert cuda.DeviceBuffer(16).pointer % 256 == 0
-    assert cuda.current_device().compute_capability.startswith("sm")
+    device = cuda.current_device()
+    assert device.compute_capability.startswith("sm")
+    assert device.multiprocessors > 0
+    assert device.memory_mib > 1000
 
 
 @needs_gpu

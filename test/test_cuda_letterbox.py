@@ -4,19 +4,28 @@ import ctypes
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from gpu import needs_gpu
+from gpu import missing_gpu, needs_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_gpu import SimulatedGpu, simulated_gpu
 
 from mtc_perception.engines import cuda_letterbox
-from mtc_perception.engines.cuda import DeviceBuffer, Stream, current_device, pinned_array
+from mtc_perception.engines.cuda import (
+    Device,
+    DeviceBuffer,
+    Stream,
+    current_device,
+    pinned_array,
+)
 from mtc_perception.engines.cuda_letterbox import (
     TOLERANCE,
     DeviceLetterbox,
@@ -39,12 +48,13 @@ void letterbox_host(const unsigned char* source, Geometry g, unsigned char* out)
       letterbox_pixel(source, g, row, column, out + 3 * ((size_t)row * g.dst_width + column));
 }
 """
+ADA = Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
 Kernel = Callable[[SourceImage, Letterbox], npt.NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="session")
-def on_host(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    """The body of the kernel, compiled for this machine's CPU."""
+def host_function(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The kernel in a loop over its pixels, compiled for this machine's CPU."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler here")
@@ -57,11 +67,17 @@ def on_host(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     function = ctypes.CDLL(str(library)).letterbox_host
     function.argtypes = [ctypes.c_void_p, Geometry, ctypes.c_void_p]
     function.restype = None
+    return function
+
+
+@pytest.fixture(scope="session")
+def on_host(host_function: Any) -> Kernel:
+    """What the kernel makes of an image."""
 
     def run(image: SourceImage, box: Letterbox) -> npt.NDArray[np.uint8]:
         packed = np.ascontiguousarray(image.pixels)
         out = np.full((box.dst_height, box.dst_width, 3), 7, np.uint8)
-        function(packed.ctypes.data, geometry(image, box), out.ctypes.data)
+        host_function(packed.ctypes.data, geometry(image, box), out.ctypes.data)
         return out
 
     return run
@@ -210,10 +226,96 @@ def test_without_nvrtc_it_is_said_what_to_install(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 1
 
 
+class SimulatedDriver:
+    """In place of the module `cuda.bindings.driver`; a launch runs the kernel on the host."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUstream = int
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def cuModuleLoadData(self, _code: bytes) -> tuple[int, str]:
+        return 0, "module"
+
+    def cuModuleGetFunction(self, _module: str, name: bytes) -> tuple[int, str]:
+        return 0, name.decode()
+
+    def cuModuleUnload(self, _module: str) -> tuple[int]:
+        return (0,)
+
+    def cuLaunchKernel(self, _kernel: str, *launch: int) -> tuple[int]:
+        blocks_x, blocks_y, _, threads_x, threads_y, *_, addresses, _ = launch
+        arguments = (ctypes.c_size_t * 3).from_address(addresses)
+        box = Geometry.from_address(arguments[1])
+        assert blocks_x * threads_x >= box.dst_width
+        assert blocks_y * threads_y >= box.dst_height
+        source, out = (ctypes.c_void_p.from_address(arguments[i]) for i in (0, 2))
+        self._function(source, box, out)
+        return (0,)
+
+
+@pytest.fixture
+def gpu(host_function: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
+    driver = SimulatedDriver(host_function)
+    monkeypatch.setattr(cuda_letterbox, "_driver", lambda: driver)
+    monkeypatch.setattr(cuda_letterbox, "compiled_kernel", lambda _capability: b"")
+    with simulated_gpu() as gpu:
+        yield gpu
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_kernel_is_given_what_it_needs() -> None:
+    check_device(ADA)
+
+
+def test_memory_that_is_not_to_be_had_leaves_the_letterbox_as_it_was(gpu: SimulatedGpu) -> None:
+    stream = Stream()
+    letterbox = DeviceLetterbox(stream, ADA)
+    found = pinned_array(96 * 160 * 3)
+    out = DeviceBuffer(found.size)
+    box = Letterbox.fit(100, 200, 96, 160)
+    before = gpu.memory_bytes()
+    letterbox.write(noise(100, 200, "rgb"), box, out.pointer)
+    # The first image finds its buffers, up to full HD with an alpha channel.
+    letterbox.write(noise(1080, 1920, "rgba"), Letterbox.fit(1080, 1920, 96, 160), out.pointer)
+    assert gpu.memory_bytes() == before
+
+    gpu.most_bytes = 1 << 20
+    large = noise(1200, 1920, "rgba")
+    with pytest.raises(EngineError, match=r"cudaErrorMemoryAllocation \(cudaMalloc\)"):
+        letterbox.write(large, Letterbox.fit(1200, 1920, 96, 160), out.pointer)
+    assert gpu.memory_bytes() == before
+    image = noise(100, 200, "bgr")
+    letterbox.write(image, box, out.pointer)
+    stream.copy_to_host(found, out.pointer)
+    stream.synchronise()
+    expected = by_opencv(image, box)
+    assert worst(found.reshape(expected.shape), expected) <= TOLERANCE
+
+    gpu.most_bytes = 1 << 30
+    letterbox.write(large, Letterbox.fit(1200, 1920, 96, 160), out.pointer)
+    assert gpu.memory_bytes() > before
+    letterbox.close()
+
+
+@pytest.mark.usefixtures("_nvrtc")
+@pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
+def test_without_a_driver_the_host_has_to_do_it() -> None:
+    """The bindings raise errors of their own where they find no driver."""
+    no_stream: Any = None
+    with pytest.raises(EngineError, match=r"^CUDA: .*\(cuModuleLoadData\)$"):
+        DeviceLetterbox(no_stream, ADA)
+
+
 @needs_gpu
 def test_the_gpu_does_what_opencv_does() -> None:
+    check_device(current_device())
+
+
+def check_device(device: Device) -> None:
     stream = Stream()
-    letterbox = DeviceLetterbox(stream, current_device())
+    letterbox = DeviceLetterbox(stream, device)
     found = pinned_array(384 * 640 * 3)
     network_input = DeviceBuffer(found.size)
     # Small, then larger, then small again: buffers grow and are used again.

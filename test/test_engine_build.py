@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mtc_perception.engine_build import (
 from mtc_perception.engine_build_process import PhaseProgress, short_reason, timings_file
 from mtc_perception.engine_key import EngineKey, Profile
 from mtc_perception.engine_store import EngineStore
+from mtc_perception.engines.cuda import Device
 from mtc_perception.engines.tensorrt_library import installed_flavours
 from mtc_perception.errors import BundleError, EngineError
 
@@ -85,6 +87,8 @@ def test_an_engine_knows_what_it_is() -> None:
         flavour="tensorrt_rtx",
         version=built.key.version,
         gpu="",
+        multiprocessors=0,
+        memory_mib=0,
         compute_capability=("sm89",),
     )
     assert built.key.version.startswith("1.")
@@ -115,6 +119,8 @@ def test_one_engine_for_several_gpus_is_found_on_each(tmp_path: Path) -> None:
             **{
                 **vars(built.key),
                 "gpu": "NVIDIA Some GPU",
+                "multiprocessors": 84,
+                "memory_mib": 16_000,
                 "compute_capability": (capability,),
             }
         )
@@ -370,7 +376,14 @@ def test_reasons_without_places_in_nvidias_source(message: str, short: str) -> N
 
 
 def test_timings_belong_to_one_gpu_and_version() -> None:
-    assert timings_file("folder", "NVIDIA RTX 4090 / A", "10.3.0") == Path(
-        "folder/timings-NVIDIA-RTX-4090-A-10.3.0.cache"
+    small = Device("Orin", "sm87", multiprocessors=8, memory_mib=7_620)
+    path = Path("folder/timings-Orin-8mp-7gib-10.3.0.cache")
+    assert timings_file("folder", small, "10.3.0") == path
+    for other in (replace(small, multiprocessors=16), replace(small, memory_mib=15_656)):
+        assert timings_file("folder", other, "10.3.0") != path
+    odd = replace(small, name="NVIDIA RTX 4090 / A")
+    assert timings_file("folder", odd, "10.3.0") == Path(
+        "folder/timings-NVIDIA-RTX-4090-A-8mp-7gib-10.3.0.cache"
     )
-    assert timings_file(None, "NVIDIA RTX 4090", "10.3.0") is None
+    assert timings_file(None, small, "10.3.0") is None
+    assert timings_file("folder", None, "10.3.0") is None

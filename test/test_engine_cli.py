@@ -220,10 +220,20 @@ KEY = EngineKey(
     flavour="tensorrt",
     version="10.3.0",
     gpu="Orin",
+    multiprocessors=8,
+    memory_mib=7_620,
     compute_capability=("sm87",),
 )
+ORIN_8GB = Device("Orin", "sm87", multiprocessors=8, memory_mib=7_620)
+RTX_4090 = Device("RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
 AHEAD = replace(
-    KEY, flavour="tensorrt_rtx", version="1.7.1", gpu="", compute_capability=("sm86", "sm89")
+    KEY,
+    flavour="tensorrt_rtx",
+    version="1.7.1",
+    gpu="",
+    multiprocessors=0,
+    memory_mib=0,
+    compute_capability=("sm86", "sm89"),
 )
 VERSIONS = {"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"}
 
@@ -231,11 +241,22 @@ VERSIONS = {"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"}
 @pytest.mark.parametrize(
     ("device", "key", "misfit"),
     [
-        (Device("Orin", "sm87"), KEY, None),
-        (Device("Thor", "sm110"), KEY, "built on Orin, this is Thor"),
-        (Device("RTX 4090", "sm89"), AHEAD, None),
-        (Device("RTX 2080", "sm75"), AHEAD, "for sm86, sm89, this GPU is sm75"),
-        (Device("Orin", "sm87"), replace(KEY, version="8.6.1"), "of TensorRT 8.6.1, installed is"),
+        (ORIN_8GB, KEY, None),
+        (replace(ORIN_8GB, memory_mib=7_500), KEY, None),  # another kernel keeps a little more
+        (Device("Thor", "sm110", 20, 125_000), KEY, "built on Orin, this is Thor"),
+        (
+            replace(ORIN_8GB, multiprocessors=16, memory_mib=62_800),
+            KEY,
+            "built on Orin with 8 multiprocessors, this one has 16",
+        ),
+        (
+            replace(ORIN_8GB, memory_mib=15_656),
+            KEY,
+            "built on Orin with 7620 MiB of memory, this one has 15656",
+        ),
+        (RTX_4090, AHEAD, None),
+        (Device("RTX 2080", "sm75", 46, 7_900), AHEAD, "for sm86, sm89, this GPU is sm75"),
+        (ORIN_8GB, replace(KEY, version="8.6.1"), "of TensorRT 8.6.1, installed is"),
         (None, KEY, None),
         (None, replace(AHEAD, version="1.2.0"), "of TensorRT-RTX 1.2.0, installed is 1.7.1"),
     ],
@@ -252,7 +273,7 @@ def test_what_runs_on_a_machine(device: Device | None, key: EngineKey, misfit: s
 
 
 def test_libraries_that_are_not_here_prove_nothing() -> None:
-    machine = Machine({"tensorrt": "10.3.0"}, Device("RTX 4090", "sm89"))
+    machine = Machine({"tensorrt": "10.3.0"}, RTX_4090)
     assert machine.misfit(AHEAD) is None
     assert not machine.runs(AHEAD)
 

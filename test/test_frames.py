@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtc_perception.errors import EngineError
 from mtc_perception.frames import (
     Clock,
     Frame,
@@ -108,6 +109,20 @@ def test_pause_waits_for_the_frame_under_way_and_holds_back_the_next():
     assert events == ["finished", "paused", "took 3"]
     (counters,) = slots.counters()
     assert (counters.received, counters.dropped, counters.processed) == (3, 1, 2)
+
+
+def test_a_pause_gives_up_a_frame_that_never_ends():
+    slots = open_slots(1)
+    slots.put(frame(0, 1))
+    assert slots.take() is not None
+    words = r"^the engine did not finish an image in 0\.05 s$"
+    with pytest.raises(EngineError, match=words), slots.pause(0.05):
+        pytest.fail("there is no pause while a frame is under way")
+    # Nothing is held back afterwards.
+    slots.put(frame(0, 2))
+    taken = slots.take()
+    assert taken is not None
+    assert taken.payload == 2
 
 
 def test_close_releases_a_taker_that_is_held_back():

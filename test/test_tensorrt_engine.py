@@ -1,28 +1,35 @@
+import gc
+import io
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from gpu import missing_gpu, needs_gpu
-from toy_bundle import MAX_DETECTIONS, toy_model, write_toy_bundle
+from toy_bundle import MAX_DETECTIONS, check_answers, toy_model, write_toy_bundle
 
 from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.engine import Network, TensorInfo, create_engine, load_engine
 from mtc_perception.engine_build import BuildSettings, BuiltEngine, build_engine
+from mtc_perception.engine_build_process import build
 from mtc_perception.engine_key import Flavour
 from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines import cuda, tensorrt
-from mtc_perception.engines.tensorrt_library import NAMES, import_library, installed_flavours
+from mtc_perception.engines.tensorrt_library import (
+    NAMES,
+    import_library,
+    installed_flavours,
+    library_log,
+)
 from mtc_perception.errors import BundleError, EngineError
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import Letterbox
 
 HEIGHT, WIDTH = 96, 160
-ADA = cuda.Device("NVIDIA GeForce RTX 4090", "sm89")
+ADA = cuda.Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
 
 without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
 needs_rtx = pytest.mark.skipif(
@@ -126,10 +133,10 @@ def test_an_engine_is_found_for_its_gpu_library_and_network_only(
     assert library.title == f"TensorRT-RTX {built.key.version}"
     assert serialised == built.engine
 
-    blackwell = cuda.Device("NVIDIA GeForce RTX 5090", "sm120")
+    blackwell = replace(ADA, name="NVIDIA GeForce RTX 5090", compute_capability="sm120")
     with pytest.raises(EngineError, match="compute_capability is sm89, needed is sm120; build it"):
         tensorrt.stored_engine(network, blackwell, store)
-    hopper = cuda.Device("NVIDIA H200", "sm90")
+    hopper = replace(ADA, name="NVIDIA H200", compute_capability="sm90")
     with pytest.raises(EngineError, match=r"TensorRT-RTX does not support NVIDIA H200 \(sm90\)"):
         tensorrt.stored_engine(network, hopper, store)
     other = Network(toy_model(HEIGHT, WIDTH, gain=0.5), "fp32", HEIGHT, WIDTH, MAX_DETECTIONS)
@@ -153,6 +160,30 @@ def test_bytes_that_are_no_engine_are_refused_in_the_librarys_words(network: Net
     assert "serialization" in str(caught.value)
     assert f"; build it again: mtc-engine build {network.bundle} --precision" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@needs_rtx
+def test_every_engine_of_a_process_hears_its_own_reasons(network: Network) -> None:
+    """TensorRT keeps the first logger of a process, even after it is gone, and warns of others."""
+    library = import_library("tensorrt_rtx")
+    log = library_log(library)
+    begin = log.mark()
+    request = {
+        "flavour": "tensorrt_rtx",
+        "targets": ["sm89"],
+        "batch": 1,
+        "workspace_mib": None,
+        "timings": None,
+    }
+    for graph, serialised in ((b"no graph", b"no engine" * 99), (b"none either", b"nor this" * 99)):
+        with pytest.raises(EngineError, match=r"the parser refuses the graph: .*[Pp]arse"):
+            build(request, graph, io.BytesIO(), io.StringIO())
+        with pytest.raises(EngineError, match=r"cannot load the engine: .*serialization"):
+            tensorrt.TensorRtEngine(network, library, ADA, serialised)
+        gc.collect()
+    assert library_log(import_library("tensorrt_rtx")) is log
+    assert not [text for text in log.warnings(begin) if "logger" in text.lower()]
+    assert log.errors(log.mark()) == []
 
 
 @needs_rtx
@@ -234,16 +265,6 @@ def gpu_engine(
     engine = tensorrt.TensorRtEngine(network, library, cuda.current_device(), built.engine)
     yield engine
     engine.close()
-
-
-def check_answers(frame: npt.NDArray[np.uint8], outputs: Any) -> None:
-    parts = frame.mean() / 255 / np.arange(1, MAX_DETECTIONS + 1)
-    np.testing.assert_allclose(outputs.scores, parts[None], rtol=1e-5)
-    corners = parts[:, None] * [0, 0, WIDTH, HEIGHT]
-    np.testing.assert_allclose(outputs.boxes, corners[None], rtol=1e-5)
-    np.testing.assert_array_equal(outputs.labels, [[0, 1, 0, 1, 0]])
-    np.testing.assert_array_equal(outputs.drivable[0], frame[..., 0])
-    np.testing.assert_array_equal(outputs.lane[0], frame[..., 1])
 
 
 def test_on_a_gpu_the_answers_are_right(gpu_engine: tensorrt.TensorRtEngine) -> None:

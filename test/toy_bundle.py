@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,7 +24,7 @@ from mtc_perception.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
+from mtc_perception.engine import Network, Outputs, load_engine, measure_self_test, run_self_test
 
 CLASSES = ["vehicle", "truck"]
 MAX_DETECTIONS = 5
@@ -127,3 +128,15 @@ def write_toy_bundle(path: Path, height: int = 96, width: int = 160, **changes: 
     manifest = toy_manifest(model, height, width, golden, **changes)
     write_bundle(path, manifest, {"model.onnx": model})
     return path
+
+
+def check_answers(frame: npt.NDArray[np.uint8], outputs: Outputs) -> None:
+    """Assert that `outputs` are the toy network's for `frame`, uint8 `[H, W, 3]` RGB."""
+    height, width, _ = frame.shape
+    parts = frame.mean() / 255 / np.arange(1, MAX_DETECTIONS + 1)
+    np.testing.assert_allclose(outputs.scores, parts[None], rtol=1e-5)
+    corners = parts[:, None] * [0, 0, width, height]
+    np.testing.assert_allclose(outputs.boxes, corners[None], rtol=1e-5)
+    np.testing.assert_array_equal(outputs.labels, [[0, 1, 0, 1, 0]])
+    np.testing.assert_array_equal(outputs.drivable[0], frame[..., 0])
+    np.testing.assert_array_equal(outputs.lane[0], frame[..., 1])

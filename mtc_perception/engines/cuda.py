@@ -3,9 +3,14 @@
 Whatever CUDA refuses raises EngineError in CUDA's own words. Memory, streams, events and graphs
 are released when nothing refers to them any more, or by their `close`. The device is the first
 that `CUDA_VISIBLE_DEVICES` leaves.
+
+A device that once did not answer in time is not asked again by this process: any call, even one
+that releases memory, could then block for ever.
 """
 
 import ctypes
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,14 +23,28 @@ import numpy.typing as npt
 
 from mtc_perception.errors import EngineError
 
+ANSWER_S = 5.0
+"""How long the device may take to come to an event; an inference takes milliseconds."""
+_SPIN_S = 1e-3
+"""From here on a wait sleeps between two looks; before, a sleep would cost more than it saves."""
+_PAUSE_S = 50e-6
+"""The sleep; the kernel's timers make it about twice as long."""
+_BYTES_PER_MIB = 2**20
+
+_unanswered = threading.Event()
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """A GPU."""
 
     name: str
+    """Not enough to tell GPUs apart: those of all Jetson Orin boards are called `Orin`."""
     compute_capability: str
     """As TensorRT writes it: `sm89`."""
+    multiprocessors: int
+    memory_mib: int
+    """What CUDA can use of it; another driver may leave a little more or less."""
 
 
 @cache
@@ -43,16 +62,20 @@ def runtime() -> Any:
 
 def call(name: str, *arguments: Any) -> Any:
     """What the CUDA runtime's function `name` returns. Raises EngineError if it fails."""
-    api = runtime()
-    try:
-        error, *values = getattr(api, name)(*arguments)
-    except RuntimeError as problem:  # how older bindings say that there is no driver
-        raise EngineError(f"CUDA: {problem} ({name})") from problem
-    if error != api.cudaError_t.cudaSuccess:
-        # CUDA keeps the error for whoever asks for the last one, TensorRT for instance.
-        api.cudaGetLastError()
-        raise EngineError(f"CUDA: {api.cudaGetErrorString(error)[1].decode()} ({name})")
-    return values[0] if values else None
+    status, value = _tried(name, *arguments)
+    _check(status, name)
+    return value
+
+
+def answers() -> bool:
+    """False once the device has not answered in time: then nothing of it may be touched."""
+    return not _unanswered.is_set()
+
+
+def check_answers() -> None:
+    """Raise EngineError once the device has not answered in time."""
+    if not answers():
+        raise EngineError("CUDA: the device did not answer in time once; restart this process")
 
 
 def current_device() -> Device:
@@ -65,7 +88,10 @@ def current_device() -> Device:
     call("cudaGetDeviceCount")  # of all calls, it says best what is wrong
     found = call("cudaGetDeviceProperties", call("cudaGetDevice"))
     return Device(
-        name=found.name.decode().rstrip("\0"), compute_capability=f"sm{found.major}{found.minor}"
+        name=found.name.decode().rstrip("\0"),
+        compute_capability=f"sm{found.major}{found.minor}",
+        multiprocessors=found.multiProcessorCount,
+        memory_mib=found.totalGlobalMem // _BYTES_PER_MIB,
     )
 
 
@@ -90,11 +116,10 @@ def pinned_array(size_bytes: int) -> npt.NDArray[np.uint8]:
 
 
 class Event:
-    """A point in a stream's work. Waiting for it does not occupy a core."""
+    """A point in a stream's work."""
 
     def __init__(self, *, timed: bool = True) -> None:
-        api = runtime()
-        flags = api.cudaEventBlockingSync | (0 if timed else api.cudaEventDisableTiming)
+        flags = runtime().cudaEventDefault if timed else runtime().cudaEventDisableTiming
         self._handle = call("cudaEventCreateWithFlags", flags)
         self.close = weakref.finalize(self, _release, "cudaEventDestroy", self._handle)
 
@@ -102,9 +127,30 @@ class Event:
         """Put the event behind all work that is on `stream` now."""
         call("cudaEventRecord", self._handle, stream.handle)
 
-    def wait(self) -> None:
-        """Block until the device has come to the event. Raises what went wrong until then."""
-        call("cudaEventSynchronize", self._handle)
+    def wait(self, timeout_s: float = ANSWER_S) -> None:
+        """Block until the device has come to the event. Raises EngineError for what went wrong
+        until then, and if the device does not come to it within `timeout_s`.
+        """
+        # CUDA's own wait knows no deadline. Looking again and again finds the end of short work at
+        # once, and of longer work within a tenth of a millisecond, for a tenth of a core meanwhile.
+        # Other threads of Python run in each call and in each sleep.
+        begin_s = time.monotonic()
+        waited_s = 0.0
+        while not self._reached():
+            # Of before the look: a process that was stopped looks once more when it goes on.
+            if waited_s > timeout_s:
+                _unanswered.set()
+                raise EngineError(f"CUDA: the device did not answer in {timeout_s:g} s")
+            if waited_s > _SPIN_S:
+                time.sleep(_PAUSE_S)
+            waited_s = time.monotonic() - begin_s
+
+    def _reached(self) -> bool:
+        status, _ = _tried("cudaEventQuery", self._handle)
+        if status == runtime().cudaError_t.cudaErrorNotReady:
+            return False
+        _check(status, "cudaEventQuery")
+        return True
 
     def ms_since(self, earlier: "Event") -> float:
         """Time between two timed events that the device has come to, by its own clock."""
@@ -168,6 +214,26 @@ class Stream:
             return Graph(call("cudaGraphInstantiate", captured, 0))
         finally:
             call("cudaGraphDestroy", captured)
+
+
+def _tried(name: str, *arguments: Any) -> tuple[Any, Any]:
+    """The status that the CUDA runtime's function `name` returns, and its value if it has one."""
+    check_answers()
+    api = runtime()
+    try:
+        status, *values = getattr(api, name)(*arguments)
+    except RuntimeError as problem:  # how older bindings say that there is no driver
+        raise EngineError(f"CUDA: {problem} ({name})") from problem
+    if status != api.cudaError_t.cudaSuccess:
+        # CUDA keeps the error for whoever asks for the last one, TensorRT for instance.
+        api.cudaGetLastError()
+    return status, values[0] if values else None
+
+
+def _check(status: Any, name: str) -> None:
+    api = runtime()
+    if status != api.cudaError_t.cudaSuccess:
+        raise EngineError(f"CUDA: {api.cudaGetErrorString(status)[1].decode()} ({name})")
 
 
 def _release(name: str, handle: Any) -> None:

@@ -18,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.bundle import self_test_frame
-from mtc_perception.engines.cuda import Device, DeviceBuffer, Stream, pinned_array
+from mtc_perception.engines.cuda import (
+    Device,
+    DeviceBuffer,
+    Stream,
+    check_answers,
+    pinned_array,
+)
 from mtc_perception.errors import EngineError, ImageError
 from mtc_perception.images import PixelFormat, SourceImage
 from mtc_perception.preprocess import PAD_VALUE, Letterbox
@@ -29,6 +35,8 @@ TOLERANCE = 1
 """Grey levels between kernel and OpenCV, whose own interpolation has 11 bits."""
 _BLOCK = (32, 8)
 """Threads, horizontally and vertically; each writes one pixel."""
+_FIRST_SIZE_BYTES = 1080 * 1920 * 4
+"""Room for what most cameras send, so that it need not be made for the first image of one."""
 # Bytes of a pixel, and which of them are red, green and blue.
 _LAYOUTS: dict[PixelFormat, tuple[int, tuple[int, int, int]]] = {
     "rgb": (3, (0, 1, 2)),
@@ -103,8 +111,7 @@ class DeviceLetterbox:
         self._module = _driver_call("cuModuleLoadData", code)
         self._close_module = weakref.finalize(self, _unload, self._module)
         self._kernel = _driver_call("cuModuleGetFunction", self._module, _ENTRY)
-        self._pinned = np.empty(0, np.uint8)
-        self._source: DeviceBuffer | None = None
+        self._pinned, self._source = _buffers(_FIRST_SIZE_BYTES)
         check_kernel(self._written)
 
     def write(self, image: SourceImage, letterbox: Letterbox, out: int) -> None:
@@ -116,9 +123,8 @@ class DeviceLetterbox:
         """
         shape = geometry(image, letterbox)
         size_bytes = image.pixels.size
-        if self._source is None or self._pinned.size < size_bytes:
-            self._pinned = pinned_array(size_bytes)
-            self._source = DeviceBuffer(size_bytes)
+        if self._pinned.size < size_bytes:
+            self._pinned, self._source = _buffers(size_bytes)
         packed = self._pinned[:size_bytes]
         np.copyto(packed.reshape(image.pixels.shape), image.pixels)
         self._stream.copy_to_device(self._source.pointer, packed)
@@ -140,11 +146,9 @@ class DeviceLetterbox:
         return found
 
     def close(self) -> None:
-        """Release the kernel and the buffers; the stream must be done with them."""
+        """Release the kernel and the device's buffer; the stream must be done with them."""
         self._close_module()
-        if self._source is not None:
-            self._source.close()
-        self._source, self._pinned = None, np.empty(0, np.uint8)
+        self._source.close()
 
 
 def check_kernel(run: Callable[[SourceImage, Letterbox], npt.NDArray[np.uint8]]) -> None:
@@ -199,6 +203,11 @@ def _compiled(nvrtc: Any, capability: str) -> bytes:
     return code
 
 
+def _buffers(size_bytes: int) -> tuple[npt.NDArray[np.uint8], DeviceBuffer]:
+    """Pinned and device memory for an image; both, or EngineError and none of them."""
+    return pinned_array(size_bytes), DeviceBuffer(size_bytes)
+
+
 @cache
 def _driver() -> Any:
     from cuda.bindings import driver
@@ -208,8 +217,12 @@ def _driver() -> Any:
 
 def _driver_call(name: str, *arguments: Any) -> Any:
     """What the CUDA driver's function `name` returns. Raises EngineError if it fails."""
-    driver = _driver()
-    status, *values = getattr(driver, name)(*arguments)
+    check_answers()
+    try:
+        driver = _driver()
+        status, *values = getattr(driver, name)(*arguments)
+    except (ImportError, OSError, RuntimeError) as error:  # no driver, or one that is too old
+        raise EngineError(f"CUDA: {_brief(error)} ({name})") from error
     if status != driver.CUresult.CUDA_SUCCESS:
         raise EngineError(f"CUDA: {driver.cuGetErrorString(status)[1].decode()} ({name})")
     return values[0] if values else None

@@ -1,15 +1,20 @@
 """TensorRT and TensorRT-RTX on an NVIDIA GPU."""
 
+import ctypes
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.bundle import sha256_hex
 from mtc_perception.engine import Network, Outputs, TensorInfo, check_tensors
+from mtc_perception.engine_inspect import layer_details
 from mtc_perception.engine_key import EngineKey, Profile, build_command
 from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines import cuda
@@ -18,16 +23,23 @@ from mtc_perception.engines.tensorrt_library import (
     INSTALL,
     NAMES,
     TensorRtLibrary,
-    error_log,
+    deserialised,
+    failure,
     import_library,
     installed_flavours,
+    library_log,
 )
-from mtc_perception.errors import EngineError
+from mtc_perception.errors import EngineError, ImageError, one_line
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import Letterbox
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 _ALIGNMENT_BYTES = 256
+_OTHER_MODEL = "different models of devices"
+"""In the warning of TensorRT when it takes an engine for one of another GPU."""
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def load(network: Network, threads: int | None) -> "TensorRtEngine":
@@ -36,8 +48,11 @@ def load(network: Network, threads: int | None) -> "TensorRtEngine":
     Raises EngineError, or BundleError for a broken contract.
     """
     device = cuda.current_device()
-    library, serialised = stored_engine(network, device, EngineStore())
-    return TensorRtEngine(network, library, device, serialised)
+    damages: list[str] = []
+    library, serialised = stored_engine(network, device, EngineStore(), damages.append)
+    engine = TensorRtEngine(network, library, device, serialised)
+    engine.device += "".join(f", in place of {damage}" for damage in damages)
+    return engine
 
 
 def engine_key(network: Network, library: TensorRtLibrary, device: cuda.Device) -> EngineKey:
@@ -49,16 +64,22 @@ def engine_key(network: Network, library: TensorRtLibrary, device: cuda.Device) 
         flavour=library.flavour,
         version=library.version,
         gpu=device.name,
+        multiprocessors=device.multiprocessors,
+        memory_mib=device.memory_mib,
         compute_capability=(device.compute_capability,),
     )
 
 
 def stored_engine(
-    network: Network, device: cuda.Device, store: EngineStore
+    network: Network,
+    device: cuda.Device,
+    store: EngineStore,
+    note: Callable[[str], None] = lambda _damage: None,
 ) -> tuple[TensorRtLibrary, bytes]:
     """The serialised engine for `network` on `device`, and the library that it is for.
 
-    Raises EngineError with what is missing, for each library that is installed.
+    `note` is told of each damaged engine that comes before it. Raises EngineError with what is
+    missing, for each library that is installed.
     """
     flavours = installed_flavours()
     if not flavours:
@@ -68,7 +89,8 @@ def stored_engine(
         try:
             library = import_library(flavour)
             check_supported(library, device)
-            return library, store.find(engine_key(network, library, device), network.bundle)
+            key = engine_key(network, library, device)
+            return library, store.find(key, network.bundle, note)
         except EngineError as error:
             problems.append(str(error))
     raise EngineError("; ".join(problems))
@@ -124,6 +146,26 @@ def views(block: npt.NDArray[np.uint8], tensors: Sequence[TensorInfo]) -> Output
     return Outputs(**arrays)
 
 
+def _engines_fault(
+    method: Callable[_Arguments, _Result],
+) -> Callable[_Arguments, _Result]:
+    """`method`, with EngineError for whatever goes wrong in it but the image.
+
+    EngineError is what the node answers with another engine; anything else ends its inference.
+    """
+
+    @wraps(method)
+    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        try:
+            return method(*args, **kwargs)
+        except (EngineError, ImageError, cv2.error):
+            raise
+        except Exception as error:
+            raise EngineError(f"TensorRT: {one_line(error)}") from error
+
+    return guarded
+
+
 class TensorRtEngine:
     """One engine with its buffers bound once: one stream, no allocation per image.
 
@@ -140,19 +182,17 @@ class TensorRtEngine:
         device: cuda.Device,
         serialised: bytes,
     ) -> None:
-        self._title = library.title
-        self._log, self._errors = error_log(library)
-        engine = self._deserialised(library, serialised)
-        if engine is None:
-            command = build_command(engine_key(network, library, device), network.bundle)
-            raise EngineError(
-                f"{self._failed('cannot load the engine')}; build it again: {command}"
-            )
+        self._library = library
+        self._log = library_log(library)
+        loading = self._log.mark()
+        command = build_command(engine_key(network, library, device), network.bundle)
+        engine = deserialised(library, serialised, f"build it again: {command}")
         inputs, outputs = tensors_of(library, engine)
         check_tensors(network, inputs, outputs)
         self._context: Any = engine.create_execution_context()
         if self._context is None:
-            raise EngineError(self._failed("cannot prepare the engine"))
+            raise EngineError(failure(library, "cannot prepare the engine", loading))
+        self._free_context = weakref.finalize(self, _free, self._context)
 
         shape = (1, network.height, network.width, 3)
         self.stream = cuda.Stream()
@@ -169,13 +209,14 @@ class TensorRtEngine:
         if None in inputs[0].shape:
             accepted.append(self._context.set_input_shape("image", shape))
         if not all(accepted):
-            raise EngineError(self._failed("refuses its buffers"))
+            raise EngineError(failure(library, "refuses its buffers", loading))
 
         # TensorRT leaves some work to the first inference, which no graph may contain.
         self._enqueue()
         self.stream.synchronise()
+        warnings = self._log.warnings(loading)
         self._graph = self._captured()
-        self.precision = network.precision
+        self.precision: str = network.precision
         self.device = f"{library.title}, {device.name} ({device.compute_capability})"
         if self._graph is None:
             self.device += ", without a CUDA graph"
@@ -186,8 +227,13 @@ class TensorRtEngine:
             self.device += f", letterbox on the CPU ({error})"
         else:
             self.device += ", letterbox on the GPU"
+        # No reason to refuse: TensorRT also says so of an engine that was built on this very GPU,
+        # the key has made sure of as much as can be known, and the self-test decides.
+        if any(_OTHER_MODEL in warning for warning in warnings):
+            self.device += ", TensorRT warns that the engine is of another model of GPU"
         self._image_on_device = False
 
+    @_engines_fault
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         if self._letterbox is None:
             letterbox.write(image, self.input[0])
@@ -195,20 +241,27 @@ class TensorRtEngine:
             self._letterbox.write(image, letterbox, self._device_input.pointer)
             self._image_on_device = True
 
+    @_engines_fault
     def start(self) -> None:
-        if self._context is None:
-            raise EngineError("TensorRT: the engine is closed")
+        self._check_open()
         if not self._image_on_device:
             self.stream.copy_to_device(self._device_input.pointer, self.input)
         self._image_on_device = False
+        self.launch()
+
+    def launch(self) -> None:
+        """Put the inference of the image that is on the device on the stream, and nothing else.
+
+        Raises EngineError.
+        """
         if self._graph is None:
             self._enqueue()
         else:
             self._graph.launch(self.stream)
 
+    @_engines_fault
     def wait(self) -> Outputs:
-        if self._context is None:
-            raise EngineError("TensorRT: the engine is closed")
+        self._check_open()
         self.stream.synchronise()
         return self._outputs
 
@@ -220,6 +273,7 @@ class TensorRtEngine:
             self.stream.synchronise()
         self._graph = None
         self._context = None
+        self._free_context()
         if self._letterbox is not None:
             self._letterbox.close()
             self._letterbox = None
@@ -227,17 +281,18 @@ class TensorRtEngine:
         self._device_block.close()
         self.stream.close()
 
-    def _deserialised(self, library: TensorRtLibrary, serialised: bytes) -> Any:
-        try:
-            runtime = library.module.Runtime(self._log)
-        except (TypeError, RuntimeError) as error:  # how the bindings say that there is none
-            raise EngineError(self._failed(f"does not start ({error})")) from error
-        return runtime.deserialize_cuda_engine(serialised)
+    def details(self) -> str:
+        """What the library's inspector says of the layers, as JSON."""
+        return layer_details(self._library.module, self._context.engine)
+
+    def _check_open(self) -> None:
+        if self._context is None:
+            raise EngineError("TensorRT: the engine is closed")
 
     def _enqueue(self) -> None:
-        self._errors.clear()  # what was said earlier explains no failure of now
+        begin = self._log.mark()
         if not self._context.execute_async_v3(int(self.stream.handle)):
-            raise EngineError(self._failed("failed to start"))
+            raise EngineError(failure(self._library, "failed to start", begin))
         self.stream.copy_to_host(self._host_block, self._device_block.pointer)
 
     def _captured(self) -> cuda.Graph | None:
@@ -250,11 +305,12 @@ class TensorRtEngine:
         except EngineError:
             return None
 
-    def _failed(self, what: str) -> str:
-        """That TensorRT `what`, with the first thing it logged about it."""
-        reason = self._errors[0] if self._errors else "it does not say why"
-        self._errors.clear()
-        return f"{self._title} {what}: {reason}"
+
+def _free(context: Any) -> None:
+    """Called with the last reference to an execution context, which goes away with this call."""
+    if not cuda.answers():
+        # Its destructor would wait for the device for ever: it is left to the end of the process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
 
 
 def _shape(tensor: TensorInfo) -> tuple[int, ...]:

@@ -1,7 +1,10 @@
 """The two TensorRT libraries that an engine may be for, and what they say when they fail."""
 
 import importlib
+import threading
+from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,8 +19,8 @@ INSTALL = (
     "install tensorrt (it comes with JetPack; elsewhere see docs/tensorrt.md), or"
     " pip install tensorrt-rtx"
 )
-_MOST_ERRORS = 8
-"""Kept of what a library says at once; the first ones tell why."""
+_KEPT = 64
+"""Errors, and as many warnings, that are kept of what a library says."""
 
 
 def installed_flavours() -> list[Flavour]:
@@ -52,21 +55,88 @@ def import_library(flavour: Flavour) -> TensorRtLibrary:
     return TensorRtLibrary(module, flavour, version)
 
 
-def error_log(library: TensorRtLibrary) -> tuple[Any, list[str]]:
-    """A logger for the library, and the errors that it collects until somebody clears them.
+class LibraryLog:
+    """The last errors and warnings of a library, whoever in the process they are for."""
 
-    The logger must outlive what is made with it.
+    def __init__(self, trt: Any) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._errors: deque[tuple[int, str]] = deque(maxlen=_KEPT)
+        self._warnings: deque[tuple[int, str]] = deque(maxlen=_KEPT)
+        severity, add = trt.ILogger.Severity, self._add
+        kept = {
+            severity.INTERNAL_ERROR: self._errors,
+            severity.ERROR: self._errors,
+            severity.WARNING: self._warnings,
+        }
+
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, level: Any, message: str) -> None:
+                if level in kept:
+                    add(kept[level], message)
+
+        self.logger: Any = Logger()
+        """The `ILogger` for everything that is made with the library."""
+
+    def mark(self) -> int:
+        """A point in the log to look from, later on: now."""
+        with self._lock:
+            return self._count
+
+    def errors(self, since: int) -> list[str]:
+        """Errors after a `mark`, a line each; the first one tells why."""
+        return self._after(since, self._errors)
+
+    def warnings(self, since: int) -> list[str]:
+        """Warnings after a `mark`, a line each."""
+        return self._after(since, self._warnings)
+
+    def _add(self, kept: deque[tuple[int, str]], message: str) -> None:
+        with self._lock:
+            kept.append((self._count, " ".join(message.split())))
+            self._count += 1
+
+    def _after(self, since: int, kept: deque[tuple[int, str]]) -> list[str]:
+        with self._lock:
+            return [text for number, text in kept if number >= since]
+
+
+def library_log(library: TensorRtLibrary) -> LibraryLog:
+    """The log of a library, the same for everybody."""
+    return _log_of(library.module)
+
+
+@cache
+def _log_of(module: Any) -> LibraryLog:
+    # One per library and never freed: of all loggers that it is given in a process, the library
+    # keeps the first one for what it says on its own, and warns of the others. It would call that
+    # one even after the engine that brought it is gone.
+    return LibraryLog(module)
+
+
+def deserialised(library: TensorRtLibrary, serialised: bytes, remedy: str = "") -> Any:
+    """The `ICudaEngine` of a serialised engine.
+
+    Raises EngineError, with what the library says, if it does not start or load the engine here;
+    `remedy` says what to do about the latter.
     """
-    trt: Any = library.module
-    severity = trt.ILogger.Severity
-    errors: list[str] = []
+    log = library_log(library)
+    begin = log.mark()
+    try:
+        runtime = library.module.Runtime(log.logger)
+    except (TypeError, RuntimeError) as error:  # how the bindings say that there is none
+        raise EngineError(failure(library, f"does not start ({error})", begin)) from error
+    engine = runtime.deserialize_cuda_engine(serialised)
+    if engine is None:
+        reason = failure(library, "cannot load the engine", begin)
+        raise EngineError(f"{reason}; {remedy}" if remedy else reason)
+    return engine
 
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
 
-        def log(self, level: Any, message: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR) and len(errors) < _MOST_ERRORS:
-                errors.append(" ".join(message.split()))
-
-    return Log(), errors
+def failure(library: TensorRtLibrary, what: str, since: int) -> str:
+    """That the library `what`, with the first thing that it has logged as an error since then."""
+    reason = next(iter(library_log(library).errors(since)), "it does not say why")
+    return f"{library.title} {what}: {reason}"
