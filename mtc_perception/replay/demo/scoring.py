@@ -11,6 +11,7 @@ from mtc_perception.replay.live.result import LiveResult
 from mtc_perception.replay.notes import Note, Notes
 from mtc_perception.replay.records.figures import iou
 from mtc_perception.replay.records.judge import FrameJudge
+from mtc_perception.replay.sources.watch import fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def score_run(
     played = {one.source_stamp_ns: one for one in result.published}
     agreement: dict[int, float] = {}
     labelled = 0
-    for frame, truth in source.labelled_frames(notes):
+    for frame, truth in fitted(source.labelled_frames(notes), notes):
         if truth is None:
             continue
         one = played.get(frame.stamp_ns)
