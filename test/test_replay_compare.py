@@ -1,6 +1,7 @@
 """Comparing runs: the same figures as in the results, chance told from change, images named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mtc_perception.replay.records.record import FrameRecord, read_frames
 from mtc_perception.replay.results.bootstrap import Difference, Resamples, blocks_of, difference
 from mtc_perception.replay.results.compare import Image, compare_runs, pair_images
 from mtc_perception.replay.results.paired_figures import accuracy_figures
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.result import read_result, write_result
 
 SECOND_NS = 1_000_000_000
 
@@ -160,6 +161,21 @@ def test_the_command_writes_its_findings(
     content = json.loads((tmp_path / "findings" / "comparison.json").read_text())
     assert content["b"]["bundle"] == "blind.mtc"
     assert (tmp_path / "findings" / "index.html").stat().st_size > 10_000
+
+
+def test_recordings_of_one_name_in_other_places_are_told(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[1], tmp_path / "moved")
+    result = read_result(runs[1])
+    result["streams"][0]["path"] = "/elsewhere/drive"
+    write_result(tmp_path / "moved", result)
+    [note] = compare_runs(runs[0], tmp_path / "moved", lambda done, total: None)["notes"]
+    path = runs[0].parent / "drive"
+    assert note == (
+        f"streams are joined by name: drive:/front/image_raw is {path} in run A and "
+        "/elsewhere/drive in run B"
+    )
 
 
 def test_runs_of_other_recordings_are_refused(

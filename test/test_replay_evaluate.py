@@ -31,6 +31,7 @@ from mtc_perception.mask_metrics import MaskCounts
 from mtc_perception.metrics import PerceptionMetrics
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.perception import Perception, StageTimes
+from mtc_perception.replay.evaluation import plan
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.notes import Notes
@@ -245,9 +246,11 @@ def test_times_are_those_of_the_answer_not_of_finding_image_and_label(toy_bundle
 
     times: list[float] = []
     with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
-        replay_frames(
-            frames(), perceiver, None, lambda seen: times.append(seen.latency_ms["read"]), int
-        )
+
+        def judge(seen: Seen) -> None:
+            times.append(seen.latency_ms["read"])
+
+        replay_frames(frames(), perceiver, None, judge, lambda: None)
     assert 0 < min(times) < slow_s * 1e3
 
 
@@ -350,6 +353,40 @@ def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) 
     with PerceiverPool() as perceivers, pytest.raises(KeyboardInterrupt):
         run_stream(task, perceivers, interrupt)
     assert list((tmp_path / "run" / "streams").iterdir()) == []
+
+
+def test_streams_of_several_engines_are_noted(tmp_path: Path, toy_bundle: Path) -> None:
+    bags = [labelled_bag(tmp_path / name) for name in "ab"]
+    assert evaluate(tmp_path / "run", toy_bundle, *bags)["notes"] == []
+    [file] = (tmp_path / "run" / "streams").glob("01_*/stream.json")
+    content = json.loads(file.read_text())
+    content["engine"]["name"] = "tensorrt"  # as on a cluster where one machine has a GPU
+    file.write_text(json.dumps(content))
+    [note] = evaluate(tmp_path / "run", toy_bundle, *bags)["notes"]
+    assert note["kind"] == "several engines"
+    assert "for a:/front/image_raw, tensorrt" in note["first"]
+
+
+def test_other_software_is_another_task(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording(labelled_bag(tmp_path / "drive"))
+
+    def key() -> str:
+        [task] = plan_run([recording], Options(toy_bundle), tmp_path / "run").tasks
+        return task.key
+
+    keys = [key()]
+    assert key() == keys[0]
+    about = plan.provenance()
+    monkeypatch.setattr(plan, "provenance", lambda: about | {"versions": {"openvino": "0.1"}})
+    keys.append(key())
+    (tmp_path / "package").mkdir()
+    monkeypatch.setattr(plan, "_PACKAGE", tmp_path / "package")
+    keys.append(key())
+    (tmp_path / "package" / "metrics.py").write_text("# mended\n")
+    keys.append(key())
+    assert len(set(keys)) == 4
 
 
 def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> None:

@@ -7,7 +7,9 @@ import pytest
 from bag_messages import COUNT
 from replay_rig import labelled_bag, run
 
+from mtc_perception.replay.results.limits import junit_xml
 from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.streams.task import Failure
 
 
 def test_a_broken_bag_does_not_stop_the_others(
@@ -49,6 +51,14 @@ def test_nothing_evaluated_says_why_of_every_stream(
     assert [path.name for path in out.iterdir()] == ["junit.xml"]
     suite = ET.parse(out / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+
+
+def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:
+    words = "its last words:\n  \x1b[31mno <engine>\x00 & more\x1b[0m ä"
+    file = tmp_path / "junit.xml"
+    file.write_text(junit_xml("nightly", [], [Failure("drive", words)]))
+    [error] = ET.parse(file).getroot().iter("error")
+    assert error.get("message") == "its last words:\n  ?[31mno <engine>? & more?[0m ä"
 
 
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:

@@ -1,5 +1,7 @@
 """Labels of recordings: from topics joined by stamp, from folders by stamp or name."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,7 +28,9 @@ from bag_messages import (
 from replay_rig import evaluate, records, truths
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from mtc_perception.errors import UserError
 from mtc_perception.replay.bags.truth_topics import TruthTopics
+from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.frames import (
     SourceError,
 )
@@ -235,6 +239,60 @@ def test_labels_of_image_files_go_by_name_even_where_names_are_stamps(
     result = evaluate(tmp_path / "run", toy_bundle, tmp_path / "drive", "--labels", labels)
     assert result["labelled_frames"] == COUNT
     assert result["notes"] == []
+
+
+def test_labels_that_changed_are_another_task(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
+    labels = write_labels(tmp_path / "labels", [f"{stamp(index)}" for index in range(COUNT)])
+    words = (bag, "--labels", labels)
+    first = evaluate(tmp_path / "run", toy_bundle, *words)
+    assert first["resumed"] == []
+    again = evaluate(tmp_path / "run", toy_bundle, *words)
+    assert again["resumed"] == ["drive:/cam"]
+    file = labels / "lane" / "val" / f"{stamp(1)}.png"
+    cv2.imwrite(str(file), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    other = evaluate(tmp_path / "run", toy_bundle, *words)
+    assert other["resumed"] == []
+    assert other["lane"] != first["lane"] == again["lane"]
+
+
+def test_labels_of_a_data_set_that_changed_are_another_task(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
+    folder = write_labels(tmp_path, ["a", "b"]) / "images" / "val"
+    folder.mkdir(parents=True)
+    for index, stem in enumerate("ab"):
+        cv2.imwrite(str(folder / f"{stem}.png"), picture(index))
+    options = Options(bundle=toy_bundle)
+
+    def key() -> str:
+        [task] = plan_run([Recording(folder)], options, tmp_path / "run").tasks
+        return task.key
+
+    before = key()
+    assert key() == before
+    file = tmp_path / "lane" / "val" / "b.png"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert key() != before
+
+
+def test_labels_of_one_camera_are_not_those_of_all(tmp_path: Path, toy_bundle: Path) -> None:
+    topics = {
+        "/front": (IMAGE, images()),
+        "/rear": (IMAGE, images()),
+        "/labels": (IMAGE, [mask(0, 9)]),
+    }
+    bag = write_bag(tmp_path / "both", topics)
+    labels = write_labels(tmp_path / "labels", [f"{stamp(0)}"])
+    options = Options(bundle=toy_bundle)
+    for given, cameras in (
+        (Recording(bag, labels=labels), "/front, /labels, /rear"),
+        (Recording(bag, truth=TruthTopics(lane="/labels")), "/front, /rear"),
+    ):
+        with pytest.raises(UserError, match=f"several cameras, {cameras}: say with --topic"):
+            plan_run([given], options, tmp_path / "run")
+        [task] = plan_run([replace(given, topics=("/rear",))], options, tmp_path / "run").tasks
+        assert task.topic == "/rear"
 
 
 def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) -> None:

@@ -156,7 +156,7 @@ def two_at_once(request: pytest.FixtureRequest) -> Runner:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what no two runs have in common: times, and when and on what it ran."""
-    passing = {"latency_ms", "frames_per_s", "time", "commit", "machine", "versions"}
+    passing = {"latency_ms", "frames_per_s", "time", "commit", "machine", "versions", "resumed"}
     content = {key: value for key, value in result.items() if key not in passing}
     content["streams"] = [
         {key: value for key, value in stream.items() if key not in passing}

@@ -57,6 +57,7 @@ def evaluate_run(
     if not results:
         raise _nothing_evaluated(failures)
     result["scenario"] = name
+    result["resumed"] = [one.name for one in there.values() if one is not None]
     result["checks"] = [asdict(check) for check in checks]
     result["passed"] = _passed(checks)
     write_result(run, result)

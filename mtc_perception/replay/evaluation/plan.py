@@ -3,24 +3,27 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mtc_perception
 from mtc_perception.bundle import read_bundle
 from mtc_perception.engine import EngineChoice
+from mtc_perception.errors import UserError
+from mtc_perception.provenance import provenance
 from mtc_perception.replay.bags.files import BagFiles, is_bag
 from mtc_perception.replay.bags.source import camera_topics
 from mtc_perception.replay.bags.truth_topics import TruthTopics, find_truth_topics
 from mtc_perception.replay.frames import SourceError
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.sources.label_folder import LabelFolder
+from mtc_perception.replay.sources.media import FolderSource
 from mtc_perception.replay.sources.open import open_source
 from mtc_perception.replay.streams.task import Failure, Mode, StreamTask
 
-_FORMAT = 1
-"""Of the records: results of another are not resumed."""
+_PACKAGE = Path(mtc_perception.__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +66,31 @@ class Plan:
 def plan_run(recordings: Sequence[Recording], options: Options, run: Path) -> Plan:
     """Open every recording and list its streams; `run` is the folder of the run.
 
-    Raises UserError for what is no recording at all, and for bundles and labels that are unusable;
-    a bag that cannot be read is a failure of the plan.
+    Raises UserError for what is no recording at all, for bundles and labels that are unusable, and
+    for labels of one camera that are given to several; a bag that cannot be read is a failure of
+    the plan.
     """
     for recording in recordings:
         if not recording.path.exists():
             raise SourceError(f"{recording.path} does not exist")
-        if recording.labels is not None:
-            LabelFolder(recording.labels)
+    folders = {one.labels: LabelFolder(one.labels) for one in recordings if one.labels is not None}
     given = (options.bundle, options.reference)
-    bundles = {path.absolute(): _bundle_key(path) for path in given if path}
+    common = [_software(), *(_bundle_key(path) for path in given if path)]
     tasks: list[StreamTask] = []
     failures: list[Failure] = []
     for recording in recordings:
         try:
-            for topic, truth in _streams(recording):
-                tasks.append(_task(len(tasks), recording, topic, truth, options, run, bundles))
+            streams = _streams(recording)
+            depends = [*common, _labels_key(recording, folders)]
+            for topic, truth in streams:
+                tasks.append(_task(len(tasks), recording, topic, truth, options, run, depends))
         except SourceError as error:
             failures.append(Failure(recording.path.name, str(error)))
     return Plan(_named_apart(tasks), failures)
 
 
 def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]]:
-    """Camera topics, and those of their labels. Raises SourceError."""
+    """Camera topics, and those of their labels. Raises SourceError and UserError."""
     if not is_bag(recording.path):
         # Opened to be refused now rather than when its turn comes.
         topic = recording.topics[0] if recording.topics else None
@@ -93,7 +98,15 @@ def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]
         return [(None, None)]
     found = BagFiles(recording.path).summary(Notes()).topics
     kinds = {name: info.kind for name, info in found.items() if info.count}
-    topics = recording.topics or camera_topics(recording.path, kinds)
+    labels = recording.truth.names() if recording.truth else []
+    images = {name: kind for name, kind in kinds.items() if name not in labels}
+    topics = recording.topics or camera_topics(recording.path, images)
+    if len(topics) > 1 and (recording.labels or recording.truth):
+        # Cameras with one trigger have one stamp: they would all be scored by these labels.
+        raise UserError(
+            f"{recording.path} has several cameras, {', '.join(topics)}: say with --topic whose "
+            "labels these are"
+        )
     streams: list[tuple[str | None, TruthTopics | None]] = []
     for topic in topics:
         truth = recording.truth or find_truth_topics(topic, kinds, topics)
@@ -109,7 +122,7 @@ def _task(
     truth: TruthTopics | None,
     options: Options,
     run: Path,
-    bundles: dict[Path, str],
+    depends: Sequence[str],
 ) -> StreamTask:
     path = recording.path
     name = f"{path.name}:{topic}" if topic else path.name
@@ -134,7 +147,7 @@ def _task(
         out=run / "streams" / f"{number:02d}_{_slug(name)}",
         key="",
     )
-    return replace(task, key=_key(task, bundles))
+    return replace(task, key=_key(task, depends))
 
 
 def _named_apart(tasks: Iterable[StreamTask]) -> list[StreamTask]:
@@ -148,18 +161,20 @@ def _named_apart(tasks: Iterable[StreamTask]) -> list[StreamTask]:
     return renamed
 
 
-def _key(task: StreamTask, bundles: dict[Path, str]) -> str:
-    """Changes with everything that the task's result depends on."""
+def _key(task: StreamTask, depends: Sequence[str]) -> str:
+    """Changes with everything that the task's result depends on.
+
+    `depends` are the keys of what is not the task's own.
+    """
     options = {
         key: value
         for key, value in asdict(task).items()
-        if key not in ("number", "name", "out", "key", "bundle", "reference")
+        if key not in ("number", "name", "out", "key", "bundle", "reference", "labels")
     }
     content: dict[str, Any] = {
-        "format": _FORMAT,
         "options": {key: value and str(value) for key, value in options.items()},
-        "bundles": [bundles[path] for path in (task.bundle, task.reference) if path],
-        "files": _files(task.path) + (_files(task.labels) if task.labels else []),
+        "depends": list(depends),
+        "files": _files(task.path),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -175,6 +190,25 @@ def _bundle_key(path: Path) -> str:
     """Raises BundleError."""
     manifest = read_bundle(path).manifest
     return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+
+
+def _labels_key(recording: Recording, folders: Mapping[Path, LabelFolder]) -> str:
+    """Of the labels that are not in the recording itself."""
+    if recording.labels is not None:
+        return folders[recording.labels].fingerprint()
+    if recording.path.is_dir() and not is_bag(recording.path):
+        return FolderSource(recording.path).fingerprint()
+    return ""
+
+
+def _software() -> str:
+    """Of this package, the runtimes and the machine: answers and times are theirs, too."""
+    digest = hashlib.sha256()
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(file.read_bytes())
+    about = provenance()
+    digest.update(json.dumps([about["versions"], about["machine"]]).encode())
+    return digest.hexdigest()
 
 
 def _slug(name: str) -> str:

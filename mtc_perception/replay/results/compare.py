@@ -168,6 +168,15 @@ def _notes(
         yield f"run A is {a['mode']}, run B {b['mode']}: times are not compared"
     elif a["machine"] != b["machine"] or a["device"] != b["device"]:
         yield "the runs are of different machines: so are their times"
+    places = {stream["name"]: stream["path"] for stream in b["streams"]}
+    moved = [
+        f"{stream['name']} is {stream['path']} in run A and {places[stream['name']]} in run B"
+        for stream in a["streams"]
+        if places.get(stream["name"], stream["path"]) != stream["path"]
+    ]
+    if moved:
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        yield f"streams are joined by name: {moved[0]}{more}"
     different = sum(
         one.record.truth_boxes is not None
         and other.record.truth_boxes is not None

@@ -1,6 +1,7 @@
 """Pass or fail: limits on the figures of a result, and what they say as JSON and JUnit."""
 
 import difflib
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from mtc_perception.replay.streams.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.streams.task import Failure
 from mtc_perception.timing import STAGES as NODE_STAGES
 from mtc_perception.timing import percentiles
+
+_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML cannot hold, as those that colour a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def junit_xml(suite: str, checks: Sequence[Check], failures: Sequence[Failure]) 
             ET.SubElement(case, "failure", message=str(check))
     for failure in failures:
         case = ET.SubElement(root, "testcase", classname=suite, name=failure.name)
-        ET.SubElement(case, "error", message=failure.error)
+        ET.SubElement(case, "error", message=_NO_XML.sub("?", failure.error))
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 

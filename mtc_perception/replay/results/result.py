@@ -108,6 +108,10 @@ def merge_run(
         raise UserError(f"{run} holds streams of several networks or modes")
     total = Figures.of(first)
     notes = Notes()
+    engines = {_engine(one): one.name for one in reversed(ordered)}
+    if len(engines) > 1:
+        found = ", ".join(f"{engine} for {name}" for engine, name in sorted(engines.items()))
+        notes.add("several engines", f"{found}: times and answers of one run are of all of them")
     streams = []
     jitters_ms = array("d")
     for one in ordered:
@@ -184,6 +188,10 @@ def _network(result: StreamResult) -> tuple[Any, ...]:
     """What all streams of a run share; bundles may lie elsewhere on another machine."""
     hashes = [bundle and bundle["sha256"] for bundle in (result.bundle, result.reference)]
     return (*hashes, result.thresholds, result.max_detections, result.score_floor, result.mode)
+
+
+def _engine(result: StreamResult) -> str:
+    return " ".join(result.engine[name] for name in ("name", "precision", "device"))
 
 
 def _folder(run: Path, result: StreamResult) -> Path:

@@ -1,5 +1,6 @@
 """A folder of labels for a recording: matched by stamp where its names are stamps, else by name."""
 
+import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,10 @@ class LabelFolder:
     def __len__(self) -> int:
         return len(self._samples)
 
+    def fingerprint(self) -> str:
+        """Changes with the labels."""
+        return fingerprint(self._samples.values())
+
     def find(self, frame: SourceFrame) -> Sample | None:
         """The labels of an image: of a file by its name, else as the folder's names have it."""
         if frame.name or not self.by_stamp:
@@ -76,6 +81,19 @@ class LabelFolder:
             missing = next(stem for stem in self._samples if stem not in used)
             count = len(self._samples) - len(used)
             notes.add("label without image", f"{self.name}: {missing}", count)
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """Changes with the labels of the samples: boxes as they are, masks with their files."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.stem.encode())
+        for array in (sample.boxes, sample.ignore):
+            digest.update(b"none" if array is None else array.tobytes())
+        for mask in (sample.drivable, sample.lane):
+            stat = None if mask is None else mask.path.stat()
+            digest.update(f"{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
+    return digest.hexdigest()
 
 
 def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth | None:

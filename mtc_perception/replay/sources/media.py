@@ -24,7 +24,7 @@ from mtc_perception.replay.frames import (
     SourceInfo,
 )
 from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.label_folder import labels_of
+from mtc_perception.replay.sources.label_folder import fingerprint, labels_of
 
 DEFAULT_FOLDER_FPS = 30.0
 
@@ -101,6 +101,10 @@ class FolderSource:
         data_set = split_of(path)
         samples = read_split(*data_set) if data_set else []
         self._samples = {sample.stem: sample for sample in samples if sample.labelled}
+
+    def fingerprint(self) -> str:
+        """Changes with the labels, which are in other folders."""
+        return fingerprint(self._samples.values())
 
     def frames(self) -> Iterator[SourceFrame]:
         for index, file in enumerate(self._files):
