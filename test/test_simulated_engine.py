@@ -15,7 +15,7 @@ from toy_bundle import MAX_DETECTIONS, check_answers, write_toy_bundle
 
 from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.engine import Network, create_engine
-from mtc_perception.engine_bench import BLOCK, measure
+from mtc_perception.engine_bench import BLOCK, engine_ms, measure
 from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection
 from mtc_perception.engines import cuda, cuda_letterbox, tensorrt
 from mtc_perception.engines.tensorrt_library import TensorRtLibrary
@@ -234,3 +234,5 @@ def test_the_bench_tells_copies_engine_and_host_apart(
     assert found["images_per_s"] == pytest.approx(1 / mean_s)
     assert found["layers"] == {"fp16": 1, "fp32": 1}
     assert found["runs"] == 2 * BLOCK
+    trt.inference_s = 0.3  # a slow engine, not one that hangs
+    assert engine_ms(load()) == pytest.approx(300.0)
