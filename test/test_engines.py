@@ -370,6 +370,20 @@ def test_threads_default_to_the_allowed_physical_cores() -> None:
         os.sched_setaffinity(0, allowed)
 
 
+@pytest.mark.skipif(available_physical_cores() < 2, reason="needs two cores")
+def test_an_engine_of_few_threads_is_not_tied_to_the_cores_that_others_take() -> None:
+    # Pinned, single-threaded engines of several processes would all run on the first core.
+    engine = load_engine(Network.of(read_bundle(SHIPPED), "fp32"), "openvino", threads=1)
+    seen: set[frozenset[int]] = set()
+    for _ in range(10):
+        engine.start()
+        for task in os.listdir("/proc/self/task"):
+            seen.add(frozenset(os.sched_getaffinity(int(task))))
+        engine.wait()
+    engine.close()
+    assert seen == {frozenset(os.sched_getaffinity(0))}
+
+
 def test_engines_closed_in_any_order_leave_signals_alone(toy_bundle: Path) -> None:
     """OpenVINO's plugins left a signal stack behind that was gone: the next signal was the end."""
     program = f"""

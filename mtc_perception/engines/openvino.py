@@ -106,6 +106,9 @@ def _compile(core: Any, model: Any, precision: Precision, threads: int) -> tuple
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
+            # Threads are pinned to the first cores, in every process to the same ones: two engines
+            # of one thread each would share a core, and the others would idle.
+            "ENABLE_CPU_PINNING": threads >= available_physical_cores(),
             "INFERENCE_PRECISION_HINT": float_type,
         }
         return core.compile_model(model, "CPU", settings)
