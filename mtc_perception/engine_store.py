@@ -8,7 +8,8 @@ an engine without a valid record does not exist.
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ from mtc_perception.files import write_bytes_atomic, write_text_atomic
 
 _PREFIX = "mtc-"
 _LOCK = ".lock"
+_BEGUN = (f".{_PREFIX}*", ".timings-*")
+"""Names of files until they are complete: engines, records, and TensorRT's kernel timings."""
+_LEFTOVER_AGE_S = 3600.0
+"""What nobody has written to, or moved, for so long was left by a process that was killed. Younger
+files may belong to a store that is being copied here: an engine comes before its record."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class StoredEngine:
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: EngineKey
     engine: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sha256: Sha256
@@ -79,35 +85,44 @@ class EngineStore:
             about=dict(about),
         )
         text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
+        record_path = self.root / f"{_PREFIX}{key.stem}.json"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with self._writing():
-                write_bytes_atomic(path, engine)
-                write_text_atomic(self.root / f"{_PREFIX}{key.stem}.json", text)
-                self._sweep()
+                former = _read_record(record_path)
+                write_bytes_atomic(path, engine, durable=True)
+                write_text_atomic(record_path, text, durable=True)
+                self._sweep([former] if former else [])
         except OSError as error:
             raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
         return path
 
-    def find(self, wanted: EngineKey, bundle: str = "BUNDLE") -> bytes:
+    def find(
+        self,
+        wanted: EngineKey,
+        bundle: str = "BUNDLE",
+        note: Callable[[str], None] = lambda _damage: None,
+    ) -> bytes:
         """The serialised engine for `wanted`, which describes this machine.
 
-        One built on this GPU comes before one built ahead of time. Raises EngineError if none fits
-        or if it is damaged, with what differs in the nearest one and the command that builds it
-        from the bundle at path `bundle`.
+        One built on this GPU comes before one built ahead of time, a sound one before a damaged
+        one; `note` is told of each that is damaged. Raises EngineError if none is left, with what
+        is wrong with the nearest one and the command that builds it from the bundle at path
+        `bundle`.
         """
         with self._unchanging():
             entries = self.entries()
             fitting = [entry for entry in entries if not entry.key.differences(wanted)]
-            try:
-                if fitting:
-                    return self.read(max(fitting, key=lambda entry: bool(entry.key.gpu)))
-            except EngineError as error:
-                command = build_command(wanted, bundle)
-                raise EngineError(f"{error}; build it again: {command}") from error
-        raise EngineError(
-            f"{self._nothing_fits(entries, wanted)}; build it: {build_command(wanted, bundle)}"
-        )
+            damages: list[str] = []
+            for entry in sorted(fitting, key=lambda entry: not entry.key.gpu):
+                try:
+                    return self.read(entry)
+                except EngineError as error:
+                    damages.append(str(error))
+                    note(str(error))
+            reason = "; ".join(damages) or self._nothing_fits(entries, wanted)
+        again = " again" if damages else ""
+        raise EngineError(f"{reason}; build it{again}: {build_command(wanted, bundle)}")
 
     def read(self, entry: StoredEngine) -> bytes:
         """The serialised engine of `entry`. Raises EngineError if it is damaged or gone."""
@@ -125,7 +140,7 @@ class EngineStore:
         return [entry for entry in found if entry is not None]
 
     def remove(self, entries: Iterable[StoredEngine]) -> None:
-        """Take `entries`, and what interrupted processes left, out of the store.
+        """Take `entries`, and what killed processes left an hour ago, out of the store.
 
         Raises EngineError if the folder cannot be written.
         """
@@ -133,9 +148,10 @@ class EngineStore:
             return
         try:
             with self._writing():
-                for entry in entries:
+                gone = list(entries)
+                for entry in gone:
                     entry.record_path.unlink(missing_ok=True)
-                self._sweep()
+                self._sweep(gone)
         except OSError as error:
             raise EngineError(f"{self.root}: cannot remove: {error.strerror}") from error
 
@@ -145,16 +161,24 @@ class EngineStore:
     def _unreadable(self) -> list[Path]:
         return [path for path in self._record_paths() if _read_record(path) is None]
 
-    def _sweep(self) -> None:
-        """Remove engines that no record names, and files begun by processes that were killed."""
+    def _sweep(self, forgotten: Iterable[StoredEngine]) -> None:
+        """Remove engines that no record names, and files begun by processes that were killed.
+
+        Those of `forgotten` at once, others when they have long been lying here.
+        """
+        at_once = {entry.path.name for entry in forgotten}
         named = {entry.path.name for entry in self.entries()}
         # A newer version may have written these, and can read them.
         kept = tuple(f"{path.stem}." for path in self._unreadable())
-        for path in self.root.glob(f"{_PREFIX}*.engine"):
-            if path.name not in named and not path.name.startswith(kept):
+        unnamed = [
+            path
+            for path in self.root.glob(f"{_PREFIX}*.engine")
+            if path.name not in named and not path.name.startswith(kept)
+        ]
+        begun = [path for name in _BEGUN for path in self.root.glob(name)]
+        for path in (*unnamed, *begun):
+            if path.name in at_once or _is_leftover(path):
                 path.unlink(missing_ok=True)
-        for path in self.root.glob(f".{_PREFIX}*"):
-            path.unlink(missing_ok=True)
 
     def _nothing_fits(self, entries: list[StoredEngine], wanted: EngineKey) -> str:
         if entries:
@@ -183,6 +207,15 @@ class EngineStore:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
+
+
+def _is_leftover(path: Path) -> bool:
+    try:
+        # The other times may be those of the file that it is a copy of.
+        changed_s = path.stat().st_ctime
+    except FileNotFoundError:
+        return False
+    return time.time() - changed_s > _LEFTOVER_AGE_S
 
 
 def _read_record(path: Path) -> StoredEngine | None:

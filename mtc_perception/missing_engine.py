@@ -1,4 +1,4 @@
-"""Builds the TensorRT engine of a selection where it is not in the store yet."""
+"""Builds the TensorRT engine of a selection where the store has none that loads."""
 
 from mtc_perception.bundle import read_bundle
 from mtc_perception.engine import Network
@@ -7,19 +7,22 @@ from mtc_perception.engine_host import Selection
 from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines.cuda import current_device
 from mtc_perception.engines.tensorrt import stored_engine
+from mtc_perception.engines.tensorrt_library import deserialised
 from mtc_perception.errors import EngineError
 
 
 def build_missing_engine(selection: Selection, tell: Tell) -> str:
     """Build the engine that `selection` needs on TensorRT; says what was built, "" for nothing.
 
-    Raises BundleError, and EngineError where TensorRT or a GPU is missing or the build fails.
+    Builds once at most, whether or not the new engine then loads. Raises BundleError, and
+    EngineError where TensorRT or a GPU is missing or the build fails.
     """
     bundle = read_bundle(selection.bundle)
     variant = bundle.variant_for("tensorrt", selection.precision)
     flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
     try:
-        stored_engine(Network.of(bundle, variant), device, store)
+        # Sound bytes are not enough: another driver's engine may not load.
+        deserialised(*stored_engine(Network.of(bundle, variant), device, store))
     except EngineError:
         settings = BuildSettings(flavour, timings=store.root)
         built, path = build_variant(bundle, variant, settings, store, tell)

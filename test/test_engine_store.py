@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import mtc_perception.engine_store
 import mtc_perception.files
 from mtc_perception.engine_key import EngineKey, Profile, build_command
 from mtc_perception.engine_store import EngineStore, default_root
@@ -18,10 +20,18 @@ AHEAD = EngineKey(
     flavour="tensorrt_rtx",
     version="1.7.1.116",
     gpu="",
+    multiprocessors=0,
+    memory_mib=0,
     compute_capability=("sm86", "sm89"),
 )
 """Built ahead of time for two kinds of GPU."""
-HERE = replace(AHEAD, gpu="NVIDIA GeForce RTX 4090", compute_capability=("sm89",))
+HERE = replace(
+    AHEAD,
+    gpu="NVIDIA GeForce RTX 4090",
+    multiprocessors=128,
+    memory_mib=24_080,
+    compute_capability=("sm89",),
+)
 """What a machine with one of them needs."""
 ABOUT = {"seconds": 1.5, "command": "mtc-engine build models/mtc_nano.mtc"}
 
@@ -29,6 +39,12 @@ ABOUT = {"seconds": 1.5, "command": "mtc-engine build models/mtc_nano.mtc"}
 @pytest.fixture
 def store(tmp_path: Path) -> EngineStore:
     return EngineStore(tmp_path / "new" / "engines")
+
+
+@pytest.fixture
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that have just been written are as old as those that nobody waits for."""
+    monkeypatch.setattr(mtc_perception.engine_store, "_LEFTOVER_AGE_S", -1.0)
 
 
 def files(store: EngineStore) -> list[str]:
@@ -69,12 +85,25 @@ def test_a_mismatch_is_refused_with_what_differs(
 
 def test_tensorrt_wants_the_very_gpu(store: EngineStore) -> None:
     orin = replace(
-        HERE, flavour="tensorrt", version="10.3.0", gpu="Orin", compute_capability=("sm87",)
+        HERE,
+        flavour="tensorrt",
+        version="10.3.0",
+        gpu="Orin",
+        multiprocessors=8,
+        memory_mib=7_620,
+        compute_capability=("sm87",),
     )
     store.put(orin, b"engine", ABOUT)
     assert store.find(orin) == b"engine"
-    with pytest.raises(EngineError, match="gpu is Orin, needed is Orin Nano; build it"):
-        store.find(replace(orin, gpu="Orin Nano"))
+    with pytest.raises(EngineError, match="gpu is Orin, needed is Thor; build it"):
+        store.find(replace(orin, gpu="Thor"))
+    # All Orin boards have GPUs of that name.
+    with pytest.raises(EngineError, match="multiprocessors is 8, needed is 16; build it"):
+        store.find(replace(orin, multiprocessors=16))
+    with pytest.raises(EngineError, match="memory_mib is 7620, needed is 15656; build it"):
+        store.find(replace(orin, memory_mib=15_656))
+    # Another kernel keeps a little more of the memory for itself.
+    assert store.find(replace(orin, memory_mib=7_500)) == b"engine"
     # Only TensorRT-RTX builds for GPUs that it does not see.
     assert replace(orin, gpu="").differences(orin)
 
@@ -114,6 +143,22 @@ def test_a_damaged_engine_is_refused(store: EngineStore, damage: bytes) -> None:
     assert store.find(HERE) == b"engine"
 
 
+def test_a_damaged_engine_does_not_hide_a_sound_one(store: EngineStore) -> None:
+    best = store.put(HERE, b"of this GPU", ABOUT)
+    other = store.put(AHEAD, b"ahead of time", ABOUT)
+    best.write_bytes(b"of this gpu")
+    notes: list[str] = []
+    assert store.find(HERE, note=notes.append) == b"ahead of time"
+    assert notes == [f"{best}: is damaged, its sha256 is not its record's"]
+    other.unlink()
+    with pytest.raises(EngineError) as caught:
+        store.find(HERE, note=notes.append)
+    message = str(caught.value)
+    assert message.startswith(f"{notes[0]}; {other}: cannot be read: No such file or directory; ")
+    assert "; build it again: mtc-engine build" in message
+    assert len(notes) == 3
+
+
 @pytest.mark.parametrize("record", ["", "{}", '{"schema_version": 2}', "[1, 2"])
 def test_an_unreadable_record_is_no_engine_but_keeps_it(store: EngineStore, record: str) -> None:
     path = store.put(AHEAD, b"engine", ABOUT)
@@ -139,17 +184,41 @@ def test_a_newer_engine_takes_the_place_of_an_older_one(store: EngineStore) -> N
     assert files(store) == [".engine", ".json"]
 
 
+def leave_half_written_files(store: EngineStore) -> None:
+    """What killed processes leave: an engine, and kernel timings."""
+    (store.root / ".mtc-aaaa.engine.123").write_bytes(b"half of an eng")
+    (store.root / ".timings-Orin-10.3.0.cache.123").write_bytes(b"half of the tim")
+    (store.root / "mtc-of-nobody.engine").write_bytes(b"its record was never written")
+
+
+@pytest.mark.usefixtures("an_hour_later")
 def test_engines_are_removed_with_what_killed_processes_left(store: EngineStore) -> None:
     store.remove([])  # of a store that does not exist yet
     store.put(AHEAD, b"engine", ABOUT)
     store.put(replace(AHEAD, precision="int8"), b"other", ABOUT)
     gone, kept = store.entries()
-    (store.root / f".{gone.path.name}.123").write_bytes(b"half of an eng")
-    (store.root / "mtc-of-nobody.engine").write_bytes(b"its record was never written")
+    leave_half_written_files(store)
+    (store.root / "timings-Orin-10.3.0.cache").write_bytes(b"whole")
     (store.root / "notes.txt").write_text("mine")
     store.remove([gone])
     assert store.entries() == [kept]
-    assert files(store) == [".engine", ".json", ".txt"]
+    assert files(store) == [".cache", ".engine", ".json", ".txt"]
+
+
+def test_what_came_lately_may_be_part_of_a_copy(store: EngineStore, tmp_path: Path) -> None:
+    source = EngineStore(tmp_path / "built_elsewhere")
+    engine = source.put(AHEAD, b"engine", ABOUT)
+    (entry,) = source.entries()
+    store.root.mkdir(parents=True)
+    # As rsync and `cp -a` do: with the times of the source, the engine first.
+    os.utime(engine, (0, 0))
+    shutil.copy2(engine, store.root)
+    leave_half_written_files(store)
+    store.put(replace(AHEAD, precision="int8"), b"other", ABOUT)
+    store.remove([])
+    shutil.copy2(entry.record_path, store.root)
+    assert store.find(HERE) == b"engine"
+    assert len(list(store.root.glob(".*.123"))) == 2
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -171,6 +240,7 @@ def test_an_interrupted_put_leaves_the_store_as_it_was(
         with pytest.raises(KeyboardInterrupt):
             store.put(AHEAD, b"new", ABOUT)
     assert store.find(HERE) == b"old"
+    monkeypatch.setattr(mtc_perception.engine_store, "_LEFTOVER_AGE_S", -1.0)
     store.remove([])
     assert files(store) == [".engine", ".json"]
 
