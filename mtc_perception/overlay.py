@@ -30,11 +30,12 @@ _LANE_TINT = _blending(LANE_COLOR, 0.9)
 
 
 def draw_overlay(
-    image_rgb: npt.NDArray[np.uint8], perception: Perception, class_names: Sequence[str]
+    image_rgb: npt.NDArray[np.uint8], perception: Perception, class_names: Sequence[str] | None
 ) -> npt.NDArray[np.uint8]:
     """A new uint8 `[H, W, 3]` RGB picture: drivable area tinted, lanes coloured, boxes labelled.
 
-    `image_rgb` is the uint8 `[H, W, 3]` image that `perception` came from.
+    `image_rgb` is the uint8 `[H, W, 3]` image that `perception` came from. Without `class_names`,
+    boxes have no text: ground truth has no scores.
     """
     picture = image_rgb.copy()
     _tint(picture, perception.drivable, _DRIVABLE_TINT)
@@ -45,7 +46,7 @@ def draw_overlay(
         _draw_box(
             picture,
             perception.boxes[index],
-            f"{class_names[label]} {perception.scores[index]:.0%}",
+            f"{class_names[label]} {perception.scores[index]:.0%}" if class_names else "",
             CLASS_COLORS[label % len(CLASS_COLORS)],
         )
     return picture
@@ -72,6 +73,8 @@ def _draw_box(
     if line > 1:  # in small pictures the outline would hide the colour
         cv2.rectangle(picture, *corners, _OUTLINE_COLOR, line + 2)
     cv2.rectangle(picture, *corners, color, line)
+    if not text:
+        return
 
     scale = max(height / 1440, 0.35)
     (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, line)

@@ -204,6 +204,7 @@ def test_ignore_regions_are_told_from_labels() -> None:
     labelled = GroundTruth(boxes=boxes)
     assert (draw_truth(rgb, ignored) != rgb).any()
     assert (draw_truth(rgb, ignored) != draw_truth(rgb, labelled)).any()
+    assert (draw_truth(rgb, labelled)[:28] == rgb[:28]).all()  # no text above the box
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 60))

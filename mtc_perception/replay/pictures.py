@@ -46,7 +46,7 @@ def draw_truth(rgb: Rgb, truth: GroundTruth) -> Rgb:
         lane=empty if truth.lane is None else truth.lane.astype(np.uint8) * 255,
         times=_NO_TIMES,
     )
-    return draw_overlay(rgb, perception, ["vehicle", "ignored"])
+    return draw_overlay(rgb, perception, None)
 
 
 def add_caption(rgb: Rgb, text: str, *, alarm: bool = False) -> Rgb:

@@ -14,6 +14,7 @@ from mtc_perception.replay.pictures import Rgb, draw_truth
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.sources.label_folder import LabelFolder
 from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.sources.watch import fitted
 from mtc_perception.replay.streams.gallery import draw_record
 from mtc_perception.replay.streams.perceivers import PerceiverPool
 from mtc_perception.replay.streams.task import StreamResult
@@ -73,7 +74,9 @@ def _frames(run: StreamResult) -> Iterator[LabelledFrame]:
     topics = None if run.truth is None else TruthTopics(**run.truth)
     source = open_source(Path(run.path), run.topic, truth=topics)
     frames = source.labelled_frames(Notes())
-    return frames if run.labels is None else LabelFolder(Path(run.labels)).join(frames, Notes())
+    if run.labels is not None:
+        frames = LabelFolder(Path(run.labels)).join(frames, Notes())
+    return fitted(frames, Notes())
 
 
 def _answer(

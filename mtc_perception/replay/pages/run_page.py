@@ -216,7 +216,11 @@ def _stream_row(stream: Mapping[str, Any]) -> list[str]:
         value: Any = stream
         for key in path:
             value = value.get(key) if value is not None else None
-        row.append(
-            "" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value}"
-        )
+        row.append(_cell(value, digits=1 if path[0] == "latency_ms" else 3))
     return row
+
+
+def _cell(value: float | None, digits: int) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ FIGURE_WORDS = {
     "detection": "vehicles, F1",
     "drivable": "drivable area, mIoU",
     "lane": "lane lines, IoU",
-    "steady_detection": "vehicles found again in the next image",
+    "steady_detection": "vehicles of the image before, found again",
     "steady_drivable": "drivable area, IoU with the image before",
     "steady_lane": "lane lines, IoU with the image before",
 }
