@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from toy_bundle import write_toy_bundle
 
 from mtc_perception.replay.live.domain import ClaimedDomain
 
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 # Each run talks in a domain of its own and stays on this machine, whatever else runs here.
 _domain = ClaimedDomain()  # until the end of the process
 os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
