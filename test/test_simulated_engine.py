@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from simulated_gpu import SimulatedGpu, SimulatedTensorRt, simulated_gpu
@@ -19,9 +18,9 @@ from mtc_perception.engine_bench import BLOCK, engine_ms, measure
 from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection
 from mtc_perception.engines import cuda, cuda_letterbox, tensorrt
 from mtc_perception.engines.tensorrt_library import TensorRtLibrary
-from mtc_perception.errors import EngineError, ImageError
+from mtc_perception.errors import EngineError
 from mtc_perception.images import SourceImage
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.perceiver import Perceiver
 
 HEIGHT, WIDTH = 96, 160
 ORIN = cuda.Device("Orin", "sm87", multiprocessors=8, memory_mib=7_620)
@@ -108,33 +107,20 @@ def test_the_key_tells_gpus_of_one_name_apart(toy: Bundle, trt: SimulatedTensorR
 
 
 def test_whatever_fails_while_it_runs_is_the_engines_fault(
-    load: Load, trt: SimulatedTensorRt, gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+    toy: Bundle, load: Load, trt: SimulatedTensorRt, gpu: SimulatedGpu
 ) -> None:
-    engine = load()
-    trt.failure = ZeroDivisionError("in the bindings")
-    with pytest.raises(EngineError, match=r"^TensorRT: ZeroDivisionError: in the bindings$"):
-        engine.start()
-    trt.failure = None
+    perceiver = Perceiver(toy, load())
     image = SourceImage(np.zeros((40, 40, 3), np.uint8), "rgb")
-    box = Letterbox.fit(40, 40, HEIGHT, WIDTH)
-    for raised, seen in (
-        (OverflowError("too much"), EngineError),
-        (ImageError("the image's"), ImageError),
-        (cv2.error("OpenCV's"), cv2.error),
-    ):
-
-        def write(*_: object, raised: Exception = raised) -> None:
-            raise raised
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Letterbox, "write", write)
-            with pytest.raises(seen):
-                engine.prepare(image, box)
-    infer(engine, 9)
+    perceiver.perceive(image)
+    trt.failure = ZeroDivisionError("in the bindings")
+    with pytest.raises(EngineError, match=r"ZeroDivisionError: in the bindings$"):
+        perceiver.perceive(image)
+    trt.failure = None
+    perceiver.perceive(image)
     gpu.broken = True
     with pytest.raises(EngineError, match="cudaErrorLaunchFailure"):
-        engine.wait()
-    engine.close()
+        perceiver.perceive(image)
+    perceiver.close()
 
 
 class Untouchable:

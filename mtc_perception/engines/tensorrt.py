@@ -5,10 +5,8 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -29,7 +27,7 @@ from mtc_perception.engines.tensorrt_library import (
     installed_flavours,
     library_log,
 )
-from mtc_perception.errors import EngineError, ImageError, one_line
+from mtc_perception.errors import EngineError
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import Letterbox
 
@@ -37,9 +35,6 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 _ALIGNMENT_BYTES = 256
 _OTHER_MODEL = "different models of devices"
 """In the warning of TensorRT when it takes an engine for one of another GPU."""
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 
 def load(network: Network, threads: int | None) -> "TensorRtEngine":
@@ -146,26 +141,6 @@ def views(block: npt.NDArray[np.uint8], tensors: Sequence[TensorInfo]) -> Output
     return Outputs(**arrays)
 
 
-def _engines_fault(
-    method: Callable[_Arguments, _Result],
-) -> Callable[_Arguments, _Result]:
-    """`method`, with EngineError for whatever goes wrong in it but the image.
-
-    EngineError is what the node answers with another engine; anything else ends its inference.
-    """
-
-    @wraps(method)
-    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        try:
-            return method(*args, **kwargs)
-        except (EngineError, ImageError, cv2.error):
-            raise
-        except Exception as error:
-            raise EngineError(f"TensorRT: {one_line(error)}") from error
-
-    return guarded
-
-
 class TensorRtEngine:
     """One engine with its buffers bound once: one stream, no allocation per image.
 
@@ -233,7 +208,6 @@ class TensorRtEngine:
             self.device += ", TensorRT warns that the engine is of another model of GPU"
         self._image_on_device = False
 
-    @_engines_fault
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         if self._letterbox is None:
             letterbox.write(image, self.input[0])
@@ -241,7 +215,6 @@ class TensorRtEngine:
             self._letterbox.write(image, letterbox, self._device_input.pointer)
             self._image_on_device = True
 
-    @_engines_fault
     def start(self) -> None:
         self._check_open()
         if not self._image_on_device:
@@ -259,7 +232,6 @@ class TensorRtEngine:
         else:
             self._graph.launch(self.stream)
 
-    @_engines_fault
     def wait(self) -> Outputs:
         self._check_open()
         self.stream.synchronise()
