@@ -16,6 +16,7 @@ from mtc_perception.bundle import Bundle, read_bundle
 from mtc_perception.engine import Network, create_engine
 from mtc_perception.engine_bench import BLOCK, engine_ms, measure
 from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection
+from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines import cuda, cuda_letterbox, tensorrt
 from mtc_perception.engines.tensorrt_library import TensorRtLibrary
 from mtc_perception.errors import EngineError
@@ -104,6 +105,24 @@ def test_the_key_tells_gpus_of_one_name_apart(toy: Bundle, trt: SimulatedTensorR
     ):
         other = tensorrt.engine_key(network, library, device)
         assert key.differences(other) == [words]
+
+
+def test_a_damaged_engine_is_named_beside_the_one_that_runs_in_its_place(
+    toy: Bundle, trt: SimulatedTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = TensorRtLibrary(trt, "tensorrt_rtx", "1.7.1")
+    monkeypatch.setattr(tensorrt, "installed_flavours", lambda: ["tensorrt_rtx"])
+    monkeypatch.setattr(tensorrt, "import_library", lambda _flavour: library)
+    monkeypatch.setattr(cuda, "current_device", lambda: ORIN)
+    monkeypatch.setenv("MTC_ENGINE_CACHE", str(tmp_path))
+    store = EngineStore()
+    key = tensorrt.engine_key(Network.of(toy, "fp32"), library, ORIN)
+    store.put(replace(key, gpu="", multiprocessors=0, memory_mib=0), b"ahead of time", {})
+    damaged = store.put(key, b"of this GPU", {})
+    damaged.write_bytes(b"of this gpu")
+    engine, why = create_engine(toy, "tensorrt")
+    assert f", in place of {damaged}: is damaged, its sha256 is not its record's" in why
+    engine.close()
 
 
 def test_whatever_fails_while_it_runs_is_the_engines_fault(
