@@ -28,7 +28,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.bundle import Thresholds
 from mtc_perception.mask_metrics import MaskCounts
-from mtc_perception.metrics import PerceptionMetrics
+from mtc_perception.metrics import GroundTruth, PerceptionMetrics
 from mtc_perception.perceiver import Perceiver
 from mtc_perception.perception import Perception, StageTimes
 from mtc_perception.replay.evaluation import plan
@@ -112,7 +112,8 @@ def test_records_say_what_became_of_each_image(tmp_path: Path, toy_bundle: Path)
         assert record.evidence is not None
         alone = PerceptionMetrics(0.5, 0.5, 5, 0.2)
         alone.add(record.evidence)
-        assert figures(record) == pytest.approx(alone.headlines())
+        right = {task: 1.0 if one is None else one for task, one in alone.headlines().items()}
+        assert figures(record) == pytest.approx(right)  # nothing there and nothing found is right
 
 
 def test_records_are_read_as_they_were_written(tmp_path: Path, toy_bundle: Path) -> None:
@@ -272,6 +273,29 @@ def test_an_image_without_an_answer_misses_what_the_reference_sees() -> None:
     assert lost.agreement.detection is not None
     assert lost.agreement.detection.objects == 1
     assert lost.agreement.drivable == MaskCounts(0, 0, 24, 0)
+
+
+def test_an_image_without_anything_is_right_until_something_is_found() -> None:
+    truth = GroundTruth(np.zeros((0, 4), np.float32), None, None, np.zeros((4, 6), np.bool_))
+    thresholds = Thresholds(score=0.5, drivable=0.5, lane=0.5)
+    frame = SourceFrame(0, 1, EncodedPixels("png", b""))
+
+    def judged(boxes: list[list[int]], lane: int) -> dict[str, float | None]:
+        answer = Perception(
+            boxes=np.array(boxes, np.float32).reshape(-1, 4),
+            scores=np.full(len(boxes), 0.9, np.float32),
+            labels=np.zeros(len(boxes), np.int32),
+            drivable=np.zeros((4, 6), np.uint8),
+            lane=np.full((4, 6), lane, np.uint8),
+            times=StageTimes(0.0, 0.0, 0.0),
+        )
+        judge = FrameJudge(thresholds, ["vehicle"], 5, Notes())
+        return figures(judge.answered(frame, answer, truth))
+
+    assert judged([], 0) == {"detection": 1.0, "drivable": None, "lane": 1.0}
+    assert judged([[0, 0, 2, 2]], 255) == {"detection": 0.0, "drivable": None, "lane": 0.0}
+    lost = FrameJudge(thresholds, ["vehicle"], 5, Notes()).unanswered(frame, "dropped", "", truth)
+    assert figures(lost) == {"detection": None, "drivable": None, "lane": None}
 
 
 def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:

@@ -50,7 +50,7 @@ def _show(console: Any, comparison: Mapping[str, Any]) -> None:
 
     against = comparison["against"]
     table = Table(
-        title=f"{comparison['a']['bundle']} (A) and {comparison['b']['bundle']} (B), "
+        title=f"{_network(comparison['a'])} (A) and {_network(comparison['b'])} (B), "
         f"{comparison['images']} images" + (f", against the {against}" if against else ""),
         title_justify="left",
     )
@@ -88,6 +88,10 @@ def _show(console: Any, comparison: Mapping[str, Any]) -> None:
             )
             if listed:
                 console.print(f"{task}, most {words}: {listed}", soft_wrap=True, highlight=False)
+
+
+def _network(side: Mapping[str, Any]) -> str:
+    return f"{side['bundle']} on {side['engine']} {side['precision']}"
 
 
 def _text(value: float | None, form: str) -> str:

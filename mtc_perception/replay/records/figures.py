@@ -1,5 +1,7 @@
 """How well single images went: the figures that frames are ranked, compared and resampled by."""
 
+from dataclasses import astuple
+
 from mtc_perception.mask_metrics import MaskCounts
 from mtc_perception.metrics import ImageEvidence
 from mtc_perception.replay.records.record import FrameRecord
@@ -11,14 +13,21 @@ def figures(record: FrameRecord) -> dict[str, float | None]:
     """One figure per task in 0..1, None where unlabelled or undefined.
 
     F1 of the deployed detections, mIoU of the drivable area, IoU of the lane lines; against the
-    ground truth, or where the image has none against the reference network.
+    ground truth, or where the image has none against the reference network. Where there is nothing
+    and the answer says so these ratios are undefined, but the answer is right: 1, so that a false
+    alarm in such an image is a change for the worse.
     """
     evidence = record.evidence or record.agreement
     if evidence is None:
         return dict.fromkeys(TASKS)
     right, found, objects = detection_counts(record, evidence)
-    f1 = None if evidence.detection is None else ratio(2 * right, found + objects)
-    return {"detection": f1, "drivable": miou(evidence.drivable), "lane": iou(evidence.lane)}
+    nothing = 1.0 if record.status == "processed" else None
+    f1 = ratio(2 * right, found + objects) if found + objects else nothing
+    return {
+        "detection": None if evidence.detection is None else f1,
+        "drivable": nothing if _is_empty(evidence.drivable) else miou(evidence.drivable),
+        "lane": nothing if _is_empty(evidence.lane) else iou(evidence.lane),
+    }
 
 
 def detection_counts(record: FrameRecord, evidence: ImageEvidence) -> tuple[int, int, int]:
@@ -30,6 +39,11 @@ def detection_counts(record: FrameRecord, evidence: ImageEvidence) -> tuple[int,
     right = int((judged.right[:deployed] & 1).sum())
     ignored = int((judged.ignored[:deployed] & 1).sum())
     return right, min(deployed, len(judged.scores)) - ignored, judged.objects
+
+
+def _is_empty(counts: MaskCounts | None) -> bool:
+    """Neither label nor answer has a pixel."""
+    return counts is not None and counts.true_negative == sum(astuple(counts))
 
 
 def iou(counts: MaskCounts | None) -> float | None:
