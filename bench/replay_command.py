@@ -50,13 +50,13 @@ def evaluate(
 ) -> Finished:
     """Run `mtc-replay evaluate` with these arguments in processes of its own.
 
-    `watch` is called with its process's number several times a second. Raises UserError where it
+    `out` is the folder of the run; only its log, beside it, is there afterwards. `watch` is called with its process's number several times a second. Raises UserError where it
     fails. Leaves no process behind, also on KeyboardInterrupt.
     """
     program = shutil.which("mtc-replay")
     if program is None:
         raise UserError("mtc-replay is not on the path: source tools/ros_env.sh first")
-    command = [program, "evaluate", *map(str, arguments), "--out", str(out), "--fresh"]
+    command = [program, "evaluate", *map(str, arguments), "--out", str(out)]
     log = out.with_suffix(".log")
     begin = time.perf_counter()
     with log.open("wb") as file:
@@ -73,7 +73,9 @@ def evaluate(
     if code:
         words = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"mtc-replay ended with exit code {code}: {' '.join(words)}")
-    return Finished(read_result(out), wall_s)
+    result = read_result(out)
+    shutil.rmtree(out)
+    return Finished(result, wall_s)
 
 
 def resident_memory_kib(status: str) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from rich.console import Console
 from bench.end_to_end import bench_end_to_end
 from bench.engines import bench_engines
 from bench.host import bench_host
-from bench.replay import PARTS, bench_replay
+from bench.replay import bench_replay
+from bench.replay_parts import PARTS
 from mtc_perception.bundle import read_bundle
 from mtc_perception.errors import UserError
 from mtc_perception.parameters import default_bundle

@@ -11,9 +11,10 @@ import pytest
 import replay_drive
 
 from bench.readme import numbers
-from bench.replay import target, with_part
+from bench.replay import with_part
 from bench.replay_bags import RATE_HZ, halved, raw, read_clip, unlabelled, write_bag
 from bench.replay_command import PeakMemory, resident_memory_kib
+from bench.replay_parts import target
 from mtc_perception.provenance import provenance
 from mtc_perception.replay.notes import Notes
 from mtc_perception.replay.sources.open import open_source

@@ -1,0 +1,215 @@
+"""The measurements of `mtc-replay evaluate`, each with recordings of its own.
+
+Every one runs the command as its users do and returns its figures, with a verdict in `targets`.
+"""
+
+import itertools
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.replay_bags import RATE_HZ, halved, raw, unlabelled, write_bag
+from bench.replay_command import PeakMemory, evaluate
+from mtc_perception.errors import UserError
+from mtc_perception.images import SourceImage
+from mtc_perception.memory import keep_memory
+from mtc_perception.perceiver import Perceiver
+from mtc_perception.replay.frames import LabelledFrame
+
+CLIP_IMAGES = 2 * RATE_HZ
+"""Enough different images; more would only fill memory."""
+ROUNDS = 2
+LEAST_SPEED, MOST_GROWTH, LEAST_ANSWERED, LEAST_GAIN = 0.9, 0.05, 0.99, 1.7
+"""Targets: images per second over the bare loop's, memory, share of images, one worker over two."""
+LONGER = 10
+"""Times as long as the short recording is the long one that memory is compared in."""
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every part measures with."""
+
+    bundle: Path
+    clip: Sequence[LabelledFrame]
+    """JPEG images with labels."""
+    minute_s: float
+    """Length of a short recording."""
+    folder: Path
+    """For the recordings and runs of this part."""
+
+    def bag(self, name: str, clip: Sequence[LabelledFrame], seconds: float) -> Path:
+        """A new recording. Raises UserError where the disk has no room for it."""
+        images = max(CLIP_IMAGES, round(seconds * RATE_HZ))
+        needed = images * sum(_size(frame) for frame, _ in clip) / len(clip)
+        if shutil.disk_usage(self.folder).free < 1.2 * needed:
+            raise UserError(f"{self.folder} needs room for a recording of {needed / 1e9:.1f} GB")
+        return write_bag(self.folder / name, clip, images)
+
+
+def _throughput(setting: Setting) -> Part:
+    """Lock-step and the bare network on the same images, in turns."""
+    clips = {
+        "JPEG": unlabelled(setting.clip),
+        "JPEG with labels": setting.clip,
+        "raw": raw(unlabelled(setting.clip)),
+    }
+    bags = {
+        name: setting.bag(name.replace(" ", "_"), clip, setting.minute_s / 4)
+        for name, clip in clips.items()
+    }
+    decoded = [frame.pixels.decode() for frame, _ in setting.clip]
+    keep_memory()
+    rows = {}
+    with ExitStack() as stack:
+        networks = {
+            threads: stack.enter_context(Perceiver.open(setting.bundle, threads=threads))
+            for threads in (None, 1)
+        }
+        for threads, name in [*((None, name) for name in bags), (1, "JPEG")]:
+            bare: list[float] = []
+            replayed: list[float] = []
+            options: list[str | Path] = [bags[name], "--bundle", setting.bundle]
+            options += ["--threads", str(threads)] if threads else []
+            bare_images_per_s(networks[threads], decoded, CLIP_IMAGES)
+            for _ in range(ROUNDS):
+                bare.append(bare_images_per_s(networks[threads], decoded, 4 * CLIP_IMAGES))
+                run = evaluate(*options, out=setting.folder / "run")
+                replayed.append(run.result["frames_per_s"])
+            rows[f"{name}, one thread" if threads else name] = {
+                "bare_images_per_s": [round(rate, 2) for rate in bare],
+                "images_per_s": [round(rate, 2) for rate in replayed],
+            }
+    return {
+        "what": "images of 1280x720 per second; lock-step reads, decodes, judges and writes beside "
+        "the network; the bare network has images that were decoded before, and every core to "
+        "itself unless it is told to use one thread",
+        "rows": rows,
+        "targets": {f"lock-step, {name}": _speed_target(row) for name, row in rows.items()},
+    }
+
+
+def _speed_target(row: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    rate, bare = (statistics.mean(row[key]) for key in ("images_per_s", "bare_images_per_s"))
+    words = f"{rate:.1f} images/s, x {rate / bare:.2f} of the bare network's {bare:.1f}"
+    return target(rate / bare >= LEAST_SPEED, words, f">= x {LEAST_SPEED:g}")
+
+
+def bare_images_per_s(perceiver: Perceiver, images: Sequence[SourceImage], count: int) -> float:
+    """The network alone, on `count` images: the given ones, over and over."""
+    begin = time.perf_counter()
+    for image in itertools.islice(itertools.cycle(images), count):
+        perceiver.perceive(image)
+    return count / (time.perf_counter() - begin)
+
+
+def _memory(setting: Setting) -> Part:
+    """Two recordings that differ in their length alone."""
+    clip = halved(setting.clip)
+    peaks_mib = []
+    images = []
+    for name, seconds in (("short", setting.minute_s), ("long", LONGER * setting.minute_s)):
+        bag = setting.bag(name, clip, seconds)
+        peak = PeakMemory()
+        run = evaluate(bag, "--bundle", setting.bundle, out=setting.folder / "run", watch=peak)
+        peaks_mib.append(round(peak.mib, 1))
+        images.append(run.result["frames_in"])
+        shutil.rmtree(bag)
+    short, long = peaks_mib
+    growth = long / short - 1
+    return {
+        "what": "resident memory of all processes of the command at its peak; JPEG images of "
+        "640x360 with labels",
+        "images": images,
+        "peak_mib": peaks_mib,
+        "growth": round(growth, 4),
+        "targets": {
+            "memory": target(
+                growth < MOST_GROWTH,
+                f"{short:.0f} MiB for {images[0]} images, {long:.0f} MiB for {images[1]} "
+                f"({100 * growth:+.1f} %)",
+                f"< {100 * MOST_GROWTH:+g} %",
+            )
+        },
+    }
+
+
+def _live(setting: Setting) -> Part:
+    """Raw images as fast as they were recorded."""
+    bag = setting.bag("live", raw(unlabelled(setting.clip)), setting.minute_s)
+    run = evaluate(bag, "--bundle", setting.bundle, "--live", out=setting.folder / "run")
+    names = ("frames_in", "frames_processed", "frames_dropped", "frames_stale")
+    counts = {name: run.result[name] for name in names}
+    answered = counts["frames_processed"] / counts["frames_in"]
+    time_ms = run.result["latency_ms"]["end_to_end"]
+    late_ms = run.result["live"]["played_late_ms_max"]
+    return {
+        "what": f"raw images of 1280x720 at {RATE_HZ} Hz through the node; end to end: from "
+        "publishing an image until another process has its last output",
+        **counts,
+        "answered": round(answered, 5),
+        "latency_ms": run.result["latency_ms"],
+        "jitter_ms": run.result["live"]["jitter_ms"],
+        "played_late_ms_max": late_ms,
+        "targets": {
+            f"live, {RATE_HZ} Hz": target(
+                answered >= LEAST_ANSWERED and late_ms < 1e3 / RATE_HZ,
+                f"{counts['frames_processed']} of {counts['frames_in']} images answered, end to "
+                f"end p50 {time_ms['p50']:.1f} ms, p95 {time_ms['p95']:.1f} ms, "
+                f"p99 {time_ms['p99']:.1f} ms",
+                f">= {100 * LEAST_ANSWERED:g} %",
+            )
+        },
+    }
+
+
+def _workers(setting: Setting) -> Part:
+    """Two equal recordings, one after the other and both at once."""
+    clips = {
+        "JPEG 640x360": unlabelled(halved(setting.clip)),
+        "JPEG 1280x720 with labels": setting.clip,
+    }
+    walls_s: dict[str, list[float]] = {}
+    for name, clip in clips.items():
+        bag = setting.bag(name.replace(" ", "_"), clip, setting.minute_s / 2)
+        walls_s[name] = []
+        for workers in (1, 2):
+            options = f"--threads 1 --workers {workers} --bundle".split()
+            run = evaluate(bag, bag, *options, setting.bundle, out=setting.folder / "run")
+            walls_s[name].append(round(run.wall_s, 2))
+    return {
+        "what": "the whole command on two recordings, a thread for each network; one worker, too, "
+        "reads and judges beside its network",
+        "wall_s": walls_s,
+        "targets": {
+            f"two workers, {name}": target(
+                one_s / two_s >= LEAST_GAIN,
+                f"{two_s:.1f} s instead of {one_s:.1f} s, x {one_s / two_s:.2f}",
+                f">= x {LEAST_GAIN:g}",
+            )
+            for name, (one_s, two_s) in walls_s.items()
+        },
+    }
+
+
+def target(met: bool, words: str, wanted: str) -> dict[str, Any]:
+    """A verdict in `targets`."""
+    return {"met": met, "words": words, "target": wanted}
+
+
+def _size(frame: Any) -> int:
+    return len(frame.pixels.data)
+
+
+PARTS: dict[str, Callable[[Setting], Part]] = {
+    "throughput": _throughput,
+    "memory": _memory,
+    "live": _live,
+    "workers": _workers,
+}
