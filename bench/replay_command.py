@@ -50,8 +50,9 @@ def evaluate(
 ) -> Finished:
     """Run `mtc-replay evaluate` with these arguments in processes of its own.
 
-    `out` is the folder of the run; only its log, beside it, is there afterwards. `watch` is called with its process's number several times a second. Raises UserError where it
-    fails. Leaves no process behind, also on KeyboardInterrupt.
+    `out` is the folder of the run; only its log, beside it, is there afterwards. `watch` is called
+    with its process's number several times a second. Raises UserError where it fails. Leaves no
+    process behind, also on KeyboardInterrupt.
     """
     program = shutil.which("mtc-replay")
     if program is None:
