@@ -25,7 +25,7 @@ from mtc_perception.replay.evaluation.evaluate import evaluate_run
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.evaluation.ray_runner import run_on_ray
 from mtc_perception.replay.evaluation.serial import Runner, run_serial
-from mtc_perception.replay.evaluation.workers import run_workers
+from mtc_perception.replay.evaluation.workers import now_and_then, run_workers
 from mtc_perception.replay.streams.task import StreamTask
 
 DRIVES, FRAMES = 3, 120
@@ -261,6 +261,15 @@ def test_ray_says_what_cannot_be(
         closed = f"127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster at {closed}: Connection refused"):
             run_on_ray(closed, tasks, Progress())
+
+
+def test_progress_is_told_now_and_then_and_at_the_end() -> None:
+    told: list[int] = []
+    tick = now_and_then(lambda done, total: told.append(done))
+    for done in range(1, 1001):
+        tick(done, 1000)
+    assert (told[0], told[-1]) == (1, 1000)
+    assert len(told) < 500
 
 
 def test_without_ray_it_is_named(

@@ -117,12 +117,12 @@ def evaluate_streams(connection: Connection) -> None:
 
 
 def now_and_then(tell: Tick) -> Tick:
-    """`tell`, but not more often than anybody wants to know."""
+    """`tell`, but not more often than anybody wants to know, and at the end."""
     next_s = 0.0
 
     def tick(done: int, total: int) -> None:
         nonlocal next_s
-        if (now_s := time.monotonic()) >= next_s:
+        if (now_s := time.monotonic()) >= next_s or done == total:
             next_s = now_s + _REPORT_S
             tell(done, total)
 
