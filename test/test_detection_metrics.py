@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mtc_perception.detection_metrics import DetectionMetric
+from mtc_perception.detection_metrics import DetectionEvidence, DetectionMetric
 
 
 def overlap(box: list[float], other: list[float], over_box_only: bool) -> float:
@@ -270,3 +271,17 @@ def test_a_false_alarm_on_an_empty_image_costs_precision() -> None:
 def test_boxes_without_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="1 boxes but 2 scores"):
         DetectionMetric().update([[0, 0, 1, 1]], [0.1, 0.2], np.zeros((0, 4)))
+
+
+def test_figures_of_many_detections_take_little_memory() -> None:
+    count, random = 50_000, np.random.default_rng(0)
+    right = np.where(random.random(count) < 0.1, 1023, 0).astype(np.uint16)
+    scores = random.random(count, np.float32)
+    metric = DetectionMetric()
+    metric.add(DetectionEvidence(scores, right, np.zeros(count, np.uint16), count))
+    tracemalloc.start()
+    try:
+        metric.compute()
+        assert tracemalloc.get_traced_memory()[1] < 40 * count
+    finally:
+        tracemalloc.stop()
