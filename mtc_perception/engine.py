@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -260,10 +261,12 @@ def _tested_engine(
         golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
         check_self_test(outputs, golden, len(bundle.manifest.classes))
     except BaseException as error:
-        engine.close()
-        if not isinstance(error, EngineError):
+        with suppress(Exception):  # what failed may fail again
+            engine.close()
+        if not isinstance(error, Exception):
             raise
-        raise EngineError(f"{bundle.path}, variant {variant}: {error}") from error
+        # Whatever it is: another engine may work.
+        raise EngineError(f"{bundle.path}, variant {variant}: {one_line(error)}") from error
     return engine, variant
 
 

@@ -262,9 +262,16 @@ def test_self_test_checks_every_output(toy: Bundle) -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("failure", [EngineError("wrong"), MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (EngineError("wrong"), r"^onnxruntime: .*, variant fp32: wrong$"),
+        (MemoryError("much"), r"^onnxruntime: .*, variant fp32: MemoryError: much$"),
+        (KeyboardInterrupt(), None),
+    ],
+)
 def test_an_engine_that_fails_its_test_is_closed(
-    toy: Bundle, failure: BaseException, monkeypatch: pytest.MonkeyPatch
+    toy: Bundle, failure: BaseException, raised: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Engine] = []
 
@@ -277,10 +284,24 @@ def test_an_engine_that_fails_its_test_is_closed(
 
     monkeypatch.setattr("mtc_perception.engine.load_engine", load)
     monkeypatch.setattr("mtc_perception.engine.check_self_test", fail)
-    with pytest.raises(type(failure)):
+    with pytest.raises(EngineError if raised else type(failure), match=raised):
         create_engine(toy, "onnxruntime")
     with pytest.raises(EngineError, match="closed"):
         loaded[0].start()
+
+
+def test_auto_passes_over_an_engine_that_fails_its_test_in_its_own_way(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("no such overload")
+
+    monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.prepare", fail)
+    monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.close", fail)
+    engine, why = create_engine(toy)
+    engine.close()
+    assert engine.name == "onnxruntime"
+    assert f"openvino: {toy.path}, variant fp32: TypeError: no such overload" in why
 
 
 def test_failing_inference_is_an_engine_error() -> None:
