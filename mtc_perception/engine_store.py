@@ -106,7 +106,8 @@ class EngineStore:
         """The serialised engine for `wanted`, which describes this machine.
 
         One built on this GPU comes before one built ahead of time, a sound one before a damaged
-        one; `note` is told of each that is damaged. Raises EngineError if none is left, with what
+        one, and what was built under this driver before what was built under another; `note` is
+        told of each that is damaged. Raises EngineError if none is left, with what
         is wrong with the nearest one and the command that builds it from the bundle at path
         `bundle`.
         """
@@ -114,7 +115,7 @@ class EngineStore:
             entries = self.entries()
             fitting = [entry for entry in entries if not entry.key.differences(wanted)]
             damages: list[str] = []
-            for entry in sorted(fitting, key=lambda entry: not entry.key.gpu):
+            for entry in sorted(fitting, key=lambda entry: _distance(entry.key, wanted)):
                 try:
                     return self.read(entry)
                 except EngineError as error:
@@ -207,6 +208,13 @@ class EngineStore:
         with lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
+
+
+def _distance(key: EngineKey, wanted: EngineKey) -> tuple[bool, int]:
+    """How far an engine that fits is from what is wanted; the nearest is taken."""
+    # The memory that a driver leaves changes with the driver. An engine that was built again
+    # because the former one does not load under this driver has this driver's.
+    return not key.gpu, abs(key.memory_mib - wanted.memory_mib)
 
 
 def _is_leftover(path: Path) -> bool:

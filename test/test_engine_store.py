@@ -130,6 +130,17 @@ def test_an_engine_of_this_gpu_comes_before_one_for_many(store: EngineStore) -> 
     assert store.find(HERE) == b"of this GPU"
 
 
+@pytest.mark.parametrize("former_mib", [24_000, 24_079, 24_081, 24_200])
+def test_an_engine_built_again_under_another_driver_is_the_one_taken(
+    store: EngineStore, former_mib: int
+) -> None:
+    store.put(replace(HERE, memory_mib=former_mib), b"of the former driver", ABOUT)
+    assert store.find(HERE) == b"of the former driver"
+    store.put(HERE, b"built again", ABOUT)
+    store.put(AHEAD, b"ahead of time", ABOUT)
+    assert store.find(HERE) == b"built again"
+
+
 @pytest.mark.parametrize("damage", [b"", b"enginf", b"engine and more"])
 def test_a_damaged_engine_is_refused(store: EngineStore, damage: bytes) -> None:
     path = store.put(AHEAD, b"engine", ABOUT)
