@@ -48,7 +48,8 @@ def bench_replay(
             part = measure(Setting(bundle.path, clip, minute_s, folder))
         for target, one in part["targets"].items():
             word = "PASS" if one["met"] else "MISS"
-            console.print(f"{word}  {target}: {one['words']}, target {one['target']}")
+            line = f"{word}  {target}: {one['words']}, target {one['target']}"
+            console.print(line, soft_wrap=True, highlight=False)
             met = met and one["met"]
         content = with_part(_before(results), name, part, bundle.path.name)
         path = write_result(results, "replay", content)
