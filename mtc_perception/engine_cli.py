@@ -107,7 +107,10 @@ def build(
 
 @app.command("list")
 def list_engines(store: Store = None) -> None:
-    """List the built engines, and which of them fit this machine."""
+    """List the built engines, and which of them fit this machine.
+
+    Example: [bold]mtc-engine list --store /media/stick/engines[/bold]
+    """
     from rich.console import Console
 
     from mtc_perception.engine_machine import this_machine
@@ -120,6 +123,8 @@ def list_engines(store: Store = None) -> None:
         Console().print(engines_table(entries, this_machine()))
     else:
         print(f"no engines in {engines.root}")
+    if outdated := engines.outdated():
+        print(f"{len(outdated)} of older versions, or damaged: mtc-engine clean removes them")
 
 
 @app.command()
@@ -186,6 +191,8 @@ def clean(
 ) -> None:
     """Remove the engines that cannot run here: for another GPU, or of another TensorRT version.
 
+    Those that an older mtc_perception has stored go as well, since this one cannot read them.
+
     Example: [bold]mtc-engine clean --yes[/bold]
     """
     from mtc_perception.engine_machine import this_machine
@@ -199,17 +206,21 @@ def clean(
         for entry in engines.entries()
         if (why := machine.misfit(entry.key)) is not None
     ]
-    if not stale:
+    outdated = engines.outdated()
+    count = len(stale) + len(outdated)
+    if not count:
         print(f"nothing to remove in {engines.root}")
         return
     for entry, why in stale:
         print(f"{short_name(entry)}  {entry.size_bytes / 2**20:.1f} MiB  {why}")
+    for record in outdated:
+        print(f"{record}  of an older version, or damaged")
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("nobody to ask: say --yes to remove them")
-        typer.confirm(f"Remove {len(stale)} engines?", abort=True)
-    engines.remove(entry for entry, _ in stale)
-    print(f"removed {len(stale)}, {sum(e.size_bytes for e, _ in stale) / 2**20:.1f} MiB")
+        typer.confirm(f"Remove {count} engines?", abort=True)
+    freed_bytes = engines.remove((entry for entry, _ in stale), outdated)
+    print(f"removed {count}, {freed_bytes / 2**20:.1f} MiB")
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,7 @@ from mtc_perception.files import write_bytes_atomic, write_text_atomic
 
 _PREFIX = "mtc-"
 _LOCK = ".lock"
+_SCHEMA_VERSION: Final = 2
 _BEGUN = (f".{_PREFIX}*", ".timings-*")
 """Names of files until they are complete: engines, records, and TensorRT's kernel timings."""
 _LEFTOVER_AGE_S = 3600.0
@@ -48,7 +49,7 @@ class StoredEngine:
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = _SCHEMA_VERSION
     key: EngineKey
     engine: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sha256: Sha256
@@ -92,7 +93,7 @@ class EngineStore:
                 former = _read_record(record_path)
                 write_bytes_atomic(path, engine, durable=True)
                 write_text_atomic(record_path, text, durable=True)
-                self._sweep([former] if former else [])
+                self._sweep({former.path.name} if former else set())
         except OSError as error:
             raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
         return path
@@ -140,19 +141,28 @@ class EngineStore:
         found = (_read_record(path) for path in self._record_paths())
         return [entry for entry in found if entry is not None]
 
-    def remove(self, entries: Iterable[StoredEngine]) -> None:
-        """Take `entries`, and what killed processes left an hour ago, out of the store.
+    def outdated(self) -> list[Path]:
+        """Records that nothing will ever read again: of older versions of the store, or damaged."""
+        return [path for path in self._unreadable() if _is_outdated(path)]
+
+    def remove(self, entries: Iterable[StoredEngine], outdated: Iterable[Path] = ()) -> int:
+        """Take `entries`, the engines of `outdated` records, and what killed processes left an hour
+        ago, out of the store; returns the bytes that it is smaller by.
 
         Raises EngineError if the folder cannot be written.
         """
         if not self.root.is_dir():
-            return
+            return 0
         try:
             with self._writing():
-                gone = list(entries)
-                for entry in gone:
+                names = set()
+                for entry in entries:
+                    names.add(entry.path.name)
                     entry.record_path.unlink(missing_ok=True)
-                self._sweep(gone)
+                for record in outdated:
+                    names.update(path.name for path in self.root.glob(f"{record.stem}.*engine"))
+                    record.unlink(missing_ok=True)
+                return self._sweep(names)
         except OSError as error:
             raise EngineError(f"{self.root}: cannot remove: {error.strerror}") from error
 
@@ -162,12 +172,13 @@ class EngineStore:
     def _unreadable(self) -> list[Path]:
         return [path for path in self._record_paths() if _read_record(path) is None]
 
-    def _sweep(self, forgotten: Iterable[StoredEngine]) -> None:
+    def _sweep(self, at_once: Collection[str]) -> int:
         """Remove engines that no record names, and files begun by processes that were killed.
 
-        Those of `forgotten` at once, others when they have long been lying here.
+        Those called as in `at_once` now, others when they have long been lying here. Returns their
+        bytes.
         """
-        at_once = {entry.path.name for entry in forgotten}
+        freed_bytes = 0
         named = {entry.path.name for entry in self.entries()}
         # A newer version may have written these, and can read them.
         kept = tuple(f"{path.stem}." for path in self._unreadable())
@@ -179,7 +190,11 @@ class EngineStore:
         begun = [path for name in _BEGUN for path in self.root.glob(name)]
         for path in (*unnamed, *begun):
             if path.name in at_once or _is_leftover(path):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # somebody else was faster
+                    size_bytes = path.stat().st_size
+                    path.unlink()
+                    freed_bytes += size_bytes
+        return freed_bytes
 
     def _nothing_fits(self, entries: list[StoredEngine], wanted: EngineKey) -> str:
         if entries:
@@ -206,7 +221,8 @@ class EngineStore:
             yield
             return
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            with suppress(OSError):  # not every file system of a network has locks
+                fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
 
@@ -224,6 +240,18 @@ def _is_leftover(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return time.time() - changed_s > _LEFTOVER_AGE_S
+
+
+def _is_outdated(path: Path) -> bool:
+    """Whether a record that cannot be read is of no newer version, which could."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    return not isinstance(version, int) or version <= _SCHEMA_VERSION
 
 
 def _read_record(path: Path) -> StoredEngine | None:

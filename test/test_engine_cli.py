@@ -183,6 +183,19 @@ def test_clean_removes_what_another_version_built(built: Path, tmp_path: Path) -
     assert "nothing to remove" in run(tmp_path, "clean").stdout
 
 
+def test_what_an_older_version_stored_is_listed_and_removed(tmp_path: Path) -> None:
+    engine, record = tmp_path / "mtc-old.0123456789ab.engine", tmp_path / "mtc-old.json"
+    engine.write_bytes(bytes(2**20))
+    record.write_text('{"schema_version": 1}')
+    said = "1 of older versions, or damaged: mtc-engine clean removes them"
+    assert said in run(tmp_path, "list").stdout
+    done = run(tmp_path, "clean", "--yes")
+    assert done.returncode == 0
+    assert f"{record}  of an older version, or damaged\nremoved 1, 1.0 MiB\n" in done.stdout
+    assert not engine.exists()
+    assert not record.exists()
+
+
 @needs_rtx
 def test_a_damaged_engine_is_not_inspected(built: Path, tmp_path: Path) -> None:
     (entry,) = EngineStore(built).entries()
@@ -209,7 +222,7 @@ def test_help_needs_nothing_of_nvidia() -> None:
 
     overview = shown("--help")
     assert all(command in overview for command in COMMANDS)
-    for command in ("build", "bench", "inspect"):
+    for command in COMMANDS:
         assert f"mtc-engine {command}" in shown(command, "--help")  # an example
 
 

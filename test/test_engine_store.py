@@ -1,3 +1,5 @@
+import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -186,6 +188,43 @@ def test_an_unreadable_record_is_no_engine_but_keeps_it(store: EngineStore, reco
     assert store.find(HERE) == b"engine"
 
 
+def test_what_older_versions_stored_is_found_and_removed(store: EngineStore) -> None:
+    store.put(AHEAD, b"engine", ABOUT)
+    (record,) = store.root.glob("*.json")
+    content = json.loads(record.read_text())
+    others: list[Path] = []
+
+    def stored(name: str, text: str) -> None:
+        others.append(store.root / f"mtc-{name}.json")
+        others[-1].write_text(text)
+        (store.root / f"mtc-{name}.0123456789ab.engine").write_bytes(b"seven!!")
+
+    del content["key"]["multiprocessors"], content["key"]["memory_mib"]
+    stored("older", json.dumps(content | {"schema_version": 1}))
+    stored("damaged", record.read_text()[:-9])
+    stored("newer", json.dumps(content | {"schema_version": 3}))
+    assert store.outdated() == sorted(others[:2])
+    assert store.remove([], store.outdated()) == 14
+    assert store.outdated() == []
+    assert [path.exists() for path in others] == [False, False, True]
+    assert files(store) == [".engine", ".engine", ".json", ".json"]
+    assert store.find(HERE) == b"engine"
+
+
+def test_a_file_system_without_locks_is_read_all_the_same(
+    store: EngineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(AHEAD, b"engine", ABOUT)
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(mtc_perception.engine_store.fcntl, "flock", flock)
+    assert store.find(HERE) == b"engine"
+    with pytest.raises(EngineError, match="cannot keep the engine: No locks available"):
+        store.put(AHEAD, b"other", ABOUT)
+
+
 def test_a_newer_engine_takes_the_place_of_an_older_one(store: EngineStore) -> None:
     store.put(AHEAD, b"old", ABOUT)
     store.put(AHEAD, b"new", {"seconds": 2.0})
@@ -211,7 +250,8 @@ def test_engines_are_removed_with_what_killed_processes_left(store: EngineStore)
     leave_half_written_files(store)
     (store.root / "timings-Orin-10.3.0.cache").write_bytes(b"whole")
     (store.root / "notes.txt").write_text("mine")
-    store.remove([gone])
+    lying = sum(path.stat().st_size for path in store.root.iterdir() if path.suffix != ".json")
+    assert store.remove([gone]) == lying - len(b"whole") - len(b"mine") - kept.size_bytes
     assert store.entries() == [kept]
     assert files(store) == [".cache", ".engine", ".json", ".txt"]
 
