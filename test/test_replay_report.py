@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -71,6 +72,22 @@ def test_the_page_stands_alone(run: Path) -> None:
     for task, name in (("detection", "map50"), ("drivable", "miou"), ("lane", "iou")):
         assert f"{result[task][name]:.3f}" in page
     assert page.count("<polyline") == 1
+
+
+def test_the_period_is_that_at_which_images_were_played(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    [file] = tmp_path.glob("run/streams/*/stream.json")
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"live": {"rate": 4.0}}))
+    write_page(tmp_path / "run")
+    [view] = read_streams(run, read_result(run))
+    period_ms = 1e3 / content["rate_hz"]
+    timelines = [
+        latency_timeline(view.times_s, view.latencies_ms, period_ms / rate) for rate in (1, 4)
+    ]
+    pages = [(folder / "index.html").read_text() for folder in (run, tmp_path / "run")]
+    assert all(timeline in page for timeline, page in zip(timelines, pages, strict=True))
+    assert timelines[0] != timelines[1]
 
 
 def test_the_page_needs_the_run_alone(run: Path) -> None:

@@ -122,6 +122,10 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
     """(heading, rows, words below) of the tables of figures."""
     accuracy = metric_rows(result)
     words = f"Over {result['labelled_frames']} labelled images; one without an answer is a miss."
+    if result["mode"] == "live":
+        words += (
+            " Detections below the deployed score are not known: recall and mAP are without them."
+        )
     if accuracy:
         yield "Accuracy", accuracy, words
     else:
@@ -166,7 +170,8 @@ def _charts(stream: StreamView, chosen: Sequence[tuple[StreamView, Worst]]) -> S
     ]
     timeline = ""
     if stream.stamps_ns:
-        period_ms = 1e3 / stream.result.rate_hz
+        rate = stream.result.live["rate"] if stream.result.live else 1.0
+        period_ms = 1e3 / stream.result.rate_hz / rate
         timeline = latency_timeline(stream.times_s, stream.latencies_ms, period_ms)
     return StreamCharts(
         stream.result.name,

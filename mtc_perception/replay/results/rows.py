@@ -24,6 +24,8 @@ STAGE_WORDS = {
     "jitter": "change from image to image",
 }
 _METRIC_WORDS = {
+    ("detection", "recall_at_threshold"): "vehicle recall, deployed",
+    ("detection", "precision_at_threshold"): "vehicle precision, deployed",
     ("detection", "recall"): "vehicle recall (IoU 0.5)",
     ("detection", "map50"): "vehicle mAP50",
     ("detection", "map50_95"): "vehicle mAP50:95",
