@@ -178,6 +178,19 @@ def test_recordings_of_one_name_in_other_places_are_told(
     )
 
 
+def test_labels_that_differ_are_told(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive", count=6)
+    evaluate(tmp_path / "a", toy_bundle, bag)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    [file] = tmp_path.glob("b/streams/*/frames.jsonl")
+    lines = file.read_text().splitlines()
+    content = json.loads(lines[2])
+    content["evidence"]["lane"][2] += 1
+    file.write_text("\n".join([*lines[:2], json.dumps(content), *lines[3:]]))
+    notes = compare_runs(tmp_path / "a", tmp_path / "b", lambda done, total: None)["notes"]
+    assert notes == ["the labels of 1 images differ between the runs"]
+
+
 def test_runs_of_other_recordings_are_refused(
     runs: tuple[Path, Path],
     tmp_path: Path,

@@ -116,6 +116,17 @@ def test_a_bag_without_usable_metadata_is_read(
     assert [note.kind for note in notes] == ["damaged metadata" if content else "no metadata"]
 
 
+def test_a_file_that_was_renamed_is_found(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
+    file = storage_file(bag)
+    file.rename(file.with_stem("highway"))
+    indices, notes = read(open_source(bag))
+    assert indices == list(range(COUNT))
+    [note] = notes
+    assert note.kind == "missing file"
+    assert note.first.startswith(file.name)
+
+
 def test_a_split_bag_is_read_without_its_missing_and_broken_files(tmp_path: Path) -> None:
     bag = split_bag(tmp_path)
     (bag / "split_3.mcap").unlink()

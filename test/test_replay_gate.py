@@ -61,6 +61,17 @@ def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:
     assert error.get("message") == "its last words:\n  ?[31mno <engine>? & more?[0m ä"
 
 
+def test_a_failed_try_leaves_no_result_of_an_earlier_one(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    out = tmp_path / "run"
+    words = ("evaluate", bag, "--bundle", toy_bundle, "--engine", "onnxruntime", "--out", out)
+    assert run(*words) == 0
+    assert {"result.json", "index.html"} <= {path.name for path in out.iterdir()}
+    (bag / "drive.mcap").write_bytes(b"\x89MCAP0\r\n")
+    assert run(*words) == 2
+    assert [path.name for path in out.iterdir()] == ["streams"]
+
+
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
     path = folder / "nightly.yaml"
     path.write_text(

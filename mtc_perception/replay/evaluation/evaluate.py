@@ -9,9 +9,9 @@ from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
 from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
 from mtc_perception.replay.evaluation.serial import Observer, Runner
-from mtc_perception.replay.pages.run_page import write_page
+from mtc_perception.replay.pages.run_page import PAGE_FILE, write_page
 from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
-from mtc_perception.replay.results.result import merge_run, write_result
+from mtc_perception.replay.results.result import RESULT_FILE, merge_run, write_result
 from mtc_perception.replay.streams.stream import finished
 from mtc_perception.replay.streams.task import Failure, StreamTask
 
@@ -46,6 +46,9 @@ def evaluate_run(
     there = {} if fresh else {task.number: finished(task) for task in plan.tasks}
     tasks = [task for task in plan.tasks if there.get(task.number) is None]
     watching.planned(tasks, len(plan.tasks) - len(tasks), run)
+    # What an earlier try came to must not be taken for what this one comes to.
+    for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
+        (run / file).unlink(missing_ok=True)
     outcomes = runner(tasks, watching)
     failures: list[Failure] = [*plan.failures, *outcomes.failures]
     results = [*(one for one in there.values() if one is not None), *outcomes.results]

@@ -100,7 +100,7 @@ def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]
     kinds = {name: info.kind for name, info in found.items() if info.count}
     labels = recording.truth.names() if recording.truth else []
     images = {name: kind for name, kind in kinds.items() if name not in labels}
-    topics = recording.topics or camera_topics(recording.path, images)
+    topics = list(dict.fromkeys(recording.topics)) or camera_topics(recording.path, images)
     if len(topics) > 1 and (recording.labels or recording.truth):
         # Cameras with one trigger have one stamp: they would all be scored by these labels.
         raise UserError(
@@ -124,12 +124,12 @@ def _task(
     run: Path,
     depends: Sequence[str],
 ) -> StreamTask:
-    path = recording.path
+    path = recording.path.absolute()
     name = f"{path.name}:{topic}" if topic else path.name
     task = StreamTask(
         number=number,
         name=name,
-        path=path.absolute(),
+        path=path,
         topic=topic,
         fps=recording.fps,
         seconds=options.seconds,

@@ -178,13 +178,23 @@ def _notes(
         more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
         yield f"streams are joined by name: {moved[0]}{more}"
     different = sum(
-        one.record.truth_boxes is not None
-        and other.record.truth_boxes is not None
-        and one.record.truth_boxes.tolist() != other.record.truth_boxes.tolist()
+        one.record.evidence is not None
+        and other.record.evidence is not None
+        and _labels(one.record) != _labels(other.record)
         for one, other in zip(paired.a, paired.b, strict=True)
     )
     if different:
         yield f"the labels of {different} images differ between the runs"
+
+
+def _labels(record: FrameRecord) -> tuple[Any, ...]:
+    """Boxes, and how many pixels of the masks are foreground; None where unlabelled."""
+    assert record.evidence is not None
+    masks = (record.evidence.drivable, record.evidence.lane)
+    return (
+        None if record.truth_boxes is None else record.truth_boxes.tolist(),
+        *(one and one.true_positive + one.false_negative for one in masks),
+    )
 
 
 def _compared(paired: Paired, a: _Estimates, b: _Estimates, tick: Tick) -> list[dict[str, Any]]:

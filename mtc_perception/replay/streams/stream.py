@@ -183,7 +183,8 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         thresholds=manifest.thresholds.model_dump(),
         max_detections=manifest.max_detections,
         score_floor=score_floor,
-        notes=tuple(notes.all()),
+        # Threads that run side by side met them: their order is no property of the recording.
+        notes=tuple(sorted(notes.all(), key=lambda note: note.kind)),
         frames_sha256=frames_sha256,
         wall_s=monotonic() - begin_s,
         live=live,
