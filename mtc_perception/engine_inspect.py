@@ -42,9 +42,13 @@ def count_precisions(information: str) -> dict[str, int]:
     """Layers by precision, from the inspector's JSON (TensorRT 10 and 11 write it differently).
 
     A layer runs in the narrowest type that it reads or writes: TensorRT fuses conversions into
-    their neighbours. Raises EngineError for an engine that was built without such detail.
+    their neighbours. Raises EngineError for an engine that was built without such detail, and for
+    what is no JSON.
     """
-    layers = json.loads(information).get("Layers", [])
+    try:
+        layers = json.loads(information).get("Layers", [])
+    except ValueError as error:
+        raise EngineError(f"what the inspector says of the layers is no JSON: {error}") from error
     counts = Counter(_precision(layer) for layer in layers if isinstance(layer, dict))
     counts.pop(None, None)
     if not counts:

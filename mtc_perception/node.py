@@ -165,10 +165,11 @@ class PerceptionNode(LifecycleNode):
             return
         try:
             built = build_missing_engine(selection, self._on_build_progress)
-        except UserError as error:
+        # Nothing more: an interrupt inside rclpy's C++ comes out as some other error.
+        except (UserError, OSError) as error:
             if selection.engine == "tensorrt":
                 raise
-            self.get_logger().warning(f"no TensorRT engine is built: {error}")
+            self.get_logger().warning(f"no TensorRT engine is built: {one_line(error)}")
             return
         if built:
             self.get_logger().info(built)

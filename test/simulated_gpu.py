@@ -204,6 +204,7 @@ class SimulatedTensorRt:
     ILogger = ILogger
     TensorIOMode = Enum("TensorIOMode", ["INPUT", "OUTPUT"])
     LayerInformationFormat = Enum("LayerInformationFormat", ["JSON"])
+    ComputeCapability = Enum("ComputeCapability", ["SM87"])
 
     def __init__(self, gpu: SimulatedGpu, height: int, width: int) -> None:
         self.gpu = gpu

@@ -322,3 +322,5 @@ def test_precisions_of_layers_as_tensorrt_10_and_11_write_them() -> None:
     assert count_precisions(json.dumps(eleven)) == {"fp32": 1}
     with pytest.raises(EngineError, match="holds no details"):
         count_precisions(json.dumps({"Layers": ["only a name"]}))
+    with pytest.raises(EngineError, match="no JSON: Expecting"):
+        count_precisions('{"Layers": [')

@@ -4,6 +4,7 @@ Without a GPU there is nothing to build for, so where a build must run it is the
 TensorRT-RTX for another GPU, in place of the one for this machine's.
 """
 
+import errno
 import signal
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_without_a_gpu_auto_warns_and_goes_on_to_the_cpu(start_node, gpu_bundle,
     assert missing_gpu() in rig.values("engine")["why"]
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "is built" in line]
     assert "no TensorRT engine is built: " in line
+
+
+def test_a_store_that_cannot_be_used_does_not_keep_auto_from_the_cpu(
+    start_node, gpu_bundle, monkeypatch, capfd
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mtc_perception.node, "build_missing_engine", full)
+    rig = start_node(bundle=str(gpu_bundle), build_engine=True)
+    assert rig.configure()
+    rig.wait_for_value("engine", "engine", "openvino")
+    assert "no TensorRT engine is built: OSError: [Errno 28] No space" in capfd.readouterr().err
 
 
 @without_gpu

@@ -95,6 +95,25 @@ def test_an_engine_of_another_gpu_as_tensorrt_takes_it_runs_and_says_so(
     infer(engine, 5)
 
 
+def test_a_letterbox_that_fails_in_its_own_way_is_left_to_the_cpu(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_bindings() -> Any:
+        raise AttributeError("no cuModuleLoadData")
+
+    monkeypatch.setattr(cuda_letterbox, "_driver", other_bindings)
+    engine = load()
+    assert engine.device.endswith("letterbox on the CPU (AttributeError: no cuModuleLoadData)")
+    infer(engine, 5)
+
+
+def test_only_tensorrt_rtx_names_the_gpus_that_it_supports(trt: SimulatedTensorRt) -> None:
+    thor = replace(ORIN, name="Thor", compute_capability="sm110")
+    tensorrt.check_supported(TensorRtLibrary(trt, "tensorrt", "11.4.1"), thor)
+    with pytest.raises(EngineError, match=r"^TensorRT-RTX does not support Thor \(sm110\)$"):
+        tensorrt.check_supported(TensorRtLibrary(trt, "tensorrt_rtx", "1.7.1"), thor)
+
+
 def test_the_key_tells_gpus_of_one_name_apart(toy: Bundle, trt: SimulatedTensorRt) -> None:
     network, library = Network.of(toy, "fp32"), TensorRtLibrary(trt, "tensorrt", "10.3.0")
     key = tensorrt.engine_key(network, library, ORIN)

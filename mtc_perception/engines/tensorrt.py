@@ -27,7 +27,7 @@ from mtc_perception.engines.tensorrt_library import (
     installed_flavours,
     library_log,
 )
-from mtc_perception.errors import EngineError
+from mtc_perception.errors import EngineError, one_line
 from mtc_perception.images import SourceImage
 from mtc_perception.preprocess import Letterbox
 
@@ -93,8 +93,9 @@ def stored_engine(
 
 def check_supported(library: TensorRtLibrary, device: cuda.Device) -> None:
     """Raise EngineError if there are no engines of the library for the GPU at all."""
-    offered = getattr(library.module, "ComputeCapability", None)  # TensorRT-RTX's own list
-    if offered is not None and device.compute_capability.upper() not in offered.__members__:
+    if library.flavour != "tensorrt_rtx":
+        return  # its builder knows
+    if device.compute_capability.upper() not in library.module.ComputeCapability.__members__:
         raise EngineError(
             f"{NAMES[library.flavour]} does not support {device.name} ({device.compute_capability})"
         )
@@ -198,8 +199,8 @@ class TensorRtEngine:
         self._letterbox: DeviceLetterbox | None = None
         try:
             self._letterbox = DeviceLetterbox(self.stream, device)
-        except EngineError as error:
-            self.device += f", letterbox on the CPU ({error})"
+        except Exception as error:  # whatever keeps the GPU from it, the CPU can do it
+            self.device += f", letterbox on the CPU ({one_line(error)})"
         else:
             self.device += ", letterbox on the GPU"
         # No reason to refuse: TensorRT also says so of an engine that was built on this very GPU,

@@ -48,7 +48,8 @@ def import_library(flavour: Flavour) -> TensorRtLibrary:
         module = importlib.import_module(flavour)
         version = str(module.__version__)
     except Exception as error:  # it loads other libraries and looks for a driver
-        raise EngineError(f"{name} cannot be imported ({error}); {INSTALL}") from error
+        why = " ".join(str(error).split())
+        raise EngineError(f"{name} cannot be imported ({why}); {INSTALL}") from error
     if version.partition(".")[0] not in map(str, majors):
         wanted = " or ".join(f"{major}.x" for major in majors)
         raise EngineError(f"{name} {version} is not supported: install {wanted}")
