@@ -48,13 +48,13 @@ def toy_network(**changes: Any) -> Network:
 
 
 def uint8_transpose() -> bytes:
-    """A graph that begins like those of our older exports."""
+    """A graph that begins with what TensorRT does not do to bytes."""
     graph = helper.make_graph(
         [
             helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 3, 1, 2], name="turn"),
             helper.make_node("Cast", ["turned"], ["floats"], to=TensorProto.FLOAT),
         ],
-        "old",
+        "bytes",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])],
         [helper.make_tensor_value_info("floats", TensorProto.FLOAT, [1, 3, HEIGHT, WIDTH])],
     )
@@ -62,10 +62,21 @@ def uint8_transpose() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def takes_bytes_as_floats(model: bytes) -> bool:
-    """Whether a graph's first step is the conversion that TensorRT needs."""
-    nodes = onnx.load_model_from_string(model).graph.node
-    return all(node.op_type == "Cast" for node in nodes if "image" in node.input)
+def bfloat16_squares() -> bytes:
+    """A graph that computes in bfloat16."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["floats"], ["short"], to=TensorProto.BFLOAT16),
+            helper.make_node("Mul", ["short", "short"], ["squares"]),
+            helper.make_node("Cast", ["squares"], ["answer"], to=TensorProto.FLOAT),
+        ],
+        "bfloat16",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, HEIGHT, WIDTH, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def test_set_up_installs_what_builds() -> None:
@@ -178,18 +189,27 @@ def test_what_the_builder_refuses_is_one_line_with_its_reason() -> None:
 
 
 @needs_rtx
-def test_the_shipped_networks_build() -> None:
-    for path in sorted((ROOT / "models").glob("*.mtc")):
-        bundle = read_bundle(path)
-        for variant in fitting_variants(bundle):
-            network = Network.of(bundle, variant)
-            if not takes_bytes_as_floats(network.model):
-                pytest.skip(f"{path.name} is of an export that TensorRT cannot parse")
-            built = build_engine(network, ADA)
-            assert built.key.precision == network.precision
-            assert max(built.about["products"], key=built.about["products"].get) == (
-                network.precision
-            )
+def test_turing_has_no_bfloat16() -> None:
+    network = Network(bfloat16_squares(), "fp16", HEIGHT, WIDTH, MAX_DETECTIONS)
+    with pytest.raises(EngineError, match=r"refuses the network: Cannot compile .*sm75.*: b16\.$"):
+        build_engine(network, BuildSettings("tensorrt_rtx", ("sm75",)))
+    assert build_engine(network, ADA).engine
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "models").glob("*.mtc")), ids=lambda path: path.stem
+)
+def test_the_shipped_networks_build_in_every_precision(path: Path) -> None:
+    bundle = read_bundle(path)
+    precisions = []
+    for variant in fitting_variants(bundle):
+        network = Network.of(bundle, variant)
+        built = build_engine(network, ADA)
+        assert built.key.precision == network.precision
+        assert max(built.about["products"], key=built.about["products"].get) == network.precision
+        precisions.append(network.precision)
+    assert sorted(precisions) == ["fp16", "fp32", "int8"]
 
 
 def test_targets_are_checked_before_anything_starts() -> None:

@@ -303,7 +303,9 @@ def test_on_a_gpu_the_engine_serves_another_thread(gpu_engine: tensorrt.TensorRt
     frame = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
 
     def infer() -> None:
-        gpu_engine.input[0] = frame
+        # The letterbox is the driver's, which wants every thread to have the device's context.
+        letterbox = Letterbox.fit(HEIGHT, WIDTH, HEIGHT, WIDTH)
+        gpu_engine.prepare(SourceImage(frame, "rgb"), letterbox)
         gpu_engine.start()
         gpu_engine.wait()
 
