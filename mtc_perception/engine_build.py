@@ -23,6 +23,7 @@ from mtc_perception.engines.tensorrt_library import (
     NAMES,
     import_library,
     installed_flavours,
+    require_flavours,
 )
 from mtc_perception.errors import EngineError
 from mtc_perception.provenance import command_line
@@ -87,11 +88,8 @@ def default_flavour(targets: Sequence[str] = (CURRENT,)) -> Flavour:
     """
     if CURRENT not in targets:
         return "tensorrt_rtx"
-    found = installed_flavours()
-    if not found:
-        raise EngineError(f"neither TensorRT nor TensorRT-RTX is installed: {INSTALL}")
     refusals = []
-    for flavour in found:
+    for flavour in require_flavours():
         try:
             import_library(flavour)
         except EngineError as error:

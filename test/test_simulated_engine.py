@@ -130,7 +130,7 @@ def test_a_damaged_engine_is_named_beside_the_one_that_runs_in_its_place(
     toy: Bundle, trt: SimulatedTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = TensorRtLibrary(trt, "tensorrt_rtx", "1.7.1")
-    monkeypatch.setattr(tensorrt, "installed_flavours", lambda: ["tensorrt_rtx"])
+    monkeypatch.setattr(tensorrt, "require_flavours", lambda: ["tensorrt_rtx"])
     monkeypatch.setattr(tensorrt, "import_library", lambda _flavour: library)
     monkeypatch.setattr(cuda, "current_device", lambda: ORIN)
     monkeypatch.setenv("MTC_ENGINE_CACHE", str(tmp_path))

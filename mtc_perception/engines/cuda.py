@@ -52,10 +52,11 @@ def runtime() -> Any:
     """The module `cuda.bindings.runtime`. Raises EngineError if there is none."""
     try:
         from cuda.bindings import runtime as bindings
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # it loads other libraries
+        why = " ".join(str(error).split())
         raise EngineError(
-            f"the Python package cuda.bindings cannot be imported ({error});"
-            " pip install cuda-bindings"
+            f"the Python package cuda.bindings cannot be imported ({why});"
+            " pip install cuda-bindings (which one for which driver: docs/tensorrt.md)"
         ) from error
     return bindings
 

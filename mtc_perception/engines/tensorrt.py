@@ -18,14 +18,13 @@ from mtc_perception.engine_store import EngineStore
 from mtc_perception.engines import cuda
 from mtc_perception.engines.cuda_letterbox import DeviceLetterbox
 from mtc_perception.engines.tensorrt_library import (
-    INSTALL,
     NAMES,
     TensorRtLibrary,
     deserialised,
     failure,
     import_library,
-    installed_flavours,
     library_log,
+    require_flavours,
 )
 from mtc_perception.errors import EngineError, one_line
 from mtc_perception.images import SourceImage
@@ -76,11 +75,8 @@ def stored_engine(
     `note` is told of each damaged engine that comes before it. Raises EngineError with what is
     missing, for each library that is installed.
     """
-    flavours = installed_flavours()
-    if not flavours:
-        raise EngineError(f"neither TensorRT nor TensorRT-RTX is installed: {INSTALL}")
     problems = []
-    for flavour in flavours:
+    for flavour in require_flavours():
         try:
             library = import_library(flavour)
             check_supported(library, device)

@@ -28,6 +28,14 @@ def installed_flavours() -> list[Flavour]:
     return [flavour for flavour in NAMES if find_spec(flavour) is not None]
 
 
+def require_flavours() -> list[Flavour]:
+    """What is installed here, which must be something. Raises EngineError."""
+    found = installed_flavours()
+    if not found:
+        raise EngineError(f"neither TensorRT nor TensorRT-RTX is installed: {INSTALL}")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class TensorRtLibrary:
     """An imported library."""
