@@ -44,7 +44,7 @@ class RecordedFrame:
     """When the outputs of one image came, as far as they did."""
 
     arrived_ns: dict[str, int] = field(default_factory=dict)
-    """Wall clock by output name, of `OUTPUTS`."""
+    """On the monotonic clock by output name, of `OUTPUTS`."""
     times: FrameTimes | None = None
     rejected: str = ""
     """Why the node did not process it: "stale: ..." or "malformed: ..."."""

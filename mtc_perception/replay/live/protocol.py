@@ -53,7 +53,7 @@ class Published:
     stamp_ns: int
     """Its header stamp."""
     published_ns: int
-    """Wall clock."""
+    """On the monotonic clock, which all processes of a machine share: wall clocks get corrected."""
     late_ms: float
     """Behind the schedule."""
 

@@ -1,7 +1,7 @@
 """Records what the perception node sends, in a process of its own.
 
-An output counts when this process has it: the arrival of the last of an image's outputs minus the
-image's stamp is the end-to-end latency that a consumer really sees.
+An output counts when this process has it: from the publishing of an image to the arrival of the last
+of its outputs is the end-to-end latency that a consumer really sees.
 """
 
 import gc
@@ -78,7 +78,7 @@ class _Recorder(Node):
         self._arrived("timing", message.header, message)
 
     def _arrived(self, output: str, header: Any, message: Any) -> None:
-        now_ns = time.time_ns()
+        now_ns = time.monotonic_ns()
         stamp = stamp_ns(header)
         frame = self.recording.frames.setdefault(stamp, RecordedFrame())
         if output in frame.arrived_ns:
