@@ -1,7 +1,7 @@
 """Records what the perception node sends, in a process of its own.
 
-An output counts when this process has it: from the publishing of an image to the arrival of the last
-of its outputs is the end-to-end latency that a consumer really sees.
+An output counts when this process has it: the arrival of the last of an image's outputs minus the
+time at which the image was published is the end-to-end latency that a consumer really sees.
 """
 
 import gc
