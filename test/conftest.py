@@ -2,6 +2,7 @@ import importlib.util
 import multiprocessing
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ hypothesis.settings.load_profile("no deadline")
 _domain = ClaimedDomain()  # until the end of the process
 os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# A run in the background of a script ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # What engines somebody has built on this machine is none of the tests' business.
 os.environ["MTC_ENGINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtc_no_engines_{os.getpid()}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCES = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.egg-info", "build", "install", "log", "out", "runs", "results"
+    ".*", "__pycache__", "*.egg-info", "build", "install", "log", "out", "runs"
 )
 
 
