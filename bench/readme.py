@@ -28,12 +28,12 @@ def numbers(results: Path) -> str:
         _variants(read("compression")),
         _speed(read("engines")),
         _way(read("end_to_end")),
-        _replay(read("replay")) if (results / "replay.json").exists() else [],
+        _replay(read("replay")),
         _tensorrt(read("tensorrt")),
         _teachers(read("teacher")),
         _training(read("training")),
     ]
-    return "\n".join(line for part in parts if part for line in [*part, ""])
+    return "\n".join(line for part in parts for line in [*part, ""])
 
 
 def rewritten(readme: str, block: str) -> str:
