@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from mtc_perception.errors import UserError
 from offline_compress.export import count_parameters
-from offline_compress.models.heads import DenseDetections
+from offline_compress.models.heads import DenseDetections, MaskHead
 from offline_compress.models.registry import (
     MODELS,
     WEIGHTS_FILE,
@@ -52,6 +53,25 @@ def test_cell_centers_are_row_major_and_in_pixels() -> None:
     assert found.centers[1].tolist() == [12, 4]
     assert found.centers[12].tolist() == [4, 12]
     assert found.strides[[0, 96, -1]].tolist() == [8, 16, 32]
+
+
+def test_a_mask_is_a_bilinear_step_from_the_sub_cells() -> None:
+    head = MaskHead(8, 8).eval()
+    x = torch.randn(2, 8, 5, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = head(x)
+        sub_cells = F.pixel_shuffle(head.predict(head.tower(x)), 2)
+    wanted = F.interpolate(sub_cells, scale_factor=2.0, mode="bilinear")[:, 0]
+    torch.testing.assert_close(found[:, 1:-1, 1:-1], wanted[:, 1:-1, 1:-1])
+    # At the border the other sub-cell of the same cell stands for the one beyond it.
+    torch.testing.assert_close(
+        found[:, 0, 1], 0.75 * wanted_row(sub_cells, 0) + 0.25 * wanted_row(sub_cells, 1)
+    )
+
+
+def wanted_row(sub_cells: torch.Tensor, row: int) -> torch.Tensor:
+    """The second pixel of a row of sub-cells, from its first two."""
+    return 0.75 * sub_cells[:, 0, row, 0] + 0.25 * sub_cells[:, 0, row, 1]
 
 
 def test_nano_keeps_its_size_limit() -> None:

@@ -83,27 +83,38 @@ class MaskStem(nn.Module):
 class MaskHead(nn.Module):
     """One binary mask: convolution at stride 4, then each cell predicts its 2x2 sub-cells.
 
-    The last step (sub-pixel convolution, arXiv 1609.05158) costs a 1x1 convolution and keeps thin
-    lane paint that a bilinear step from stride 4 would blur; a bilinear step makes full size.
+    The prediction costs a 1x1 convolution and keeps thin lane paint that a bilinear step from
+    stride 4 would blur; full size is a bilinear step from the sub-cells. Both steps together are
+    one fixed sub-pixel convolution (arXiv 1609.05158): an engine's own bilinear resize of the two
+    masks takes as long as half of the network's convolutions.
     """
+
+    enlarge: torch.Tensor
 
     def __init__(self, c_in: int, width: int) -> None:
         super().__init__()
         self.tower = ConvNorm(c_in, width)
         self.predict = nn.Conv2d(width, 4, 1)
+        self.register_buffer("enlarge", enlarging_kernel(), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H/4, W/4] -> logits [N, H, W]."""
-        logits = F.pixel_shuffle(self.predict(self.tower(x)), 2)
-        return bilinear_double(logits)[:, 0]
+        cells = F.pad(self.predict(self.tower(x)), (1, 1, 1, 1), mode="replicate")
+        return F.pixel_shuffle(F.conv2d(cells, self.enlarge), 4)[:, 0]
 
 
-def bilinear_double(x: torch.Tensor) -> torch.Tensor:
-    """[N, 1, H, W] -> [N, 1, 2 H, 2 W], equal to bilinear `F.interpolate` with half-pixel centres.
+def enlarging_kernel() -> torch.Tensor:
+    """float32 [16, 4, 3, 3]: from cells of 2x2 sub-cells to 4x4 pixels each, both row-major.
 
-    As a fixed sub-pixel convolution, since OpenVINO's own bilinear resize of the two masks takes
-    as long as half of the network's convolutions.
+    Applied to cells [N, 4, h + 2, w + 2] and shuffled by 4, it gives what `F.pixel_shuffle` by 2
+    and bilinear `F.interpolate` by 2 (half-pixel centres) give; but in the outermost pixels, where
+    the added cell stands for its neighbour as a whole and not for the sub-cell beside it.
     """
-    taps = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]], dtype=x.dtype, device=x.device)
-    kernel = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(4, 1, 3, 3)
-    return F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel), 2)
+    # Along one axis a pixel lies a quarter of a sub-cell from the centre of its own.
+    axis = torch.zeros(4, 6)  # pixel, sub-cell of the cell before, of its own, of the one after
+    for pixel in range(4):
+        own = 2 + pixel // 2
+        axis[pixel, own] = 0.75
+        axis[pixel, own - 1 if pixel % 2 == 0 else own + 1] = 0.25
+    taps = axis.reshape(4, 3, 2)
+    return torch.einsum("pcs,qdt->pqstcd", taps, taps).reshape(16, 4, 3, 3)
