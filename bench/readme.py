@@ -7,9 +7,7 @@ from typing import Any
 
 from offline_compress.headlines import HEADLINES
 
-BEGIN = "<!-- numbers: written by `python -m bench.readme` -->\n"
 END = "<!-- end of numbers -->\n"
-
 
 EVALUATED = ("mtc_nano", "mtc_nano_tuned", "mtc_s", "rmt_ppad_n")
 """Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
@@ -36,11 +34,12 @@ def numbers(results: Path) -> str:
     return "\n".join(line for part in parts for line in [*part, ""])
 
 
-def rewritten(readme: str, block: str) -> str:
-    """`readme` with the text between the two marks replaced by `block`."""
-    head, _, rest = readme.partition(BEGIN)
+def rewritten(page: str, block: str, module: str = "bench.readme") -> str:
+    """`page` with what stands between the two marks of `module` replaced by `block`."""
+    begin = f"<!-- numbers: written by `python -m {module}` -->\n"
+    head, _, rest = page.partition(begin)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}{block}{END}{tail}"
+    return f"{head}{begin}{block}{END}{tail}"
 
 
 def machine(result: dict[str, Any]) -> str:
@@ -83,8 +82,8 @@ def _compression(result: dict[str, Any]) -> list[str]:
     for setting in result["settings"]:
         shares = [setting["params_share"], *setting["latency_ratio"].values()]
         gains = [setting["points"][task][name] for task, name in HEADLINES]
-        cells = [f"x {_spread(one, '.2f')}" for one in shares]
-        cells += [_spread(one, "+.1f") for one in gains]
+        cells = [f"x {spread(one, '.2f')}" for one in shares]
+        cells += [spread(one, "+.1f") for one in gains]
         lines.append(f"| {setting['name']} | {len(setting['seeds'])} | {' | '.join(cells)} |")
     return lines
 
@@ -107,7 +106,8 @@ def _variants(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _spread(value: dict[str, float], form: str) -> str:
+def spread(value: dict[str, float | None], form: str) -> str:
+    """A mean and its deviation over the seeds, if there are several."""
     deviation = value["deviation"]
     words = f"{value['mean']:{form}}"
     return words if deviation is None else f"{words} ± {deviation:{form.lstrip('+')}}"

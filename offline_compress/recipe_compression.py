@@ -86,9 +86,9 @@ class Pruning(Strict):
     """A layer keeps at least `least_channels` and this share of its channels."""
     locked: Fraction = 0.03
     """Share of the channels, the best of each task, that is never removed in a step."""
-    largest_rise: NotNegative = 0.25
+    largest_rise: NotNegative | None = 0.25
     """Each layer's cut is tried alone before a step is made; one that raises any task's loss on
-    calibration images by more than this fraction is halved until it does not."""
+    calibration images by more than this fraction is halved until it does not. None: untried."""
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
     decoder_layers: Positive | None = None

@@ -50,13 +50,14 @@ class Trial:
         value: Mapping[str, NDArray[np.float64]],
         batches: Sequence[Batch],
         mask_loss: MaskLoss,
-        largest_rise: float,
+        largest_rise: float | None,
         round_to: int,
         tick: Tick,
     ) -> None:
         """Try cuts of `model`, which is not changed, on `batches`.
 
-        A cut is borne if it raises no task's mean loss by more than the fraction `largest_rise`.
+        A cut is borne if it raises no task's mean loss by more than the fraction `largest_rise`;
+        without one, every cut is, untried.
         `value`, [C] of each group that is not protected, says which channels return first.
         """
         self._model, self._groups, self._value = model, groups, value
@@ -72,12 +73,17 @@ class Trial:
         Such a cut is halved, the most valuable channels returning first, until it is borne or
         nothing; what is left of it is the group's `fewest`. Cuts of a group are taken to be nested.
         """
+        largest_rise = self._largest_rise
+        if largest_rise is None:
+            return False
         cuts = [name for name, channels in kept.items() if len(channels) < self._borne[name]]
         stopped = False
         for done, name in enumerate(cuts):
             self._tick("trying the cuts", done, len(cuts))
             channels = kept[name]
-            while len(channels) < self._borne[name] and not self._bears(name, channels):
+            while len(channels) < self._borne[name] and not self._bears(
+                name, channels, largest_rise
+            ):
                 channels = self._half_cut(name, channels)
                 self.fewest[name], stopped = len(channels), True
             self._borne[name] = min(self._borne[name], len(channels))
@@ -88,13 +94,13 @@ class Trial:
         """[3] losses of the uncut network."""
         return mean_losses(self._model, self._batches, self._mask_loss)
 
-    def _bears(self, name: str, channels: NDArray[np.int64]) -> bool:
+    def _bears(self, name: str, channels: NDArray[np.int64], largest_rise: float) -> bool:
         """Whether all tasks bear that one group alone keeps only `channels`."""
         cut = copy.deepcopy(self._model)
         keep_channels(cut, self._groups, {name: channels.tolist()})
         losses, known = mean_losses(cut, self._batches, self._mask_loss), self._whole > 0
         # A loss that is not a number is not borne.
-        return bool((losses[known] <= self._whole[known] * (1 + self._largest_rise)).all())
+        return bool((losses[known] <= self._whole[known] * (1 + largest_rise)).all())
 
     def _half_cut(self, name: str, channels: NDArray[np.int64]) -> NDArray[np.int64]:
         """`channels` of a group and the better half of the others, rounded up to blocks."""
