@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from random_norms import randomise_norms
 from test_rmt_ppad import TINY as TINY_QUERIES
-from test_train import Scores, interrupt_at, rows, weights
 from tiny_training import TINY, digest, register, tiny_recipe
 from torch import nn
+from training_rig import Scores, interrupt_at, rows, weights
 
 from mtc_perception.errors import UserError
 from offline_compress.data.synth_dataset import write_dataset
