@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_evaluate import SHIPPED, DataSet, road
+from labelled_roads import SHIPPED, DataSet, road
 from test_export import checkpoint
 
 from mtc_perception.bundle import read_bundle

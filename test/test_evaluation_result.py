@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluate import HEIGHT, WIDTH, DataSet, road
+from labelled_roads import HEIGHT, WIDTH, DataSet, road
 
 from mtc_perception.engine import Outputs
 from mtc_perception.errors import UserError
