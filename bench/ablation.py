@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
@@ -76,7 +77,7 @@ def load_matrix(path: Path) -> Matrix:
         return Matrix.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
@@ -143,7 +144,7 @@ def _run(job: Job, program: Sequence[str], console: Console) -> str:
     try:
         with console.status("") as status:
             while process.poll() is None:
-                status.update(_last_line(log))
+                status.update(Text(_last_line(log)))
                 time.sleep(LOOK_EVERY_S)
     except BaseException:
         # A terminal has sent Ctrl-C to both already; a second signal of the same kind is harmless.
@@ -189,7 +190,7 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
             if options.json:
                 options.json.parent.mkdir(parents=True, exist_ok=True)
                 write_text_atomic(options.json, json.dumps(compression_json(rows), indent=2) + "\n")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.readme import machine, rewritten, spread
-from offline_compress.compression_rows import settings_of
+from offline_compress.compression_rows import Row, settings_of
 from offline_compress.headlines import HEADLINES, TASKS, task_scores
 
 PAGE = Path("docs/method.md")
@@ -28,18 +30,19 @@ def evidence(result: dict[str, Any]) -> str:
     ]
     for setting, summary in zip(settings_of(result["rows"]), result["settings"], strict=True):
         shares = [summary["params_share"], *summary["latency_ratio"].values()]
-        cut = [
-            setting.spread(lambda row, t=task: 100 * (row["pruned"][t] - teacher[t]))  # type: ignore[misc]
-            for task in TASKS
-        ]
+        cut = [setting.spread(partial(_as_cut, teacher, task)) for task in TASKS]
         gains = [summary["points"][task][name] for task, name in HEADLINES]
         cells = [f"x {spread(one, '.2f')}" for one in shares]
-        cells += [
-            spread({"mean": one.mean, "deviation": one.deviation}, "+.1f") for one in cut if one
-        ]
+        cells += [spread(asdict(one) if one else None, "+.1f") for one in cut]
         cells += [spread(one, "+.1f") for one in gains]
         lines.append(f"| {summary['name']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
+    """Points that a task has lost when pruning ends; None if its score is not known."""
+    after, before = row["pruned"].get(task), teacher.get(task)
+    return None if after is None or before is None else 100 * (after - before)
 
 
 def main() -> int:

@@ -22,8 +22,12 @@ def numbers(results: Path) -> str:
 
     parts = [
         _accuracy({name: read(name) for name in EVALUATED}),
-        _compression(read("compression")),
+        _compression(read("compression"), "python -m bench.ablation config/ablations/mtc_s.yaml"),
         _variants(read("compression")),
+        _compression(
+            read("compression_rmt_ppad_n"),
+            "mtc-compress run --recipe config/recipes/rmt_ppad_n.yaml",
+        ),
         _speed(read("engines")),
         _way(read("end_to_end")),
         _replay(read("replay")),
@@ -37,7 +41,8 @@ def numbers(results: Path) -> str:
 def rewritten(page: str, block: str, module: str = "bench.readme") -> str:
     """`page` with what stands between the two marks of `module` replaced by `block`."""
     begin = f"<!-- numbers: written by `python -m {module}` -->\n"
-    head, _, rest = page.partition(begin)
+    head, found, rest = page.partition(begin)
+    assert found, f"no mark of {module}"
     _, _, tail = rest.partition(END)
     return f"{head}{begin}{block}{END}{tail}"
 
@@ -67,13 +72,13 @@ def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _compression(result: dict[str, Any]) -> list[str]:
+def _compression(result: dict[str, Any], command: str) -> list[str]:
     teacher = result["teacher"]
     lines = [
         f"Students of {teacher['name']} ({teacher['params'] / 1e6:.2f} M parameters), on CamVid "
         "`val`: what remains of parameters and latency (batch 1, fp32, interleaved; "
         f"{machine(result)}), and points gained or lost; mean ± deviation over the seeds "
-        "(`python -m bench.ablation config/ablations/mtc_s.yaml`; rows in docs/compression.md):",
+        f"(`{command}`; rows in docs/compression.md):",
         "",
         "| row | seeds | parameters | OpenVINO | ONNX Runtime | recall | mAP50 | drivable mIoU "
         "| lane IoU |",
@@ -106,8 +111,10 @@ def _variants(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def spread(value: dict[str, float | None], form: str) -> str:
-    """A mean and its deviation over the seeds, if there are several."""
+def spread(value: dict[str, Any] | None, form: str) -> str:
+    """A mean and its deviation over the seeds, if there are several; None: undefined."""
+    if value is None:
+        return "undefined"
     deviation = value["deviation"]
     words = f"{value['mean']:{form}}"
     return words if deviation is None else f"{words} ± {deviation:{form.lstrip('+')}}"

@@ -52,7 +52,7 @@ def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
     """
     samples = calibration_samples(recipe, scoring.images)
     samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
-    require_labels(np.sum([_labelled(sample) for sample in samples], 0))
+    require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0))
     return CalibrationBatches(samples, recipe.input, scoring.batch)
 
 

@@ -123,7 +123,7 @@ def name_of(rows: Sequence[Row]) -> str:
 def missed(row: Row) -> str:
     """In words, the parts of the budget that a run did not keep; empty if it kept all."""
     return ", ".join(
-        f"{kind} {one['achieved']:.2f} instead of {one['limit']:g}"
+        f"{kind} {one['achieved']:g} instead of {one['limit']:g}"
         for kind, one in row["budget"].items()
         if not one["kept"]
     )

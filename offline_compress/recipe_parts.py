@@ -14,7 +14,7 @@ from pydantic import (
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:

@@ -210,6 +210,7 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
         (["--set", "arguments.lane=16"], "arguments"),
         (["--set", "validate_on.split=test"], "has no split 'test'"),
         (["--set", "train.0.root=bare", "--set", "name=bare"], "detection"),
+        (["--set", "train.0={root: bare, split: test}", "--set", "name=bare"], "detection"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -202,6 +202,39 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_group_keeps_no_more_than_was_borne_before(
+    dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = latency_setting(dataset, teacher)
+    group = max((one for one in setting.groups if not one.protected), key=lambda one: one.size)
+    value = {group.name: np.arange(float(group.size))}
+    trial = Trial(
+        setting.model, setting.groups, value, [], setting.mask_loss, 0.0, 4, lambda _w, _d, _t: None
+    )
+    least = group.size - 8
+    monkeypatch.setattr(trial, "_bears", lambda _name, channels, _rise: len(channels) >= least)
+    kept = np.arange(group.size)
+    assert not trial.limit({group.name: kept[8:]})
+    assert trial.limit({group.name: kept[12:]})
+    assert trial.fewest == {group.name: least}
+
+
+@pytest.mark.parametrize(("second", "taken"), [(0.9, 0.9), (1.6, 1.5)])
+def test_an_implausible_time_is_measured_once_more(
+    dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, second: float, taken: float
+) -> None:
+    setting = latency_setting(dataset, teacher)
+    ratios = iter([1.5, second])
+
+    def timed(*_: object) -> tuple[float, float, float]:
+        ratio = next(ratios)
+        return ratio, 1.0, ratio
+
+    monkeypatch.setattr(choice, "time_pair", timed)
+    assert chosen(setting, 1).ratio == taken
+    assert not list(ratios)
+
+
 def random_scores(sizes: dict[str, int]) -> ChannelScores:
     generator = np.random.default_rng(0)
     return ChannelScores(

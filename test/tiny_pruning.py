@@ -24,7 +24,7 @@ def main(recipe_path: str, folder: str) -> None:
     MODELS["tiny"] = ("conv_multitask", WIDE)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    timing.BLOCKS, timing.RUNS_PER_BLOCK = 4, 2
+    timing.LOADS, timing.BLOCKS, timing.RUNS_PER_BLOCK = 1, 4, 2
     latency.ROUNDS, latency.SHARES, latency.MIXED = 4, (1.0, 0.25), 1
     latency.LARGEST_MISFIT = 10.0  # on a machine that does other things, too
     recipe = Recipe.model_validate_json(Path(recipe_path).read_text())

@@ -174,8 +174,9 @@ def _warn(folder: Path) -> None:
     from offline_compress.compression_rows import missed, read_row
 
     row = read_row(folder)
-    reasons = [row["taken_back"] and f"pruning ended early: {row['taken_back']}", missed(row)]
-    if words := "; ".join(filter(None, reasons)):
+    if row["taken_back"]:
+        print(f"warning: pruning ended early: {row['taken_back']}", file=sys.stderr)
+    if words := missed(row):
         print(f"warning: the budget is not kept: {words}", file=sys.stderr)
 
 

@@ -77,9 +77,14 @@ def run_stages(stages: Sequence[Stage], folder: Path, say: Callable[[str], None]
 
     processes = PartialState()
     main = processes.is_main_process
+    # What follows the last common stage may take longer than processes wait for each other.
+    common = max((number for number, one in enumerate(stages, 1) if one.parallel), default=0)
     for number, stage in enumerate(stages, 1):
+        together = processes.num_processes > 1 and number <= common
+        if not (main or together):
+            break
         told = [decide(stage, folder) if main else None]
-        if processes.num_processes > 1:
+        if together:
             broadcast_object_list(told)
         decision = told[0]
         assert decision is not None
@@ -93,7 +98,8 @@ def run_stages(stages: Sequence[Stage], folder: Path, say: Callable[[str], None]
             say(f"[{number}/{len(stages)}] {stage.name}: done in {duration(seconds())}")
         elif stage.parallel:
             stage.run()
-        processes.wait_for_everyone()
+        if together:
+            processes.wait_for_everyone()
 
 
 def decide(stage: Stage, folder: Path) -> Decision:

@@ -90,7 +90,7 @@ def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str,
     for task, allowed in guard.model_dump().items():
         if task not in teacher:
             continue
-        lost = 100 * (teacher[task] - after[task])
+        lost = 100 * (teacher[task] - after.get(task, math.nan))
         if math.isnan(lost):
             return f"the score of {task} is not a number"
         if lost > allowed:

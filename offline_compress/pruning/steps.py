@@ -105,6 +105,7 @@ def summary(setting: Setting, plan: Plan, teacher: dict[str, float]) -> str:
     parts += [
         f"{task} {100 * teacher[task]:.1f} -> {100 * score:.1f}"
         for task, score in step.after.items()
+        if task in teacher
     ]
     text = f"step {len(plan.steps)} of {setting.pruning.steps}: {', '.join(parts)}"
     return f"{text}; taken back: {step.taken_back}" if step.taken_back else text

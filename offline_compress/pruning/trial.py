@@ -85,7 +85,9 @@ class Trial:
                 name, channels, largest_rise
             ):
                 channels = self._half_cut(name, channels)
-                self.fewest[name], stopped = len(channels), True
+                stopped = True
+                # Not above what was borne before, which halving may step over.
+                self.fewest[name] = min(self._borne[name], len(channels))
             self._borne[name] = min(self._borne[name], len(channels))
         return stopped
 
