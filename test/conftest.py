@@ -26,13 +26,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What engines somebody has built on this machine is none of the tests' business.
 os.environ["MTC_ENGINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtc_no_engines_{os.getpid()}")
 
+
+def _needing_torch() -> set[str]:
+    """Names of modules here that import torch, the offline package, or another one that does."""
+    imported = {
+        path.stem: set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+        for path in Path(__file__).parent.glob("*.py")
+    }
+    needing = {"torch", "offline_compress"}
+    while more := {name for name, others in imported.items() if others & needing} - needing:
+        needing |= more
+    return needing
+
+
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.
-collect_ignore = [
-    path.name
-    for path in Path(__file__).parent.glob("test_*.py")
-    if importlib.util.find_spec("torch") is None
-    and re.search(r"^(from|import) (torch|offline_compress)", path.read_text(), re.MULTILINE)
-]
+collect_ignore = (
+    [] if importlib.util.find_spec("torch") else [f"{name}.py" for name in _needing_torch()]
+)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
