@@ -210,7 +210,7 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
         (["--set", "arguments.lane=16"], "arguments"),
         (["--set", "validate_on.split=test"], "has no split 'test'"),
         (["--set", "train.0.root=bare", "--set", "name=bare"], "detection"),
-        (["--set", "train.0={root: bare, split: test}", "--set", "name=bare"], "detection"),
+        (["--set", "train=[{root: blank, split: test}]", "--set", "name=bare"], "detection"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -226,6 +226,10 @@ def test_mistakes_are_one_line_and_exit_2(
         bare.mkdir()
         for name in ("images", "drivable", "lane"):
             (bare / name).symlink_to(workspace / "roads" / name)
+        # Images alone.
+        (workspace / "blank" / "images").mkdir(parents=True)
+        roads = workspace / "roads" / "images" / "val"
+        (workspace / "blank" / "images" / "test").symlink_to(roads)
     command = ["mtc-compress", "run", "--recipe", "tiny.yaml", "--out", "refused", *arguments]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
@@ -310,7 +314,7 @@ def test_a_run_that_misses_its_budget_ends_with_a_warning(
             cli.main()
         told.append(capsys.readouterr().err)
     assert told[0] == ""
-    assert "the budget is not kept: pruning ended early: lane lost 9 points" in told[1]
+    assert "warning: pruning ended early: lane lost 9 points" in told[1]
     assert "parameters 0.85 instead of 0.7" in told[1]
 
 
