@@ -1,4 +1,4 @@
-"""`python -m bench.method`: write the table of docs/method.md anew from results/ablation.json."""
+"""`python -m bench.method`: write the tables of docs/method.md anew from results/*.json."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.criteria import REFERENCE
 from bench.readme import machine, rewritten, spread
 from offline_compress.compression_rows import Row, settings_of
 from offline_compress.headlines import HEADLINES, TASKS, task_scores
@@ -14,8 +15,18 @@ from offline_compress.headlines import HEADLINES, TASKS, task_scores
 PAGE = Path("docs/method.md")
 
 
-def evidence(result: dict[str, Any]) -> str:
-    """Every setting of the matrix as one line of Markdown."""
+def evidence(results: Path) -> str:
+    """The tables as Markdown, from the committed results alone."""
+
+    def read(name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((results / f"{name}.json").read_text())
+        return content
+
+    return "\n".join([*settings(read("ablation")), "", *criteria(read("criteria")), ""])
+
+
+def settings(result: dict[str, Any]) -> list[str]:
+    """Every setting of the matrix as one line."""
     teacher = task_scores(result["teacher"])
     images = result["rows"][0]["data"]["images"]
     lines = [
@@ -36,7 +47,26 @@ def evidence(result: dict[str, Any]) -> str:
         cells += [spread(asdict(one) if one else None, "+.1f") for one in cut]
         cells += [spread(one, "+.1f") for one in gains]
         lines.append(f"| {summary['name']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return lines
+
+
+def criteria(result: dict[str, Any]) -> list[str]:
+    """How far the criteria agree about the channels of one network."""
+    conflict, importance = (result[f"{name}_percentiles"] for name in ("conflict", "importance"))
+    lines = [
+        f"What the criteria make of the same scores, of the {result['channels']} channels of "
+        f"{result['teacher']} over {result['images']} images, beside `{REFERENCE}` without "
+        f"conflict (`python -m bench.criteria`). From the 5th to the 95th percentile importance "
+        f"goes from {importance['p5']:.4f} to {importance['p95']:.1f}, conflict from "
+        f"{conflict['p5']:.2f} to {conflict['p95']:.2f}:",
+        "",
+        "| criterion | of the better half in common | rank correlation |",
+        "|---|---|---|",
+    ]
+    for name, one in result["criteria"].items():
+        share, correlation = one["kept_in_common"], one["rank_correlation"]
+        lines.append(f"| {name} | {share:.1%} | {correlation:.3f} |")
+    return lines
 
 
 def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
@@ -46,14 +76,13 @@ def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
 
 
 def main() -> int:
-    """Rewrite the page in the working directory; 2 if the result is missing."""
-    path = Path("results/ablation.json")
+    """Rewrite the page in the working directory; 2 if a result is missing."""
     try:
-        result = json.loads(path.read_text())
-    except FileNotFoundError:
-        print(f"error: {path} is missing: `python -m bench.ablation` writes it", file=sys.stderr)
+        block = evidence(Path("results"))
+    except FileNotFoundError as error:
+        print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
         return 2
-    PAGE.write_text(rewritten(PAGE.read_text(), evidence(result), "bench.method"))
+    PAGE.write_text(rewritten(PAGE.read_text(), block, "bench.method"))
     return 0
 
 
