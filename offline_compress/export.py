@@ -168,13 +168,15 @@ def count_gmacs(model: nn.Module, height: int, width: int) -> float:
 
 def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
     """The deployable graph of `model` for one `height` x `width` image, fp32, as ONNX bytes."""
+    deployable = DeployGraph(model).eval()
+    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The scripting exporter needs no extra package and folds BatchNorm; its notice is noise.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            DeployGraph(model).eval(),
-            (torch.zeros(1, height, width, 3, dtype=torch.uint8),),
+            deployable,
+            (image,),
             buffer,  # type: ignore[arg-type]
             input_names=["image"],
             output_names=["boxes", "scores", "labels", "drivable", "lane"],
@@ -182,6 +184,14 @@ def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
             dynamo=False,
         )
     graph = onnx.load_model_from_string(buffer.getvalue())
+    # The exporter loses sight of sizes behind some operators; all of them are fixed.
+    with torch.no_grad():
+        answers = deployable(image)
+    for output, answer in zip(graph.graph.output, answers, strict=True):
+        shape = output.type.tensor_type.shape
+        del shape.dim[:]
+        for size in answer.shape:
+            shape.dim.add().dim_value = size
     onnx.checker.check_model(graph, full_check=True)
     for tensor in graph.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,7 +16,9 @@ from offline_compress.export import (
     DeployGraph,
     count_gmacs,
     count_parameters,
+    detections_per_image,
     export_bundle,
+    onnx_graph,
     suppress,
 )
 from offline_compress.losses.boxes import box_iou
@@ -109,6 +112,15 @@ def test_manifest_tells_the_truth(checkpoint: Path, tmp_path: Path) -> None:
     )
     # The graph itself, BatchNorm folded, plus a few constants of the post-processing.
     assert manifest.params == pytest.approx(learnt, abs=64)
+
+
+@pytest.mark.parametrize("name", ["mtc_nano", "rmt_ppad_n"])
+def test_all_sizes_are_told(name: str) -> None:
+    model = model_spec(name, ["vehicle"], 64, 96).build().eval()
+    outputs = onnx.load_model_from_string(onnx_graph(model, 64, 96)).graph.output
+    sizes = [[one.dim_value for one in value.type.tensor_type.shape.dim] for value in outputs]
+    count = detections_per_image(model, 64, 96)
+    assert sizes == [[1, count, 4], [1, count], [1, count], [1, 64, 96], [1, 64, 96]]
 
 
 def test_gmacs_of_one_known_convolution() -> None:
