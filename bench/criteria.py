@@ -1,4 +1,4 @@
-"""`python -m bench.criteria RUN`: how much the criteria disagree about one network's channels.
+"""`python -m bench.criteria RUN TEACHER`: how much the criteria disagree about channels.
 
 Before anything is trained: from the scores of the first step of a pruning, which of the channels
 each criterion would keep if half of them went, and the order in which it puts them.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from mtc_perception.errors import UserError
 from mtc_perception.files import write_text_atomic
@@ -41,21 +42,17 @@ def disagreement(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[st
     reference = values[REFERENCE]
     return {
         name: {
-            "kept_in_common": float((_better_half(own) & _better_half(reference)).sum())
-            / (len(own) // 2),
-            "rank_correlation": float(np.corrcoef(_ranks(own), _ranks(reference))[0, 1]),
+            "kept_in_common": len(_better_half(own) & _better_half(reference)) / (len(own) // 2),
+            "rank_correlation": float(spearmanr(own, reference).statistic),
         }
         for name, own in values.items()
         if name != REFERENCE
     }
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
-
-
-def _better_half(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return _ranks(values) >= len(values) - len(values) // 2
+def _better_half(values: NDArray[np.float64]) -> set[int]:
+    """The numbers of the channels."""
+    return set(np.argsort(values, kind="stable")[-(len(values) // 2) :].tolist())
 
 
 def criteria_result(scores_path: Path, teacher: Path) -> dict[str, Any]:
