@@ -63,9 +63,9 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "perception_node = mtc_perception.node:main",
+            "perception_node = mtc_perception.node.node:main",
             "mtc-compress = offline_compress.cli:main",
-            "mtc-engine = mtc_perception.engine_cli:main",
+            "mtc-engine = mtc_perception.commands.engine:main",
             "mtc-replay = mtc_perception.replay.cli:main",
         ]
     },

@@ -23,14 +23,14 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
-from offline_compress.compression_report import settings_tables, terminal_table, write_report
-from offline_compress.compression_rows import compression_json, read_rows, settings_of
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
 from offline_compress.pipeline.folder import LOG_FILE
-from offline_compress.progress import Progress
-from offline_compress.recipe import load_recipe
-from offline_compress.recipe_parts import Strict
+from offline_compress.recipe.parts import Strict
+from offline_compress.recipe.recipe import load_recipe
+from offline_compress.report.compression_report import settings_tables, terminal_table, write_report
+from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
+from offline_compress.training.stage_progress import Progress
 
 MTC_COMPRESS = (sys.executable, "-m", "offline_compress.cli")
 RUNS, PAGES = Path("runs/ablation"), Path("out/ablation")

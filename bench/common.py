@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.bundle import self_test_frame
-from mtc_perception.engine import Engine
-from mtc_perception.files import write_text_atomic
-from mtc_perception.provenance import provenance
-from mtc_perception.timing import percentiles
+from mtc_perception.core.bundle import self_test_frame
+from mtc_perception.core.engine import Engine
+from mtc_perception.core.timing import percentiles
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.provenance import provenance
 
 
 def time_engine(engine: Engine, runs: int) -> list[float]:

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
-from mtc_perception.provenance import provenance
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.provenance import provenance
+from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import criterion_scores, load
 from offline_compress.models.registry import load_checkpoint
-from offline_compress.pruning.groups import channel_groups
-from offline_compress.recipe_compression import Criterion
+from offline_compress.recipe.compression import Criterion
 
 REFERENCE = "tci_max"
 CRITERIA: dict[str, tuple[Criterion, float]] = {

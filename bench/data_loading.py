@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import brief, write_result
-from mtc_perception.layout import read_split
+from mtc_perception.datasets.layout import read_split
 from offline_compress.data.augment import augment
 from offline_compress.data.dataset import load_labelled
 from offline_compress.data.mosaic import mosaic
-from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.roads.road_dataset import write_dataset
 
 ROADS = 8
 RUNS = 200

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from bench.common import brief, time_engine, write_result
-from mtc_perception.bundle import Bundle
-from mtc_perception.engine import create_engine
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.core.engine import create_engine
 from mtc_perception.replay.demo.synthetic import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,

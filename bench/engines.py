@@ -12,8 +12,8 @@ from rich.table import Table
 
 from bench.common import brief, time_engine, write_result
 from bench.peers import CONDITIONS, PEERS
-from mtc_perception.bundle import Bundle
-from mtc_perception.engine import Engine, create_engine
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.core.engine import Engine, create_engine
 
 ENGINES = ("openvino", "onnxruntime")
 BLOCKS, RUNS_PER_BLOCK = 30, 10

@@ -13,15 +13,15 @@ from rich.table import Table
 from torch import nn
 
 from bench.common import write_result
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.data.targets import Targets
+from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
-from offline_compress.headlines import TASKS
 from offline_compress.losses.masks import MaskLoss
-from offline_compress.losses.targets import Targets
 from offline_compress.losses.tasks import TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
-from offline_compress.recipe_parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, SizePx
 
 CROP = SizePx(height=160, width=256)
 """Small, so that two cores answer in minutes."""

@@ -12,11 +12,11 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.common import brief, write_result
-from mtc_perception.bundle import Bundle
-from mtc_perception.images import SourceImage, decode_compressed, view_image
-from mtc_perception.perceiver import Perceiver
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.replay.demo.synthetic import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.runtime.perceiver import Perceiver
 
 Reader = Callable[[], SourceImage]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from bench.criteria import REFERENCE
 from bench.readme import machine, rewritten, spread
-from offline_compress.compression_rows import Row, settings_of
-from offline_compress.headlines import HEADLINES, TASKS, task_scores
+from offline_compress.evaluation.headlines import HEADLINES, TASKS, task_scores
+from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")
 

@@ -4,11 +4,11 @@ import sys
 
 import cv2
 
-from mtc_perception.images import SourceImage
-from mtc_perception.overlay import draw_overlay
-from mtc_perception.parameters import default_bundle
-from mtc_perception.perceiver import Perceiver
-from offline_compress.data.synthetic import Drive
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.overlay import draw_overlay
+from mtc_perception.node.parameters import default_bundle
+from mtc_perception.runtime.perceiver import Perceiver
+from offline_compress.roads.render import Drive
 
 SEED, FRAME = 7, 120
 PICTURE = "docs/overview.jpg"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from offline_compress.headlines import HEADLINES
+from offline_compress.evaluation.headlines import HEADLINES
 
 END = "<!-- end of numbers -->\n"
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from bench.common import write_result
 from bench.replay_bags import read_clip
 from bench.replay_parts import CLIP_IMAGES, PARTS, Part, Setting
-from mtc_perception.bundle import Bundle
-from mtc_perception.provenance import provenance
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.util.provenance import provenance
 
 _WORDS = {
     "throughput": "lock-step beside the bare network",

@@ -9,17 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bags.writer import START_NS, BagWriter
-from mtc_perception.replay.frames import (
+from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.replay.recordings.frames import (
     NS_PER_S,
     BrokenPixels,
     EncodedPixels,
     LabelledFrame,
     RawPixels,
 )
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.writer import START_NS, BagWriter
 
 RATE_HZ = 30
 _TOPIC, _FRAME_ID = "/camera/image_raw", "camera"

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from mtc_perception.errors import UserError
 from mtc_perception.replay.results.result import read_result
+from mtc_perception.util.errors import UserError
 
 _SAMPLE_S = 0.1
 _STOP_S = 20.0

@@ -15,13 +15,13 @@ from typing import Any
 
 from bench.replay_bags import RATE_HZ, halved, raw, unlabelled, write_bag
 from bench.replay_command import PeakMemory, evaluate
-from mtc_perception.errors import UserError
-from mtc_perception.images import SourceImage
-from mtc_perception.memory import keep_memory
-from mtc_perception.perceiver import Perceiver
-from mtc_perception.replay.frames import LabelledFrame
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.core.images import SourceImage
+from mtc_perception.replay.recordings.frames import LabelledFrame
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.memory import keep_memory
 
 CLIP_IMAGES = 2 * RATE_HZ
 """Enough different images; more would only fill memory."""

@@ -12,11 +12,11 @@ from bench.engines import bench_engines
 from bench.host import bench_host
 from bench.replay import bench_replay
 from bench.replay_parts import PARTS
-from mtc_perception.bundle import read_bundle
-from mtc_perception.errors import UserError
-from mtc_perception.parameters import default_bundle
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.demo.synthetic import synthetic_bag
-from mtc_perception.replay.interrupts import handle_interrupts
+from mtc_perception.replay.run.interrupts import handle_interrupts
+from mtc_perception.util.errors import UserError
 
 BENCHES = (
     "engines",

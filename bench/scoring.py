@@ -16,16 +16,16 @@ from torch import nn
 
 from bench.common import write_result
 from bench.training import RECIPES, ROADS
-from mtc_perception.memory import keep_memory
-from offline_compress.calibration import calibration_batches
+from mtc_perception.util.memory import keep_memory
+from offline_compress.channels.groups import channel_groups
 from offline_compress.export import normalise
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.scorer import Scorer
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.losses.tasks import task_losses
-from offline_compress.pruning.groups import channel_groups
-from offline_compress.recipe import load_recipe
-from offline_compress.recipe_compression import Scoring
+from offline_compress.recipe.compression import Scoring
+from offline_compress.recipe.recipe import load_recipe
 from offline_compress.training.lineage import trained_spec
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.samples import Batch

@@ -14,19 +14,20 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.common import write_result
-from mtc_perception.bundle import read_bundle, self_test_frame
-from mtc_perception.engine import Network
-from mtc_perception.engine_build import (
+from mtc_perception.core.bundle import read_bundle, self_test_frame
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import (
     RTX_TARGETS,
     BuildSettings,
     build_engine,
     check_available,
     fitting_variants,
 )
-from mtc_perception.errors import EngineError
+from mtc_perception.util.errors import EngineError
 from offline_compress.export import onnx_graph
 from offline_compress.models.registry import MODELS, ModelSpec
-from offline_compress.quantization import fp16, tensorrt
+from offline_compress.quantization import fp16
+from offline_compress.quantization import int8_tensorrt as tensorrt
 from offline_compress.quantization.graph import folded, network_of, serialised
 
 TEACHER = "rmt_ppad_l"

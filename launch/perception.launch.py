@@ -27,7 +27,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from mtc_perception.launch_arguments import (
+from mtc_perception.node.launch_arguments import (
     THRESHOLDS,
     LaunchArgumentError,
     fastdds_environment,

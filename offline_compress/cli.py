@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from mtc_perception.command_line import run_app
-from offline_compress.data.check_cli import check_data
-from offline_compress.data.synth_cli import synth_app
-from offline_compress.pipeline import commands
+from mtc_perception.util.command_line import run_app
+from offline_compress.commands import compress as commands
+from offline_compress.commands.check_data import check_data
+from offline_compress.commands.synth import synth_app
 
 app = typer.Typer(
     name="mtc-compress",
@@ -46,7 +46,7 @@ def train(
 
     Example: [bold]mtc-compress train --recipe config/recipes/mtc_nano.yaml[/bold]
     """
-    from offline_compress.recipe import load_recipe
+    from offline_compress.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())  # before the imports that take seconds
     import torch
@@ -106,18 +106,18 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
 
-    from mtc_perception.layout import read_split
-    from offline_compress.evaluate import evaluate_subject
-    from offline_compress.evaluation_report import result_tables, title_of, write_report
-    from offline_compress.results import (
+    from mtc_perception.datasets.layout import read_split
+    from offline_compress.evaluation.evaluate import evaluate_subject
+    from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
+    from offline_compress.evaluation.metrics_file import (
         RESULT_FILE,
         describe,
         result_folder,
         result_json,
         write_result,
     )
-    from offline_compress.speed import measure_speed
-    from offline_compress.subject import open_subject
+    from offline_compress.evaluation.speed import measure_speed
+    from offline_compress.evaluation.subject import open_subject
 
     samples = read_split(data, split)[:limit]
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
@@ -171,9 +171,13 @@ def export(
 
     Example: [bold]mtc-compress export RUN/best mtc_nano.mtc --metrics OUT/metrics.json[/bold]
     """
+    from offline_compress.evaluation.metrics_file import (
+        accuracy,
+        metrics_of_checkpoint,
+        recommended_thresholds,
+    )
+    from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
     from offline_compress.export import export_bundle
-    from offline_compress.results import accuracy, metrics_of_checkpoint, recommended_thresholds
-    from offline_compress.subject import CHECKPOINT_THRESHOLDS
 
     result = metrics_of_checkpoint(metrics, checkpoint) if metrics else {}
     given = {"score": score, "drivable": drivable, "lane": lane}

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtc_perception import __version__
-from mtc_perception.bundle import (
+from mtc_perception.core.bundle import (
     InputSpec,
     LineageStep,
     Manifest,
@@ -23,8 +23,8 @@ from mtc_perception.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.engine import Network, load_engine, measure_self_test, run_self_test
-from mtc_perception.errors import UserError
+from mtc_perception.core.engine import Network, load_engine, measure_self_test, run_self_test
+from mtc_perception.util.errors import UserError
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.fuse import fuse
 from offline_compress.models.heads import DenseDetections

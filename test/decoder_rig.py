@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 from offline_compress.models.decoder import QueryDecoder
 
 SIZE = (64, 96)

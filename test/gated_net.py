@@ -11,7 +11,7 @@ import torch
 from random_norms import randomise_norms
 from torch import nn
 
-from offline_compress.pruning.groups import ChannelGroup, Side, Slice
+from offline_compress.channels.groups import ChannelGroup, Side, Slice
 
 Gates = Mapping[str, torch.Tensor]
 SIZES = {"skip": 4, "deep": 5, "product": 3, "twice": 3, "own": 4}

@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from mtc_perception.engines.cuda import current_device
-from mtc_perception.errors import EngineError
+from mtc_perception.engines.tensorrt.cuda import current_device
+from mtc_perception.util.errors import EngineError
 
 
 @cache

@@ -23,8 +23,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from mtc_perception.messages import stamp_ns
-from mtc_perception.node import PerceptionNode
+from mtc_perception.node.messages import stamp_ns
+from mtc_perception.node.node import PerceptionNode
 
 PATIENCE_S = 60.0
 """Only a failing test waits so long; a busy machine may need much of it."""

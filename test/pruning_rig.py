@@ -10,7 +10,6 @@ import torch
 from tiny_training import register, tiny_recipe
 from torch import nn
 
-from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.export import count_parameters
 from offline_compress.models.registry import (
     MODELS,
@@ -19,8 +18,10 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
-from offline_compress.pruning import choice, schedule, setting
-from offline_compress.recipe import Recipe
+from offline_compress.pruning import choice, setting
+from offline_compress.pruning import iterative as schedule
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training.validation import Tick
 
 HEIGHT, WIDTH = 128, 192

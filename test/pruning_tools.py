@@ -7,9 +7,9 @@ import torch
 from random_norms import randomise_norms
 from torch import nn
 
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import ModelSpec, model_spec
-from offline_compress.pruning.groups import ChannelGroup
 
 HEIGHT, WIDTH = 64, 96
 FULL_DECODER = "rmt_ppad_n with full masks"

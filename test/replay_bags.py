@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bags.writer import START_NS, BagWriter
-from mtc_perception.replay.frames import EncodedPixels
+from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.replay.recordings.frames import EncodedPixels
+from mtc_perception.replay.recordings.writer import START_NS, BagWriter
 
 HEIGHT, WIDTH = 96, 160
 TOPIC = "/front/image_raw/compressed"

@@ -5,12 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.replay.bags.writer import START_NS, new_bag
-from mtc_perception.replay.evaluation.evaluate import evaluate_run
-from mtc_perception.replay.evaluation.plan import Options, Recording
-from mtc_perception.replay.evaluation.serial import run_serial
-from mtc_perception.replay.frames import EncodedPixels
+from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.replay.recordings.frames import EncodedPixels
+from mtc_perception.replay.recordings.writer import START_NS, new_bag
+from mtc_perception.replay.run.plan import Options, Recording
+from mtc_perception.replay.run.run import evaluate_run
+from mtc_perception.replay.run.serial import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000
 FRAME_ID = "front_camera"

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from bag_messages import COUNT, DETECTIONS, IMAGE, detections, mask, raw, write_bag
 
-from mtc_perception.metrics import GroundTruth
+from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay import cli
-from mtc_perception.replay.frames import FrameSource
-from mtc_perception.replay.notes import Note, Notes
+from mtc_perception.replay.recordings.frames import FrameSource
+from mtc_perception.replay.recordings.notes import Note, Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames
 from mtc_perception.replay.results.result import read_result
 

@@ -11,11 +11,11 @@ import torch
 from random_norms import randomise_norms
 from torch import nn
 
+from offline_compress.channels.groups import channel_groups
+from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.importance import measure, save
-from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
-from offline_compress.pruning.groups import channel_groups
 from offline_compress.training.machine import start_accelerator
 from offline_compress.training.samples import Batch
 

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 from toy_bundle import CLASSES, MAX_DETECTIONS
 
-from mtc_perception import engine_bench, perceiver
-from mtc_perception.engines import cuda
+from mtc_perception.commands import engine_bench
+from mtc_perception.engines.tensorrt import cuda
+from mtc_perception.runtime import perceiver
 
 Work = tuple[float, Callable[[], object]]
 

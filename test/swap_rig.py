@@ -13,10 +13,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from toy_bundle import write_toy_bundle
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.engine import Engine
-from mtc_perception.errors import EngineError
-from mtc_perception.messages import stamp_ns
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.engine import Engine
+from mtc_perception.node.messages import stamp_ns
+from mtc_perception.util.errors import EngineError
 
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(

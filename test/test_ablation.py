@@ -13,7 +13,7 @@ from tiny_training import tiny_recipe
 
 from bench import ablation
 from bench.ablation import jobs_of, load_matrix, main
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 STUB = """

@@ -14,14 +14,14 @@ from replay_drive import FRAME_ID, HEIGHT, IMAGES, PERIOD_NS, WIDTH, WORST
 from rosbags.rosbag2 import Reader
 from toy_bundle import CLASSES
 
-from mtc_perception.errors import UserError
-from mtc_perception.perceiver import Perceiver
-from mtc_perception.replay.bags.typestore import ros_typestore
-from mtc_perception.replay.bags.writer import START_NS
-from mtc_perception.replay.frames import SourceImage
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
-from mtc_perception.replay.sources.to_bag import write_recording
+from mtc_perception.replay.recordings.frames import SourceImage
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.to_bag import write_recording
+from mtc_perception.replay.recordings.typestore import ros_typestore
+from mtc_perception.replay.recordings.writer import START_NS
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / "config"
 

@@ -17,7 +17,7 @@ from offline_compress.data.augment import (
 )
 from offline_compress.data.mosaic import mosaic
 from offline_compress.data.photometric import headlights, motion_blur, photometric
-from offline_compress.losses.targets import IGNORE
+from offline_compress.data.targets import IGNORE
 
 
 def scene(height: int = 90, width: int = 120) -> LabelledImage:

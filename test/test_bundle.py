@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from toy_bundle import toy_manifest, toy_model, write_toy_bundle
 
-from mtc_perception.bundle import (
+from mtc_perception.core.bundle import (
     Manifest,
     SelfTest,
     Variant,
@@ -17,7 +17,7 @@ from mtc_perception.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.errors import BundleError
+from mtc_perception.util.errors import BundleError
 
 GOLDEN = SelfTest(drivable_mean=0.5, lane_mean=0.5, top_score=0.5, tolerance=0.05)
 

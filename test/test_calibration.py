@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from mini_data import BOX, HEIGHT, WIDTH, write_png, write_text
 from tiny_training import tiny_recipe
 
-from mtc_perception.errors import UserError
-from mtc_perception.images import SourceImage
-from mtc_perception.layout import read_image
-from mtc_perception.preprocess import Letterbox
-from offline_compress.calibration import (
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.datasets.layout import read_image
+from mtc_perception.util.errors import UserError
+from offline_compress.data.targets import IGNORE
+from offline_compress.importance.calibration import (
     CalibrationBatches,
     apportion,
     calibration_batches,
     calibration_samples,
 )
-from offline_compress.losses.targets import IGNORE
-from offline_compress.recipe import Recipe
-from offline_compress.recipe_compression import Scoring
+from offline_compress.recipe.compression import Scoring
+from offline_compress.recipe.recipe import Recipe
 
 
 def write_drive(root: Path, count: int, *tasks: str) -> Path:

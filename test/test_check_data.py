@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from offline_compress.cli import app
 from offline_compress.data.check import check_data
-from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.roads.road_dataset import write_dataset
 
 
 def check(root: Path, split: str | None = None):

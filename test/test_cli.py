@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtc_perception.bundle import read_bundle
+from mtc_perception.core.bundle import read_bundle
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ import pytest
 
 PROGRAM = """
 import time, typer
-from mtc_perception.command_line import run_app
-from mtc_perception.errors import BundleError
+from mtc_perception.util.command_line import run_app
+from mtc_perception.util.errors import BundleError
 app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()

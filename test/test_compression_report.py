@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtc_perception.errors import UserError
-from offline_compress.compression_charts import channels, conflict_map, front, trade_off
-from offline_compress.compression_pictures import chosen, evenly
-from offline_compress.compression_report import (
+from mtc_perception.util.errors import UserError
+from offline_compress.pipeline.row import budget_kept
+from offline_compress.report.compression_charts import channels, conflict_map, front, trade_off
+from offline_compress.report.compression_pictures import chosen, evenly
+from offline_compress.report.compression_report import (
     settings_tables,
     terminal_table,
     variants_table,
     write_report,
 )
-from offline_compress.compression_rows import (
+from offline_compress.report.compression_rows import (
     compression_json,
     points,
     read_row,
     read_rows,
     settings_of,
 )
-from offline_compress.pipeline.result import budget_kept
 
 
 def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import pytest
 from gpu import missing_gpu, needs_gpu
 from simulated_gpu import SimulatedGpu, simulated_gpu
 
-from mtc_perception.engines import cuda
-from mtc_perception.errors import EngineError
+from mtc_perception.engines.tensorrt import cuda
+from mtc_perception.util.errors import EngineError
 
 pytest.importorskip("cuda.bindings.runtime")
 without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")

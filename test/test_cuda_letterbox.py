@@ -18,15 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_gpu import SimulatedGpu, simulated_gpu
 
-from mtc_perception.engines import cuda_letterbox
-from mtc_perception.engines.cuda import (
+from mtc_perception.core.images import PixelFormat, SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
+from mtc_perception.engines.tensorrt.cuda import (
     Device,
     DeviceBuffer,
     Stream,
     current_device,
     pinned_array,
 )
-from mtc_perception.engines.cuda_letterbox import (
+from mtc_perception.engines.tensorrt.device_letterbox import (
     TOLERANCE,
     DeviceLetterbox,
     Geometry,
@@ -34,9 +36,7 @@ from mtc_perception.engines.cuda_letterbox import (
     compiled_kernel,
     geometry,
 )
-from mtc_perception.errors import EngineError, ImageError
-from mtc_perception.images import PixelFormat, SourceImage
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.util.errors import EngineError, ImageError
 
 FORMATS: tuple[PixelFormat, ...] = ("rgb", "bgr", "rgba", "bgra", "mono")
 CHANNELS = {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4, "mono": 1}
@@ -191,8 +191,8 @@ def test_a_gpu_that_nvrtc_does_not_know_is_refused() -> None:
 
 
 ASK = """
-from mtc_perception.engines.cuda_letterbox import compiled_kernel
-from mtc_perception.errors import EngineError
+from mtc_perception.engines.tensorrt.device_letterbox import compiled_kernel
+from mtc_perception.util.errors import EngineError
 try:
     compiled_kernel("sm89")
 except EngineError as error:

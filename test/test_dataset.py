@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mtc_perception.errors import UserError
-from mtc_perception.layout import LayoutError
+from mtc_perception.datasets.layout import LayoutError
+from mtc_perception.util.errors import UserError
 from offline_compress.data import cache, workers
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
 from offline_compress.data.dataset import TrainingSet, collate, load_labelled
+from offline_compress.data.targets import IGNORE
 from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
-from offline_compress.losses.targets import IGNORE
-from offline_compress.recipe_parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.samples import batches
 
 SIZE = SizePx(height=32, width=64)

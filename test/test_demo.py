@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import bench.run
-from mtc_perception.timing import STAGES
+from mtc_perception.core.timing import STAGES
 
 pytestmark = pytest.mark.dds
 
@@ -68,7 +68,7 @@ class Demo:
 
     def node(self) -> psutil.Process:
         """The node's process, as soon as there is one."""
-        return self.running("mtc_perception.node")
+        return self.running("mtc_perception.node.node")
 
     def running(self, argument: str) -> psutil.Process:
         """The process with this argument, as soon as there is one."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
 
-from mtc_perception.bundle import read_bundle
-from mtc_perception.metrics import PerceptionMetrics
-from mtc_perception.perceiver import Perceiver
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.demo.scoring import score_run
 from mtc_perception.replay.live.answers import (
     OUTPUTS,
@@ -18,10 +18,10 @@ from mtc_perception.replay.live.answers import (
 )
 from mtc_perception.replay.live.protocol import Published, Recording
 from mtc_perception.replay.live.result import LiveConfig, LiveResult
-from mtc_perception.replay.masks import PackedMask
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
-from mtc_perception.timing import FrameTimes
+from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.runtime.perceiver import Perceiver
 
 LOST, SMALL = 1, 3
 

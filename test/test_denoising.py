@@ -14,7 +14,7 @@ from decoder_rig import (
     two_images,
 )
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.denoising import DENOISING_QUERIES, denoising_queries
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mtc_perception.detection_metrics import DetectionEvidence, DetectionMetric
+from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric
 
 
 def overlap(box: list[float], other: list[float], over_box_only: bool) -> float:

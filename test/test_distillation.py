@@ -16,9 +16,20 @@ from tiny_training import TINY, digest, register, tiny_recipe
 from torch import nn
 from training_rig import Scores, interrupt_at, rows, weights
 
-from mtc_perception.errors import UserError
-from offline_compress.data.synth_dataset import write_dataset
-from offline_compress.distillation import (
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+    model_spec,
+    save_checkpoint,
+)
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import write_dataset
+from offline_compress.training.distillation import (
     NORM_EPS,
     TAP_WEIGHTS,
     Trunk,
@@ -28,17 +39,6 @@ from offline_compress.distillation import (
     kept_channels,
     tap_widths,
 )
-from offline_compress.models.registry import (
-    MODELS,
-    ModelSpec,
-    load_checkpoint,
-    load_spec,
-    model_spec,
-    save_checkpoint,
-)
-from offline_compress.pruning.groups import channel_groups
-from offline_compress.pruning.surgery import keep_channels, keep_decoder_layers, pruned_spec
-from offline_compress.recipe import Recipe
 from offline_compress.training.recovery import recover_recipe
 from offline_compress.training.state import REQUIRED, STATE_FILE
 from offline_compress.training.stopping import Interrupted

@@ -17,22 +17,22 @@ from gpu import missing_gpu
 from onnx import TensorProto, helper
 from toy_bundle import MAX_DETECTIONS, toy_model, write_toy_bundle
 
-from mtc_perception import engine_build
-from mtc_perception.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.engine import Network
-from mtc_perception.engine_build import (
+from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import (
     BuildSettings,
     build_engine,
     build_variant,
     default_flavour,
     fitting_variants,
 )
-from mtc_perception.engine_build_process import PhaseProgress, short_reason, timings_file
-from mtc_perception.engine_key import EngineKey, Profile
-from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines.cuda import Device
-from mtc_perception.engines.tensorrt_library import installed_flavours
-from mtc_perception.errors import BundleError, EngineError
+from mtc_perception.engines.tensorrt.build_process import PhaseProgress, short_reason, timings_file
+from mtc_perception.engines.tensorrt.cuda import Device
+from mtc_perception.engines.tensorrt.engine import build as engine_build
+from mtc_perception.engines.tensorrt.key import EngineKey, Profile
+from mtc_perception.engines.tensorrt.library import installed_flavours
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.util.errors import BundleError, EngineError
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 96, 160
@@ -263,7 +263,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, how: signal.Signals
     store = tmp_path / "store"
     command = subprocess.Popen(
         [
-            *(sys.executable, "-m", "mtc_perception.engine_cli", "build", str(bundle.path)),
+            *(sys.executable, "-m", "mtc_perception.commands.engine", "build", str(bundle.path)),
             *("--target", "sm89", "--store", str(store)),
         ],
         stdout=subprocess.PIPE,

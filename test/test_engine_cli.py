@@ -11,14 +11,14 @@ import pytest
 from gpu import missing_gpu, needs_gpu
 from toy_bundle import toy_manifest, toy_model, write_toy_bundle
 
-from mtc_perception.bundle import SelfTest, Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.engine_inspect import count_precisions
-from mtc_perception.engine_key import EngineKey, Profile
-from mtc_perception.engine_machine import Machine
-from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines.cuda import Device, current_device
-from mtc_perception.engines.tensorrt_library import installed_flavours
-from mtc_perception.errors import EngineError
+from mtc_perception.core.bundle import SelfTest, Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.engines.tensorrt.cuda import Device, current_device
+from mtc_perception.engines.tensorrt.inspect import count_precisions
+from mtc_perception.engines.tensorrt.key import EngineKey, Profile
+from mtc_perception.engines.tensorrt.library import installed_flavours
+from mtc_perception.engines.tensorrt.machine import Machine
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.util.errors import EngineError
 
 GOLDEN = SelfTest(drivable_mean=0.5, lane_mean=0.5, top_score=0.5, tolerance=0.05)
 COMMANDS = ("build", "list", "inspect", "bench", "clean")
@@ -30,7 +30,7 @@ needs_rtx = pytest.mark.skipif(
 
 def run(store: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "mtc_perception.engine_cli", *map(str, arguments)],
+        [sys.executable, "-m", "mtc_perception.commands.engine", *map(str, arguments)],
         env={**os.environ, "MTC_ENGINE_CACHE": str(store), "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -210,7 +210,7 @@ def test_help_needs_nothing_of_nvidia() -> None:
     names = ("tensorrt", "tensorrt_rtx", "cuda", "cuda.bindings")
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({names}))\n"
-        "from mtc_perception.engine_cli import main; main()"
+        "from mtc_perception.commands.engine import main; main()"
     )
 
     def shown(*words: str) -> str:

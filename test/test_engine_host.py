@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from toy_bundle import write_toy_bundle
 
-from mtc_perception.engine_host import EngineHost, Limits, Selection, load
-from mtc_perception.errors import EngineError
-from mtc_perception.images import SourceImage
-from mtc_perception.perception import Perception
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception
+from mtc_perception.runtime.host import EngineHost, Limits, Selection, load
+from mtc_perception.util.errors import EngineError
 
 RUNS = 50
 FIRST = (200, 30, 70)

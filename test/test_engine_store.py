@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import mtc_perception.engine_store
-import mtc_perception.files
-from mtc_perception.engine_key import EngineKey, Profile, build_command
-from mtc_perception.engine_store import EngineStore, default_root
-from mtc_perception.errors import EngineError
+import mtc_perception.engines.tensorrt.store
+import mtc_perception.util.files
+from mtc_perception.engines.tensorrt.key import EngineKey, Profile, build_command
+from mtc_perception.engines.tensorrt.store import EngineStore, default_root
+from mtc_perception.util.errors import EngineError
 
 AHEAD = EngineKey(
     model_sha256="a" * 64,
@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> EngineStore:
 @pytest.fixture
 def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that have just been written are as old as those that nobody waits for."""
-    monkeypatch.setattr(mtc_perception.engine_store, "_LEFTOVER_AGE_S", -1.0)
+    monkeypatch.setattr(mtc_perception.engines.tensorrt.store, "_LEFTOVER_AGE_S", -1.0)
 
 
 def files(store: EngineStore) -> list[str]:
@@ -219,7 +219,7 @@ def test_a_file_system_without_locks_is_read_all_the_same(
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(mtc_perception.engine_store.fcntl, "flock", flock)
+    monkeypatch.setattr(mtc_perception.engines.tensorrt.store.fcntl, "flock", flock)
     assert store.find(HERE) == b"engine"
     with pytest.raises(EngineError, match="cannot keep the engine: No locks available"):
         store.put(AHEAD, b"other", ABOUT)
@@ -287,11 +287,11 @@ def test_an_interrupted_put_leaves_the_store_as_it_was(
         shutil.move(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mtc_perception.files.os, "replace", interrupted)
+        patch.setattr(mtc_perception.util.files.os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.put(AHEAD, b"new", ABOUT)
     assert store.find(HERE) == b"old"
-    monkeypatch.setattr(mtc_perception.engine_store, "_LEFTOVER_AGE_S", -1.0)
+    monkeypatch.setattr(mtc_perception.engines.tensorrt.store, "_LEFTOVER_AGE_S", -1.0)
     store.remove([])
     assert files(store) == [".engine", ".json"]
 

@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 from toy_bundle import MAX_DETECTIONS, toy_manifest, toy_model, write_toy_bundle
 
-from mtc_perception.bundle import Bundle, read_bundle, self_test_frame, write_bundle
-from mtc_perception.engine import (
+from mtc_perception.core.bundle import Bundle, read_bundle, self_test_frame, write_bundle
+from mtc_perception.core.engine import (
     Engine,
     EngineChoice,
     Network,
@@ -27,10 +27,10 @@ from mtc_perception.engine import (
     measure_self_test,
     run_self_test,
 )
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
 from mtc_perception.engines.cpu import available_physical_cores
-from mtc_perception.errors import BundleError, EngineError
-from mtc_perception.images import SourceImage
-from mtc_perception.preprocess import PAD_VALUE, Letterbox
+from mtc_perception.util.errors import BundleError, EngineError
 
 HEIGHT, WIDTH = 96, 160
 SHIPPED = Path(__file__).parents[1] / "models" / "mtc_nano.mtc"
@@ -282,8 +282,8 @@ def test_an_engine_that_fails_its_test_is_closed(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr("mtc_perception.engine.load_engine", load)
-    monkeypatch.setattr("mtc_perception.engine.check_self_test", fail)
+    monkeypatch.setattr("mtc_perception.core.engine.load_engine", load)
+    monkeypatch.setattr("mtc_perception.core.engine.check_self_test", fail)
     with pytest.raises(EngineError if raised else type(failure), match=raised):
         create_engine(toy, "onnxruntime")
     with pytest.raises(EngineError, match="closed"):
@@ -410,8 +410,8 @@ def test_engines_closed_in_any_order_leave_signals_alone(toy_bundle: Path) -> No
     program = f"""
 import os, signal
 from pathlib import Path
-from mtc_perception.bundle import read_bundle
-from mtc_perception.engine import Network, load_engine
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import Network, load_engine
 
 bundle = read_bundle(Path({str(toy_bundle)!r}))
 network = Network.of(bundle, "fp32")

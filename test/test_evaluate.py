@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from labelled_roads import HEIGHT, WIDTH, DataSet, data, road, single_threaded
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.images import SourceImage
-from mtc_perception.layout import LayoutError, Sample, read_split
-from mtc_perception.perceiver import Perceiver
-from offline_compress.evaluate import FrameScore, evaluate_engine, evaluate_subject, infer, ranked
-from offline_compress.results import describe, result_json
-from offline_compress.subject import Subject, open_subject
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.images import SourceImage
+from mtc_perception.datasets.layout import LayoutError, Sample, read_split
+from mtc_perception.runtime.perceiver import Perceiver
+from offline_compress.evaluation.evaluate import (
+    FrameScore,
+    evaluate_engine,
+    evaluate_subject,
+    infer,
+    ranked,
+)
+from offline_compress.evaluation.metrics_file import describe, result_json
+from offline_compress.evaluation.subject import Subject, open_subject
 
 __all__ = ["data", "single_threaded"]  # the fixtures of labelled_roads
 

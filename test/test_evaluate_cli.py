@@ -11,7 +11,7 @@ import pytest
 from labelled_roads import SHIPPED, DataSet, road
 from test_export import checkpoint
 
-from mtc_perception.bundle import read_bundle
+from mtc_perception.core.bundle import read_bundle
 
 __all__ = ["checkpoint"]
 

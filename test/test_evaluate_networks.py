@@ -11,15 +11,15 @@ from random_norms import randomise_norms
 from test_export import checkpoint
 from test_rmt_ppad import TINY
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.errors import UserError
-from mtc_perception.images import SourceImage
-from mtc_perception.layout import read_split
-from offline_compress.evaluate import evaluate_engine, evaluate_subject, infer
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.images import SourceImage
+from mtc_perception.datasets.layout import read_split
+from mtc_perception.util.errors import UserError
+from offline_compress.evaluation.evaluate import evaluate_engine, evaluate_subject, infer
+from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, open_subject
+from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS, export_bundle
 from offline_compress.models.registry import ModelSpec, load_checkpoint, load_spec, save_checkpoint
-from offline_compress.subject import CHECKPOINT_THRESHOLDS, open_subject
-from offline_compress.torch_engine import TorchEngine
 
 __all__ = ["checkpoint", "data", "single_threaded"]  # test_export: a spread-out network
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from labelled_roads import HEIGHT, WIDTH, DataSet, road
 
-from mtc_perception.engine import Outputs
-from mtc_perception.errors import UserError
-from mtc_perception.images import SourceImage
-from mtc_perception.layout import Sample, read_split
-from mtc_perception.preprocess import Letterbox
-from offline_compress import speed
-from offline_compress.evaluate import evaluate_subject
-from offline_compress.evaluation_report import tables, write_report
-from offline_compress.results import (
+from mtc_perception.core.engine import Outputs
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.datasets.layout import Sample, read_split
+from mtc_perception.util.errors import UserError
+from offline_compress.evaluation import speed
+from offline_compress.evaluation.evaluate import evaluate_subject
+from offline_compress.evaluation.evaluation_report import tables, write_report
+from offline_compress.evaluation.metrics_file import (
     describe,
     metrics_of_checkpoint,
     recommended_thresholds,
     result_folder,
     result_json,
 )
-from offline_compress.subject import Subject, open_subject
+from offline_compress.evaluation.subject import Subject, open_subject
 
 SPEED: dict[str, Any] = {
     "batch": 1,

@@ -8,9 +8,9 @@ import onnx
 import pytest
 import torch
 
-from mtc_perception.bundle import Thresholds, read_bundle
-from mtc_perception.engine import create_engine
-from mtc_perception.errors import UserError
+from mtc_perception.core.bundle import Thresholds, read_bundle
+from mtc_perception.core.engine import create_engine
+from mtc_perception.util.errors import UserError
 from offline_compress.export import (
     NMS_IOU,
     DeployGraph,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from toy_bundle import write_toy_bundle
 
-from mtc_perception.bundle import read_bundle
-from mtc_perception.files import sync, write_bytes_atomic, write_text_atomic
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.util.files import sync, write_bytes_atomic, write_text_atomic
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtc_perception.errors import EngineError
-from mtc_perception.frames import (
+from mtc_perception.runtime.frames import (
     Clock,
     Frame,
     FrameSlots,
@@ -14,6 +13,7 @@ from mtc_perception.frames import (
     judge_stamp,
     stale_age_ms,
 )
+from mtc_perception.util.errors import EngineError
 
 MS = 1_000_000
 NOW = 1_700_000_000_000 * MS

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.bundle import self_test_frame
-from mtc_perception.errors import ImageError
-from mtc_perception.images import (
+from mtc_perception.core.bundle import self_test_frame
+from mtc_perception.core.images import (
     SUPPORTED_ENCODINGS,
     ByteData,
     SourceImage,
     decode_compressed,
     view_image,
 )
+from mtc_perception.util.errors import ImageError
 
 DIRECT = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 

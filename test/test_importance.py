@@ -14,15 +14,15 @@ from safetensors.numpy import save_file
 from scoring_rig import CONV, QUERY, batch, network
 from torch import nn
 
-from mtc_perception.errors import UserError
-from offline_compress.headlines import TASKS
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
+from offline_compress.evaluation.headlines import TASKS
 from offline_compress.importance import ChannelScores, conflict_summary, load, measure, save
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.scorer import Scorer
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
-from offline_compress.pruning.groups import ChannelGroup, Slice, channel_groups
 
 SEEDS = (1, 2, 3)
 PAIRS = ((0, 1), (0, 2), (1, 2))

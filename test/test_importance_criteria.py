@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.importance.scorer import Scorer
-from offline_compress.pruning.groups import ChannelGroup
-from offline_compress.recipe_compression import Criterion
+from offline_compress.recipe.compression import Criterion
 
 GROUPS = [
     ChannelGroup("a", 4, (), {}, ""),

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from mtc_perception.frames import Clock, Frame
-from mtc_perception.inputs import RATE_OVER_S, InputMonitor, InputState
+from mtc_perception.node.inputs import RATE_OVER_S, InputMonitor, InputState
+from mtc_perception.runtime.frames import Clock, Frame
 
 SECOND = 1_000_000_000
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workspace import ROOT, build_workspace, sourced
 
-from mtc_perception.launch_arguments import (
+from mtc_perception.node.launch_arguments import (
     LaunchArgumentError,
     fastdds_environment,
     node_parameters,

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mtc_perception.layout import LayoutError, read_image, read_mask, read_split
-from mtc_perception.layouts.sample import BINARY, MaskFile
+from mtc_perception.datasets.layout import LayoutError, read_image, read_mask, read_split
+from mtc_perception.datasets.sample import BINARY, MaskFile
 
 
 def write_dataset(root: Path) -> None:

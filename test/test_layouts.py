@@ -11,7 +11,7 @@ import mini_data as mini
 import numpy as np
 import pytest
 
-from mtc_perception.layout import (
+from mtc_perception.datasets.layout import (
     LayoutError,
     find_layout,
     index_split,
@@ -20,11 +20,11 @@ from mtc_perception.layout import (
     read_truth,
     split_of,
 )
-from mtc_perception.layouts.pixels import draw_shapes
-from mtc_perception.layouts.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
-from mtc_perception.replay.frames import SourceError
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.media import FolderSource
+from mtc_perception.datasets.pixels import draw_shapes
+from mtc_perception.datasets.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
+from mtc_perception.replay.recordings.frames import SourceError
+from mtc_perception.replay.recordings.media import FolderSource
+from mtc_perception.replay.recordings.notes import Notes
 
 SIZE = (mini.HEIGHT, mini.WIDTH)
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.losses.boxes import box_iou, generalised_iou
 from offline_compress.losses.dense import assign, detection_loss
 from offline_compress.losses.masks import (
@@ -19,7 +20,6 @@ from offline_compress.losses.masks import (
     lane_loss,
     tversky_loss,
 )
-from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.models.heads import DenseDetections
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.decode import threshold_level
-from mtc_perception.mask_metrics import MaskMetric
-from mtc_perception.metrics import dilate
+from mtc_perception.core.decode import threshold_level
+from mtc_perception.metrics.masks import MaskMetric
+from mtc_perception.metrics.tasks import dilate
 
 
 def reference_mask(images: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float | None]:

@@ -6,8 +6,9 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from mtc_perception.errors import ImageError
-from mtc_perception.messages import (
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.node.messages import (
     ImageWriter,
     detections_message,
     label_info_message,
@@ -19,8 +20,7 @@ from mtc_perception.messages import (
     times_from_message,
     timing_message,
 )
-from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.timing import FrameTimes
+from mtc_perception.util.errors import ImageError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from test_compression_report import ROWS
 from bench.criteria import disagreement
 from bench.method import PAGE, evidence, settings
 from bench.readme import rewritten
-from offline_compress.compression_rows import compression_json
+from offline_compress.report.compression_rows import compression_json
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mtc_perception.metrics import (
+from mtc_perception.metrics.tasks import (
     GroundTruth,
     PerceptionMetrics,
     best_threshold,

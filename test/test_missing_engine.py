@@ -15,17 +15,17 @@ import pytest
 from gpu import missing_gpu, needs_gpu
 from toy_bundle import write_toy_bundle
 
-from mtc_perception import missing_engine
-from mtc_perception.bundle import Bundle, read_bundle
-from mtc_perception.engine import Network
-from mtc_perception.engine_build import BuildSettings, build_variant, default_flavour
-from mtc_perception.engine_host import Selection
-from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines.cuda import Device
-from mtc_perception.engines.tensorrt import engine_key, stored_engine
-from mtc_perception.engines.tensorrt_library import import_library, installed_flavours
-from mtc_perception.errors import EngineError
-from mtc_perception.missing_engine import build_missing_engine
+from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import BuildSettings, build_variant, default_flavour
+from mtc_perception.engines.tensorrt.cuda import Device
+from mtc_perception.engines.tensorrt.engine import engine_key, stored_engine
+from mtc_perception.engines.tensorrt.engine import missing as missing_engine
+from mtc_perception.engines.tensorrt.library import import_library, installed_flavours
+from mtc_perception.engines.tensorrt.missing import build_missing_engine
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.runtime.host import Selection
+from mtc_perception.util.errors import EngineError
 
 ADA = Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.export import count_parameters
 from offline_compress.models.heads import DenseDetections, MaskHead
 from offline_compress.models.registry import (

@@ -17,12 +17,12 @@ from lifecycle_msgs.srv import ChangeState
 from node_rig import Rig
 from test_node_lifecycle import client, running  # noqa: F401
 
-import mtc_perception.node
-from mtc_perception.bundle import Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.engine import Network
-from mtc_perception.engine_build import BuildSettings, Tell, build_engine
-from mtc_perception.engine_host import Selection
-from mtc_perception.engines.tensorrt_library import installed_flavours
+import mtc_perception.node.node
+from mtc_perception.core.bundle import Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import BuildSettings, Tell, build_engine
+from mtc_perception.engines.tensorrt.library import installed_flavours
+from mtc_perception.runtime.host import Selection
 
 pytestmark = pytest.mark.dds
 
@@ -36,7 +36,7 @@ BUILDING_NODE = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_node_build import build_for_ada
-import mtc_perception.node as node
+import mtc_perception.node.node as node
 node.build_missing_engine = lambda *wanted: [build_for_ada(*wanted) for _ in range(99)]
 sys.argv += ["-p", "build_engine:=true"]
 sys.exit(node.main())
@@ -82,7 +82,7 @@ def test_a_store_that_cannot_be_used_does_not_keep_auto_from_the_cpu(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mtc_perception.node, "build_missing_engine", full)
+    monkeypatch.setattr(mtc_perception.node.node, "build_missing_engine", full)
     rig = start_node(bundle=str(gpu_bundle), build_engine=True)
     assert rig.configure()
     rig.wait_for_value("engine", "engine", "openvino")
@@ -105,7 +105,7 @@ def test_a_bundle_that_is_not_for_tensorrt_builds_nothing(start_node, capfd):
 
 @needs_rtx
 def test_progress_of_a_build_is_in_the_diagnostics(start_node, monkeypatch):
-    monkeypatch.setattr(mtc_perception.node, "build_missing_engine", build_for_ada)
+    monkeypatch.setattr(mtc_perception.node.node, "build_missing_engine", build_for_ada)
     rig: Rig = start_node(build_engine=True)
     messages = rig.collect(DiagnosticArray, "/diagnostics")
     assert rig.configure()

@@ -71,7 +71,7 @@ def client() -> Iterator[Client]:
 
 @contextlib.contextmanager
 def running(
-    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node")
+    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node.node")
 ) -> Iterator[Process]:
     """The node's process; `node` is what Python is to run for it."""
     process = Process(bundle, node)

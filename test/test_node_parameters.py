@@ -112,7 +112,7 @@ def test_cameras_may_be_added_while_unconfigured(rig):
 )
 def test_an_unusable_override_is_one_line_and_exit_code_2(override, reason):
     result = subprocess.run(
-        [sys.executable, "-m", "mtc_perception.node", "--ros-args", "-p", override],
+        [sys.executable, "-m", "mtc_perception.node.node", "--ros-args", "-p", override],
         capture_output=True,
         text=True,
         timeout=30,

@@ -24,7 +24,7 @@ from swap_rig import (
 from test_node_lifecycle import SHIPPED
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mtc_perception.frames import Frame, Outcome
+from mtc_perception.runtime.frames import Frame, Outcome
 
 __all__ = ["other_bundle"]  # the fixture of swap_rig
 

@@ -24,10 +24,10 @@ from swap_rig import (
 )
 from toy_bundle import write_toy_bundle
 
-import mtc_perception.engine_loader
-from mtc_perception.engine_host import Loaded, Selection
-from mtc_perception.engine_host import load as load_selection
-from mtc_perception.frames import Frame, Outcome
+import mtc_perception.runtime.loader
+from mtc_perception.runtime.frames import Frame, Outcome
+from mtc_perception.runtime.host import Loaded, Selection
+from mtc_perception.runtime.host import load as load_selection
 
 __all__ = ["other_bundle"]  # the fixture of swap_rig
 
@@ -105,7 +105,7 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
         made.append(load_selection(selection))
         return made[-1]
 
-    monkeypatch.setattr(mtc_perception.engine_loader, "load", kept)
+    monkeypatch.setattr(mtc_perception.runtime.loader, "load", kept)
     rig = start_node(engine="openvino")
     assert rig.configure()
     before = parameters(rig)

@@ -13,8 +13,8 @@ from ament_index_python.packages import get_package_share_directory
 from workspace import ROOT, build_workspace, run, sourced
 
 import mtc_perception
-from mtc_perception.bundle import read_bundle
-from mtc_perception.parameters import camera_specs, node_specs
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.node.parameters import camera_specs, node_specs
 
 vision_msgs = pytest.importorskip("vision_msgs.msg", reason="source tools/ros_env.sh first")
 
@@ -69,7 +69,7 @@ def test_installed_files(workspace: Path) -> None:
 
 def test_installed_package_runs_without_the_checkout(workspace: Path) -> None:
     """The installed copy is what is imported, and finds its shipped bundle, complete."""
-    script = "import mtc_perception.parameters as p; print(p.__file__, p.default_bundle())"
+    script = "import mtc_perception.node.parameters as p; print(p.__file__, p.default_bundle())"
     printed = subprocess.run(
         ["python", "-c", script],
         env=sourced(workspace),

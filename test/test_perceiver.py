@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_bundle import MAX_DETECTIONS
 
-from mtc_perception.bundle import Thresholds, self_test_frame
-from mtc_perception.decode import decode_boxes, decode_mask
-from mtc_perception.engine import Engine, EngineChoice, Outputs
-from mtc_perception.errors import BundleError
-from mtc_perception.images import SourceImage
-from mtc_perception.perceiver import Perceiver
-from mtc_perception.perception import Perception
-from mtc_perception.preprocess import PAD_VALUE, Letterbox
+from mtc_perception.core.bundle import Thresholds, self_test_frame
+from mtc_perception.core.decode import decode_boxes, decode_mask
+from mtc_perception.core.engine import Engine, EngineChoice, Outputs
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
+from mtc_perception.core.perception import Perception
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import BundleError
 
 SHIPPED = Path(__file__).parents[1] / "models" / "mtc_nano.mtc"
 NET_HEIGHT, NET_WIDTH = 96, 160

@@ -16,19 +16,19 @@ import yaml
 from tiny_pipeline import outcome, run, write_workspace
 from tiny_training import TINY
 
-from mtc_perception.bundle import read_bundle
-from mtc_perception.engine import create_engine
-from mtc_perception.errors import UserError
-from mtc_perception.provenance import command_line
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import create_engine
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import command_line
 from offline_compress import cli
-from offline_compress.compression_report import write_report
-from offline_compress.compression_rows import read_row
 from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
 from offline_compress.pipeline.delivery import Evaluate
 from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.run import STAGES, run_pipeline
 from offline_compress.pipeline.stages import decide, read_marker
-from offline_compress.recipe import load_recipe
+from offline_compress.recipe.recipe import load_recipe
+from offline_compress.report.compression_report import write_report
+from offline_compress.report.compression_rows import read_row
 from offline_compress.training.trainer import Trainer
 
 HOLDER = """

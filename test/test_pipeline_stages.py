@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.pipeline import stages
 from offline_compress.pipeline.stages import Stage, differences, run_stages
 

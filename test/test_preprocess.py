@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.images import PixelFormat, SourceImage
-from mtc_perception.preprocess import PAD_VALUE, Letterbox
+from mtc_perception.core.images import PixelFormat, SourceImage
+from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
 
 SOURCE_SIZES = [(720, 1280), (1080, 1920), (375, 1242), (1279, 717), (100, 200), (384, 640), (1, 1)]
 

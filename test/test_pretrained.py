@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.models.hgnet import HGNetV2
 from offline_compress.models.network import LiteMultiTask
 from offline_compress.models.pretrained import load_backbone

@@ -22,15 +22,15 @@ from pruning_rig import (
 )
 from tiny_training import tiny_recipe
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec, save_checkpoint
-from offline_compress.prune import dry_run, prune_network, replay
-from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.latency import LatencyTable
 from offline_compress.pruning.plan import Plan, read_plan
+from offline_compress.pruning.prune import dry_run, prune_network, replay
 from offline_compress.pruning.selection import floor_of
-from offline_compress.recipe_parts import SizePx
+from offline_compress.recipe.parts import SizePx
 from offline_compress.training.trainer import Trainer
 
 __all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig

@@ -18,17 +18,17 @@ from pruning_rig import (
 )
 from pydantic import ValidationError
 
-from mtc_perception.errors import UserError
-from offline_compress.calibration import calibration_batches
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
+from offline_compress.evaluation.headlines import task_scores
 from offline_compress.export import count_parameters, normalise
-from offline_compress.headlines import task_scores
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, model_spec
-from offline_compress.prune import prune_network
 from offline_compress.pruning import checks
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
-from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.latency import deployed
-from offline_compress.recipe_compression import Guard
+from offline_compress.pruning.prune import prune_network
+from offline_compress.recipe.compression import Guard
 
 __all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig
 

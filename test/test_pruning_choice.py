@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from pruning_rig import HEIGHT, WIDTH, dataset, quick, recipe_of, teacher
 from torch import nn
 
-from mtc_perception.errors import UserError
-from mtc_perception.provenance import provenance
-from offline_compress.calibration import calibration_batches
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import provenance
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import keep_channels
+from offline_compress.evaluation.headlines import TASKS
+from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, normalise
-from offline_compress.headlines import TASKS
 from offline_compress.importance import ChannelScores
-from offline_compress.latency import conditions
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pruning import choice, setting
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_cost, layer_costs
-from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import LatencySample, LatencyTable, sample_counts
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.setting import Setting
 from offline_compress.pruning.steps import predicted_step
-from offline_compress.pruning.surgery import keep_channels
 from offline_compress.pruning.trial import Trial
 
 __all__ = ["dataset", "quick", "teacher"]  # the fixtures of pruning_rig

@@ -18,10 +18,10 @@ from pruning_tools import (
 )
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import keep_channels
 from offline_compress.models.registry import MODELS, ModelSpec
-from offline_compress.pruning.groups import ChannelGroup, channel_groups
-from offline_compress.pruning.surgery import keep_channels
 
 ALL = [*MODELS, FULL_DECODER]
 

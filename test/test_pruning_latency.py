@@ -13,13 +13,14 @@ import torch
 from pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, spec_of
 from torch import nn
 
-from mtc_perception.errors import UserError
-from offline_compress import latency as timing
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import keep_channels
+from offline_compress.evaluation import latency as timing
 from offline_compress.export import onnx_graph
 from offline_compress.pruning import latency
 from offline_compress.pruning import profiler as profiling
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost, layer_costs
-from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import (
     LatencySample,
     LatencyTable,
@@ -32,7 +33,6 @@ from offline_compress.pruning.latency import (
     with_latency,
 )
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, node_layers, profiler
-from offline_compress.pruning.surgery import keep_channels
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,11 @@ import torch
 from pruning_tools import network, some_channels, spec_of
 from torch import nn
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
-from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.plan import (
     Plan,
     PlanStep,
@@ -20,7 +21,6 @@ from offline_compress.pruning.plan import (
     read_plan,
     write_plan,
 )
-from offline_compress.pruning.surgery import keep_channels, keep_decoder_layers, pruned_spec
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, some_channels, spec_of
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.surgery import keep_channels
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
-from offline_compress.pruning.groups import channel_groups
 from offline_compress.pruning.selection import Limits, capped, floor_of, require_reachable, select
-from offline_compress.pruning.surgery import keep_channels
 
 
 @pytest.mark.parametrize("name", ["mtc_nano", "mtc_s_lite0", "rmt_ppad_n", FULL_DECODER])

@@ -22,8 +22,10 @@ from pruning_tools import (
 )
 from torch import nn
 
-from mtc_perception.engine import Network, load_engine
-from mtc_perception.errors import UserError
+from mtc_perception.core.engine import Network, load_engine
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
+from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.export import (
     DeployGraph,
     count_gmacs,
@@ -39,8 +41,6 @@ from offline_compress.models.registry import (
     load_spec,
     save_checkpoint,
 )
-from offline_compress.pruning.groups import ChannelGroup, Slice, channel_groups
-from offline_compress.pruning.surgery import keep_channels, keep_decoder_layers, pruned_spec
 
 TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
 

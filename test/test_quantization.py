@@ -13,22 +13,25 @@ import torch
 from onnx import TensorProto, numpy_helper
 from random_norms import randomise_norms
 
-from mtc_perception.bundle import SelfTest, Thresholds, read_bundle
-from mtc_perception.engine import Network, create_engine
-from mtc_perception.errors import BundleError, UserError
-from mtc_perception.layout import Sample
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.core.bundle import SelfTest, Thresholds, read_bundle
+from mtc_perception.core.engine import Network, create_engine
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.datasets.layout import Sample
+from mtc_perception.util.errors import BundleError, UserError
 from offline_compress.export import export_bundle
 from offline_compress.models.registry import model_spec, save_checkpoint
-from offline_compress.quantization import fp16, openvino, sensitivity, tensorrt, trial
-from offline_compress.quantization import onnxruntime as int8_ort
+from offline_compress.quantization import compile_trial as trial
+from offline_compress.quantization import fp16, sensitivity
+from offline_compress.quantization import int8_onnxruntime as int8_ort
+from offline_compress.quantization import int8_openvino as openvino
+from offline_compress.quantization import int8_tensorrt as tensorrt
 from offline_compress.quantization import quantise as quantising
+from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
-from offline_compress.quantization.calibration import calibration_frames
 from offline_compress.quantization.graph import convolutions, folded, network_of, serialised
 from offline_compress.quantization.quantise import losses, quantise
 from offline_compress.quantization.sensitivity import Answer, disagreement, mean_disagreement
-from offline_compress.recipe_compression import Quantisation
+from offline_compress.recipe.compression import Quantisation
 
 HEIGHT, WIDTH = 64, 96
 GOLDEN = SelfTest(drivable_mean=0.5, lane_mean=0.5, top_score=0.5, tolerance=0.05)

@@ -7,9 +7,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from offline_compress.quantization import onnxruntime as int8_ort
-from offline_compress.quantization import tensorrt as int8_trt
-from offline_compress.quantization.calibration import activation_ranges
+from offline_compress.quantization import int8_onnxruntime as int8_ort
+from offline_compress.quantization import int8_tensorrt as int8_trt
+from offline_compress.quantization.activation_ranges import activation_ranges
 from offline_compress.quantization.graph import (
     between,
     convolutions,

@@ -32,7 +32,7 @@ def test_every_path_and_make_target_it_names_exists() -> None:
 
 
 def test_the_parameter_table_is_the_node_s() -> None:
-    parameters = pytest.importorskip("mtc_perception.parameters", reason="needs rclpy")
+    parameters = pytest.importorskip("mtc_perception.node.parameters", reason="needs rclpy")
     specs = parameters.node_specs() | parameters.camera_specs("<camera>", alone=True)
     rows = {
         name: cells

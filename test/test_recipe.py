@@ -9,10 +9,10 @@ import pytest
 import yaml
 from tiny_training import TINY, tiny_recipe
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import MODELS, ModelSpec, save_checkpoint
-from offline_compress.recipe import Recipe, load_recipe
-from offline_compress.recipe_compression import Distillation
+from offline_compress.recipe.compression import Distillation
+from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 
 FOLDER = Path(__file__).parent.parent / "config" / "recipes"

@@ -26,8 +26,13 @@ from bag_messages import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.replay.bags.mcap_index import IndexedMcap
-from mtc_perception.replay.bags.mcap_records import (
+from mtc_perception.replay.recordings.frames import (
+    EncodedPixels,
+    RawPixels,
+    SourceError,
+)
+from mtc_perception.replay.recordings.mcap_index import IndexedMcap
+from mtc_perception.replay.recordings.mcap_records import (
     CHUNK,
     CHUNK_INDEX,
     DATA_END,
@@ -38,14 +43,9 @@ from mtc_perception.replay.bags.mcap_records import (
     chunk_content,
     split_records,
 )
-from mtc_perception.replay.bags.storage import IndexedFile
-from mtc_perception.replay.frames import (
-    EncodedPixels,
-    RawPixels,
-    SourceError,
-)
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.storage import IndexedFile
 
 MESSAGE_INDEX, SUMMARY_OFFSET = 0x07, 0x0E
 

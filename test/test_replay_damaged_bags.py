@@ -19,12 +19,12 @@ from bag_messages import (
 from replay_rig import read
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.errors import ImageError
-from mtc_perception.replay.frames import (
+from mtc_perception.replay.recordings.frames import (
     RawPixels,
     SourceError,
 )
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.util.errors import ImageError
 
 
 @pytest.mark.parametrize(

@@ -26,23 +26,23 @@ from bag_messages import (
 from replay_rig import AWAY, CORNER, evaluate, labelled_bag, records
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.mask_metrics import MaskCounts
-from mtc_perception.metrics import GroundTruth, PerceptionMetrics
-from mtc_perception.perceiver import Perceiver
-from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.evaluation import plan
-from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
-from mtc_perception.replay.frames import EncodedPixels, LabelledFrame, SourceFrame
-from mtc_perception.replay.notes import Notes
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.metrics.masks import MaskCounts
+from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.replay.recordings.frames import EncodedPixels, LabelledFrame, SourceFrame
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
 from mtc_perception.replay.records.figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.result import read_result
-from mtc_perception.replay.sources.open import open_source
-from mtc_perception.replay.streams.lockstep import Seen, replay_frames
-from mtc_perception.replay.streams.perceivers import SCORE_FLOOR, PerceiverPool
-from mtc_perception.replay.streams.stream import run_stream
+from mtc_perception.replay.run import plan
+from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.stream.lockstep import Seen, replay_frames
+from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.stream.stream import run_stream
+from mtc_perception.runtime.perceiver import Perceiver
 
 
 def plain_loop(bag: Path, bundle: Path, topic: str | None = None) -> PerceptionMetrics:

@@ -9,7 +9,7 @@ from replay_rig import labelled_bag, run
 
 from mtc_perception.replay.results.limits import junit_xml
 from mtc_perception.replay.results.result import read_result
-from mtc_perception.replay.streams.task import Failure
+from mtc_perception.replay.stream.task import Failure
 
 
 def test_a_broken_bag_does_not_stop_the_others(

@@ -28,15 +28,15 @@ from bag_messages import (
 from replay_rig import evaluate, records, truths
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from mtc_perception.errors import UserError
-from mtc_perception.replay.bags.truth_topics import TruthTopics
-from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
-from mtc_perception.replay.frames import (
+from mtc_perception.replay.recordings.frames import (
     SourceError,
 )
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.label_folder import stamp_of
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.label_folder import stamp_of
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.truth_topics import TruthTopics
+from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.util.errors import UserError
 
 
 def test_ground_truth_is_joined_by_stamp(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_ctrl_c_stops_the_node_and_leaves_nothing(
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not any("mtc_perception.node" in one.cmdline() for one in marked(mark)):
+    while not any("mtc_perception.node.node" in one.cmdline() for one in marked(mark)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

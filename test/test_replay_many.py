@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from replay_bags import stamps, write_drive
 
-from mtc_perception.errors import UserError
-from mtc_perception.replay.evaluation.evaluate import evaluate_run
-from mtc_perception.replay.evaluation.plan import Options, Recording, plan_run
-from mtc_perception.replay.evaluation.ray_runner import run_on_ray
-from mtc_perception.replay.evaluation.serial import Runner, run_serial
-from mtc_perception.replay.evaluation.workers import now_and_then, run_workers
-from mtc_perception.replay.streams.task import StreamTask
+from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.ray_runner import run_on_ray
+from mtc_perception.replay.run.run import evaluate_run
+from mtc_perception.replay.run.serial import Runner, run_serial
+from mtc_perception.replay.run.workers import now_and_then, run_workers
+from mtc_perception.replay.stream.task import StreamTask
+from mtc_perception.util.errors import UserError
 
 DRIVES, FRAMES = 3, 120
 

@@ -20,16 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.perception import StageTimes
-from mtc_perception.replay.interrupts import handle_interrupts, interrupts_held
+from mtc_perception.core.perception import StageTimes
+from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.read_ahead import ReadAhead
 from mtc_perception.replay.live.schedule import Stamps, schedule
-from mtc_perception.replay.masks import PackedMask
-from mtc_perception.replay.pages.charts import latency_timeline, stage_bar
-from mtc_perception.replay.pictures import (
+from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.report.charts import latency_timeline, stage_bar
+from mtc_perception.replay.report.pictures import (
     VideoFile,
     add_caption,
     draw_answer,
@@ -37,7 +36,8 @@ from mtc_perception.replay.pictures import (
     jpeg,
     shrink,
 )
-from mtc_perception.replay.worker import WorkerProcess
+from mtc_perception.replay.run.interrupts import handle_interrupts, interrupts_held
+from mtc_perception.replay.run.worker_process import WorkerProcess
 
 MS = 1_000_000
 

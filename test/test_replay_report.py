@@ -14,25 +14,25 @@ import replay_drive as drive
 from replay_drive import HEIGHT, IMAGES, WIDTH, WORST
 from toy_bundle import write_toy_bundle
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.errors import UserError
-from mtc_perception.metrics import judge_image
-from mtc_perception.replay.bags.writer import START_NS
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.metrics.tasks import judge_image
 from mtc_perception.replay.cli import main
-from mtc_perception.replay.frames import EncodedPixels, SourceFrame
-from mtc_perception.replay.pages.charts import latency_timeline
-from mtc_perception.replay.pages.compare_page import write_comparison
-from mtc_perception.replay.pages.compare_view import most_changed, pair_streams
-from mtc_perception.replay.pages.redraw import redraw
-from mtc_perception.replay.pages.run_page import write_page
-from mtc_perception.replay.pages.run_view import read_streams
-from mtc_perception.replay.pages.strips import Strip, change_strips, metric_strips
+from mtc_perception.replay.recordings.frames import EncodedPixels, SourceFrame
+from mtc_perception.replay.recordings.writer import START_NS
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.results.compare import compare_runs
+from mtc_perception.replay.report.charts import latency_timeline
+from mtc_perception.replay.report.compare_page import write_comparison
+from mtc_perception.replay.report.compare_view import most_changed, pair_streams
+from mtc_perception.replay.report.redraw import redraw
+from mtc_perception.replay.report.run_page import write_page
+from mtc_perception.replay.report.run_view import read_streams
+from mtc_perception.replay.report.strips import Strip, change_strips, metric_strips
+from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.result import read_result
-from mtc_perception.replay.streams.gallery import Gallery, draw_record, read_worst
-from mtc_perception.replay.streams.perceivers import PerceiverPool
-from mtc_perception.replay.streams.sinks import JudgedImage
+from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
+from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.replay.stream.sinks import JudgedImage
+from mtc_perception.util.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from bag_messages import (
 )
 from replay_rig import truths
 
-from mtc_perception.errors import UserError
-from mtc_perception.replay.frames import (
+from mtc_perception.replay.recordings.frames import (
     SourceError,
     first_seconds,
 )
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.util.errors import UserError
 
 
 def write_video(path: Path, rate_hz: float = 20.0, codec: str = "mp4v") -> Path:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from random_norms import randomise_norms
 
+from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.export import DeployGraph, count_gmacs, count_parameters, onnx_graph
-from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.fuse import fuse
 from offline_compress.models.gates import GatedAdapter

@@ -12,16 +12,18 @@ import pytest
 from simulated_gpu import SimulatedGpu, SimulatedTensorRt, simulated_gpu
 from toy_bundle import MAX_DETECTIONS, check_answers, write_toy_bundle
 
-from mtc_perception.bundle import Bundle, read_bundle
-from mtc_perception.engine import Network, create_engine
-from mtc_perception.engine_bench import BLOCK, engine_ms, measure
-from mtc_perception.engine_host import EngineHost, Limits, Loaded, Selection
-from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines import cuda, cuda_letterbox, tensorrt
-from mtc_perception.engines.tensorrt_library import TensorRtLibrary
-from mtc_perception.errors import EngineError
-from mtc_perception.images import SourceImage
-from mtc_perception.perceiver import Perceiver
+from mtc_perception.commands.engine_bench import BLOCK, engine_ms, measure
+from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.engine import Network, create_engine
+from mtc_perception.core.images import SourceImage
+from mtc_perception.engines.tensorrt import cuda
+from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
+from mtc_perception.engines.tensorrt import engine as tensorrt
+from mtc_perception.engines.tensorrt.library import TensorRtLibrary
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.runtime.host import EngineHost, Limits, Loaded, Selection
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import EngineError
 
 HEIGHT, WIDTH = 96, 160
 ORIN = cuda.Device("Orin", "sm87", multiprocessors=8, memory_mib=7_620)
@@ -246,7 +248,7 @@ def test_the_bench_tells_copies_engine_and_host_apart(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_letterbox", Copy())
         patch.setattr(tensorrt, "load", lambda *_: engine)
-        patch.setattr("mtc_perception.engine.check_self_test", lambda *_: None)
+        patch.setattr("mtc_perception.core.engine.check_self_test", lambda *_: None)
         found = measure(toy, None, 2 * BLOCK)
     medians = {name: times["p50"] for name, times in found["latency_ms"].items()}
     assert medians["engine"] == pytest.approx(4.0)

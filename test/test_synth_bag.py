@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
 
-from mtc_perception.errors import UserError
-from mtc_perception.replay.bags.typestore import VISION_MSGS, ros_typestore
-from offline_compress.data.synth_bag import IMAGE_TOPIC, START_NS, write_bag
-from offline_compress.data.synthetic import Drive
+from mtc_perception.replay.recordings.typestore import VISION_MSGS, ros_typestore
+from mtc_perception.util.errors import UserError
+from offline_compress.roads.render import Drive
+from offline_compress.roads.road_bag import IMAGE_TOPIC, START_NS, write_bag
 
 DETECTIONS_TOPIC = "/ground_truth/detections"
 DRIVABLE_TOPIC = "/ground_truth/drivable_mask"
@@ -124,7 +124,7 @@ def test_vision_msgs_are_those_of_the_interface_package() -> None:
 
 def test_synth_needs_no_torch() -> None:
     code = (
-        "import sys; import offline_compress.cli, offline_compress.data.synth_bag, "
-        "offline_compress.data.synth_dataset; sys.exit('torch' in sys.modules)"
+        "import sys; import offline_compress.cli, offline_compress.roads.road_bag, "
+        "offline_compress.roads.road_dataset; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mtc_perception.errors import UserError
-from mtc_perception.layout import read_image, read_mask, read_split
-from offline_compress.data import synth_dataset
-from offline_compress.data.synth_canvas import OTHER
-from offline_compress.data.synth_cli import synth_app
-from offline_compress.data.synth_dataset import render_missing, write_dataset
-from offline_compress.data.synth_geometry import Camera, RoadShape, RoadView, clip_near
-from offline_compress.data.synth_ground import Shadows, render_ground
-from offline_compress.data.synth_layout import build_world
-from offline_compress.data.synth_look import draw_look
-from offline_compress.data.synth_meshes import KINDS, vehicle_mesh
-from offline_compress.data.synth_vehicles import Paintwork, draw_vehicle
-from offline_compress.data.synth_world import STYLES
-from offline_compress.data.synthetic import MIN_BOX_PX, Drive, Scene, render_scene
-from offline_compress.recipe_parts import DataSource, SyntheticRoads
+from mtc_perception.datasets.layout import read_image, read_mask, read_split
+from mtc_perception.util.errors import UserError
+from offline_compress.commands.synth import synth_app
+from offline_compress.recipe.parts import DataSource, SyntheticRoads
+from offline_compress.roads import road_dataset as synth_dataset
+from offline_compress.roads.canvas import OTHER
+from offline_compress.roads.geometry import Camera, RoadShape, RoadView, clip_near
+from offline_compress.roads.ground import Shadows, render_ground
+from offline_compress.roads.look import draw_look
+from offline_compress.roads.meshes import KINDS, vehicle_mesh
+from offline_compress.roads.random_world import build_world
+from offline_compress.roads.render import MIN_BOX_PX, Drive, Scene, render_scene
+from offline_compress.roads.road_dataset import render_missing, write_dataset
+from offline_compress.roads.vehicles import Paintwork, draw_vehicle
+from offline_compress.roads.world import STYLES
 
 SIZES = [(640, 384), (321, 203), (240, 426), (64, 32), (960, 540)]
 

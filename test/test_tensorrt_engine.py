@@ -11,22 +11,23 @@ import pytest
 from gpu import missing_gpu, needs_gpu
 from toy_bundle import MAX_DETECTIONS, check_answers, toy_model, write_toy_bundle
 
-from mtc_perception.bundle import Bundle, read_bundle
-from mtc_perception.engine import Network, TensorInfo, create_engine, load_engine
-from mtc_perception.engine_build import BuildSettings, BuiltEngine, build_engine
-from mtc_perception.engine_build_process import build
-from mtc_perception.engine_key import Flavour
-from mtc_perception.engine_store import EngineStore
-from mtc_perception.engines import cuda, tensorrt
-from mtc_perception.engines.tensorrt_library import (
+from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.engine import Network, TensorInfo, create_engine, load_engine
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.engines.tensorrt import cuda
+from mtc_perception.engines.tensorrt import engine as tensorrt
+from mtc_perception.engines.tensorrt.build import BuildSettings, BuiltEngine, build_engine
+from mtc_perception.engines.tensorrt.build_process import build
+from mtc_perception.engines.tensorrt.key import Flavour
+from mtc_perception.engines.tensorrt.library import (
     NAMES,
     import_library,
     installed_flavours,
     library_log,
 )
-from mtc_perception.errors import BundleError, EngineError
-from mtc_perception.images import SourceImage
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.util.errors import BundleError, EngineError
 
 HEIGHT, WIDTH = 96, 160
 ADA = cuda.Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)

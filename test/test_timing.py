@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mtc_perception.timing import STAGES, FrameTimes, StageClock, TimingWindow, percentiles
+from mtc_perception.core.timing import STAGES, FrameTimes, StageClock, TimingWindow, percentiles
 
 TIMES = FrameTimes(*range(1, 8))
 

@@ -14,7 +14,7 @@ from training_rig import Scores, dataset, rows, tiny_model
 
 from bench import training
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec
-from offline_compress.recipe_parts import DataSource
+from offline_compress.recipe.parts import DataSource
 from offline_compress.training import progress
 from offline_compress.training.machine import choose_precision
 from offline_compress.training.schedule import parameter_groups

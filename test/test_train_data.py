@@ -8,10 +8,10 @@ import torch
 from tiny_training import tiny_recipe
 from training_rig import dataset, tiny_model
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet
-from offline_compress.recipe_parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import score, validator
 

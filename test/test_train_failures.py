@@ -7,7 +7,7 @@ import torch
 from tiny_training import tiny_recipe
 from training_rig import Scores, dataset, tiny_model
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.state import STATE_FILE

@@ -19,9 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import TINY, WEIGHTS_ENV, digest, register, tiny_recipe
 
-from mtc_perception.errors import UserError
-from offline_compress.data.synth_dataset import write_dataset
-from offline_compress.distillation import feature_distillation
+from mtc_perception.util.errors import UserError
 from offline_compress.export import normalise
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.registry import (
@@ -33,9 +31,11 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training import lineage
 from offline_compress.training.average import MovingAverage
+from offline_compress.training.distillation import feature_distillation
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.samples import (
     collate_batch,

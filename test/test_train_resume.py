@@ -13,7 +13,7 @@ from tiny_training import digest, tiny_recipe
 from torch import nn
 from training_rig import Scores, dataset, interrupt_at, rows, tiny_model, weights
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.models.registry import ModelSpec
 from offline_compress.training import stopping

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from toy_bundle import toy_model, write_toy_bundle
 
-from mtc_perception.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.engine_host import EngineHost, Limits, Selection, load
-from mtc_perception.errors import EngineError, ImageError
-from mtc_perception.frames import Clock, Frame, FrameSlots, Outcome
-from mtc_perception.images import SourceImage
-from mtc_perception.perception import Perception
-from mtc_perception.timing import FrameTimes
-from mtc_perception.worker import InferenceWorker
+from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
+from mtc_perception.runtime.host import EngineHost, Limits, Selection, load
+from mtc_perception.runtime.worker import InferenceWorker
+from mtc_perception.util.errors import EngineError, ImageError
 
 MS = 1_000_000
 

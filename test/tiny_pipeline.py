@@ -13,10 +13,10 @@ import torch
 import yaml
 from tiny_training import register, tiny_recipe
 
-from offline_compress import latency
-from offline_compress.data.synth_dataset import write_dataset
+from offline_compress.evaluation import latency
 from offline_compress.pipeline.run import run_pipeline
-from offline_compress.recipe import Recipe, load_recipe
+from offline_compress.recipe.recipe import Recipe, load_recipe
+from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training import lineage
 
 _PROCESSES = multiprocessing.get_context("forkserver")

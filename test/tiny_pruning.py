@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from tiny_training import TINY
 
-from offline_compress import latency as timing
+from offline_compress.evaluation import latency as timing
 from offline_compress.models.registry import MODELS, model_spec, save_checkpoint
-from offline_compress.prune import prune_network
 from offline_compress.pruning import latency
-from offline_compress.recipe import Recipe
+from offline_compress.pruning.prune import prune_network
+from offline_compress.recipe.recipe import Recipe
 
 WIDE = {name: [8 * n for n in v] if name == "widths" else v for name, v in TINY.items()}
 """With layers whose width is to be seen in their time."""

@@ -13,7 +13,7 @@ import torch
 
 from offline_compress import cli
 from offline_compress.models.registry import MODELS
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.training import lineage
 from offline_compress.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mtc_perception.bundle import (
+from mtc_perception.core.bundle import (
     InputSpec,
     LineageStep,
     Manifest,
@@ -24,7 +24,13 @@ from mtc_perception.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.engine import Network, Outputs, load_engine, measure_self_test, run_self_test
+from mtc_perception.core.engine import (
+    Network,
+    Outputs,
+    load_engine,
+    measure_self_test,
+    run_self_test,
+)
 
 CLASSES = ["vehicle", "truck"]
 MAX_DETECTIONS = 5

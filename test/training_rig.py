@@ -11,8 +11,8 @@ import torch
 from tiny_training import digest, register
 from torch import nn
 
-from offline_compress.data.synth_dataset import write_dataset
 from offline_compress.models.registry import MODELS, ModelSpec
+from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.trainer import Trainer

@@ -1,1 +1,1 @@
-"""Inference runtimes, one module each, behind the protocol of `mtc_perception.engine`."""
+"""Inference runtimes, one module each, behind the protocol of `mtc_perception.core.engine`."""

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.bundle import Precision
-from mtc_perception.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
+from mtc_perception.core.bundle import Precision
+from mtc_perception.core.engine import Network, Outputs, TensorInfo, allocate_outputs, check_tensors
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.engines.cpu import available_physical_cores
-from mtc_perception.errors import EngineError
-from mtc_perception.images import SourceImage
-from mtc_perception.preprocess import Letterbox
+from mtc_perception.util.errors import EngineError
 
 
 @cache

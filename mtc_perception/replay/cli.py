@@ -2,11 +2,11 @@
 
 import typer
 
-from mtc_perception.command_line import run_app
 from mtc_perception.replay.commands.compare import compare
 from mtc_perception.replay.commands.evaluate import evaluate
 from mtc_perception.replay.commands.files import bag, report
-from mtc_perception.replay.interrupts import handle_interrupts
+from mtc_perception.replay.run.interrupts import handle_interrupts
+from mtc_perception.util.command_line import run_app
 
 app = typer.Typer(
     name="mtc-replay",

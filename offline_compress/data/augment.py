@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offline_compress.data.photometric import photometric
-from offline_compress.losses.targets import IGNORE
+from offline_compress.data.targets import IGNORE
 
 PAD_VALUE = 114
 MIN_BOX_PX = 5.0

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.errors import UserError
-from mtc_perception.layout import (
+from mtc_perception.datasets.layout import (
     BrokenFile,
     Sample,
     find_layout,
@@ -20,13 +19,14 @@ from mtc_perception.layout import (
     read_image,
     read_truth,
 )
-from mtc_perception.layouts.pixels import (
+from mtc_perception.datasets.pixels import (
     draw_shapes,
     foreground,
     read_mask_values,
     unexpected_values,
 )
-from mtc_perception.layouts.sample import HARMLESS, MaskShapes, MaskSource, Problem
+from mtc_perception.datasets.sample import HARMLESS, MaskShapes, MaskSource, Problem
+from mtc_perception.util.errors import UserError
 from offline_compress.data.workers import usable_cores
 
 BORDER_PX = 1.5

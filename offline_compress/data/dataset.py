@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from mtc_perception.layout import (
+from mtc_perception.datasets.layout import (
     BrokenFile,
     LayoutError,
     Sample,
@@ -22,8 +22,8 @@ from mtc_perception.layout import (
 from offline_compress.data.augment import LabelledImage, augment
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes
 from offline_compress.data.mosaic import mosaic
-from offline_compress.losses.targets import IGNORE, Targets
-from offline_compress.recipe_parts import DataSource, SizePx
+from offline_compress.data.targets import IGNORE, Targets
+from offline_compress.recipe.parts import DataSource, SizePx
 
 
 def load_labelled(sample: Sample) -> LabelledImage:

@@ -7,7 +7,7 @@ import numpy as np
 
 from offline_compress.data.augment import PAD_VALUE, LabelledImage, random_affine, warp
 from offline_compress.data.photometric import photometric
-from offline_compress.losses.targets import IGNORE
+from offline_compress.data.targets import IGNORE
 
 TILE_SCALE = 0.7
 """Tiles are smaller than a whole crop, so each image is shown this much smaller in its tile."""

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.scores import ChannelScores
-from offline_compress.pruning.groups import ChannelGroup
-from offline_compress.recipe_compression import Criterion
+from offline_compress.recipe.compression import Criterion
 
 
 def criterion_scores(

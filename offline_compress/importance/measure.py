@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.data.targets import IGNORE, Targets
+from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
-from offline_compress.headlines import TASKS
 from offline_compress.importance.scorer import Scorer
 from offline_compress.importance.scores import ChannelScores
 from offline_compress.losses.masks import MaskLoss
-from offline_compress.losses.targets import IGNORE, Targets
 from offline_compress.losses.tasks import task_losses
-from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.training.samples import Batch
 
 Tick = Callable[[int, int], None]

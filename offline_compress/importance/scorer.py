@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.errors import UserError
-from offline_compress.headlines import TASKS
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.evaluation.headlines import TASKS
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.scores import PAIRS, ChannelScores
-from offline_compress.pruning.groups import ChannelGroup
 
 _ROWS = (len(TASKS), 1, len(PAIRS))
 """Sums per channel: squares per task, square of the sum, conflict per pair."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import box_iou, generalised_iou
-from offline_compress.losses.targets import Targets
 from offline_compress.models.heads import DenseDetections
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from offline_compress.losses.targets import IGNORE
+from offline_compress.data.targets import IGNORE
 
 MaskLoss = Literal["dice", "focal"]
 """`dice`: cross-entropy + Dice. `focal`: focal + cross-entropy for the drivable area and focal +

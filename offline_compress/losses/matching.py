@@ -3,8 +3,8 @@
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import fractions, generalised_iou
-from offline_compress.losses.targets import Targets
 
 CLASS_COST, L1_COST, GIOU_COST = 2.0, 5.0, 2.0
 ALPHA, GAMMA = 0.25, 2.0

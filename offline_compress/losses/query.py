@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import box_iou, fractions, generalised_iou
 from offline_compress.losses.matching import match
-from offline_compress.losses.targets import Targets
 from offline_compress.models.decoder import LayerDetections, QueryDetections
 
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0

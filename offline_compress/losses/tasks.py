@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from offline_compress.data.targets import Targets
 from offline_compress.losses.dense import detection_loss
 from offline_compress.losses.masks import MaskLoss, drivable_loss, lane_loss
 from offline_compress.losses.query import query_loss
-from offline_compress.losses.targets import Targets
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import NetworkOutput
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 from offline_compress.models.blocks import ConvNorm
 from offline_compress.models.deformable import DeformableAttention
 from offline_compress.models.denoising import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 
 DENOISING_QUERIES = 100
 """Copies of labelled boxes per image, and as many far-off ones."""

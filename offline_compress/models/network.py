@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 from offline_compress.models.backbone import PlainBackbone
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.efficientnet import WIDTHS, EfficientNetLite0

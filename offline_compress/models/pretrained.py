@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 NAMINGS: dict[str, tuple[tuple[str, str], ...]] = {
     # Also those of HGNetV2's public weights, alone or inside an RT-DETR or D-FINE checkpoint.

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import sync
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import sync
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.models.shapes import check_widths, narrow

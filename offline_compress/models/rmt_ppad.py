@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from offline_compress.losses.targets import Targets
+from offline_compress.data.targets import Targets
 from offline_compress.models.decoder import QueryDecoder
 from offline_compress.models.gates import GatedAdapter
 from offline_compress.models.hgnet import HGNetV2

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CHECK_SIZE_PX = 32

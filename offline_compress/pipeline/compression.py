@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import load_spec, model_spec
 from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.stages import as_json, digest_of
-from offline_compress.prune import prune_network
-from offline_compress.recipe import Recipe
+from offline_compress.pruning.prune import prune_network
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.trainer import MAY_CHANGE, STARTS, Trainer

@@ -10,28 +10,28 @@ from typing import Any
 
 from accelerate import PartialState
 
-from mtc_perception.bundle import Bundle, read_bundle
-from mtc_perception.engine import Network
-from mtc_perception.files import write_text_atomic
-from offline_compress.calibration import calibration_samples
+from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.util.files import write_text_atomic
+from offline_compress.evaluation.latency import THREADS, Key, interleaved
+from offline_compress.evaluation.metrics_file import accuracy, recommended_thresholds, write_result
+from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.export import export_bundle
-from offline_compress.latency import THREADS, Key, interleaved
-from offline_compress.pipeline.evaluation import (
+from offline_compress.importance.calibration import calibration_samples
+from offline_compress.pipeline.accuracy import (
     checkpoint_metrics,
     fp32_network,
     labelled_samples,
     variant_metrics,
 )
 from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.result import ENGINES, STUDENT, TEACHER, row, stage_seconds
+from offline_compress.pipeline.row import ENGINES, STUDENT, TEACHER, row, stage_seconds
 from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
-from offline_compress.progress import Progress
+from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
-from offline_compress.quantization.calibration import calibration_frames
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
-from offline_compress.recipe_compression import QuantisedVariant
-from offline_compress.results import accuracy, recommended_thresholds, write_result
-from offline_compress.subject import CHECKPOINT_THRESHOLDS
+from offline_compress.recipe.compression import QuantisedVariant
+from offline_compress.training.stage_progress import Progress
 
 MANIFEST = "manifest.json"
 EVALUATED_FILE = "evaluated"

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
-from mtc_perception.provenance import provenance
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.provenance import provenance
 from offline_compress.models.registry import WEIGHTS_FILE
-from offline_compress.recipe import Recipe
-from offline_compress.recipe_compression import Compression
+from offline_compress.recipe.compression import Compression
+from offline_compress.recipe.recipe import Recipe
 
 RUNS = Path("runs")
 RECIPE_FILE, RUN_FILE, RESULT_FILE = "recipe.yaml", "run.json", "result.json"

@@ -13,9 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
 
 MARKERS_FOLDER = "stages"
 

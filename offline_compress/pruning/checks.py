@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mtc_perception.bundle import self_test_frame
-from mtc_perception.engine import load_engine, run_self_test
-from mtc_perception.errors import UserError
+from mtc_perception.core.bundle import self_test_frame
+from mtc_perception.core.engine import load_engine, run_self_test
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.evaluation.latency import Tick
+from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import normalise
-from offline_compress.latency import Tick
-from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.latency import deployed
-from offline_compress.recipe_compression import Guard
-from offline_compress.torch_engine import TorchEngine
+from offline_compress.recipe.compression import Guard
 from offline_compress.training.samples import Batch
 
 SCORE_DIFFERENCE = 1e-3

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
-from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.latency import Tick, deployed, time_pair
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.selection import (
@@ -24,7 +25,6 @@ from offline_compress.pruning.selection import (
     select,
 )
 from offline_compress.pruning.setting import Setting
-from offline_compress.pruning.surgery import keep_channels
 from offline_compress.pruning.trial import Trial
 from offline_compress.training.samples import Batch
 

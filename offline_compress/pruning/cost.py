@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.models.blocks import RepConv
-from offline_compress.pruning.groups import ChannelGroup
 
 KINDS = ("parameters", "macs", "latency")
 """Order of the last axis of every cost: parameters as deployed, multiply-accumulates of one image,

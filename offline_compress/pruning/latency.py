@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import nn
 
-from mtc_perception.engine import Network
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
-from mtc_perception.provenance import provenance
+from mtc_perception.core.engine import Network
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.provenance import provenance
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.channels.surgery import keep_channels
+from offline_compress.evaluation.latency import Key, Latencies, conditions, interleaved
 from offline_compress.export import detections_per_image, onnx_graph
-from offline_compress.latency import Key, Latencies, conditions, interleaved
 from offline_compress.pruning.cost import LayerCosts, layer_cost
-from offline_compress.pruning.groups import ChannelGroup
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, profiler, typical_ms
 from offline_compress.pruning.selection import round_up
-from offline_compress.pruning.surgery import keep_channels
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Widths at which the network is profiled."""

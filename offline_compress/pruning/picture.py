@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from offline_compress.pruning.groups import ChannelGroup
+from offline_compress.channels.groups import ChannelGroup
 
 BAR_INCHES = 0.17
 REMOVED, KEPT, PROTECTED = "#d9d9d9", "#0072b2", "#8c8c8c"

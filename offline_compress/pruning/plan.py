@@ -8,22 +8,22 @@ import numpy as np
 from pydantic import Field, ValidationError
 from torch import nn
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import (
+    keep_channels,
+    keep_decoder_layers,
+    pruned_spec,
+)
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
     load_checkpoint,
     load_spec,
 )
-from offline_compress.pruning.groups import ChannelGroup, channel_groups
-from offline_compress.pruning.surgery import (
-    keep_channels,
-    keep_decoder_layers,
-    pruned_spec,
-)
-from offline_compress.recipe_parts import Fraction, NotNegative, Positive, Strict
+from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Strict
 
 Channel = Annotated[int, Field(ge=0)]
 

@@ -19,7 +19,7 @@ import onnx
 from torch import nn
 
 from mtc_perception.engines.openvino import runtime
-from offline_compress.latency import THREADS
+from offline_compress.evaluation.latency import THREADS
 from offline_compress.models.blocks import RepConv
 from offline_compress.models.fuse import fuse
 
@@ -41,7 +41,7 @@ class Profiler(Protocol):
 
 
 def profiler(engine: EngineName, graph: bytes, height: int, width: int) -> Profiler:
-    """Load an exported graph as `mtc_perception.engine.load_engine` does, with profiling."""
+    """Load an exported graph as `mtc_perception.core.engine.load_engine` does, with profiling."""
     kind = OpenVinoProfiler if engine == "openvino" else OnnxRuntimeProfiler
     return kind(graph, height, width)
 

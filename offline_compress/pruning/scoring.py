@@ -9,14 +9,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from mtc_perception.errors import UserError
-from offline_compress.calibration import CalibrationBatches, calibration_batches
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
-from offline_compress.progress import Progress
-from offline_compress.pruning.groups import channel_groups
+from offline_compress.importance.calibration import CalibrationBatches, calibration_batches
 from offline_compress.pruning.latency import Tick
 from offline_compress.pruning.setting import Setting
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.stage_progress import Progress
 
 SCORES_FILE = "scores.safetensors"
 SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost
-from offline_compress.recipe_compression import Cost
+from offline_compress.recipe.compression import Cost
 
 TOLERANCE = 1e-9
 """Relative; of sums of floats that are compared with a budget."""

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.engine import Network
-from mtc_perception.errors import UserError
-from mtc_perception.provenance import provenance
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.core.engine import Network
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import provenance
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import keep_decoder_layers
+from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, count_parameters
-from offline_compress.latency import conditions
 from offline_compress.losses.masks import MaskLoss
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
@@ -22,7 +24,6 @@ from offline_compress.models.registry import (
     load_spec,
 )
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
-from offline_compress.pruning.groups import ChannelGroup, channel_groups
 from offline_compress.pruning.latency import (
     LatencyTable,
     Misfit,
@@ -33,9 +34,8 @@ from offline_compress.pruning.latency import (
 )
 from offline_compress.pruning.plan import Plan
 from offline_compress.pruning.selection import Limits, floor_of, require_reachable, unlocked
-from offline_compress.pruning.surgery import keep_decoder_layers
-from offline_compress.recipe import Recipe
-from offline_compress.recipe_compression import Pruning
+from offline_compress.recipe.compression import Pruning
+from offline_compress.recipe.recipe import Recipe
 
 TABLE_FILE = "latency.json"
 

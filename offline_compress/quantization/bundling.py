@@ -3,10 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtc_perception.bundle import Bundle, LineageStep, Manifest, Variant, sha256_hex, write_bundle
+from mtc_perception.core.bundle import (
+    Bundle,
+    LineageStep,
+    Manifest,
+    Variant,
+    sha256_hex,
+    write_bundle,
+)
+from offline_compress.evaluation.metrics_file import accuracy
 from offline_compress.quantization.quantise import QuantisedGraph
-from offline_compress.recipe_compression import QuantisedVariant
-from offline_compress.results import accuracy
+from offline_compress.recipe.compression import QuantisedVariant
 
 
 def add_variants(

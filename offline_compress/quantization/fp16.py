@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.quantization.graph import upstream
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from mtc_perception.bundle import Precision
-from mtc_perception.engine import Network
+from mtc_perception.core.bundle import Precision
+from mtc_perception.core.engine import Network
 
 FIXED_KERNELS = 2
 """Least input channels of a layer that leaves out resampling kernels (one channel, not learnt)."""

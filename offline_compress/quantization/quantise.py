@@ -7,13 +7,17 @@ from typing import Any, Protocol
 
 import onnx
 
-from mtc_perception.bundle import EngineName, Precision, SelfTest, Thresholds
-from mtc_perception.engine import load_engine
-from mtc_perception.layout import Sample
-from offline_compress.evaluate import evaluate_engine
-from offline_compress.headlines import HEADLINES, figure
-from offline_compress.quantization import fp16, onnxruntime, openvino, tensorrt
-from offline_compress.quantization.calibration import Frames
+from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
+from mtc_perception.core.engine import load_engine
+from mtc_perception.datasets.layout import Sample
+from offline_compress.evaluation.evaluate import evaluate_engine
+from offline_compress.evaluation.headlines import HEADLINES, figure
+from offline_compress.quantization import fp16
+from offline_compress.quantization import int8_onnxruntime as onnxruntime
+from offline_compress.quantization import int8_openvino as openvino
+from offline_compress.quantization import int8_tensorrt as tensorrt
+from offline_compress.quantization.activation_ranges import Frames
+from offline_compress.quantization.compile_trial import trial
 from offline_compress.quantization.graph import (
     folded,
     network_of,
@@ -21,8 +25,7 @@ from offline_compress.quantization.graph import (
     with_float_layers,
 )
 from offline_compress.quantization.sensitivity import Sensitivity, ranking
-from offline_compress.quantization.trial import trial
-from offline_compress.recipe_compression import Quantisation, QuantisedVariant
+from offline_compress.recipe.compression import Quantisation, QuantisedVariant
 
 Metrics = dict[str, Any]
 Evaluate = Callable[[str, bytes], Metrics]

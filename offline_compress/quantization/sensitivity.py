@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from offline_compress.quantization.calibration import Frames
+from offline_compress.quantization.activation_ranges import Frames
 from offline_compress.quantization.graph import with_float_layers
 
 Floats = npt.NDArray[np.float64]

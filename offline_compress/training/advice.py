@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 _MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "unable to mmap")
 

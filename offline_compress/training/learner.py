@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
-from offline_compress.headlines import TASKS
 from offline_compress.losses.tasks import task_losses
 from offline_compress.models.pretrained import load_backbone
 from offline_compress.models.registry import ModelSpec, load_weights
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
 from offline_compress.training.machine import average_norms, seed_pass

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
-from mtc_perception.provenance import provenance
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import provenance
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, load_spec, model_spec
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
 
 
 def trained_spec(recipe: Recipe) -> ModelSpec:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 LOCK_FILE = ".lock"
 

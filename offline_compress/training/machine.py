@@ -14,7 +14,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 LONGEST_WAIT = timedelta(hours=2)
 """Of a process for another one."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import load_spec
-from offline_compress.recipe import Recipe
-from offline_compress.recipe_compression import Compression
+from offline_compress.recipe.compression import Compression
+from offline_compress.recipe.recipe import Recipe
 
 BETWEEN_WARMUP = 0.1
 """Share of a short recovery in which the learning rate rises."""

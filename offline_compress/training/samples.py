@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.data.targets import Targets
 from offline_compress.data.workers import start_worker, worker_count
-from offline_compress.losses.targets import Targets
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.schedule import Plan
 
 

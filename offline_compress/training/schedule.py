@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from offline_compress.recipe_parts import Schedule
+from offline_compress.recipe.parts import Schedule
 
 FINAL_RATE = 0.01
 WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)

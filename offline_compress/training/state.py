@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import sync
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import sync
 
 STATE_FILE = "state.pt"
 PREVIOUS_STATE_FILE = "state.previous.pt"

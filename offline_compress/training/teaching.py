@@ -5,12 +5,12 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
-from offline_compress.distillation import decayed, feature_distillation
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec
-from offline_compress.recipe_compression import Distillation
-from offline_compress.recipe_parts import Schedule
+from offline_compress.recipe.compression import Distillation
+from offline_compress.recipe.parts import Schedule
+from offline_compress.training.distillation import decayed, feature_distillation
 
 
 class Teaching:

@@ -13,12 +13,12 @@ import torch
 from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 
-from mtc_perception.bundle import sha256_hex
-from mtc_perception.errors import UserError
-from mtc_perception.memory import keep_memory
-from offline_compress.data.synth_dataset import render_missing
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.memory import keep_memory
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
-from offline_compress.recipe import Recipe
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import progressed, trained_spec

@@ -7,16 +7,16 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
-from mtc_perception.errors import UserError
-from mtc_perception.layout import read_split
-from mtc_perception.metrics import PerceptionMetrics
-from offline_compress.evaluate import evaluate_engine
+from mtc_perception.datasets.layout import read_split
+from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.util.errors import UserError
+from offline_compress.evaluation.evaluate import evaluate_engine
+from offline_compress.evaluation.headlines import HEADLINES, figure, task_scores
+from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
+from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS
-from offline_compress.headlines import HEADLINES, figure, task_scores
 from offline_compress.models.registry import ModelSpec
-from offline_compress.recipe_parts import DataSource
-from offline_compress.subject import CHECKPOINT_THRESHOLDS
-from offline_compress.torch_engine import TorchEngine
+from offline_compress.recipe.parts import DataSource
 
 Tick = Callable[[int, int], None]
 """Told how many images are done, of how many."""

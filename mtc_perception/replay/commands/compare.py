@@ -26,9 +26,9 @@ def compare(
     from rich.console import Console
     from rich.progress import Progress
 
-    from mtc_perception.files import write_text_atomic
-    from mtc_perception.replay.pages.compare_page import write_comparison
-    from mtc_perception.replay.results.compare import compare_runs
+    from mtc_perception.replay.report.compare_page import write_comparison
+    from mtc_perception.replay.results.comparison import compare_runs
+    from mtc_perception.util.files import write_text_atomic
 
     folder = out or run_b / f"against_{run_a.resolve().name}"
     with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 _RECORDING = "Recording"
 _LABELS = "Labels"
@@ -165,12 +165,12 @@ def evaluate(
     """
     from rich.console import Console
 
-    from mtc_perception.replay.bags.truth_topics import TruthTopics
     from mtc_perception.replay.commands.terminal import RunProgress, show_result
-    from mtc_perception.replay.evaluation.evaluate import evaluate_run
-    from mtc_perception.replay.evaluation.plan import Options, Recording, default_run_folder
-    from mtc_perception.replay.evaluation.scenario import Scenario, read_scenario
-    from mtc_perception.replay.evaluation.workers import choose_runner, threads_each
+    from mtc_perception.replay.recordings.truth_topics import TruthTopics
+    from mtc_perception.replay.run.plan import Options, Recording, default_run_folder
+    from mtc_perception.replay.run.run import evaluate_run
+    from mtc_perception.replay.run.scenario import Scenario, read_scenario
+    from mtc_perception.replay.run.workers import choose_runner, threads_each
 
     truth = TruthTopics(truth_detections, truth_drivable, truth_lane)
     recordings = [

@@ -10,7 +10,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run of mtc-replay evaluate.")],
 ) -> None:
     """Write the page of a run again, from the run's folder alone."""
-    from mtc_perception.replay.pages.run_page import write_page
+    from mtc_perception.replay.report.run_page import write_page
 
     print(f"wrote {write_page(run)}")
 
@@ -41,8 +41,8 @@ def bag(
         TimeRemainingColumn,
     )
 
-    from mtc_perception.replay.sources.open import open_source
-    from mtc_perception.replay.sources.to_bag import write_recording
+    from mtc_perception.replay.recordings.open import open_source
+    from mtc_perception.replay.recordings.to_bag import write_recording
 
     source = open_source(recording, fps=fps)
     console = Console(stderr=True)

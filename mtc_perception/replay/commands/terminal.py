@@ -24,7 +24,7 @@ from mtc_perception.replay.results.rows import (
     metric_rows,
     times_ms,
 )
-from mtc_perception.replay.streams.task import StreamTask
+from mtc_perception.replay.stream.task import StreamTask
 
 _REFRESH_S = 0.5
 

@@ -16,20 +16,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mtc_perception.bundle import read_bundle
-from mtc_perception.errors import UserError
+from mtc_perception.core.bundle import read_bundle
 from mtc_perception.replay.demo.synthetic import synthetic_bag
-from mtc_perception.replay.interrupts import handle_interrupts
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.run.interrupts import handle_interrupts
+from mtc_perception.util.errors import UserError
 
 try:
-    from mtc_perception.parameters import default_bundle
+    from mtc_perception.node.parameters import default_bundle
     from mtc_perception.replay.demo.report import write_report
     from mtc_perception.replay.demo.scoring import score_run
     from mtc_perception.replay.demo.summary import summarise, table
     from mtc_perception.replay.live.result import LiveConfig, LiveResult
     from mtc_perception.replay.live.run import Phase, node_files, run_live
-    from mtc_perception.replay.worker import ReplayError
+    from mtc_perception.replay.run.worker_process import ReplayError
 except ImportError as missing:
     if not (missing.name or "").startswith(("rclpy", "ament_index", "rcl_", "vision_msgs")):
         raise

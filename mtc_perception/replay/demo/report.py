@@ -6,17 +6,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.files import write_text_atomic
-from mtc_perception.metrics import GroundTruth
-from mtc_perception.perception import Perception
-from mtc_perception.preprocess import to_rgb
-from mtc_perception.replay.frames import FrameSource, SourceFrame
+from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.core.perception import Perception
+from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.protocol import Published
 from mtc_perception.replay.live.result import LiveResult
-from mtc_perception.replay.notes import Notes
-from mtc_perception.replay.pages.demo_page import render_page
-from mtc_perception.replay.pages.page_pictures import Gallery, Picture
-from mtc_perception.replay.pictures import (
+from mtc_perception.replay.recordings.frames import FrameSource, SourceFrame
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.report.demo_page import render_page
+from mtc_perception.replay.report.page_pictures import Gallery, Picture
+from mtc_perception.replay.report.pictures import (
     VIDEO_WIDTH,
     Rgb,
     VideoFile,
@@ -26,6 +25,7 @@ from mtc_perception.replay.pictures import (
     jpeg,
     shrink,
 )
+from mtc_perception.util.files import write_text_atomic
 
 _PICTURE_WIDTH = 720
 _EXTREMES = 3

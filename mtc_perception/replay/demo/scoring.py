@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mtc_perception.bundle import Bundle, Thresholds
-from mtc_perception.metrics import ImageEvidence, PerceptionMetrics
-from mtc_perception.replay.frames import FrameSource
+from mtc_perception.core.bundle import Bundle, Thresholds
+from mtc_perception.metrics.tasks import ImageEvidence, PerceptionMetrics
 from mtc_perception.replay.live.result import LiveResult
-from mtc_perception.replay.notes import Note, Notes
+from mtc_perception.replay.recordings.frames import FrameSource
+from mtc_perception.replay.recordings.notes import Note, Notes
+from mtc_perception.replay.recordings.watch import fitted
 from mtc_perception.replay.records.figures import iou
 from mtc_perception.replay.records.judge import FrameJudge
-from mtc_perception.replay.sources.watch import fitted
 
 
 @dataclass(frozen=True, slots=True)

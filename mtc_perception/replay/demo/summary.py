@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.table import Table
 
-from mtc_perception.bundle import Bundle
-from mtc_perception.provenance import provenance
+from mtc_perception.core.bundle import Bundle
 from mtc_perception.replay.demo.scoring import Scores
 from mtc_perception.replay.live.result import LiveConfig, LiveResult
 from mtc_perception.replay.results.rows import STAGE_WORDS, frame_rows, latency_rows, metric_rows
+from mtc_perception.util.provenance import provenance
 
 
 def summarise(

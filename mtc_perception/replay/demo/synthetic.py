@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mtc_perception.errors import UserError
+from mtc_perception.util.errors import UserError
 
 SYNTHETIC_RATE_HZ, SYNTHETIC_WIDTH, SYNTHETIC_HEIGHT = 30, 1280, 720
 

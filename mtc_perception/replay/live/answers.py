@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.masks import PackedMask
-from mtc_perception.timing import FrameTimes
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.replay.recordings.masks import PackedMask
 
 OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
 

@@ -19,10 +19,10 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 
-from mtc_perception.launch_arguments import fastdds_environment
-from mtc_perception.replay.interrupts import interrupts_held
+from mtc_perception.node.launch_arguments import fastdds_environment
 from mtc_perception.replay.live.domain import ClaimedDomain
-from mtc_perception.replay.worker import ReplayError
+from mtc_perception.replay.run.interrupts import interrupts_held
+from mtc_perception.replay.run.worker_process import ReplayError
 
 NODE_NAME = "perception"
 START_TIMEOUT_S = 30.0
@@ -77,7 +77,7 @@ class NodeProcess:
         arguments = ["--ros-args", "--params-file", str(file), "-r", f"__ns:={namespace}"]
         with self._log.open("wb") as log, interrupts_held():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mtc_perception.node", *arguments],
+                [sys.executable, "-m", "mtc_perception.node.node", *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

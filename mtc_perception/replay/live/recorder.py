@@ -19,13 +19,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from mtc_perception.memory import keep_memory
-from mtc_perception.messages import rejection, stamp_ns, times_from_message
-from mtc_perception.replay.bags.truth_topics import detection_boxes
+from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
 from mtc_perception.replay.live.answers import Answer, AnswerWriter, RecordedFrame
 from mtc_perception.replay.live.protocol import Finish, Listening, Recording, Seen
-from mtc_perception.replay.masks import PackedMask
-from mtc_perception.replay.worker import ReplayError, stop_if_alone
+from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.recordings.truth_topics import detection_boxes
+from mtc_perception.replay.run.worker_process import ReplayError, stop_if_alone
+from mtc_perception.util.memory import keep_memory
 
 RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0

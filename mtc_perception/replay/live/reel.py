@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 from sensor_msgs.msg import CompressedImage, Image
 
-from mtc_perception.errors import ImageError
-from mtc_perception.images import SourceImage
-from mtc_perception.replay.frames import (
+from mtc_perception.core.images import SourceImage
+from mtc_perception.replay.live.protocol import Loaded, PlayerConfig, Transport
+from mtc_perception.replay.live.read_ahead import ReadAhead
+from mtc_perception.replay.recordings.frames import (
     BrokenPixels,
     EncodedPixels,
     Pixels,
@@ -22,9 +23,8 @@ from mtc_perception.replay.frames import (
     SourceFrame,
     first_seconds,
 )
-from mtc_perception.replay.live.protocol import Loaded, PlayerConfig, Transport
-from mtc_perception.replay.live.read_ahead import ReadAhead
-from mtc_perception.replay.sources.open import open_source
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.util.errors import ImageError
 
 _JPEG_QUALITY = 90
 _TO_BGR = {

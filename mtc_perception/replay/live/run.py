@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mtc_perception.replay.frames import SourceInfo
 from mtc_perception.replay.live.answers import AnswerReader
 from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
 from mtc_perception.replay.live.player import run_player
@@ -25,8 +24,9 @@ from mtc_perception.replay.live.protocol import (
 )
 from mtc_perception.replay.live.recorder import run_recorder
 from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
-from mtc_perception.replay.sources.open import open_source
-from mtc_perception.replay.worker import ReplayError, WorkerProcess
+from mtc_perception.replay.recordings.frames import SourceInfo
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.run.worker_process import ReplayError, WorkerProcess
 
 NAMESPACE = "/replay"
 IMAGE_TOPIC = f"{NAMESPACE}/image_raw"

@@ -2,8 +2,8 @@
 
 from dataclasses import astuple
 
-from mtc_perception.mask_metrics import MaskCounts
-from mtc_perception.metrics import ImageEvidence
+from mtc_perception.metrics.masks import MaskCounts
+from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.record import FrameRecord
 
 TASKS = ("detection", "drivable", "lane")

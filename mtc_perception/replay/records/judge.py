@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.bundle import Thresholds
-from mtc_perception.detection_metrics import judge
-from mtc_perception.metrics import GroundTruth, ImageEvidence, judge_image
-from mtc_perception.perception import Perception, StageTimes
-from mtc_perception.replay.frames import SourceFrame
-from mtc_perception.replay.notes import Notes
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.metrics.detection import judge
+from mtc_perception.metrics.tasks import GroundTruth, ImageEvidence, judge_image
+from mtc_perception.replay.recordings.frames import SourceFrame
+from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.replay.records.record import Change, FrameRecord, Status
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.detection_metrics import DetectionEvidence
-from mtc_perception.errors import UserError
-from mtc_perception.mask_metrics import MaskCounts
-from mtc_perception.metrics import ImageEvidence
+from mtc_perception.metrics.detection import DetectionEvidence
+from mtc_perception.metrics.masks import MaskCounts
+from mtc_perception.metrics.tasks import ImageEvidence
+from mtc_perception.util.errors import UserError
 
 FRAMES_FILE, TIMES_FILE = "frames.jsonl", "times.jsonl"
 Status = Literal["processed", "dropped", "stale", "malformed", "unreadable"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mtc_perception.timing import percentiles
+from mtc_perception.core.timing import percentiles
 
 
 def jitter_ms(times: Iterable[tuple[int, Mapping[str, float]]]) -> Iterator[float]:

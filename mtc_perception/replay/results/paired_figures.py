@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.detection_metrics import precision_curve
-from mtc_perception.mask_metrics import MaskCounts
-from mtc_perception.metrics import ImageEvidence
+from mtc_perception.metrics.detection import precision_curve
+from mtc_perception.metrics.masks import MaskCounts
+from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.figures import accuracy, detection_counts, iou, miou
 from mtc_perception.replay.records.record import Change, FrameRecord
 from mtc_perception.replay.results.bootstrap import Estimate, Weights

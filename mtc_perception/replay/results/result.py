@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.errors import UserError
-from mtc_perception.files import write_text_atomic
-from mtc_perception.metrics import PerceptionMetrics
-from mtc_perception.provenance import provenance
-from mtc_perception.replay.notes import Notes
+from mtc_perception.core.timing import percentiles
+from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.records.stability import Stability
 from mtc_perception.replay.results.live_figures import jitter_ms, merge_live
-from mtc_perception.replay.streams.task import Failure, StreamResult
-from mtc_perception.timing import percentiles
+from mtc_perception.replay.stream.task import Failure, StreamResult
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.provenance import provenance
 
 RESULT_FILE = "result.json"
 STREAMS_FOLDER = "streams"

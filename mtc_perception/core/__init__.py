@@ -1,0 +1,1 @@
+"""Images, bundles, the engine protocol and what perceiving yields: plain NumPy."""

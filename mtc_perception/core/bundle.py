@@ -1,0 +1,299 @@
+"""The bundle: the one deployable thing, networks plus everything needed to run them.
+
+A bundle is a directory `<name>.mtc/` (or the same, zipped) holding `manifest.json` and one ONNX
+file per variant. It is verified whole before anything of it is used.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
+
+from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_files
+from mtc_perception.util.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
+Precision = Literal["fp32", "fp16", "int8"]
+EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+_PLAIN_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputSpec(_Strict):
+    """The graph input `image`: uint8 `[N, height, width, 3]`."""
+
+    height: int = Field(gt=0)
+    width: int = Field(gt=0)
+    max_batch: int = Field(default=1, gt=0)
+    color_order: Literal["rgb"] = "rgb"
+
+
+class Thresholds(_Strict):
+    """Least probability that counts, per task. A value equal to the threshold counts."""
+
+    score: Fraction
+    drivable: Fraction
+    lane: Fraction
+
+
+class Variant(_Strict):
+    """One ONNX file: the same network at one precision, for the engines that can run it."""
+
+    file: NonEmpty
+    sha256: Sha256
+    precision: Precision
+    engines: list[EngineName] = Field(min_length=1)
+    accuracy: dict[str, Any] | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _stays_in_the_bundle(cls, value: str) -> str:
+        if not _PLAIN_FILE_NAME.match(value) or value == MANIFEST_NAME:
+            raise ValueError(f"{value!r} is not a plain file name inside the bundle")
+        return value
+
+
+class Training(_Strict):
+    """What the weights learnt from, and the licence that this puts on them."""
+
+    data: list[str]
+    licence: str
+
+
+class LineageStep(_Strict):
+    """One step of how the network came to be."""
+
+    step: Literal["teacher", "train", "prune", "distill", "quantize", "export"]
+    detail: str
+    sha256: Sha256 | None = None
+    accuracy: dict[str, Any] | None = None
+
+
+class SelfTest(_Strict):
+    """Golden outputs of one variant on `self_test_frame`, all in 0..1."""
+
+    drivable_mean: Fraction
+    lane_mean: Fraction
+    top_score: Fraction
+    tolerance: float = Field(gt=0.0)
+    """Largest difference from each golden value, relative to that value (see `engine`)."""
+
+
+class Manifest(_Strict):
+    """`manifest.json`. Variants are listed in order of preference."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: NonEmpty
+    version: NonEmpty
+    variants: dict[VariantKey, Variant] = Field(min_length=1)
+    input: InputSpec
+    classes: list[NonEmpty] = Field(min_length=1)
+    thresholds: Thresholds
+    max_detections: int = Field(gt=0)
+    params: int = Field(ge=0)
+    gmacs: float = Field(ge=0.0)
+    training: Training
+    lineage: list[LineageStep]
+    opset: int = Field(gt=0)
+    exporter: dict[str, str]
+    self_test: dict[VariantKey, SelfTest]
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known_schema(cls, value: int) -> int:
+        if value != SCHEMA_VERSION:
+            raise ValueError(f"is {value}, this version reads {SCHEMA_VERSION}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        files = [variant.file for variant in self.variants.values()]
+        if len(set(files)) != len(files):
+            raise ValueError("two variants name the same file")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a class name occurs twice")
+        for key, variant in self.variants.items():
+            if key.split("-")[0] != variant.precision:
+                raise ValueError(f"variants.{key}: precision says {variant.precision}")
+        if set(self.self_test) != set(self.variants):
+            raise ValueError("self_test must hold exactly the variants")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. Made by `read_bundle`."""
+
+    path: Path
+    manifest: Manifest
+
+    def model_bytes(self, variant: str) -> bytes:
+        """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
+        entry = self._variant(variant)
+        with BundleFiles(self.path) as files:
+            return _verified(files, entry)
+
+    def variant_for(self, engine: str, precision: str | None = None) -> str:
+        """Key of the preferred variant that `engine` runs. Raises BundleError if there is none."""
+        for key, variant in self.manifest.variants.items():
+            if engine in variant.engines and precision in (None, variant.precision):
+                return key
+        offered = ", ".join(
+            f"{key} ({'/'.join(variant.engines)})"
+            for key, variant in self.manifest.variants.items()
+        )
+        wanted = f"{precision} variant" if precision else "variant"
+        raise BundleError(f"{self.path}: no {wanted} for {engine}; the bundle has {offered}")
+
+    def _variant(self, key: str) -> Variant:
+        for name, variant in self.manifest.variants.items():
+            if name == key:
+                return variant
+        raise BundleError(
+            f"{self.path}: no variant {key!r}; the bundle has {', '.join(self.manifest.variants)}"
+        )
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and verify the bundle at `path`, a directory or a zip file.
+
+    Raises BundleError, in one line, when anything is missing, damaged or not as the schema says.
+    """
+    path = Path(path)
+    with BundleFiles(path) as files:
+        manifest = _parse_manifest(path, files.read(MANIFEST_NAME))
+        for variant in manifest.variants.values():
+            _verified(files, variant)
+    return Bundle(path=path, manifest=manifest)
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> None:
+    """Write a bundle; whatever happens, there is never a partial one at `path`.
+
+    `files` maps the file names of the manifest's variants to their content or to where it lies.
+    A path ending in `.zip` is written as a zip file, any other as a directory. The same manifest
+    and files always give the same bytes. Raises BundleError if they do not match each other, or
+    if `path` holds something else than a bundle.
+    """
+    path = Path(path)
+    named = {variant.file: variant.sha256 for variant in manifest.variants.values()}
+    if set(named) != set(files):
+        raise BundleError(
+            f"{path}: the manifest names the files {sorted(named)}, given are {sorted(files)}"
+        )
+    contents = {MANIFEST_NAME: manifest_json(manifest)}
+    for name in sorted(files):
+        source = files[name]
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if sha256_hex(data) != named[name]:
+            raise BundleError(f"{path}: {name} does not have the sha256 that the manifest gives")
+        contents[name] = data
+    write_files(path, contents)
+
+
+def manifest_json(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of `manifest.json`."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """Lower-case hexadecimal sha256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def self_test_frame(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A schematic road, uint8 `[height, width, 3]` RGB.
+
+    Integer arithmetic only, so that every machine makes the identical frame.
+    """
+    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
+    horizon = 2 * height // 5
+    depth = np.maximum(y - horizon, 0)
+    half_road = width // 40 + depth * width // (2 * max(height - horizon, 1))
+    offset = np.abs(x - width // 2)
+    ground = y >= horizon
+    grain = (7 * x + 13 * y + x * y // 16) % 24
+
+    red, green, blue = 120 + 80 * y // height, 150 + 60 * y // height, 210 + 30 * y // height
+    road = ground & (offset <= half_road)
+    dashed = (offset * 40 <= half_road) & (depth // max(height // 16, 1) % 2 == 0)
+    edge = (offset * 10 >= half_road * 8) & (offset * 20 <= half_road * 17)
+    paint = road & (dashed | edge)
+    dx, dy = x - (width // 2 + width // 9), y - 5 * height // 9
+    vehicle = (np.abs(dx) * 16 <= width) & (np.abs(dy) * 10 <= height)
+    window = vehicle & (dy < 0) & (np.abs(dx) * 20 <= width)
+    lights = vehicle & (dy * 30 >= height) & (dy * 20 <= height) & (np.abs(dx) * 24 >= width)
+
+    layers = (
+        (ground, (60 + grain, 100 + grain, 50 + grain)),
+        (road, (80 + grain, 80 + grain, 84 + grain)),
+        (paint, (230 + grain, 230 + grain, 225 + grain)),
+        (vehicle, (40 + grain, 44 + grain, 90 + grain)),
+        (window, (20 + grain, 24 + grain, 30 + grain)),
+        (lights, (220 + grain, 30 + grain, 30 + grain)),
+    )
+    for region, (r, g, b) in layers:
+        red, green, blue = (
+            np.where(region, new, old) for new, old in ((r, red), (g, green), (b, blue))
+        )
+    return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
+
+
+def _verified(files: BundleFiles, variant: Variant) -> bytes:
+    data = files.read(variant.file)
+    if sha256_hex(data) != variant.sha256:
+        raise BundleError(
+            f"{files.path}: {variant.file} is damaged (its sha256 is not the manifest's);"
+            " copy or export the bundle again"
+        )
+    return data
+
+
+def _parse_manifest(path: Path, data: bytes) -> Manifest:
+    try:
+        content = json.loads(data.decode())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: {MANIFEST_NAME} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: {MANIFEST_NAME} is not a JSON object")
+    # Checked first: of a newer schema's many differences, the version is the one that explains.
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise BundleError(
+            f"{path}: bundle schema version is {version!r}, this version of mtc_perception reads"
+            f" {SCHEMA_VERSION}; export the bundle again or install the matching version"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = " ".join(first["msg"].split())
+        raise BundleError(
+            f"{path}: {MANIFEST_NAME}: {where + ': ' if where else ''}{reason}"
+        ) from error

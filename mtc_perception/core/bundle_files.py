@@ -1,0 +1,119 @@
+"""How a bundle lies on disk: a directory, or the same as a zip file."""
+
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from typing_extensions import Self
+
+from mtc_perception.util.errors import BundleError
+from mtc_perception.util.files import sync
+
+MANIFEST_NAME = "manifest.json"
+
+
+class BundleFiles:
+    """Reads the files of a bundle, turning every failure into BundleError. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._prefix = ""
+
+    def __enter__(self) -> Self:
+        if not os.path.exists(self.path):  # Path.exists raises where access is denied
+            raise BundleError(f"{self.path}: no such bundle, or no permission to read it")
+        if self.path.is_file():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise BundleError(
+                    f"{self.path}: neither a bundle directory nor a zip file ({error})"
+                ) from error
+            # `zip -r x.zip name.mtc` puts everything below one folder: that is fine too.
+            tops = {name.split("/")[0] for name in self._zip.namelist()}
+            if MANIFEST_NAME not in tops and len(tops) == 1:
+                self._prefix = f"{tops.pop()}/"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def read(self, name: str) -> bytes:
+        """The content of a file. `name` must be a plain file name."""
+        try:
+            if self._zip is not None:
+                return self._zip.read(self._prefix + name)
+            return (self.path / name).read_bytes()
+        except (KeyError, FileNotFoundError) as error:
+            raise BundleError(f"{self.path}: {name} is missing from the bundle") from error
+        except (
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,  # a compression method that zipfile lacks
+            RuntimeError,  # an encrypted member
+        ) as error:
+            raise BundleError(f"{self.path}: cannot read {name}: {error}") from error
+
+
+def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace the bundle at `path` by one of these files; there is never a partial one, not even
+    after a power cut.
+
+    A path ending in `.zip` becomes a zip file, any other a directory; the same contents always
+    give the same bytes. Raises BundleError if `path` holds something else than a bundle.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        _write_zip(path, contents)
+    else:
+        _write_directory(path, contents)
+
+
+def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, data in contents.items():
+                # A fixed date keeps the bytes reproducible; weights do not compress.
+                archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
+        os.chmod(temporary, 0o644)
+        sync(Path(temporary))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
+    if path.exists() and not (path / MANIFEST_NAME).is_file():
+        raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        for name, data in contents.items():
+            (new / name).write_bytes(data)
+            sync(new / name)
+        sync(new)
+        try:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(new, path)
+        except BaseException:  # Ctrl-C too
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: built engines, where they are kept, and running them."""

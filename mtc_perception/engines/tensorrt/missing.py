@@ -1,0 +1,36 @@
+"""Builds the TensorRT engine of a selection where the store has none that loads."""
+
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import (
+    CURRENT,
+    BuildSettings,
+    Tell,
+    build_variant,
+    default_flavour,
+)
+from mtc_perception.engines.tensorrt.cuda import current_device
+from mtc_perception.engines.tensorrt.engine import stored_engine
+from mtc_perception.engines.tensorrt.library import deserialised
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.runtime.host import Selection
+from mtc_perception.util.errors import EngineError
+
+
+def build_missing_engine(selection: Selection, tell: Tell) -> str:
+    """Build the engine that `selection` needs on TensorRT; says what was built, "" for nothing.
+
+    Builds once at most, whether or not the new engine then loads. Raises BundleError, and
+    EngineError where TensorRT or a GPU is missing or the build fails.
+    """
+    bundle = read_bundle(selection.bundle)
+    variant = bundle.variant_for("tensorrt", selection.precision)
+    flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
+    try:
+        # Sound bytes are not enough: another driver's engine may not load.
+        deserialised(*stored_engine(Network.of(bundle, variant), device, store))
+    except EngineError:
+        settings = BuildSettings(flavour, timings=store.root)
+        built, path = build_variant(bundle, variant, settings, store, tell)
+        return f"built {path} in {built.about['seconds']:.0f} s"
+    return ""

@@ -1,0 +1,1 @@
+"""Accuracy: one implementation for training, evaluation and replay."""

@@ -1,0 +1,311 @@
+"""Every accuracy metric of the project, computed once: training, evaluation and replay use these.
+
+Conventions (those of the BDD100K multi-task papers, with what they leave open settled; the table
+of all figures is in docs/evaluation.md):
+
+- Nothing is scored where there is no label: an unlabelled task of an image is passed as None.
+- Detection is COCO's, over one class `vehicle`; predicted classes are not told apart. Ignore
+  regions are COCO crowds: detections inside them are neither right nor wrong. `recall` is the
+  maximum of the recall curve at IoU 0.5, that is, with every detection that was passed counted;
+  `*_at_threshold` is what a deployed score threshold gives, `*_at_best_f1` what the best one would.
+- Mask figures come per image and then averaged (`iou`, `miou`, `accuracy`), and from pixel counts
+  pooled over all images (`*_pooled`). `iou` is the foreground's, `miou` the mean of foreground's
+  and background's, `accuracy` is (sensitivity + specificity) / 2.
+- A ratio without anything to count is undefined (an IoU where neither label nor prediction has a
+  pixel of the class, an accuracy where the label lacks a class). Such an image is left out of that
+  average (`images_without_*` counts them), and a figure that is undefined altogether is None. A
+  false alarm on an image without foreground has IoU 0 and counts.
+- `*_dilated8`: the lane label is widened with a square of 8x8 pixels first, in an image 1280 wide
+  and in proportion in others, so that thin centre lines become 8 pixels wide; the prediction stays
+  as it is.
+- Parts of a data set add up (`merge`) to exactly the figures of the whole, in the order of their
+  images: of detections with equal scores the first counts first, as in COCO's code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.core.decode import threshold_level
+from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, judge
+from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
+
+BoolMask: TypeAlias = npt.NDArray[np.bool_]
+ByteMask: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.floating]
+
+LANE_DILATION_PX = 8
+"""In an image as wide as BDD100K's, `BDD_WIDTH_PX`."""
+BDD_WIDTH_PX = 1280
+SWEEP = [step / 20 for step in range(1, 20)]
+"""Thresholds 0.05 ... 0.95."""
+_DRIVABLE, _LANE = ("miou", "iou"), ("iou", "accuracy")
+FINE_SWEEP = [step / 100 for step in range(1, 100)]
+"""Where the best score threshold is looked for: F1 has a sharper peak than IoU."""
+RECOMMENDED = {
+    "score": ("detection", "f1"),
+    "drivable": ("drivable", "miou"),
+    "lane": ("lane", "iou"),
+}
+"""Threshold, and the task and figure whose best value recommends it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundTruth:
+    """Labels of one image of height H and width W; None where a task is unlabelled."""
+
+    boxes: Floats | None = None
+    """[n, 4] x1, y1, x2, y2 in image pixels."""
+    ignore: BoolMask | None = None
+    """[n] boxes that are ignore regions; None means none of them."""
+    drivable: BoolMask | None = None
+    """[H, W]"""
+    lane: BoolMask | None = None
+    """[H, W]"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageEvidence:
+    """What one image says about the accuracy of masks and boxes; None where a task is unlabelled.
+
+    All that any figure needs of it, a few bytes per detection.
+    """
+
+    detection: DetectionEvidence | None = None
+    drivable: MaskCounts | None = None
+    lane: MaskCounts | None = None
+    lane_dilated: MaskCounts | None = None
+    """Against the label widened by `lane_dilation_px`."""
+
+
+def judge_image(
+    truth: GroundTruth,
+    boxes: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    drivable: ByteMask,
+    lane: ByteMask,
+    max_detections: int = 100,
+) -> ImageEvidence:
+    """Judge one image of height H and width W in the tasks it has labels for.
+
+    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
+    [H, W] masks of 0 and 255. Raises ValueError where a label does not fit its image.
+    """
+    dilated = None if truth.lane is None else widened(truth.lane)
+    return ImageEvidence(
+        detection=None
+        if truth.boxes is None
+        else judge(boxes, scores, truth.boxes, truth.ignore, max_detections),
+        drivable=None if truth.drivable is None else count_pixels(drivable, truth.drivable),
+        lane=None if truth.lane is None else count_pixels(lane, truth.lane),
+        lane_dilated=None if dilated is None else count_pixels(lane, dilated),
+    )
+
+
+class PerceptionMetrics:
+    """All three tasks together, streaming; `to_json` gives the project's metric JSON.
+
+    The thresholds are those that the figures at one threshold are given for.
+    """
+
+    def __init__(
+        self,
+        drivable_threshold: float = 0.5,
+        lane_threshold: float = 0.5,
+        max_detections: int = 100,
+        score_threshold: float = 0.3,
+    ) -> None:
+        self.score_threshold = score_threshold
+        self.drivable_threshold = drivable_threshold
+        self.lane_threshold = lane_threshold
+        self.detection = DetectionMetric(max_detections)
+        self.drivable = MaskMetric()
+        self.lane = MaskMetric()
+        self.lane_dilated = MaskMetric()
+
+    @property
+    def images(self) -> int:
+        """Images counted for the task that most of them are labelled for."""
+        return max(self.detection.images, self.drivable.images, self.lane.images)
+
+    def update(
+        self,
+        truth: GroundTruth,
+        boxes: npt.ArrayLike,
+        scores: npt.ArrayLike,
+        drivable: ByteMask,
+        lane: ByteMask,
+    ) -> None:
+        """Count one image of height H and width W, in the tasks it has labels for.
+
+        `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
+        [H, W] either probabilities x 255 or masks of 0 and 255. Raises ValueError where a label
+        does not fit its image.
+        """
+        if truth.boxes is not None:
+            self.detection.update(boxes, scores, truth.boxes, truth.ignore)
+        if truth.drivable is not None:
+            self.drivable.update(drivable, truth.drivable)
+        if truth.lane is not None:
+            self.lane.update(lane, truth.lane)
+            self.lane_dilated.update(lane, widened(truth.lane))
+
+    def add(self, evidence: ImageEvidence) -> None:
+        """Count one image that was judged before: the same as `update` with its masks."""
+        if evidence.detection is not None:
+            self.detection.add(evidence.detection)
+        if evidence.drivable is not None:
+            self.drivable.add(evidence.drivable)
+        if evidence.lane is not None:
+            self.lane.add(evidence.lane)
+        if evidence.lane_dilated is not None:
+            self.lane_dilated.add(evidence.lane_dilated)
+
+    def merge(self, other: "PerceptionMetrics") -> None:
+        """Count everything `other` counted too: parts of a data set, or one frame, add up."""
+        self.detection.merge(other.detection)
+        self.drivable.merge(other.drivable)
+        self.lane.merge(other.lane)
+        self.lane_dilated.merge(other.lane_dilated)
+
+    def fresh(self) -> "PerceptionMetrics":
+        """The same with nothing counted yet."""
+        return PerceptionMetrics(
+            self.drivable_threshold,
+            self.lane_threshold,
+            self.detection.max_detections,
+            self.score_threshold,
+        )
+
+    def headlines(self) -> dict[str, float | None]:
+        """One quick figure per task, at the thresholds; None without labels or undefined."""
+        (f1,) = self.detection.sweep([self.score_threshold])["f1"]
+        return {
+            "detection": number(f1),
+            "drivable": self.drivable.at(self.drivable_threshold)["miou"],
+            "lane": self.lane.at(self.lane_threshold)["iou"],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric JSON of the tasks that had labels: fractions in 0..1, None where undefined."""
+        result: dict[str, Any] = {}
+        if self.detection.images:
+            result["detection"] = self._detection_json()
+        if self.drivable.images:
+            names = ("miou", "iou", "miou_pooled", "iou_pooled")
+            figures = self.drivable.at(self.drivable_threshold)
+            result["drivable"] = {
+                **{name: figures[name] for name in names},
+                **_counted(self.drivable, self.drivable_threshold, ("miou", "iou")),
+            }
+        if self.lane.images:
+            names = ("iou", "accuracy", "iou_pooled", "accuracy_pooled")
+            figures = self.lane.at(self.lane_threshold)
+            dilated = self.lane_dilated.at(self.lane_threshold)
+            result["lane"] = {
+                **{name: figures[name] for name in names},
+                **{_dilated_name(name): dilated[name] for name in names},
+                **_counted(self.lane, self.lane_threshold, ("iou", "accuracy")),
+            }
+        return result
+
+    def sweep_json(self) -> dict[str, Any]:
+        """Figures over thresholds 0.05 ... 0.95, and the threshold that is best for each."""
+        result: dict[str, Any] = {}
+        if self.detection.images:
+            result["detection"] = _sweep_json(
+                self.detection.sweep(SWEEP), {"f1": self._best_f1_threshold()}
+            )
+        levels = [threshold_level(threshold) for threshold in SWEEP]
+        if self.drivable.images:
+            curves = self.drivable.sweep()
+            result["drivable"] = _sweep_json({name: curves[name][levels] for name in _DRIVABLE})
+        if self.lane.images:
+            curves, dilated = self.lane.sweep(), self.lane_dilated.sweep()
+            result["lane"] = _sweep_json(
+                {name: curves[name][levels] for name in _LANE}
+                | {_dilated_name(name): dilated[name][levels] for name in _LANE}
+            )
+        return result
+
+    def _detection_json(self) -> dict[str, Any]:
+        found = self.detection.compute()
+        best_f1_threshold = self._best_f1_threshold()
+        deployed, best = self._found_at(self.score_threshold), self._found_at(best_f1_threshold)
+        return {
+            "recall": found.recall,
+            "map50": found.map50,
+            "map50_95": found.map50_95,
+            **{f"{name}_at_threshold": deployed[name] for name in ("recall", "precision", "f1")},
+            "best_f1": best["f1"],
+            **{f"{name}_at_best_f1": best[name] for name in ("recall", "precision")},
+            "best_f1_threshold": best_f1_threshold,
+            "threshold": self.score_threshold,
+            "images": self.detection.images,
+            "objects": self.detection.objects,
+            "max_detections": self.detection.max_detections,
+        }
+
+    def _found_at(self, threshold: float | None) -> dict[str, float | None]:
+        if threshold is None:
+            return dict.fromkeys(("recall", "precision", "f1"))
+        return {name: number(one) for name, (one,) in self.detection.sweep([threshold]).items()}
+
+    def _best_f1_threshold(self) -> float | None:
+        if not self.detection.objects:
+            return None
+        return best_threshold(FINE_SWEEP, self.detection.sweep(FINE_SWEEP)["f1"])
+
+
+def best_threshold(thresholds: Sequence[float], values: Floats) -> float | None:
+    """The threshold of the largest value, of equal ones the nearest to 0.5; None if all are NaN."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    top = np.flatnonzero(known & (values >= np.nanmax(values) - 1e-12))
+    return min((thresholds[int(index)] for index in top), key=lambda one: abs(one - 0.5))
+
+
+def dilate(label: BoolMask, size_px: int) -> BoolMask:
+    """Widen a label so that a line one pixel wide becomes `size_px` pixels wide."""
+    kernel = np.ones((size_px, size_px), dtype=np.uint8)
+    return np.asarray(cv2.dilate(label.astype(np.uint8), kernel), dtype=np.bool_)
+
+
+def widened(lane: BoolMask) -> BoolMask:
+    """A lane label [H, W] as `*_dilated8` wants it."""
+    return dilate(lane, lane_dilation_px(lane.shape[1]))
+
+
+def lane_dilation_px(width: int) -> int:
+    """How wide `*_dilated8` makes a thin line in an image of `width` pixels."""
+    return max(1, round(LANE_DILATION_PX * width / BDD_WIDTH_PX))
+
+
+def _counted(metric: MaskMetric, threshold: float, names: Sequence[str]) -> dict[str, Any]:
+    left_out = metric.left_out(threshold)
+    return {
+        "threshold": threshold,
+        "images": metric.images,
+        **{f"images_without_{name}": left_out[name] for name in names},
+    }
+
+
+def _sweep_json(
+    curves: dict[str, Floats], best: dict[str, float | None] | None = None
+) -> dict[str, Any]:
+    best = best or {name: best_threshold(SWEEP, curve) for name, curve in curves.items()}
+    return {
+        "threshold": SWEEP,
+        **{name: [number(value) for value in curve] for name, curve in curves.items()},
+        "best_threshold": {name: value for name, value in best.items() if value is not None},
+    }
+
+
+def _dilated_name(name: str) -> str:
+    head, _, pooled = name.partition("_")
+    return f"{head}_dilated{LANE_DILATION_PX}" + (f"_{pooled}" if pooled else "")

@@ -1,0 +1,213 @@
+"""One camera of the node: its subscription, its publishers, and how its input is doing."""
+
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+)
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from mtc_perception.core.images import SUPPORTED_ENCODINGS, SourceImage
+from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.core.overlay import draw_overlay
+from mtc_perception.core.perception import Perception
+from mtc_perception.core.timing import FrameTimes, TimingWindow
+from mtc_perception.node.inputs import InputMonitor
+from mtc_perception.node.messages import (
+    ImageWriter,
+    detections_message,
+    label_info_message,
+    rejection_message,
+    source_image,
+    stamp_ns,
+    timing_message,
+)
+from mtc_perception.node.parameters import CameraSettings
+from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
+from mtc_perception.runtime.host import EngineHost
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+"""Reliable, so that every consumer can connect; deep enough for a recorder that falls behind."""
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+RAW_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+WARN_PERIOD_NS = 5_000_000_000
+
+
+class Camera:
+    """Made by configure; `subscribe` and `unsubscribe` follow activate and deactivate.
+
+    The methods of `worker.CameraPort` run in the inference thread, all others in the executor's.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        index: int,
+        settings: CameraSettings,
+        prefix: str,
+        slots: FrameSlots,
+        host: EngineHost,
+    ) -> None:
+        """`prefix` goes before the output topics."""
+        self.name = settings.name
+        self.compressed = settings.compressed
+        # As image_transport does: remapping the base topic moves the compressed one with it.
+        base = node.resolve_topic_name(settings.topic)
+        compressed = base if base.endswith("/compressed") else f"{base}/compressed"
+        self.topic, self._other_topic = base, compressed
+        if settings.compressed:
+            self.topic, self._other_topic = compressed, base.removesuffix("/compressed")
+        self.monitor = InputMonitor()
+        self.window = TimingWindow()
+        self._node = node
+        self._clock = node.get_clock()
+        self._index = index
+        self._slots = slots
+        self._host = host
+        self._subscription: Subscription | None = None
+        self._unknown_encodings: set[str] = set()
+        self._next_warning_ns = 0
+        self._publishers: list[LifecyclePublisher] = []
+
+        def publisher(
+            message: type, topic: str, qos: QoSProfile = OUTPUT_QOS
+        ) -> LifecyclePublisher:
+            made: LifecyclePublisher = node.create_lifecycle_publisher(message, prefix + topic, qos)
+            self._publishers.append(made)
+            return made
+
+        self._detections = publisher(Detection2DArray, "detections")
+        self._drivable = publisher(Image, "drivable_mask")
+        self._lane = publisher(Image, "lane_mask")
+        self._timing = publisher(DiagnosticArray, "timing")
+        self._overlay = publisher(Image, "overlay")
+        self._label_info = publisher(LabelInfo, "label_info", LATCHED_QOS)
+        self._drivable_writer = ImageWriter("mono8", 1)
+        self._lane_writer = ImageWriter("mono8", 1)
+        self._overlay_writer = ImageWriter("rgb8", 3)
+
+    def subscribe(self, reliable: bool) -> None:
+        """Begin to receive; forgets what was known of the input."""
+        self.monitor = InputMonitor()
+        message = CompressedImage if self.compressed else Image
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=1, reliability=reliability)
+        try:
+            self._subscription = self._node.create_subscription(
+                message,
+                self.topic,
+                self._on_image,
+                qos,
+                event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_bad_qos),
+            )
+        except UnsupportedEventTypeError:  # this middleware cannot tell
+            self._subscription = self._node.create_subscription(
+                message, self.topic, self._on_image, qos
+            )
+
+    def unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def announce(self, score_threshold: float) -> None:
+        """Latch what the class names are; the publishers must be active."""
+        message = label_info_message(self._host.bundle.manifest.classes, score_threshold)
+        message.header.stamp = self._clock.now().to_msg()
+        self._label_info.publish(message)
+
+    def destroy(self) -> None:
+        self.unsubscribe()
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+
+    def publishers(self) -> tuple[int, str]:
+        """How many the topic has, and why no image would be coming from them."""
+        types = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
+        wanted = COMPRESSED_TYPE if self.compressed else RAW_TYPE
+        if not types:
+            silence = f"nobody publishes {self.topic}"
+            if self._node.count_publishers(self._other_topic):
+                silence += f", but {self._other_topic} is published: see {self.name}.transport"
+        elif wanted not in types:
+            silence = f"{self.topic} is {types[0]}, not {wanted}: see {self.name}.transport"
+        else:
+            silence = f"{len(types)} publisher(s) on {self.topic}, no image from them"
+        return len(types), silence
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        frame = Frame(
+            camera=self._index,
+            payload=message,
+            stamp_ns=stamp_ns(message.header),
+            received_ns=self._clock.now().nanoseconds,
+            arrived_ns=time.monotonic_ns(),
+        )
+        self.monitor.arrived(frame)
+        self._slots.put(frame)
+        # Hands the interpreter to the inference thread now, not at the executor's next wait.
+        time.sleep(0)
+
+    def _on_bad_qos(self, event: object) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)  # type: ignore[attr-defined]
+        self.monitor.qos_problem = (
+            f"a publisher on {self.topic} offers an incompatible QoS ({policy}): "
+            "set parameter reliability to best_effort"
+        )
+        self._node.get_logger().error(f"{self.name}: {self.monitor.qos_problem}")
+
+    def read(self, frame: Frame) -> SourceImage:
+        return source_image(frame.payload)
+
+    def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
+        words = f"{outcome.value}: {reason}"
+        self.monitor.rejected(words)
+        self._timing.publish(rejection_message(frame.payload.header, self.name, words))
+        logger = self._node.get_logger()
+        encoding = getattr(frame.payload, "encoding", "")
+        if outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS:
+            if encoding not in self._unknown_encodings:
+                self._unknown_encodings.add(encoding)
+                logger.error(f"{self.name}: {reason}")
+        elif frame.arrived_ns >= self._next_warning_ns:
+            self._next_warning_ns = frame.arrived_ns + WARN_PERIOD_NS
+            logger.warning(f"{self.name}: {outcome.value} image skipped: {reason}")
+
+    def publish(self, frame: Frame, perception: Perception) -> None:
+        header = frame.payload.header
+        classes = self._host.bundle.manifest.classes
+        self._detections.publish(detections_message(header, perception, classes))
+        self._drivable.publish(self._drivable_writer.write(header, perception.drivable))
+        self._lane.publish(self._lane_writer.write(header, perception.lane))
+        height, width = perception.lane.shape
+        self.monitor.accepted(width, height)
+
+    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
+        self.window.add(times)
+        engine = self._host.engine.name
+        self._timing.publish(
+            timing_message(frame.payload.header, self.name, engine, times, clock.value)
+        )
+
+    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
+        if self._overlay.get_subscription_count() == 0:
+            return
+        picture = draw_overlay(to_rgb(image), perception, self._host.bundle.manifest.classes)
+        self._overlay.publish(self._overlay_writer.write(frame.payload.header, picture))

@@ -1,0 +1,94 @@
+"""What /diagnostics says: one status for the engine, one for each camera."""
+
+from collections.abc import Mapping
+
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from mtc_perception.node.camera import Camera
+from mtc_perception.node.inputs import InputState
+from mtc_perception.node.messages import status_message
+from mtc_perception.runtime.frames import Clock, Counters
+from mtc_perception.runtime.host import EngineHost, Limits
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus:
+    """There is no engine; `failure` is why, if something failed."""
+    values = {"state": state} | ({"failure": failure} if failure else {})
+    level, message = (ERROR, failure) if failure else (OK, state)
+    return status_message(f"{node}: engine", level, message, values, "")
+
+
+def engine_status(
+    node: str, state: str, host: EngineHost, limits: Limits, swap: str
+) -> DiagnosticStatus:
+    """Which engine runs which network, whether it is the one that was chosen, and the last swap."""
+    manifest, engine = host.bundle.manifest, host.engine
+    values: dict[str, object] = {
+        "state": state,
+        "engine": engine.name,
+        "device": engine.device,
+        "precision": engine.precision,
+        "why": host.why,
+        "degraded": host.degraded or "no",
+        "swap": swap or "none",
+        "bundle": host.bundle.path,
+        "network": f"{manifest.name} {manifest.version}",
+        "lineage": " -> ".join(f"{step.step} ({step.detail})" for step in manifest.lineage),
+        "score_threshold": limits.thresholds.score,
+        "drivable_threshold": limits.thresholds.drivable,
+        "lane_threshold": limits.thresholds.lane,
+        "max_detections": limits.max_detections,
+        "max_frame_age_ms": limits.max_frame_age_ms,
+    }
+    if host.degraded:
+        level, message = WARN, f"degraded: {host.degraded}"
+    else:
+        level, message = OK, f"{state}, {engine.name} {engine.precision}"
+    return status_message(f"{node}: engine", level, message, values, engine.device)
+
+
+def camera_status(node: str, camera: Camera, counters: Counters, active: bool) -> DiagnosticStatus:
+    """How one camera's input and latency are."""
+    monitor = camera.monitor
+    rate_hz = monitor.rate_hz()
+    publishers, silence = camera.publishers()
+    state, reason = monitor.state(silence)
+    values: dict[str, object] = {
+        "topic": camera.topic,
+        "transport": "compressed" if camera.compressed else "raw",
+        "publishers": publishers,
+        "input": state.value if active else "inactive",
+        "reason": reason if active else "",
+        "rate_hz": rate_hz,
+        "resolution": monitor.resolution,
+        "frames_in": counters.received,
+        "frames_processed": counters.processed,
+        "frames_dropped": counters.dropped,
+        "frames_stale": counters.stale,
+        "frames_malformed": counters.malformed,
+        "clock": monitor.clock.value,
+        "clock_offset_ms": monitor.offset_ms,
+        "stamps_back": monitor.stamps_back,
+        **_latencies(camera.window.summary()),
+    }
+    if not active:
+        level, message = OK, "inactive"
+    elif state is not InputState.OK:
+        level = WARN if state is InputState.WAITING and not monitor.qos_problem else ERROR
+        message = f"{state.value}: {reason}"
+    elif monitor.clock is not Clock.OK:
+        level, message = WARN, monitor.clock.value
+    else:
+        level, message = OK, f"{rate_hz:.1f} Hz"
+    return status_message(f"{node}: {camera.name}", level, message, values, camera.topic)
+
+
+def _latencies(summary: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
+    return {
+        f"{stage}_{quantile}_ms": values[quantile]
+        for stage, values in summary.items()
+        for quantile in ("p50", "p95", "p99", "max")
+        if quantile in values
+    }

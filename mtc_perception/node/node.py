@@ -1,0 +1,386 @@
+"""The lifecycle node `perception`: parameters in, wiring, nothing else."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from mtc_perception_interfaces.srv import LoadEngine
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from mtc_perception.core.bundle import Manifest
+from mtc_perception.engines.tensorrt.missing import build_missing_engine
+from mtc_perception.node.camera import Camera
+from mtc_perception.node.diagnostics import camera_status, engine_status, unconfigured_status
+from mtc_perception.node.load_engine import EngineService, Switch
+from mtc_perception.node.parameters import LiveSettings, Parameters, Settings
+from mtc_perception.runtime.frames import FrameSlots
+from mtc_perception.runtime.host import EngineHost, Limits, Loaded, Selection, load, release
+from mtc_perception.runtime.worker import InferenceWorker
+from mtc_perception.util.errors import EngineError, UserError, one_line
+from mtc_perception.util.memory import keep_memory
+
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+
+BUILD_LOG_PERIOD_S = 5.0
+
+
+@dataclass(slots=True)
+class Configured:
+    """What exists from configure to cleanup."""
+
+    settings: Settings
+    host: EngineHost
+    slots: FrameSlots
+    limits: Limits
+    cameras: list[Camera]
+
+
+class PerceptionNode(LifecycleNode):
+    """Perceives the newest image of every camera, in one inference thread of its own.
+
+    The executor's thread only stores images, answers services and publishes /diagnostics; what
+    the other threads must tell it goes through guard conditions.
+    """
+
+    def __init__(self, **node_options: Any) -> None:
+        """`node_options` are those of rclpy's `Node`."""
+        super().__init__("perception", **node_options)
+        self._state = "unconfigured"
+        self._failure = ""
+        self._configured: Configured | None = None
+        self._worker: InferenceWorker | None = None
+        self._params = Parameters(self, self._on_live)
+        # Not a lifecycle publisher: a node that could not be configured must be able to say so.
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady: with use_sim_time and nobody publishing /clock, ROS time stands still.
+        self._timer = self.create_timer(
+            self._params.diagnostics_period_s,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._engine_gone = self.create_guard_condition(self._on_engine_gone)
+        self._engine_service = EngineService(self, self._prepare_swap, self._publish_diagnostics)
+        self._next_progress_s = 0.0
+        self.get_logger().info(
+            "unconfigured: waiting for the lifecycle transitions that perception.launch.py asks for"
+        )
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._enter("configuring")
+        try:
+            self._configure()
+        except UserError as error:
+            return self._refuse(str(error))
+        except Exception as error:  # rclpy would swallow it without a word
+            return self._refuse(f"{type(error).__name__}: {error}")
+        result = super().on_configure(state)
+        self._enter("inactive")
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)
+        assert self._configured is not None
+        try:
+            self._activate(self._configured)
+        except Exception as error:
+            self._stop()
+            super().on_deactivate(state)
+            self.get_logger().error(f"cannot activate: {error}")
+            return FAILURE
+        self._enter("active")
+        for camera in self._configured.cameras:
+            self.get_logger().info(f"{camera.name}: listening to {camera.topic}")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        super().on_deactivate(state)
+        if self._failure:
+            return ERROR
+        self._enter("inactive")
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self._enter("unconfigured")
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self._enter("finalized")
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back; the node may be configured again."""
+        self._release()
+        self._enter("unconfigured")
+        return SUCCESS
+
+    def close(self) -> None:
+        """Stop the threads and free the engines, in whatever state the node is."""
+        self._release()
+        self._engine_service.close()
+
+    def _configure(self) -> None:
+        settings = self._params.settings()
+        for name in self._params.unknown_overrides():
+            self.get_logger().warning(f"there is no parameter {name}: it has no effect")
+        if settings.build_engine:
+            self._build_engine(settings.selection)
+        self.get_logger().info(f"loading {settings.selection}")
+        loaded = load(settings.selection)
+        # From here on `_release` closes the engine, whatever fails.
+        self._configured = configured = Configured(
+            settings=settings,
+            host=EngineHost(loaded, fallback=settings.fallback),
+            slots=FrameSlots(len(settings.cameras)),
+            limits=_limits(self._params.live(), loaded.bundle.manifest),
+            cameras=[],
+        )
+        self.get_logger().info(loaded.why)
+        for index, camera in enumerate(settings.cameras):
+            prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
+            configured.cameras.append(
+                Camera(self, index, camera, prefix, configured.slots, configured.host)
+            )
+        self._timer.timer_period_ns = int(self._params.diagnostics_period_s * 1e9)
+        self._failure = self._engine_service.state = ""
+        self._params.locked = True
+
+    def _build_engine(self, selection: Selection) -> None:
+        """Build the TensorRT engine if it is missing; where `auto` may choose, nothing must be."""
+        if selection.engine not in ("auto", "tensorrt"):
+            return
+        try:
+            built = build_missing_engine(selection, self._on_build_progress)
+        # Nothing more: an interrupt inside rclpy's C++ comes out as some other error.
+        except (UserError, OSError) as error:
+            if selection.engine == "tensorrt":
+                raise
+            self.get_logger().warning(f"no TensorRT engine is built: {one_line(error)}")
+            return
+        if built:
+            self.get_logger().info(built)
+
+    def _on_build_progress(self, phase: str, fraction: float) -> None:
+        """Nothing else is served during configure, so the diagnostics are kept up from here."""
+        progress = f"building the TensorRT engine, {fraction:.0%} ({phase})"
+        self.get_logger().info(progress, throttle_duration_sec=BUILD_LOG_PERIOD_S)
+        if time.monotonic() >= self._next_progress_s:
+            self._next_progress_s = time.monotonic() + self._params.diagnostics_period_s
+            self._enter(f"configuring: {progress}")
+
+    def _activate(self, configured: Configured) -> None:
+        for camera in configured.cameras:
+            camera.subscribe(configured.settings.reliable)
+            camera.announce(configured.limits.thresholds.score)
+        configured.slots.open()
+        clock = self.get_clock()
+        self._worker = InferenceWorker(
+            configured.slots,
+            configured.host,
+            configured.cameras,
+            configured.limits,
+            now_ns=lambda: clock.now().nanoseconds,
+            on_degraded=self._warn,
+            on_failure=self._fail,
+        )
+
+    def _stop(self) -> None:
+        """From active to inactive."""
+        if self._configured is not None:
+            for camera in self._configured.cameras:
+                camera.unsubscribe()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _release(self) -> None:
+        """From any state to unconfigured."""
+        self._stop()
+        if self._configured is not None:
+            for camera in self._configured.cameras:
+                camera.destroy()
+            self._configured.host.close()
+            self._configured = None
+        self._params.locked = False
+
+    def _refuse(self, reason: str) -> TransitionCallbackReturn:
+        """End a configure that failed."""
+        self._release()
+        if not self.context.ok():
+            # A signal came in between, and this is only its echo. Nobody waits for the end of the
+            # transition, which rclpy would call an error.
+            raise KeyboardInterrupt
+        self._failure = reason
+        self.get_logger().error(f"cannot configure: {reason}")
+        self._enter("unconfigured")
+        return FAILURE
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        self._publish_diagnostics()
+
+    def _on_live(self, live: LiveSettings) -> None:
+        configured = self._configured
+        if configured is None:
+            return
+        self._set_limits(configured, _limits(live, configured.host.bundle.manifest))
+
+    def _set_limits(self, configured: Configured, limits: Limits) -> None:
+        configured.limits = limits
+        if self._worker is not None:
+            self._worker.limits = limits
+            for camera in configured.cameras:
+                camera.announce(limits.thresholds.score)
+
+    def _prepare_swap(self, request: LoadEngine.Request) -> tuple[Selection, Switch]:
+        """What `EngineService` needs for a request. Raises EngineError."""
+        configured = self._configured
+        if configured is None:
+            raise EngineError(
+                "the node is unconfigured: set the parameters bundle, engine and precision, and"
+                " configure it"
+            )
+        selection = self._params.selection(request.bundle, request.engine, request.precision)
+        return selection, partial(self._switch, configured)
+
+    def _switch(self, configured: Configured, loaded: Loaded) -> str:
+        """Put `loaded` in charge, between two frames, and say what runs now.
+
+        Closes the engine that is not needed: the former one, or `loaded` if it raises EngineError.
+        """
+        unneeded = loaded.engine
+        try:
+            with configured.slots.pause():
+                if self._configured is not configured or self._failure:
+                    raise EngineError(
+                        "the node was cleaned up or failed while the engine was loading"
+                    )
+                limits = _limits(self._params.live(), loaded.bundle.manifest)
+                former = configured.host.engine
+                configured.host.switch(loaded)
+                unneeded = former
+                problems = self._follow(configured, limits, loaded.selection)
+        finally:
+            release(unneeded)
+        for problem in problems:
+            self.get_logger().error(f"load_engine: {problem}")
+        return "; but ".join((loaded.why, *problems))
+
+    def _follow(self, configured: Configured, limits: Limits, selection: Selection) -> list[str]:
+        """Adapt everything else to an engine that is in charge; what of it failed does not undo
+        the switch."""
+        problems = []
+        for adapt in (
+            partial(self._set_limits, configured, limits),
+            partial(self._params.follow, selection),
+        ):
+            try:
+                adapt()
+            except Exception as error:  # rclpy's own, or of somebody's callback
+                problems.append(one_line(error))
+        return problems
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text)
+
+    def _fail(self, reason: str) -> None:
+        """Called by the inference thread as it ends."""
+        self._failure = reason
+        # When the context is gone, publishing fails first: that is a shutdown, not a failure.
+        if self.context.ok():
+            self._engine_gone.trigger()
+
+    def _on_engine_gone(self) -> None:
+        if self._worker is None:
+            return
+        self.get_logger().error(f"inference stopped: {self._failure}")
+        self.trigger_deactivate()
+
+    def _publish_diagnostics(self) -> None:
+        if not self.context.ok():
+            return
+        name, configured = self.get_name(), self._configured
+        if configured is None:
+            statuses = [unconfigured_status(name, self._state, self._failure)]
+        else:
+            active = self._worker is not None
+            swap = self._engine_service.state
+            statuses = [engine_status(name, self._state, configured.host, configured.limits, swap)]
+            statuses += [
+                camera_status(name, camera, counters, active)
+                for camera, counters in zip(
+                    configured.cameras, configured.slots.counters(), strict=True
+                )
+            ]
+        message = DiagnosticArray(status=statuses)
+        message.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(message)
+
+
+def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
+    return Limits(
+        thresholds=live.thresholds(manifest.thresholds),
+        max_detections=live.max_detections or manifest.max_detections,
+        max_frame_age_ms=live.max_frame_age_ms,
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
+    node = None
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    keep_memory()
+    # SIGTERM interrupts whatever runs, as Ctrl-C does, even a long configure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        try:
+            rclpy.init(args=args)
+        except RuntimeError as error:  # what every error of rcl derives from
+            raise UserError(str(error)) from error
+        node = PerceptionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (UserError, ParameterException, NameValidationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # Raised inside rclpy's C++, a KeyboardInterrupt comes out as some other error.
+        if not interrupted:
+            raise
+    finally:
+        # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""One storage file of a rosbag2 (mcap or sqlite3), read without a ROS installation."""
+
+import sqlite3
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rosbags.highlevel import AnyReader
+from rosbags.typesys.store import Typestore
+
+from mtc_perception.replay.recordings.frames import SourceError
+from mtc_perception.replay.recordings.notes import Notes
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+STORAGE_SUFFIXES = (".mcap", ".db3")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """One topic of one file."""
+
+    name: str
+    kind: str
+    """Message type."""
+    count: int
+
+
+class Storage(Protocol):
+    """An open storage file."""
+
+    path: Path
+    topics: list[TopicInfo]
+    start_ns: int
+    end_ns: int
+    """Recording times of the first and last message."""
+
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        """Topic, recording time in ns and serialised content of each message of these topics.
+
+        Raises the errors of its parser where the file is damaged.
+        """
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        """The message; raises the errors of its parser."""
+
+    def close(self) -> None: ...
+
+
+class IndexedFile:
+    """A whole file, read by rosbags in the order of recording."""
+
+    def __init__(self, path: Path, typestore: Typestore) -> None:
+        """`typestore` is for files that define no types. Raises the errors of rosbags."""
+        self.path = path
+        self._reader = AnyReader([path], default_typestore=typestore)
+        self._reader.open()
+        self.topics = [TopicInfo(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
+        self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time - 1
+
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        wanted = [c for c in self._reader.connections if c.topic in topics]
+        if not wanted:
+            return  # no connections would mean all of them
+        infos = {c.id: TopicInfo(c.topic, c.msgtype, c.msgcount) for c in wanted}
+        for connection, recorded_ns, data in self._reader.messages(wanted):
+            yield infos[connection.id], recorded_ns, message_bytes(data)
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        return self._reader.deserialize(data, kind)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class SalvagedSqlite:
+    """A damaged sqlite3 file, read message by message until the damage."""
+
+    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
+        """Raises SourceError if no message can be read."""
+        self.path, self._typestore = path, typestore
+        try:
+            self._database = sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
+            # Without this SQLite refuses every file that is shorter than its header says.
+            self._database.execute("PRAGMA writable_schema = ON")
+            rows = self._database.execute("SELECT id, name, type FROM topics").fetchall()
+        except sqlite3.Error as error:
+            raise SourceError(f"{path} is damaged from its beginning: {error}") from None
+        self._kinds = {number: (name, kind) for number, name, kind in rows}
+        counts: dict[int, int] = {}
+        first_ns, last_ns = 2**63, -1
+        for number, recorded_ns, _ in self._rows("length(data)", notes):
+            counts[number] = counts.get(number, 0) + 1
+            first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
+        if not counts:
+            self.close()
+            raise SourceError(f"{path} is damaged before its first message")
+        self.start_ns, self.end_ns = first_ns, last_ns
+        self.topics = [TopicInfo(*self._kinds[number], n) for number, n in counts.items()]
+
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        known = {info.name: info for info in self.topics if info.name in topics}
+        for number, recorded_ns, data in self._rows("data", Notes()):
+            name, _ = self._kinds[number]
+            if name in known:
+                yield known[name], recorded_ns, message_bytes(data)
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        return self._typestore.deserialize_cdr(data, kind)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows(self, column: str, notes: Notes) -> Iterator[tuple[int, int, Any]]:
+        # By key, the order of recording, so that everything before the damage is found.
+        query = f"SELECT topic_id, timestamp, {column} FROM messages ORDER BY id"
+        rows = 0
+        try:
+            for number, recorded_ns, value in self._database.execute(query):
+                if number in self._kinds:
+                    yield number, recorded_ns, value
+                    rows += 1
+        except sqlite3.Error as error:
+            notes.add("truncated file", f"{self.path.name}: {error} after {rows} messages")
+
+
+def message_bytes(data: bytes) -> bytes:
+    """A serialised message as it was before rosbag2 compressed it, if it did."""
+    # Every serialised message begins with its byte order, 0 or 1 after a 0.
+    return bytes(unzstd(data)) if data[:4] == _ZSTD_MAGIC else data
+
+
+def unzstd(data: bytes | memoryview) -> bytes:
+    """Decompressed `data`. Raises zstd's own error."""
+    return bytes(zstd.decompress(data))
+
+
+def unpack_file(packed: Path, target: Path, notes: Notes) -> None:
+    """Write what `packed` (zstd) holds, as far as it goes, to `target`. Raises OSError."""
+    with target.open("wb") as out, zstd.open(packed, "rb") as content:
+        try:
+            while block := content.read(1 << 20):
+                out.write(block)
+        except (EOFError, zstd.ZstdError) as error:
+            notes.add("truncated file", f"{packed.name}: {' '.join(str(error).split())}")

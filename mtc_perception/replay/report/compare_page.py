@@ -1,0 +1,207 @@
+"""The HTML page of a comparison: two runs of the same recordings, image by image."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.pages import render
+from mtc_perception.pages.line_chart import Chart, Line, line
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS
+from mtc_perception.replay.report.compare_view import (
+    Changed,
+    StreamPair,
+    most_changed,
+    pair_streams,
+)
+from mtc_perception.replay.report.page_pictures import Gallery, Picture, data_uri
+from mtc_perception.replay.report.pictures import jpeg, shrink
+from mtc_perception.replay.report.redraw import Redrawn, redraw
+from mtc_perception.replay.report.run_page import MOST_STREAMS, PAGE_FILE, Card
+from mtc_perception.replay.report.run_view import StreamView, precision_curve, read_streams
+from mtc_perception.replay.report.strips import COLUMNS, Strip, change_strips
+from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.rows import latency_rows, times_ms
+from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+
+_TEMPLATE = "compare_page.html.j2"
+_PICTURES = 3
+"""Per figure and direction."""
+_WIDTH_PX = 480
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs."""
+
+    title: str
+    result: Mapping[str, Any]
+    latencies: list[tuple[str, list[str]]]
+
+
+def write_comparison(
+    out: Path, first: Path, second: Path, comparison: Mapping[str, Any], tick: Callable[[], None]
+) -> Path:
+    """Write the page of two runs and their comparison into the folder `out`, which exists.
+
+    `tick` is called for every image drawn. Raises UserError where a folder holds no run.
+    """
+    results = read_result(first), read_result(second)
+    streams = read_streams(first, results[0]), read_streams(second, results[1])
+    pairs = pair_streams(*streams)
+    worse, better = (most_changed(pairs, sign, _PICTURES) for sign in (-1, 1))
+    drawn, problems = _redrawn(pairs, [*worse, *better], tick)
+    text = render(
+        __package__ or "",
+        _TEMPLATE,
+        a=_side(first, results[0]),
+        b=_side(second, results[1]),
+        comparison=comparison,
+        cards=list(_cards(comparison)),
+        rows=[_row(figure) for figure in comparison["figures"]],
+        streams=[_charts(pair, [*worse, *better], drawn) for pair in pairs[:MOST_STREAMS]],
+        more_streams=max(len(pairs) - MOST_STREAMS, 0),
+        chart=_precision_chart(streams),
+        galleries=[*_galleries("worse", worse, drawn), *_galleries("better", better, drawn)],
+        problems=problems,
+        data_uri=data_uri,
+    )
+    return write_text_atomic(out / PAGE_FILE, text)
+
+
+def _side(run: Path, result: Mapping[str, Any]) -> Side:
+    return Side(run.name, result, latency_rows(times_ms(result)))
+
+
+def _cards(comparison: Mapping[str, Any]) -> Iterator[Card]:
+    different = f"{comparison['different_answers']} / {comparison['images']}"
+    yield Card(different, "answers differ")
+    moods = {"better": "good", "worse": "alarm"}
+    for verdict in ("better", "worse", "no difference"):
+        count = sum(figure["verdict"] == verdict for figure in comparison["figures"])
+        yield Card(str(count), f"figures: {verdict}", moods.get(verdict, "") if count else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table of figures."""
+
+    words: str
+    cells: list[str]
+    mood: str
+
+
+def _row(figure: Mapping[str, Any]) -> Row:
+    digits = 1 if figure["name"].startswith("latency_ms.") else 4
+
+    def text(value: float | None, sign: str = "") -> str:
+        return "undefined" if value is None else format(value, f"{sign}.{digits}f")
+
+    low, high = figure["low"], figure["high"]
+    interval = "" if low is None or high is None else f"{text(low, '+')} to {text(high, '+')}"
+    cells = [text(figure["a"]), text(figure["b"]), text(figure["change"], "+")]
+    mood = {"better": "passed", "worse": "broken"}.get(figure["verdict"], "")
+    return Row(figure["name"], [*cells, interval, figure["verdict"]], mood)
+
+
+@dataclass(frozen=True, slots=True)
+class PairCharts:
+    """What is drawn of one stream."""
+
+    name: str
+    strips: str
+    shared: bool
+    """Images share a bar."""
+
+
+_Drawn = dict[tuple[str, int], Redrawn]
+"""By name of the stream and index of the image."""
+
+
+def _charts(pair: StreamPair, chosen: Sequence[Changed], drawn: _Drawn) -> PairCharts:
+    rows = []
+    for figure, values in pair.changes.items():
+        links = {
+            one.place: _anchor(one)
+            for one in chosen
+            if one.pair is pair and one.figure == figure and _key(one) in drawn
+        }
+        rows.append(Strip(FIGURE_WORDS[figure], values, links))
+    return PairCharts(pair.first.result.name, change_strips(rows), len(pair.places) > COLUMNS)
+
+
+def _redrawn(
+    pairs: Sequence[StreamPair], chosen: Sequence[Changed], tick: Callable[[], None]
+) -> tuple[_Drawn, list[str]]:
+    """The chosen images drawn, and why those of some streams are not."""
+    drawn: _Drawn = {}
+    problems = []
+    with PerceiverPool() as perceivers:
+        for pair in pairs:
+            wanted = {
+                _key(one)[1]: (
+                    pair.first.digests[pair.places[one.place][0]],
+                    pair.second.digests[pair.places[one.place][1]],
+                )
+                for one in chosen
+                if one.pair is pair
+            }
+            name = pair.first.result.name
+            try:
+                found = redraw(pair.first.result, pair.second.result, wanted, perceivers, tick)
+            except UserError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            drawn |= {(name, index): one for index, one in found.items()}
+    return drawn, problems
+
+
+def _galleries(words: str, chosen: Sequence[Changed], drawn: _Drawn) -> Iterator[Gallery]:
+    for figure, name in FIGURE_WORDS.items():
+        pictures = [
+            _picture(one, drawn[_key(one)])
+            for one in chosen
+            if one.figure == figure and _key(one) in drawn
+        ]
+        if pictures:
+            yield Gallery(f"Got {words} most: {name}", pictures)
+
+
+def _picture(one: Changed, drawn: Redrawn) -> Picture:
+    first, second = one.pair.first, one.pair.second
+    a, b = one.pair.places[one.place]
+    before, after = first.figures[one.figure][a], second.figures[one.figure][b]
+    caption = (
+        f"{first.result.name}, image {first.indices[a]} at {first.times_s[a]:.2f} s: "
+        f"{before:.3f} to {after:.3f}"
+    )
+    if not drawn.faithful:
+        caption += "; drawn anew, and not quite as in the runs"
+    views = {"A": drawn.first, "B": drawn.second}
+    if drawn.truth is not None:
+        views["labels"] = drawn.truth
+    small = {name: jpeg(shrink(view, _WIDTH_PX)) for name, view in views.items()}
+    return Picture(caption, small, _anchor(one))
+
+
+def _precision_chart(streams: tuple[list[StreamView], list[StreamView]]) -> Chart | None:
+    lines: list[Line] = []
+    for name, side in zip("AB", streams, strict=True):
+        curve = precision_curve([stream.detection for stream in side])
+        if curve is not None:
+            lines.append(line(name, len(lines), *curve))
+    if not lines:
+        return None
+    return Chart("Vehicles at IoU 0.5: precision over recall", "recall", lines, [])
+
+
+def _key(one: Changed) -> tuple[str, int]:
+    a, _ = one.pair.places[one.place]
+    return one.pair.first.result.name, one.pair.first.indices[a]
+
+
+def _anchor(one: Changed) -> str:
+    number, index = one.pair.first.result.number, _key(one)[1]
+    return f"s{number}-{one.figure}-{index}"

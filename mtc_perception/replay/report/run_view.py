@@ -1,0 +1,108 @@
+"""A run's folder as what its page shows: series over the images of each stream, and curves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtc_perception.metrics.detection import RECALLS, DetectionMetric
+from mtc_perception.pages.line_chart import WIDTH, Chart, Line, Mark, line
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS, image_figures
+from mtc_perception.replay.records.record import read_frames, read_times
+from mtc_perception.replay.results.result import stream_folder
+from mtc_perception.replay.stream.gallery import Worst, read_worst
+from mtc_perception.replay.stream.sinks import PICTURES
+from mtc_perception.replay.stream.task import StreamResult
+
+
+@dataclass(slots=True, eq=False)
+class StreamView:
+    """One stream; the lists have an entry per image, in recorded order."""
+
+    result: StreamResult
+    folder: Path
+    stamps_ns: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    """Of the answers."""
+    indices: list[int] = field(default_factory=list)
+    """Of the images in the recording."""
+    latencies_ms: list[float] = field(default_factory=list)
+    """End to end, NaN without an answer."""
+    lost: list[bool] = field(default_factory=list)
+    """No answer came."""
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    """By those of `FIGURE_WORDS` that any image has; NaN where one has not."""
+    worst: list[Worst] = field(default_factory=list)
+    detection: DetectionMetric = field(default_factory=DetectionMetric)
+    """Against the labels."""
+    agreement: DetectionMetric = field(default_factory=DetectionMetric)
+    """Against the reference network."""
+
+    @property
+    def times_s(self) -> list[float]:
+        """Since the first stamp."""
+        first_ns = min(self.stamps_ns, default=0)
+        return [(stamp_ns - first_ns) / 1e9 for stamp_ns in self.stamps_ns]
+
+    def place(self, index: int) -> int:
+        """Where in the lists the image of this index is."""
+        return self.indices.index(index)
+
+
+def read_streams(run: Path, result: Mapping[str, Any]) -> list[StreamView]:
+    """The streams of a run and its result. Raises UserError where they are not in its folder."""
+    return [_read_stream(stream_folder(run, stream)) for stream in result["streams"]]
+
+
+def _read_stream(folder: Path) -> StreamView:
+    view = StreamView(StreamResult.read(folder), folder)
+    answered = {index: times.get("end_to_end", np.nan) for index, times in read_times(folder)}
+    found: list[dict[str, float]] = []
+    for record in read_frames(folder):
+        view.indices.append(record.index)
+        view.stamps_ns.append(record.stamp_ns)
+        view.digests.append(record.digest)
+        view.lost.append(record.status != "processed")
+        view.latencies_ms.append(answered.get(record.index, np.nan))
+        found.append(image_figures(record))
+        for metric, evidence in (
+            (view.detection, record.evidence),
+            (view.agreement, record.agreement),
+        ):
+            if evidence is not None and evidence.detection is not None:
+                metric.add(evidence.detection)
+    names = {name for one in found for name in one}
+    view.figures = {
+        name: [one.get(name, np.nan) for one in found] for name in FIGURE_WORDS if name in names
+    }
+    view.worst = read_worst(folder / PICTURES)
+    return view
+
+
+def precision_curve(metrics: list[DetectionMetric]) -> tuple[Any, Any] | None:
+    """Recalls and precisions [101] of all of `metrics` together; None without any object."""
+    whole = DetectionMetric()
+    for metric in metrics:
+        whole.merge(metric)
+    return (RECALLS, whole.compute().precision) if whole.objects else None
+
+
+def precision_chart(result: Mapping[str, Any], streams: list[StreamView]) -> Chart | None:
+    """Precision over recall, against the labels and against the reference network."""
+    lines: list[Line] = []
+    for name, metrics in (
+        ("against the labels", [stream.detection for stream in streams]),
+        ("against the reference", [stream.agreement for stream in streams]),
+    ):
+        curve = precision_curve(metrics)
+        if curve is not None:
+            lines.append(line(name, len(lines), *curve))
+    if not lines:
+        return None
+    judged = result.get("detection") or result.get("agreement", {}).get("detection") or {}
+    recall = judged.get("recall_at_threshold")
+    threshold = result["thresholds"]["score"]
+    marks = [] if recall is None else [Mark(f"score {threshold:g}", recall * WIDTH)]
+    return Chart("Vehicles at IoU 0.5: precision over recall", "recall", lines, marks)

@@ -1,0 +1,285 @@
+"""What changed from one run to another: figures, and the images they changed in."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtc_perception.metrics.tasks import ImageEvidence
+from mtc_perception.replay.records.figures import TASKS, figures
+from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.results.bootstrap import (
+    Difference,
+    Estimate,
+    Resamples,
+    blocks_of,
+    difference,
+)
+from mtc_perception.replay.results.paired_figures import (
+    LOWER_IS_BETTER,
+    accuracy_figures,
+    latency_figures,
+    stability_figures,
+)
+from mtc_perception.replay.results.result import read_result, stream_folder
+from mtc_perception.replay.stream.task import StreamResult
+from mtc_perception.util.errors import UserError
+
+MOST_IMAGES = 10
+"""Per task, of those that got better and of those that got worse."""
+
+Tick = Callable[[int, int], None]
+"""Told how much is done, of how much."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """One image of one run."""
+
+    stream: str
+    record: FrameRecord
+    latency_ms: Mapping[str, float] | None
+    timed: bool = True
+    """Its stamp says when it was taken; those of an image folder's only count."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Paired:
+    """The images that two runs have in common, in the order of the first."""
+
+    a: list[Image]
+    b: list[Image]
+    only_a: int
+    only_b: int
+
+
+def compare_runs(run_a: Path, run_b: Path, tick: Tick) -> dict[str, Any]:
+    """The comparison of two runs as JSON. Raises UserError if they have no image in common."""
+    result_a, result_b = read_result(run_a), read_result(run_b)
+    paired = pair_images(list(_images(run_a, result_a)), list(_images(run_b, result_b)))
+    if not paired.a:
+        names = [
+            ", ".join(stream["name"] for stream in result["streams"])
+            for result in (result_a, result_b)
+        ]
+        raise UserError(
+            f"the runs have no image in common: {run_a} is of {names[0]}, {run_b} of {names[1]}"
+        )
+    against, evidence_a, evidence_b = _evidence(paired, result_a, result_b)
+    notes = list(_notes(paired, result_a, result_b, against))
+    full_scores = result_a["score_floor"] == result_b["score_floor"]
+    same_mode = result_a["mode"] == result_b["mode"]
+
+    def of(images: Sequence[Image], evidence: Sequence[ImageEvidence | None]) -> _Estimates:
+        records = [image.record for image in images]
+        return (
+            accuracy_figures(records, evidence, full_scores)
+            | stability_figures(records)
+            | (latency_figures([image.latency_ms for image in images]) if same_mode else {})
+        )
+
+    estimates_a, estimates_b = of(paired.a, evidence_a), of(paired.b, evidence_b)
+    return {
+        "a": _side(run_a, result_a),
+        "b": _side(run_b, result_b),
+        "against": against,
+        "images": len(paired.a),
+        "only_a": paired.only_a,
+        "only_b": paired.only_b,
+        "different_answers": sum(
+            a.record.digest != b.record.digest for a, b in zip(paired.a, paired.b, strict=True)
+        ),
+        "figures": _compared(paired, estimates_a, estimates_b, tick),
+        "changed_images": _changed(paired),
+        "notes": notes,
+    }
+
+
+_Estimates = dict[str, Estimate]
+
+
+def pair_images(a: Sequence[Image], b: Sequence[Image]) -> Paired:
+    """Images of one stream and stamp; of several with one stamp, the first with the first."""
+    there: dict[tuple[str, int], list[Image]] = {}
+    for image in b:
+        there.setdefault((image.stream, image.record.stamp_ns), []).append(image)
+    pairs = [
+        (image, found.pop(0))
+        for image in a
+        if (found := there.get((image.stream, image.record.stamp_ns)))
+    ]
+    return Paired(
+        [one for one, _ in pairs],
+        [other for _, other in pairs],
+        len(a) - len(pairs),
+        len(b) - len(pairs),
+    )
+
+
+def _images(run: Path, result: Mapping[str, Any]) -> Iterator[Image]:
+    for stream in result["streams"]:
+        folder = stream_folder(run, stream)
+        times = dict(read_times(folder))
+        timed = StreamResult.read(folder).kind != "images"
+        for record in read_frames(folder):
+            yield Image(stream["name"], record, times.get(record.index), timed)
+
+
+def _evidence(
+    paired: Paired, a: Mapping[str, Any], b: Mapping[str, Any]
+) -> tuple[str | None, list[ImageEvidence | None], list[ImageEvidence | None]]:
+    """What accuracy is measured against, and the evidence of both runs.
+
+    Against labels where both runs have them, else against a reference network that both agree with;
+    None, and no evidence, where there is neither.
+    """
+    for name, field in (("ground truth", "evidence"), ("reference", "agreement")):
+        sides = [[getattr(image.record, field) for image in side] for side in (paired.a, paired.b)]
+        both = [one is not None and other is not None for one, other in zip(*sides, strict=True)]
+        if not any(both) or (field == "agreement" and not _same_reference(a, b)):
+            continue
+        evidence_a, evidence_b = (
+            [one if known else None for one, known in zip(side, both, strict=True)]
+            for side in sides
+        )
+        return name, evidence_a, evidence_b
+    nothing: list[ImageEvidence | None] = [None] * len(paired.a)
+    return None, nothing, nothing
+
+
+def _same_reference(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["reference"] and b["reference"]) and (
+        a["reference"]["sha256"] == b["reference"]["sha256"]
+    )
+
+
+def _notes(
+    paired: Paired, a: Mapping[str, Any], b: Mapping[str, Any], against: str | None
+) -> Iterator[str]:
+    """What a reader of the figures has to know."""
+    if against is None:
+        yield "no labels in both runs: accuracy is not compared"
+    if a["score_floor"] != b["score_floor"]:
+        yield "detections are known down to different scores: no average precision is compared"
+    if a["mode"] != b["mode"]:
+        yield f"run A is {a['mode']}, run B {b['mode']}: times are not compared"
+    elif a["machine"] != b["machine"] or a["device"] != b["device"]:
+        yield "the runs are of different machines: so are their times"
+    places = {stream["name"]: stream["path"] for stream in b["streams"]}
+    moved = [
+        f"{stream['name']} is {stream['path']} in run A and {places[stream['name']]} in run B"
+        for stream in a["streams"]
+        if places.get(stream["name"], stream["path"]) != stream["path"]
+    ]
+    if moved:
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        yield f"streams are joined by name: {moved[0]}{more}"
+    different = sum(
+        one.record.evidence is not None
+        and other.record.evidence is not None
+        and _labels(one.record) != _labels(other.record)
+        for one, other in zip(paired.a, paired.b, strict=True)
+    )
+    if different:
+        yield f"the labels of {different} images differ between the runs"
+
+
+def _labels(record: FrameRecord) -> tuple[Any, ...]:
+    """Boxes, and how many pixels of the masks are foreground; None where unlabelled."""
+    assert record.evidence is not None
+    masks = (record.evidence.drivable, record.evidence.lane)
+    return (
+        None if record.truth_boxes is None else record.truth_boxes.tolist(),
+        *(one and one.true_positive + one.false_negative for one in masks),
+    )
+
+
+def _compared(paired: Paired, a: _Estimates, b: _Estimates, tick: Tick) -> list[dict[str, Any]]:
+    names = [name for name in a if name in b]
+    resamples = Resamples(
+        blocks_of(
+            [image.stream for image in paired.a],
+            [image.record.stamp_ns if image.timed else None for image in paired.a],
+        )
+    )
+    done, total = 0, len(names) * len(resamples)
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        tick(done, total)
+
+    rows = []
+    everything = np.ones(len(paired.a))
+    for name in names:
+        found = difference(a[name], b[name], len(paired.a), resamples, count)
+        rows.append(
+            {
+                "name": name,
+                "a": _number(a[name](everything)),
+                "b": _number(b[name](everything)),
+                "change": _number(found.change),
+                "low": found.low,
+                "high": found.high,
+                "verdict": _verdict(name, found),
+            }
+        )
+    return rows
+
+
+def _verdict(name: str, found: Difference) -> str:
+    if found.low is None or found.high is None:
+        return "too few images"
+    if found.low <= 0.0 <= found.high:
+        return "no difference"
+    return "worse" if (found.change > 0) == name.startswith(LOWER_IS_BETTER) else "better"
+
+
+def _changed(paired: Paired) -> list[dict[str, Any]]:
+    """The images whose figures changed most, per task the worse ones first."""
+    rows = []
+    both = list(zip(paired.a, paired.b, strict=True))
+    values = [(figures(one.record), figures(other.record)) for one, other in both]
+    for task in TASKS:
+        changes = [
+            (after - before, place)
+            for place, (a, b) in enumerate(values)
+            if (before := a[task]) is not None and (after := b[task]) is not None
+        ]
+        ranked = sorted(changes)
+        worst = [one for one in ranked if one[0] < 0][:MOST_IMAGES]
+        best = [one for one in ranked if one[0] > 0][: -MOST_IMAGES - 1 : -1]
+        for change, place in [*worst, *best]:
+            one, other = both[place]
+            rows.append(
+                {
+                    "task": task,
+                    "stream": one.stream,
+                    "stamp_ns": one.record.stamp_ns,
+                    "index_a": one.record.index,
+                    "index_b": other.record.index,
+                    "a": values[place][0][task],
+                    "b": values[place][1][task],
+                    "change": change,
+                }
+            )
+    return rows
+
+
+def _side(run: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "run": str(run),
+        "bundle": result["bundle"]["name"],
+        "sha256": result["bundle"]["sha256"],
+        "engine": result["engine"],
+        "precision": result["precision"],
+        "mode": result["mode"],
+        "results_sha256": result["results_sha256"],
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

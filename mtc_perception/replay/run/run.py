@@ -1,0 +1,80 @@
+"""A whole run: from recordings and options to its result."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtc_perception.replay.report.run_page import PAGE_FILE, write_page
+from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
+from mtc_perception.replay.results.result import RESULT_FILE, merge_run, write_result
+from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.serial import Observer, Runner
+from mtc_perception.replay.stream.stream import finished
+from mtc_perception.replay.stream.task import Failure, StreamTask
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+
+JUNIT_FILE = "junit.xml"
+
+
+class Watching(Observer, Protocol):
+    """Is told how far a run is, and before that of all its streams."""
+
+    def planned(self, tasks: Sequence[StreamTask], there: int, run: Path) -> None:
+        """`tasks` are to be done, `there` more are in the run's folder from an earlier try."""
+
+
+def evaluate_run(
+    recordings: Sequence[Recording],
+    options: Options,
+    run: Path,
+    runner: Runner,
+    watching: Watching,
+    *,
+    name: str | None = None,
+    limits: Sequence[Limits] = (),
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Replay every stream that is not there yet, merge all, check the limits, write the result.
+
+    `name` is the scenario's; `fresh` replays what is there as well. Returns the content of
+    `result.json`. Raises UserError where nothing at all can be evaluated; then only `junit.xml`
+    is written.
+    """
+    plan = plan_run(recordings, options, run)
+    there = {} if fresh else {task.number: finished(task) for task in plan.tasks}
+    tasks = [task for task in plan.tasks if there.get(task.number) is None]
+    watching.planned(tasks, len(plan.tasks) - len(tasks), run)
+    # What an earlier try came to must not be taken for what this one comes to.
+    for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
+        (run / file).unlink(missing_ok=True)
+    outcomes = runner(tasks, watching)
+    failures: list[Failure] = [*plan.failures, *outcomes.failures]
+    results = [*(one for one in there.values() if one is not None), *outcomes.results]
+    result = merge_run(run, results, failures) if results else {}
+    checks = check_limits(result, limits)
+    if limits:
+        run.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
+    if not results:
+        raise _nothing_evaluated(failures)
+    result["scenario"] = name
+    result["resumed"] = [one.name for one in there.values() if one is not None]
+    result["checks"] = [asdict(check) for check in checks]
+    result["passed"] = _passed(checks)
+    write_result(run, result)
+    write_page(run)
+    return result
+
+
+def _nothing_evaluated(failures: Sequence[Failure]) -> UserError:
+    """Why, stream by stream."""
+    if len(failures) == 1:
+        return UserError(failures[0].error)
+    reasons = "".join(f"\n  {failure.name}: {failure.error}" for failure in failures)
+    return UserError(f"none of {len(failures)} streams could be evaluated:{reasons}")
+
+
+def _passed(checks: Sequence[Check]) -> bool | None:
+    return all(check.passed for check in checks) if checks else None

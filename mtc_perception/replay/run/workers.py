@@ -1,0 +1,161 @@
+"""Many streams at once, each in one of several worker processes of this machine."""
+
+import contextlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from mtc_perception.replay.run.serial import Observer, Outcomes, Runner, run_serial
+from mtc_perception.replay.run.worker_process import (
+    ReplayError,
+    WorkerProcess,
+    stop_if_alone,
+    wait_for_any,
+)
+from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.replay.stream.stream import Tick, run_stream
+from mtc_perception.replay.stream.task import Failure, Mode, StreamResult, StreamTask
+from mtc_perception.util.errors import UserError
+
+TRIES = 3
+"""How often a stream is begun whose worker is lost."""
+_REPORT_S = 0.25
+_LISTEN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """Sent while a stream is evaluated."""
+
+    done: int
+    total: int
+
+
+def evaluate(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> StreamResult | Failure:
+    """The result of a stream, or the UserError that stands in its way."""
+    try:
+        return run_stream(task, perceivers, tick)
+    except UserError as error:
+        return Failure(task.name, str(error))
+
+
+def choose_runner(mode: Mode, workers: int, ray: str | None) -> Runner:
+    """The runner that these options ask for. Raises UserError where they contradict each other."""
+    if ray is not None and workers > 1:
+        raise UserError("--workers are this machine's, --ray has its own: leave out one of them")
+    if mode == "live" and (ray is not None or workers > 1):
+        raise UserError("live runs measure time, one at a time: leave out --workers and --ray")
+    if ray is not None:
+        from mtc_perception.replay.run.ray_runner import run_on_ray
+
+        return partial(run_on_ray, ray)
+    return partial(run_workers, workers) if workers > 1 else run_serial
+
+
+def threads_each(workers: int, ray: str | None) -> int | None:
+    """Threads of each engine where nothing else is asked for: they share the processors."""
+    if ray is not None:
+        return 1
+    return None if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def run_workers(workers: int, tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:
+    """Evaluate every task, `workers` at a time.
+
+    A stream whose worker is lost is begun again by a fresh one, up to `TRIES` times in all. What
+    `UserError` a stream meets is its failure. Leaves no process behind, also on KeyboardInterrupt.
+    """
+    queue = deque(tasks)
+    tries: Counter[str] = Counter()
+    ended: dict[str, StreamResult | Failure] = {}
+    with contextlib.ExitStack() as stack:
+        crew = _Crew(stack)
+        while queue or crew.busy:
+            while queue and len(crew.busy) < workers:
+                tries[queue[0].name] += 1
+                crew.assign(queue.popleft())
+            for worker in wait_for_any(list(crew.busy), _LISTEN_S):
+                task = crew.busy[worker]
+                try:
+                    message: Any = worker.receive(object, 0)
+                except ReplayError as lost:
+                    crew.dismiss(worker)
+                    if tries[task.name] < TRIES:
+                        queue.append(task)
+                        observe(task, 0, 0)
+                    else:
+                        ended[task.name] = Failure(task.name, f"tried {TRIES} times: {lost}")
+                    continue
+                if isinstance(message, _Progress):
+                    observe(task, message.done, message.total)
+                    continue
+                crew.release(worker)
+                ended[task.name] = message
+    return outcomes(tasks, ended)
+
+
+def outcomes(tasks: Sequence[StreamTask], ended: Mapping[str, StreamResult | Failure]) -> Outcomes:
+    """In the order of the tasks; `ended` has how each of them ended, by its name."""
+    everything = [ended[task.name] for task in tasks]
+    return Outcomes(
+        [one for one in everything if isinstance(one, StreamResult)],
+        [one for one in everything if isinstance(one, Failure)],
+    )
+
+
+def evaluate_streams(connection: Connection) -> None:
+    """Worker: evaluate the streams that come, until the connection is closed."""
+
+    def tell(done: int, total: int) -> None:
+        stop_if_alone(connection)
+        connection.send(_Progress(done, total))
+
+    with PerceiverPool() as pool:
+        while True:
+            task: StreamTask = connection.recv()
+            connection.send(evaluate(task, pool, now_and_then(tell)))
+
+
+def now_and_then(tell: Tick) -> Tick:
+    """`tell`, but not more often than anybody wants to know, and at the end."""
+    next_s = 0.0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal next_s
+        if (now_s := time.monotonic()) >= next_s or done == total:
+            next_s = now_s + _REPORT_S
+            tell(done, total)
+
+    return tick
+
+
+class _Crew:
+    """The workers there are; each is busy with one task or waits for the next."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self.busy: dict[WorkerProcess, StreamTask] = {}
+        self._idle: list[WorkerProcess] = []
+        self._stack = stack
+
+    def assign(self, task: StreamTask) -> None:
+        """Have a worker evaluate it: a waiting one or a new one."""
+        if not self._idle:
+            self._idle.append(
+                self._stack.enter_context(WorkerProcess("evaluation worker", evaluate_streams))
+            )
+        worker = self._idle.pop()
+        self.busy[worker] = task
+        with contextlib.suppress(ReplayError):  # it is lost: `receive` says so
+            worker.send(task)
+
+    def release(self, worker: WorkerProcess) -> None:
+        del self.busy[worker]
+        self._idle.append(worker)
+
+    def dismiss(self, worker: WorkerProcess) -> None:
+        del self.busy[worker]

@@ -1,0 +1,197 @@
+"""A stream replayed live: the same records as in lock-step, of what the real node answered."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception
+from mtc_perception.core.timing import percentiles
+from mtc_perception.replay.live.protocol import Published, Transport
+from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult
+from mtc_perception.replay.live.run import Phase, expected_frames, node_files, run_live
+from mtc_perception.replay.recordings.frames import (
+    BrokenPixels,
+    EncodedPixels,
+    FrameSource,
+    LabelledFrame,
+    SourceFrame,
+)
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.records.record import Status
+from mtc_perception.replay.stream.lockstep import Judging, Seen
+from mtc_perception.replay.stream.task import StreamTask
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import ImageError
+
+# Playing that is further behind than this share of a period is not the rate that was asked for.
+_LATE_PERIODS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """What is known of a live run besides its images."""
+
+    engine: dict[str, str]
+    """name, precision, device and why, as the node says."""
+    figures: dict[str, Any]
+    """Content of `StreamResult.live`."""
+
+
+def replay_live(
+    task: StreamTask,
+    source: FrameSource,
+    frames: Iterable[LabelledFrame],
+    bundle: Bundle,
+    reference: Perceiver | None,
+    folder: Path,
+    notes: Notes,
+    judge: Judging,
+    tick: Callable[[], None],
+) -> LiveRun:
+    """Play `source` to the node, then have every image of `frames` judged by what came of it.
+
+    `frames` are the images of `source` in the same order. `folder` gets the node's log. `tick` is
+    called once per image, most of them while it plays. Raises UserError, and `NodeFailure` where
+    the node fails.
+    """
+    config = LiveConfig(
+        input=task.path,
+        bundle=task.bundle,
+        topic=task.topic,
+        fps=task.fps,
+        seconds=task.seconds,
+        transport=_transport(source),
+        parameters={
+            "engine": task.engine,
+            "precision": task.precision or "auto",
+            "threads": task.threads or 0,
+            "max_frame_age_ms": task.max_frame_age_ms,
+        },
+        faithful=True,
+        speed=task.rate,
+    )
+    ticks = _Ticks(tick, expected_frames(source.info, task.seconds))
+    with node_files(folder) as scratch:
+        result = run_live(config, scratch, ticks.observe)
+        _note_trouble(result, notes)
+        published = {one.index: one for one in result.published}
+        for number, labelled in enumerate(frames, start=1):
+            one = published.get(labelled.frame.index)
+            judge(_seen(labelled, one, result, bundle, reference))
+            ticks.advance_to(number)
+        result.answers.close()
+    status = result.engine
+    engine = {
+        "name": status["engine"],
+        **{name: status[name] for name in ("precision", "device", "why")},
+    }
+    return LiveRun(engine, _figures(result))
+
+
+class _Ticks:
+    """Turns the seconds of playing into images."""
+
+    def __init__(self, tick: Callable[[], None], frames: int) -> None:
+        self._tick = tick
+        self._frames = frames
+        self._done = 0
+
+    def observe(self, phase: Phase, done: float, total: float | None) -> None:
+        if phase == "play" and total:
+            self.advance_to(int(self._frames * done / total))
+
+    def advance_to(self, frames: int) -> None:
+        while self._done < frames:
+            self._done += 1
+            self._tick()
+
+
+def _transport(source: FrameSource) -> Transport:
+    """That of the first image that can be sent at all."""
+    for frame in source.frames():
+        if not isinstance(frame.pixels, BrokenPixels):
+            return "compressed" if isinstance(frame.pixels, EncodedPixels) else "raw"
+    return "raw"
+
+
+def _seen(
+    labelled: LabelledFrame,
+    one: Published | None,
+    result: LiveResult,
+    bundle: Bundle,
+    reference: Perceiver | None,
+) -> Seen:
+    image, problem = _decoded(labelled.frame)
+    other = None if reference is None or image is None else _seen_by(reference, image)
+    answer = None if one is None else result.perception(one, bundle.manifest.classes)
+    if one is None or answer is None:
+        status, reason = _ending(labelled.frame, one, result, problem)
+        return Seen(labelled, image, None, other, status, reason, {})
+    return Seen(labelled, image, answer, other, "processed", "", result.stages_ms(one))
+
+
+def _seen_by(reference: Perceiver, image: SourceImage) -> Perception | None:
+    try:
+        return reference.perceive(image)
+    except ImageError:
+        return None
+
+
+def _decoded(frame: SourceFrame) -> tuple[SourceImage | None, str]:
+    try:
+        return frame.pixels.decode(), ""
+    except ImageError as error:
+        return None, str(error)
+
+
+def _ending(
+    frame: SourceFrame, one: Published | None, result: LiveResult, problem: str
+) -> tuple[Status, str]:
+    """How an image without an answer ended; `problem` is why it cannot be decoded, if so."""
+    if isinstance(frame.pixels, BrokenPixels):
+        return "unreadable", problem
+    if problem:
+        return "malformed", problem
+    if one is None:
+        return "dropped", "never played: it is of another kind than the first image"
+    return result.outcome(one)
+
+
+def _note_trouble(result: LiveResult, notes: Notes) -> None:
+    period_ms = 1e3 / result.source.rate_hz / result.config.speed
+    late = [one for one in result.published if one.late_ms > _LATE_PERIODS * period_ms]
+    if late:
+        first = late[0]
+        notes.add(
+            "played late",
+            f"image {first.index}: {first.late_ms:.0f} ms behind the recording: this machine is too"
+            " busy for the rate",
+            len(late),
+        )
+    if (degraded := result.engine["degraded"]) != "no":
+        notes.add("engine degraded", degraded)
+
+
+def _figures(result: LiveResult) -> dict[str, Any]:
+    published, usage = result.published, result.usage
+    frames = [frame for one in published if (frame := result.frame(one)) is not None]
+    first_output_ns = min((frame.last_arrival_ns for frame in frames), default=None)
+    return {
+        "rate": result.config.speed,
+        "transport": result.config.transport,
+        "frames_published": len(published),
+        "frames_received_by_node": int(result.recording.status[CAMERA]["frames_in"]),
+        "ready_s": round(result.ready_s, 3),
+        "time_to_first_output_ms": None
+        if first_output_ns is None
+        else round((first_output_ns - published[0].published_ns) / 1e6, 3),
+        "played_late_ms": percentiles(one.late_ms for one in published),
+        "node": {
+            "resident_mib_first": round(usage[0].resident_mib, 1),
+            "resident_mib_last": round(usage[-1].resident_mib, 1),
+            "cpu_ms_per_frame": round((usage[-1].cpu_s - usage[0].cpu_s) / len(published) * 1e3, 2),
+        },
+    }

@@ -1,0 +1,238 @@
+"""Runs one stream into its folder, which appears when everything in it is complete."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.replay.recordings.frames import NS_PER_S, FrameSource, LabelledFrame
+from mtc_perception.replay.recordings.label_folder import LabelFolder
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.watch import fitted, watched
+from mtc_perception.replay.records.judge import FrameJudge
+from mtc_perception.replay.records.record import RecordWriter, records_sha256
+from mtc_perception.replay.stream.annotated_bag import AnnotatedBag
+from mtc_perception.replay.stream.gallery import Gallery
+from mtc_perception.replay.stream.lockstep import Seen, replay_frames
+from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.stream.sinks import ANNOTATED, PICTURES, FrameSink, JudgedImage
+from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
+from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from mtc_perception.replay.stream.live_stream import LiveRun
+
+Tick = Callable[[int, int], None]
+"""Told the images done, and how many the recording claims to have."""
+
+
+def run_stream(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> StreamResult:
+    """Replay `task` and return its result, which `task.out` holds afterwards.
+
+    An older result there is replaced when the new one is complete; what a killed run has left is
+    removed. Raises UserError; then, and with every other exception, nothing is left of it.
+    """
+    task.out.parent.mkdir(parents=True, exist_ok=True)
+    for left in task.out.parent.glob(f".{task.out.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+    work = task.out.with_name(f".{task.out.name}.{os.getpid()}")
+    work.mkdir()
+    try:
+        result = _replay(task, perceivers, work, tick)
+        write_text_atomic(work / STREAM_FILE, result.to_json())
+        if task.out.exists():
+            shutil.rmtree(task.out)
+        work.rename(task.out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def finished(task: StreamTask) -> StreamResult | None:
+    """The result in the task's folder, if it is that of the very same task and undamaged."""
+    try:
+        result = StreamResult.read(task.out)
+        intact = result.frames_sha256 == records_sha256(task.out)
+    except (UserError, OSError):
+        return None
+    return result if intact and result.key == task.key else None
+
+
+def labelled_frames(task: StreamTask, source: FrameSource, notes: Notes) -> Iterator[LabelledFrame]:
+    """The images that are to be replayed, with the labels that are to be used; notes oddities.
+
+    Raises UserError.
+    """
+    frames = source.labelled_frames(notes)
+    if task.labels is not None:
+        frames = LabelFolder(task.labels).join(frames, notes)
+    # Last, so that labels of what is left out are not taken for labels without an image.
+    if task.seconds is not None:
+        frames = _first_seconds(frames, task.seconds)
+    return watched(fitted(frames, notes), notes)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """The part of a result that says which bundle."""
+    manifest = bundle.manifest
+    return {
+        "name": bundle.path.name,
+        "path": str(bundle.path.absolute()),
+        "network": manifest.name,
+        "version": manifest.version,
+        "sha256": {key: variant.sha256 for key, variant in manifest.variants.items()},
+        "params": manifest.params,
+        "gmacs": manifest.gmacs,
+    }
+
+
+class _Recorder:
+    """Judges what was seen, writes it down and shows it to the sinks."""
+
+    def __init__(self, judge: FrameJudge, folder: Path, sinks: Sequence[FrameSink], notes: Notes):
+        self._judge = judge
+        self._writer = RecordWriter(folder)
+        self._sinks = sinks
+        self._notes = notes
+        self.images = 0
+
+    def __call__(self, seen: Seen) -> None:
+        frame, truth = seen.labelled
+        if seen.perception is None:
+            record = self._judge.unanswered(frame, seen.status, seen.reason, truth, seen.reference)
+            if seen.image is None:
+                self._notes.add(f"{seen.status} image", f"image {frame.index}: {seen.reason}")
+        else:
+            record = self._judge.answered(frame, seen.perception, truth, seen.reference)
+        self._writer.add(record, seen.latency_ms)
+        judged = JudgedImage(record, frame, seen.image, seen.perception, truth)
+        for sink in self._sinks:
+            sink.add(judged)
+        self.images += 1
+
+    def close(self, complete: bool) -> str:
+        """The sha256 of the records."""
+        for sink in self._sinks:
+            sink.close(complete)
+        return self._writer.close()
+
+
+def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tick) -> StreamResult:
+    source = open_source(task.path, task.topic, task.fps, task.truth)
+    expected = _expected(source, task.seconds)
+    tick(0, expected)  # engines take their time to load
+    notes = Notes()
+    perceiver: Perceiver | None = None  # live, the node has the engine
+    if task.mode == "lockstep":
+        perceiver = perceivers.get(
+            task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
+        )
+    bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
+    manifest = bundle.manifest
+    reference: Perceiver | None = None
+    if task.reference is not None:
+        reference = perceivers.get(task.reference, task.engine, None, task.threads)
+    begin_s = monotonic()  # what engines take to load or to build is no property of the recording
+    judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
+    record = _Recorder(judge, folder, _sinks(task, folder), notes)
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        tick(done, max(done, expected))
+
+    complete = False
+    try:
+        frames = labelled_frames(task, source, notes)
+        if perceiver is None:
+            replay_live = import_live()
+            run = replay_live(task, source, frames, bundle, reference, folder, notes, record, count)
+            engine, live, score_floor = run.engine, run.figures, manifest.thresholds.score
+        else:
+            replay_frames(frames, perceiver, reference, record, count)
+            engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
+        complete = True
+    finally:
+        frames_sha256 = record.close(complete)
+    if record.images == 0:
+        raise UserError(f"{task.name} holds no image")
+    return StreamResult(
+        number=task.number,
+        name=task.name,
+        path=str(task.path),
+        topic=source.info.topic,
+        kind=source.info.kind,
+        mode=task.mode,
+        key=task.key,
+        labels=None if task.labels is None else str(task.labels.absolute()),
+        truth=None if task.truth is None else asdict(task.truth),
+        rate_hz=source.info.rate_hz,
+        frames_expected=expected,
+        engine=engine,
+        bundle=describe(bundle),
+        reference=None if reference is None else describe(reference.bundle),
+        thresholds=manifest.thresholds.model_dump(),
+        max_detections=manifest.max_detections,
+        score_floor=score_floor,
+        # Threads that run side by side met them: their order is no property of the recording.
+        notes=tuple(sorted(notes.all(), key=lambda note: note.kind)),
+        frames_sha256=frames_sha256,
+        wall_s=monotonic() - begin_s,
+        live=live,
+    )
+
+
+def import_live() -> Callable[..., "LiveRun"]:
+    """`replay_live`, which needs ROS. Raises UserError where there is none."""
+    try:
+        from mtc_perception.replay.stream.live_stream import replay_live
+    except ImportError as missing:
+        if not (missing.name or "").startswith(("rclpy", "ament_index", "rcl_", "vision_msgs")):
+            raise
+        raise UserError(
+            f"a live run needs ROS 2, which is not on the path ({missing}): source "
+            "tools/ros_env.sh or your ROS 2 and workspace first"
+        ) from None
+    return replay_live
+
+
+def _sinks(task: StreamTask, folder: Path) -> list[FrameSink]:
+    """The sinks that `task` wants; they write to `folder`, which exists."""
+    sinks: list[FrameSink] = [Gallery(folder / PICTURES)]
+    if task.annotate:
+        sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
+    return sinks
+
+
+def _engine(perceiver: Perceiver) -> dict[str, Any]:
+    engine = perceiver.engine
+    return {
+        "name": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "why": perceiver.engine_reason,
+    }
+
+
+def _expected(source: FrameSource, seconds: float | None) -> int:
+    """Images that will come, as far as the recording tells."""
+    frames, rate_hz = source.info.frames, source.info.rate_hz
+    return frames if seconds is None else min(frames, math.ceil(seconds * rate_hz))
+
+
+def _first_seconds(frames: Iterator[LabelledFrame], seconds: float) -> Iterator[LabelledFrame]:
+    first_ns: int | None = None
+    for labelled in frames:
+        first_ns = labelled.frame.stamp_ns if first_ns is None else first_ns
+        if labelled.frame.stamp_ns - first_ns >= seconds * NS_PER_S:
+            return
+        yield labelled

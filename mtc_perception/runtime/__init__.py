@@ -1,0 +1,1 @@
+"""A network at work: frames in, perceptions out, engines exchanged while it runs; without ROS."""

@@ -1,0 +1,122 @@
+"""The one inference thread: newest frame in, outputs out."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception
+from mtc_perception.core.timing import FrameTimes, StageClock
+from mtc_perception.runtime.frames import (
+    NS_PER_MS,
+    Clock,
+    Frame,
+    FrameSlots,
+    Outcome,
+    judge_stamp,
+    stale_age_ms,
+)
+from mtc_perception.runtime.host import EngineHost, Limits
+from mtc_perception.util.errors import EngineError, ImageError, one_line
+
+
+class CameraPort(Protocol):
+    """What the worker needs of a camera; called from the inference thread only."""
+
+    def read(self, frame: Frame) -> SourceImage:
+        """The pixels of a frame. Raises ImageError."""
+
+    def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
+        """A frame was not processed because of what it is."""
+
+    def publish(self, frame: Frame, perception: Perception) -> None:
+        """Send what was perceived."""
+
+    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
+        """Send where the time went."""
+
+    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
+        """Send the overlay, if anybody looks at it."""
+
+
+class InferenceWorker:
+    """Takes the newest frames and perceives them until stopped or until no engine is left."""
+
+    def __init__(
+        self,
+        slots: FrameSlots,
+        host: EngineHost,
+        ports: Sequence[CameraPort],
+        limits: Limits,
+        now_ns: Callable[[], int],
+        on_degraded: Callable[[str], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        """`now_ns` is the node's (ROS) clock. `on_failure` is called once, at the end."""
+        self.limits = limits
+        self._slots = slots
+        self._host = host
+        self._ports = ports
+        self._now_ns = now_ns
+        self._on_degraded = on_degraded
+        self._on_failure = on_failure
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the frame under way and end the thread; frames still waiting are dropped."""
+        self._slots.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (frame := self._slots.take()) is not None:
+            try:
+                outcome = self._process(frame)
+            except Exception as error:  # whatever it is, the node must learn of it
+                self._slots.close()
+                self._on_failure(one_line(error))
+                # Last, so that whoever pauses the frames finds the failure.
+                self._slots.finish(frame.camera, Outcome.DROPPED)
+                return
+            self._slots.finish(frame.camera, outcome)
+
+    def _process(self, frame: Frame) -> Outcome:
+        wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
+        lap = StageClock()
+        port, limits = self._ports[frame.camera], self.limits
+        clock = judge_stamp(frame.stamp_ns, frame.received_ns)
+        age_ms = stale_age_ms(clock, frame.stamp_ns, self._now_ns(), limits.max_frame_age_ms)
+        if age_ms is not None:
+            limit = f"max_frame_age_ms is {limits.max_frame_age_ms:g}"
+            port.reject(frame, Outcome.STALE, f"image is {age_ms:.0f} ms old, {limit}")
+            return Outcome.STALE
+        try:
+            image = port.read(frame)
+            read_ms = lap.lap_ms()
+            perception = self._host.perceive(image, limits)
+        except ImageError as error:
+            port.reject(frame, Outcome.MALFORMED, str(error))
+            return Outcome.MALFORMED
+        except EngineError as error:  # anything else is no fault of the engine's
+            self._on_degraded(self._host.replace(error))
+            return Outcome.DROPPED
+        lap.lap_ms()
+        port.publish(frame, perception)
+        publish_ms = lap.lap_ms()
+        end_ms = (self._now_ns() - frame.stamp_ns) / NS_PER_MS
+        times = FrameTimes(
+            receive=(frame.received_ns - frame.stamp_ns) / NS_PER_MS
+            if clock.age_known
+            else math.nan,
+            wait=wait_ms,
+            preprocess=read_ms + perception.times.preprocess_ms,
+            inference=perception.times.inference_ms,
+            decode=perception.times.decode_ms,
+            publish=publish_ms,
+            end_to_end=end_ms if clock.age_known else math.nan,
+        )
+        port.report(frame, times, clock)
+        port.draw(frame, image, perception)
+        return Outcome.PROCESSED

@@ -1,0 +1,127 @@
+"""Cutting channels and decoder layers out of a network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, Side
+from offline_compress.models.decoder import QueryDecoder
+from offline_compress.models.registry import ModelSpec
+from offline_compress.models.shapes import replace_tensors
+
+Kept = Mapping[str, Sequence[int]]
+"""Group -> its channels that remain, in any order. Groups that are absent keep all."""
+
+
+def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
+    """Remove all channels of the groups in `kept` but those, in place; the rest keep their order.
+
+    `groups` are those of `channel_groups(model)`, and no longer hold afterwards; an optimiser made
+    before still holds the old parameters. Raises UserError, before anything is changed, for a
+    group or channel that does not exist, a group that would be empty, or a protected one.
+    """
+    chosen = _checked(groups, kept)
+    remain: dict[tuple[str, Side], NDArray[np.bool_]] = {}
+    state = model.state_dict()
+    for group in groups:
+        if group.name not in chosen:
+            continue
+        removed = np.setdiff1d(np.arange(group.size), chosen[group.name])
+        for part in group.slices:
+            key = part.layer, part.side
+            if key not in remain:
+                tensor, dim = next(_tensors(model, *key))
+                remain[key] = np.ones(state[tensor].shape[dim], bool)
+            remain[key][part.index[removed]] = False
+    cut: dict[str, torch.Tensor] = {}
+    for (layer, side), mask in remain.items():
+        for tensor, dim in _tensors(model, layer, side):
+            whole = cut.get(tensor, state[tensor])
+            index = torch.from_numpy(np.flatnonzero(mask)).to(whole.device)
+            cut[tensor] = whole.index_select(dim, index)
+    replace_tensors(model, cut)
+
+
+def _checked(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, NDArray[np.int64]]:
+    """The groups that lose channels, with those that remain, ascending."""
+    known = {group.name: group for group in groups}
+    chosen = {}
+    for name, given in kept.items():
+        if name not in known:
+            raise UserError(f"the network has no channel group {name!r}")
+        group = known[name]
+        channels = np.unique(np.asarray(given, np.int64))
+        if len(channels) != len(given) or not len(channels):
+            raise UserError(f"{name} must keep at least one channel, and each is named once")
+        if channels[0] < 0 or channels[-1] >= group.size:
+            raise UserError(f"{name} has the channels 0 to {group.size - 1}, no others")
+        if len(channels) < group.size:
+            if group.protected:
+                raise UserError(f"{name} keeps all its channels: {group.protected}")
+            chosen[name] = channels
+    return chosen
+
+
+def _tensors(model: nn.Module, layer: str, side: Side) -> Iterator[tuple[str, int]]:
+    """Tensors of a layer, or the parameter of that name, with the dimension of that side."""
+    parent, _, last = layer.rpartition(".")
+    module = getattr(model.get_submodule(parent), last)
+    if isinstance(module, nn.Parameter):
+        yield layer, 1
+    elif isinstance(module, nn.BatchNorm2d):
+        yield from ((f"{layer}.{key}", 0) for key in ("weight", "bias"))
+        yield from ((f"{layer}.{key}", 0) for key in ("running_mean", "running_var"))
+    else:
+        transposed = isinstance(module, nn.ConvTranspose2d)
+        yield f"{layer}.weight", int((side == "in") != transposed)
+        if side == "out" and module.bias is not None:
+            yield f"{layer}.bias", 0
+
+
+def pruned_spec(
+    spec: ModelSpec, model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept
+) -> ModelSpec:
+    """The spec of `model` after `keep_channels(model, groups, kept)`, from its spec before."""
+    with torch.random.fork_rng(devices=[]):  # Its random weights are of no use.
+        unpruned = replace(spec, shapes={}, taps={}).build().state_dict()
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if tensor.shape != unpruned[name].shape
+    }
+    taps = dict(spec.taps)
+    for tap in sorted({tap for group in groups if group.name in kept for tap in group.taps}):
+        feeding = [group for group in groups if tap in group.taps]
+        remain = [g.taps[tap][np.asarray(kept.get(g.name, range(g.size)))] for g in feeding]
+        width = sum(group.size for group in feeding)
+        channels = np.sort(np.concatenate(remain))
+        if len(channels) < width:
+            before = np.asarray(spec.taps.get(tap, range(width)))
+            taps[tap] = before[channels].tolist()
+    return replace(spec, shapes=shapes, taps=taps)
+
+
+def keep_decoder_layers(
+    model: nn.Module, spec: ModelSpec, count: int
+) -> tuple[nn.Module, ModelSpec]:
+    """A network with only the first `count` layers of the query decoder, and its spec.
+
+    The first, because each layer refines what the one before it found, and each is trained to
+    answer (auxiliary losses of RT-DETR, arXiv 2304.08069). Raises UserError unless there are that
+    many.
+    """
+    decoder = getattr(model, "detection_head", None)
+    if not isinstance(decoder, QueryDecoder):
+        raise UserError(f"{spec.name} has no query decoder whose layers could be removed")
+    if not 1 <= count <= len(decoder.layers):
+        raise UserError(f"{spec.name} has {len(decoder.layers)} decoder layers, not {count}")
+    shorter = replace(spec, arguments={**spec.arguments, "layers": count})
+    reduced = shorter.build().to(next(model.parameters()).device).train(model.training)
+    state = model.state_dict()
+    reduced.load_state_dict({name: state[name] for name in reduced.state_dict()})
+    return reduced, shorter

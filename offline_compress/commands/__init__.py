@@ -1,0 +1,1 @@
+"""The commands of `mtc-compress`: each only parses and prints."""

@@ -1,0 +1,221 @@
+"""`mtc-compress run`, its parts `prune`, `distill` and `quantize`, and `report`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import command_line
+
+RecipeOption = Annotated[
+    Path, typer.Option("--recipe", help="Recipe YAML with `compress`, see config/recipes/.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change the recipe, e.g. compress.prune.budget.parameters=0.3; may be repeated.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of the run; default: runs/RECIPE'S NAME-compressed."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of each process; default: PyTorch's."),
+]
+
+
+def run(
+    recipe: RecipeOption,
+    changes: SetOption = None,
+    out: OutOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Compress a network: teacher, prune, recover, export, quantise, evaluate.
+
+    The same command goes on where it was stopped, and does again what a changed recipe changes.
+
+    Example: [bold]mtc-compress run --recipe config/recipes/mtc_s.yaml[/bold]
+    """
+    _run("evaluate", recipe, changes, out, threads)
+
+
+def prune(
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe YAML with `compress`.")
+    ] = None,
+    changes: SetOption = None,
+    out: OutOption = None,
+    threads: ThreadsOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Only choose: scores, predicted costs and a picture, no training."
+        ),
+    ] = False,
+    plan: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="PLAN TEACHER",
+            help="Instead of a recipe: cut the checkpoint TEACHER as plan.json says, into --out.",
+        ),
+    ] = None,
+) -> None:
+    """The stages of `run` up to the pruned network, a checkpoint not recovered yet.
+
+    Example: [bold]mtc-compress prune --recipe config/recipes/mtc_s.yaml --dry-run[/bold]
+    """
+    if (recipe is None) == (plan is None):
+        raise UserError("give --recipe, or --plan PLAN TEACHER")
+    if plan:
+        if out is None or changes or dry_run:
+            raise UserError("--plan PLAN TEACHER goes with --out alone")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not empty; give another --out")
+        from offline_compress.pruning.prune import replay
+
+        replay(*plan, out)
+        print(f"{out}: cut as in {plan[0]}, not trained since")
+    elif recipe and dry_run:
+        _dry_run(recipe, changes, out, threads)
+    elif recipe:
+        _run("prune", recipe, changes, out, threads)
+
+
+def distill(
+    recipe: RecipeOption,
+    changes: SetOption = None,
+    out: OutOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """The stages of `run` up to the recovered student, a checkpoint.
+
+    Example: [bold]mtc-compress distill --recipe config/recipes/mtc_s.yaml[/bold]
+    """
+    _run("recover", recipe, changes, out, threads)
+
+
+def quantize(
+    recipe: RecipeOption,
+    changes: SetOption = None,
+    out: OutOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """The stages of `run` up to the bundle with its fp16 and int8 variants.
+
+    Example: [bold]mtc-compress quantize --recipe config/recipes/mtc_s.yaml[/bold]
+    """
+    _run("quantise", recipe, changes, out, threads)
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs; the first is shown in detail."),
+    ],
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Also write the table here, as results/compression.json."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path(
+        "out/compression/report.html"
+    ),
+) -> None:
+    """Compare runs: a table over seeds, pictures, frames; one self-contained page.
+
+    Example: [bold]mtc-compress report runs/mtc_s-compressed runs/ablation/nano/*[/bold]
+    """
+    import json
+
+    from rich.console import Console
+
+    from mtc_perception.util.files import write_text_atomic
+    from offline_compress.report.compression_report import (
+        settings_tables,
+        terminal_table,
+        write_report,
+    )
+    from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
+    from offline_compress.training.stage_progress import Progress
+
+    runs, rows = read_rows(runs, lambda line: print(line, file=sys.stderr))
+    with Progress() as progress:
+        write_report(out, runs, rows, progress.count)
+    for table in settings_tables(settings_of(rows)):
+        Console().print(terminal_table(table))
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(json_file, json.dumps(compression_json(rows), indent=2) + "\n")
+        print(json_file)
+    print(out)
+
+
+def _run(
+    until: str, recipe: Path, changes: list[str] | None, out: Path | None, threads: int | None
+) -> None:
+    from offline_compress.recipe.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or ())  # before the imports that take seconds
+    from offline_compress.pipeline.run import run_pipeline
+
+    with _stoppable():
+        made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads)
+        if made:
+            print(", ".join(str(path) for path in made))
+        if made and until == "evaluate":
+            _warn(made[0].parent)
+
+
+def _warn(folder: Path) -> None:
+    """Tell of a run that ended without what it was to reach."""
+    from offline_compress.report.compression_rows import missed, read_row
+
+    row = read_row(folder)
+    if row["taken_back"]:
+        print(f"warning: pruning ended early: {row['taken_back']}", file=sys.stderr)
+    if words := missed(row):
+        print(f"warning: the budget is not kept: {words}", file=sys.stderr)
+
+
+def _dry_run(
+    recipe: Path, changes: list[str] | None, out: Path | None, threads: int | None
+) -> None:
+    from offline_compress.recipe.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or ())
+    from offline_compress.pipeline.run import dry_run_pipeline
+
+    with _stoppable():
+        print(dry_run_pipeline(loaded, out, threads))
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A signal ends the command with a line and the signal's exit code."""
+    from offline_compress.training.stopping import Interrupted, Terminated, terminable
+
+    try:
+        with terminable():
+            yield
+    except Interrupted as interrupted:
+        raise typer.Exit(128 + interrupted.signal) from None
+    except KeyboardInterrupt as stop:
+        print("stopped; the same command goes on")
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
+
+
+def _command(recipe: Path, changes: list[str] | None, out: Path | None) -> str:
+    """The whole run as a command line, whichever part of it was asked for."""
+    words = ["mtc-compress", "run", "--recipe", str(recipe)]
+    for change in changes or ():
+        words += ["--set", change]
+    if out:
+        words += ["--out", str(out)]
+    return command_line(words)

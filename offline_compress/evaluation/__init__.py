@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints and bundles: accuracy, speed, and their report."""

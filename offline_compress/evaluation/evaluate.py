@@ -1,0 +1,170 @@
+"""Evaluation of checkpoints and bundles: one path from image file to metric JSON.
+
+The frames go through the vehicle's own letterbox, engine and decoding, and are scored in source
+pixels. Masks are kept as probabilities until they are scored, so that every threshold is known;
+at the given ones they are the very masks that `Perceiver` returns.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.decode import binary_mask, decode_boxes
+from mtc_perception.core.engine import Engine
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.datasets.layout import Sample, read_image, read_truth
+from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from offline_compress.evaluation.subject import Subject
+
+SCORE_FLOOR = 0.001
+"""Detections below this cannot change the figures, only cost time."""
+MOST_WORKERS = 8
+"""Threads that decode and score images beside the network; more than keep one GPU busy."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """What a network says about one image of height H and width W, before any threshold."""
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    drivable: npt.NDArray[np.uint8]
+    """[H, W] probability x 255."""
+    lane: npt.NDArray[np.uint8]
+    """[H, W] probability x 255."""
+
+    def perception(self, thresholds: Thresholds) -> Perception:
+        """What `Perceiver` returns at these thresholds, but for the times."""
+        count = int(np.count_nonzero(self.scores >= np.float32(thresholds.score)))
+        return Perception(
+            boxes=self.boxes[:count],
+            scores=self.scores[:count],
+            labels=self.labels[:count],
+            drivable=binary_mask(self.drivable, thresholds.drivable),
+            lane=binary_mask(self.lane, thresholds.lane),
+            times=StageTimes(preprocess_ms=0.0, inference_ms=0.0, decode_ms=0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FrameScore:
+    """How well one image went: `PerceptionMetrics.headlines` of it alone."""
+
+    sample: Sample
+    figures: dict[str, float | None]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Everything measured on a set of samples."""
+
+    metrics: PerceptionMetrics
+    conditions: dict[str, dict[str, PerceptionMetrics]] = field(default_factory=dict)
+    """By attribute of the samples (weather, ...) and its value: the same metrics of that part."""
+    frames: list[FrameScore] = field(default_factory=list)
+
+    def add(self, frame: FrameScore, alone: PerceptionMetrics) -> None:
+        """Count one image, given its metrics alone."""
+        self.metrics.merge(alone)
+        for attribute, value in frame.sample.attributes.items():
+            values = self.conditions.setdefault(attribute, {})
+            if value not in values:
+                values[value] = self.metrics.fresh()
+            values[value].merge(alone)
+        self.frames.append(frame)
+
+
+def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
+    """Run one image through letterbox, engine and decoding. Raises EngineError."""
+    _, height, width, _ = engine.input.shape
+    letterbox = Letterbox.fit(image.height, image.width, height, width)
+    engine.prepare(image, letterbox)
+    engine.start()
+    outputs = engine.wait()
+    boxes, scores, labels = decode_boxes(outputs, letterbox, SCORE_FLOOR, max_detections)
+    return Frame(
+        boxes=boxes,
+        scores=scores,
+        labels=labels,
+        drivable=letterbox.mask_to_source(outputs.drivable[0]),
+        lane=letterbox.mask_to_source(outputs.lane[0]),
+    )
+
+
+def evaluate_engine(
+    engine: Engine,
+    samples: Iterable[Sample],
+    thresholds: Thresholds,
+    max_detections: int,
+) -> Evaluation:
+    """Score a network on samples, one at a time.
+
+    Images are decoded ahead, and scored behind, by threads. Raises LayoutError for a file that
+    does not decode, EngineError if the engine fails.
+    """
+    evaluation = Evaluation(
+        PerceptionMetrics(thresholds.drivable, thresholds.lane, max_detections, thresholds.score)
+    )
+
+    def load(sample: Sample) -> tuple[Sample, npt.NDArray[np.uint8], GroundTruth]:
+        pixels = read_image(sample.image_path)
+        return sample, pixels, read_truth(sample, pixels.shape[:2])
+
+    def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, Frame]]:
+        for sample, pixels, truth in _ahead(pool, load, samples):
+            yield sample, truth, infer(engine, SourceImage(pixels, "rgb"), max_detections)
+
+    def score(
+        one: tuple[Sample, GroundTruth, Frame],
+    ) -> tuple[FrameScore, PerceptionMetrics]:
+        sample, truth, frame = one
+        alone = evaluation.metrics.fresh()
+        alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)
+        return FrameScore(sample, alone.headlines()), alone
+
+    with ThreadPoolExecutor(min(MOST_WORKERS, len(os.sched_getaffinity(0)))) as pool:
+        for frame_score, alone in _ahead(pool, score, frames(pool)):
+            evaluation.add(frame_score, alone)
+    return evaluation
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`function` of each item in order, computed by `pool` a little ahead of who takes them."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > MOST_WORKERS:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
+    """Score a subject on samples. Raises LayoutError and EngineError."""
+    return evaluate_engine(subject.engine, samples, subject.thresholds, subject.max_detections)
+
+
+def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[int], list[int]]:
+    """Indices of the `count` worst (worst first) and best (best first) frames of a task."""
+    known = [
+        (figure, frame.sample.stem, index)
+        for index, frame in enumerate(frames)
+        if (figure := frame.figures[task]) is not None
+    ]
+    order = [index for *_, index in sorted(known)]
+    worst = order[: min(count, (len(order) + 1) // 2)]
+    best = [index for index in reversed(order) if index not in worst][:count]
+    return worst, best

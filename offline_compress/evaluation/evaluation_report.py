@@ -1,0 +1,287 @@
+"""The evaluation as tables for the terminal and as one self-contained HTML page with pictures."""
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.datasets.layout import read_image, read_truth
+from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
+from mtc_perception.pages import render
+from mtc_perception.util.files import write_text_atomic
+from offline_compress.evaluation.evaluate import Evaluation, FrameScore, infer, ranked
+from offline_compress.evaluation.evaluation_charts import charts
+from offline_compress.evaluation.headlines import TASKS
+from offline_compress.evaluation.metrics_file import Tick
+from offline_compress.evaluation.subject import Subject
+
+PICTURES_PER_RANK = 3
+PICTURE_WIDTH_PX = 640
+OVERLAY_COLORS = {
+    name: "#{:02x}{:02x}{:02x}".format(*color)
+    for name, color in (
+        ("drivable area", DRIVABLE_COLOR),
+        ("lane lines", LANE_COLOR),
+        ("vehicles", CLASS_COLORS[0]),
+    )
+}
+"""CSS colours of what is drawn into frames."""
+_TEMPLATE = "evaluation_page.html.j2"
+_TASK_WORDS = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}
+_HEADLINE_WORDS = {"detection": "F1", "drivable": "mIoU", "lane": "IoU"}
+_WORDS = {
+    "recall": "recall, every detection counted",
+    "map50": "mAP50",
+    "map50_95": "mAP50-95",
+    "recall_at_threshold": "recall at the score threshold",
+    "precision_at_threshold": "precision at the score threshold",
+    "f1_at_threshold": "F1 at the score threshold",
+    "best_f1": "F1 at the best score threshold",
+    "recall_at_best_f1": "recall at the best score threshold",
+    "precision_at_best_f1": "precision at the best score threshold",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "accuracy": "accuracy",
+    "miou_pooled": "mIoU, pooled",
+    "iou_pooled": "IoU, pooled",
+    "accuracy_pooled": "accuracy, pooled",
+    "iou_dilated8": "IoU, 8 px label",
+    "accuracy_dilated8": "accuracy, 8 px label",
+    "iou_dilated8_pooled": "IoU, 8 px label, pooled",
+    "accuracy_dilated8_pooled": "accuracy, 8 px label, pooled",
+}
+_CONDITION_COLUMNS = {
+    "recall": ("detection", "recall"),
+    "mAP50": ("detection", "map50"),
+    "drivable mIoU": ("drivable", "miou"),
+    "lane IoU": ("lane", "iou"),
+    "lane accuracy": ("lane", "accuracy"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame, prediction beside label."""
+
+    title: str
+    jpeg_base64: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table of text in sections of rows; a first cell is not repeated in the rows below it."""
+
+    title: str
+    columns: list[str]
+    sections: list[list[list[str]]]
+
+
+def tables(result: dict[str, Any]) -> list[TextTable]:
+    """The figures of a result JSON, its thresholds, and its conditions where there are any."""
+    sections = [
+        _named(_TASK_WORDS[task], _figures(result[task])) for task in TASKS if task in result
+    ]
+    speed = result["speed"]
+    latency = speed["latency_ms"]
+    network = [
+        ("parameters", f"{result['params'] / 1e6:.3f} M"),
+        ("multiply-accumulates", f"{result['gmacs']:.2f} G"),
+        ("latency at batch 1, p50", f"{latency['p50']:.2f} ms"),
+        ("latency at batch 1, p95", f"{latency['p95']:.2f} ms"),
+        ("images per second, mean", f"{speed['fps']:.1f}"),
+    ]
+    sections.append(_named("network", network))
+    found = [TextTable("figures", ["", "figure", "value"], sections)]
+    if result["sweep"]:
+        columns = ["threshold of", "used", "best", "by", "value"]
+        found.append(TextTable("thresholds", columns, [list(_thresholds(result))]))
+    if "conditions" in result:
+        columns = ["condition", "", "images", *_CONDITION_COLUMNS]
+        found.append(TextTable("conditions", columns, list(_conditions(result["conditions"]))))
+    return found
+
+
+def result_tables(result: dict[str, Any]) -> Iterator[Table]:
+    """The same for the terminal."""
+    for one in tables(result):
+        table = Table()
+        for index, name in enumerate(one.columns):
+            table.add_column(name, justify="left" if index < 2 else "right")
+        for section in one.sections:
+            for row in section:
+                table.add_row(*row)
+            table.add_section()
+        yield table
+
+
+def title_of(result: dict[str, Any]) -> str:
+    """What was evaluated on what, in one line."""
+    model, data, engine = result["model"], result["data"], result["engine"]
+    return (
+        f"{model['name']} ({model['kind']}, {engine['name']} {engine['precision']}) on "
+        f"{data['name']} {data['split']}, {data['images']} images"
+    )
+
+
+def write_report(
+    path: Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    result: dict[str, Any],
+    tick: Tick = lambda _done, _total: None,
+) -> None:
+    """Write the HTML page atomically. The chosen frames are run once more to be drawn.
+
+    `tick` is told pictures drawn and pictures in all.
+    """
+    chosen = []
+    for task in TASKS:
+        worst, best = ranked(evaluation.frames, task, PICTURES_PER_RANK)
+        chosen += [(task, "worst", worst), (task, "best", best)]
+    total = sum(len(indices) for *_, indices in chosen)
+    rankings, done = [], 0
+    for task, rank, indices in chosen:
+        pictures = []
+        for index in indices:
+            frame = evaluation.frames[index]
+            pictures.append(Picture(_caption(task, frame), draw_sample(subject, frame)))
+            done += 1
+            tick(done, total)
+        if pictures:
+            rankings.append((f"{_TASK_WORDS[task]}: {rank}", pictures))
+    text = render(
+        __package__ or "",
+        _TEMPLATE,
+        title=title_of(result),
+        cards=list(_cards(result)),
+        tables={table.title: table for table in tables(result)},
+        charts=charts(evaluation, result),
+        rankings=rankings,
+        thresholds=subject.thresholds,
+        max_detections=subject.max_detections,
+        result=result,
+        colors=OVERLAY_COLORS,
+    )
+    write_text_atomic(path, text)
+
+
+def draw_sample(subject: Subject, frame: FrameScore) -> str:
+    """Prediction and label of one sample side by side, as a base64 JPEG."""
+    pixels = read_image(frame.sample.image_path)
+    answer = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
+    truth = read_truth(frame.sample, pixels.shape[:2])
+    ignore_class = len(subject.classes)
+    pair = np.hstack(
+        [
+            draw_overlay(pixels, answer.perception(subject.thresholds), subject.classes),
+            draw_overlay(
+                pixels,
+                _as_perception(truth, pixels.shape[0], pixels.shape[1], ignore_class),
+                [*subject.classes, "ignored"],
+            ),
+        ]
+    )
+    return jpeg_base64(pair)
+
+
+def jpeg_base64(pair: npt.NDArray[np.uint8]) -> str:
+    """A pair of RGB pictures, [H, W, 3], as a JPEG no wider than two of PICTURE_WIDTH_PX."""
+    scale = min(1.0, 2 * PICTURE_WIDTH_PX / pair.shape[1])
+    if scale < 1.0:
+        pair = cv2.resize(pair, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(pair, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
+    return base64.b64encode(jpeg.tobytes()).decode("ascii")
+
+
+def _named(name: str, rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
+    return [["" if index else name, *row] for index, row in enumerate(rows)]
+
+
+def _figures(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, words in _WORDS.items():
+        if name in figures:
+            yield words, _text(figures[name])
+
+
+def _thresholds(result: dict[str, Any]) -> Iterator[list[str]]:
+    for name, (task, figure) in RECOMMENDED.items():
+        sweep = result["sweep"].get(task)
+        if sweep is None:
+            continue
+        best = sweep["best_threshold"].get(figure)
+        if task == "detection":
+            value = result[task]["best_f1"]
+        else:
+            value = None if best is None else sweep[figure][sweep["threshold"].index(best)]
+        used = f"{result[task]['threshold']:g}"
+        by = {"f1": "F1", "miou": "mIoU", "iou": "IoU"}[figure]
+        yield [name, used, "undefined" if best is None else f"{best:g}", by, _text(value)]
+
+
+def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:
+    for attribute, values in conditions.items():
+        rows = [
+            (
+                value,
+                str(max((figures[task]["images"] for task in figures), default=0)),
+                *(
+                    _text(figures[task][name]) if task in figures else ""
+                    for task, name in _CONDITION_COLUMNS.values()
+                ),
+            )
+            for value, figures in values.items()
+        ]
+        yield _named(attribute, rows)
+
+
+def _cards(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for task, name, words in (
+        ("detection", "map50", "vehicle mAP50"),
+        ("detection", "recall", "vehicle recall"),
+        ("drivable", "miou", "drivable mIoU"),
+        ("lane", "iou", "lane IoU"),
+    ):
+        if task in result:
+            value = result[task][name]
+            yield words, "undefined" if value is None else f"{value:.3f}"
+    yield "latency, p50", f"{result['latency_ms']:.1f} ms"
+    yield "parameters", f"{result['params'] / 1e6:.2f} M"
+
+
+def _caption(task: str, frame: FrameScore) -> str:
+    about = ", ".join(frame.sample.attributes.values())
+    value = f"{frame.sample.stem}: {_HEADLINE_WORDS[task]} {frame.figures[task]:.3f}"
+    return f"{value} ({about})" if about else value
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _as_perception(truth: GroundTruth, height: int, width: int, ignore_class: int) -> Perception:
+    boxes = np.zeros((0, 4), np.float32) if truth.boxes is None else truth.boxes
+    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
+
+    def mask(label: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.uint8]:
+        known = np.zeros((height, width), np.bool_) if label is None else label
+        return known.astype(np.uint8) * np.uint8(255)
+
+    return Perception(
+        boxes=boxes.astype(np.float32),
+        scores=np.ones(len(boxes), np.float32),
+        labels=np.where(ignore, ignore_class, 0).astype(np.int32),
+        drivable=mask(truth.drivable),
+        lane=mask(truth.lane),
+        times=StageTimes(0.0, 0.0, 0.0),
+    )

@@ -1,0 +1,119 @@
+"""Calibration images: a fixed, representative part of a recipe's training data, as deployed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from accelerate import PartialState
+
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.datasets.layout import Sample, read_split
+from offline_compress.data.augment import LabelledImage, warp
+from offline_compress.data.dataset import load_labelled
+from offline_compress.importance.scorer import require_labels
+from offline_compress.recipe.compression import Scoring
+from offline_compress.recipe.parts import SizePx
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import render_missing
+from offline_compress.training.samples import Batch, collate_batch
+
+_Tasks = tuple[bool, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBatches(Sequence[Batch]):
+    """Batches that are decoded when asked for; the last one may be smaller."""
+
+    samples: list[Sample]
+    size: SizePx
+    batch: int
+
+    def __len__(self) -> int:
+        return -(-len(self.samples) // self.batch)
+
+    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
+        """Raises LayoutError for a file that does not decode."""
+        part = self.samples[number * self.batch : (number + 1) * self.batch]
+        if not part:
+            raise IndexError(number)
+        return collate_batch([letterboxed(load_labelled(sample), self.size) for sample in part])
+
+
+def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
+    """`scoring.images` training images (fewer if there are no more), whole and not augmented.
+
+    What does not fill a batch is left out, unless it is the only one: Taylor terms of smaller
+    batches are larger, those of single images most.
+
+    Raises UserError if none of them is labelled for one of the tasks, and LayoutError for a data
+    set that is missing or broken.
+    """
+    samples = calibration_samples(recipe, scoring.images)
+    samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
+    require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0))
+    return CalibrationBatches(samples, recipe.input, scoring.batch)
+
+
+def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:
+    """`images` labelled training samples (fewer if there are no more), always the same ones.
+
+    Each source has its weight's share, within it each set of labelled tasks has its share, and
+    any part of the list is mixed like the whole. Raises LayoutError.
+    """
+    with PartialState().local_main_process_first():
+        render_missing(recipe.train)
+    strata: list[list[Sample]] = []
+    weights: list[float] = []
+    for source in recipe.train:
+        samples = [s for s in read_split(source.root, source.split) if s.labelled]
+        kinds = {_labelled(sample): None for sample in samples}
+        for kind in kinds:
+            strata.append([sample for sample in samples if _labelled(sample) == kind])
+            weights.append(source.weight * len(strata[-1]) / len(samples))
+    turns = apportion(weights, [len(stratum) for stratum in strata], images)
+    counts = Counter(turns)
+    picks = {number: iter(_spread(strata[number], counts[number])) for number in counts}
+    return [next(picks[number]) for number in turns]
+
+
+def apportion(weights: Sequence[float], sizes: Sequence[int], seats: int) -> list[int]:
+    """Which stratum is next, `seats` times or until all are used up.
+
+    Sainte-Lague's method: proportional to `weights` at every length, except that each stratum has
+    its first turn before any has its second.
+    """
+    given = [0] * len(sizes)
+    turns: list[int] = []
+    while len(turns) < min(seats, sum(sizes)):
+        open_strata = [number for number, size in enumerate(sizes) if given[number] < size]
+        chosen = max(
+            open_strata,
+            key=lambda number: (given[number] == 0, weights[number] / (2 * given[number] + 1)),
+        )
+        given[chosen] += 1
+        turns.append(chosen)
+    return turns
+
+
+def letterboxed(sample: LabelledImage, size: SizePx) -> LabelledImage:
+    """The whole image, scaled and padded as on the vehicle, with its labels."""
+    height, width = sample.image.shape[:2]
+    box = Letterbox.fit(height, width, size.height, size.width)
+    matrix = np.array([[box.scale_x, 0, box.left], [0, box.scale_y, box.top]])
+    moved = warp(sample, matrix, size.height, size.width)
+    image = np.empty((size.height, size.width, 3), np.uint8)
+    box.write(SourceImage(sample.image, "rgb"), image)
+    return replace(moved, image=image)
+
+
+def _labelled(sample: Sample) -> _Tasks:
+    """For each task whether the sample is labelled for it."""
+    return sample.boxes is not None, sample.drivable is not None, sample.lane is not None
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """`count` samples at even distances, shuffled: neighbours are often frames of one drive."""
+    chosen = [samples[(2 * k + 1) * len(samples) // (2 * count)] for k in range(count)]
+    return [chosen[k] for k in np.random.default_rng(0).permutation(count)]

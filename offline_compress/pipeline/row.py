@@ -1,0 +1,148 @@
+"""One compression run as one row of a table: `result.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.core.bundle import Bundle
+from mtc_perception.util.provenance import provenance
+from offline_compress.evaluation.latency import Key, Latencies, conditions
+from offline_compress.pipeline.folder import RunFolder
+from offline_compress.pipeline.stages import MARKERS_FOLDER
+from offline_compress.pruning.plan import Plan, PlanStep, read_plan
+
+SCHEMA = 3
+MEASURED_SLACK = 1.05
+"""Latency over its budget that still counts as kept: by how much two measurements may differ."""
+ENGINES = ("openvino", "onnxruntime")
+FIGURES = {
+    "detection": ("recall", "map50", "map50_95"),
+    "drivable": ("miou", "iou"),
+    "lane": ("iou", "accuracy"),
+}
+"""What a row keeps of a metric JSON."""
+TEACHER, STUDENT = "teacher", "fp32"
+"""Networks of `Latencies`: the teacher, and variants of the student by their names."""
+
+
+def row(
+    run: RunFolder,
+    teacher: dict[str, Any],
+    student: dict[str, Any],
+    variants: dict[str, dict[str, dict[str, Any]]],
+    bundle: Bundle,
+    latencies: Latencies,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The row of a run.
+
+    Args:
+        teacher, student: metric JSON of the checkpoints.
+        variants: variant -> engine -> metric JSON, of those that run here.
+        bundle: with all variants.
+        latencies: of the teacher and of the variants.
+        seconds: spent in each stage.
+    """
+    target = run.compress.prune.engine
+    plan = read_plan(run.plan)
+    counted = counted_steps(plan)
+    begun = run.begun()
+    settings = run.compress.model_dump(mode="json", exclude={"seed", "student", "teacher"})
+    content = {
+        "schema": SCHEMA,
+        "name": run.path.resolve().name,
+        "recipe": run.recipe.name,
+        "seed": run.compress.seed,
+        "settings": settings,
+        "data": student["data"],
+        "teacher": _network(teacher, TEACHER, latencies, target),
+        "student": _network(student, STUDENT, latencies, target),
+        "pruned": counted[-1].after if counted else {},
+        "latency_ratio": {
+            engine: latencies.ratio((STUDENT, engine), (TEACHER, engine)) for engine in ENGINES
+        },
+        "latency_conditions": conditions(),
+        "variants": {
+            key: {
+                "bytes": len(bundle.model_bytes(key)),
+                "accuracy": figures(variant.accuracy or {}),
+                "engines": {
+                    engine: _variant(key, engine, metrics, latencies)
+                    for engine, metrics in variants.get(key, {}).items()
+                },
+            }
+            for key, variant in bundle.manifest.variants.items()
+        },
+        "seconds": seconds,
+        **provenance(),
+        "command": begun["command"],
+        "taken_back": plan.steps[-1].taken_back,
+    }
+    return content | {"budget": budget_kept(content)}
+
+
+def budget_kept(row: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
+    """What remains of every cost that the budget names, as fractions of the teacher's."""
+    remains = {
+        "parameters": row["student"]["params"] / row["teacher"]["params"],
+        "macs": row["student"]["gmacs"] / row["teacher"]["gmacs"],
+        # Not as pruning measured it, which took the best of several selections.
+        "latency": row["latency_ratio"][row["settings"]["prune"]["engine"]],
+    }
+    achieved = {kind: round(value, 4) for kind, value in remains.items()}
+    return {
+        kind: {
+            "limit": limit,
+            "achieved": achieved[kind],
+            "kept": achieved[kind] <= limit * (MEASURED_SLACK if kind == "latency" else 1),
+        }
+        for kind, limit in row["settings"]["prune"]["budget"].items()
+        if limit is not None
+    }
+
+
+def counted_steps(plan: Plan) -> list[PlanStep]:
+    """The steps that were not taken back. What the last one left is what is recovered."""
+    return [step for step in plan.steps if not step.taken_back]
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The headline figures of the tasks that a metric JSON has."""
+    return {
+        task: {name: metrics[task][name] for name in names}
+        for task, names in FIGURES.items()
+        if task in metrics
+    }
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Time spent in every stage that has begun, as far as it has been noted."""
+    paths = sorted((folder / MARKERS_FOLDER).glob("*.json"))
+    return {path.stem: json.loads(path.read_text())["seconds"] for path in paths}
+
+
+def _network(
+    metrics: dict[str, Any], name: str, latencies: Latencies, target: str
+) -> dict[str, Any]:
+    by_engine = {engine: latencies.summary((name, engine)) for engine in ENGINES}
+    return {
+        "name": metrics["model"]["name"],
+        "sha256": metrics["model"]["sha256"],
+        **figures(metrics),
+        "params": metrics["params"],
+        "gmacs": metrics["gmacs"],
+        "latency_ms": by_engine[target]["p50"],
+        "latency_ms_by_engine": {engine: one["p50"] for engine, one in by_engine.items()},
+        "latency_p95_ms_by_engine": {engine: one["p95"] for engine, one in by_engine.items()},
+    }
+
+
+def _variant(
+    variant: str, engine: str, metrics: dict[str, Any], latencies: Latencies
+) -> dict[str, Any]:
+    key: Key = (variant, engine)
+    return {
+        **figures(metrics),
+        "latency_ms": latencies.summary(key)["p50"],
+        "ratio_to_fp32": latencies.ratio(key, (STUDENT, engine)),
+    }

@@ -1,0 +1,96 @@
+"""Pruning a trained network to a budget, in steps, with nothing but a recipe."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+from mtc_perception.core.bundle import sha256_hex
+from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.surgery import keep_channels
+from offline_compress.models.registry import ModelSpec, save_checkpoint
+from offline_compress.pruning.choice import candidates, require_end, step_budget
+from offline_compress.pruning.iterative import Schedule, draw
+from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
+from offline_compress.pruning.scoring import (
+    SCORING_ADVICE,
+    calibration,
+    measured_scores,
+    progress,
+)
+from offline_compress.pruning.setting import open_setting
+from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.advice import memory_advice
+from offline_compress.training.machine import start_accelerator
+from offline_compress.training.validation import Validator, validator
+
+PREDICTED_PLAN_FILE, PREDICTED_PICTURE_FILE = "dry_run.json", "dry_run.png"
+
+
+def prune_network(
+    recipe: Recipe, teacher: Path, out: Path, validate: Validator | None = None
+) -> Plan:
+    """Prune checkpoint `teacher` as `recipe.compress` says, in folder `out`, or go on there.
+
+    Ends with the checkpoint `out`/best, plan.json and channels.png. `validate` scores networks;
+    default: the recipe's validation set. All processes of a launch call this together, with one
+    `out` for all. Returns the plan; its last step is one that does not count if the guard has ended
+    the pruning.
+
+    Raises UserError for a budget that cannot be reached, a network that cannot be pruned,
+    calibration images without labels for a task, a folder that holds the pruning of another
+    teacher, and what training raises; Interrupted if a recovery was stopped.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    schedule = Schedule(recipe, teacher, out, validate or validator(recipe.validate_on))
+    for step in range(1, schedule.setting.pruning.steps + 1):
+        if not schedule.taken_back:
+            schedule.step(step)
+    schedule.finish()
+    return schedule.plan
+
+
+def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
+    """Choose the channels of all steps without training: scores, predicted costs, a picture.
+
+    Later steps go by the scores of the first one, where the real run scores anew. Latencies of the
+    plan are predicted, and no cut is tried (`compress.prune.largest_rise`): the real run may keep
+    more of some layers, and less of others. Writes dry_run.json and dry_run.png into folder `out`,
+    besides the latency table and the scores; no checkpoint. Raises what `prune_network` raises.
+    """
+    accelerator = start_accelerator(recipe.precision, 1)
+    batches = calibration(recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    with progress(True) as tick, memory_advice(SCORING_ADVICE):
+        setting = open_setting(recipe, teacher, out, True, tick)
+        scores = measured_scores(setting, setting.model, batches, out, accelerator, tick)
+    plan = setting.empty_plan()
+    model, groups = copy.deepcopy(setting.model), setting.groups
+    for step in range(1, setting.pruning.steps + 1):
+        budget = step_budget(setting, step)
+        found = candidates(
+            setting, model, groups, scores, step, recipe.seed + step, setting.pruning.locked
+        )
+        if step == 1:
+            require_end(found)
+        kept = found.select(budget)
+        keep_channels(model, groups, lists(kept))
+        groups, scores = channel_groups(model, setting.pruning.protect), remaining(scores, kept)
+        plan = extended(plan, setting, predicted_step(setting, budget, kept), kept)
+        print(summary(setting, plan, {}))
+    write_plan(out / PREDICTED_PLAN_FILE, plan)
+    draw(setting, plan, out / PREDICTED_PICTURE_FILE)
+    return plan
+
+
+def replay(plan: Path, teacher: Path, out: Path) -> ModelSpec:
+    """Cut checkpoint `teacher` as a plan says into checkpoint `out`, with the teacher's weights.
+
+    Returns its spec. Raises UserError if the plan was made for another teacher.
+    """
+    spec, model = apply(read_plan(plan), teacher)
+    digest = sha256_hex(plan.read_bytes())
+    told = f"cut by the plan with sha256 {digest}, not trained since"
+    spec = replace(spec, lineage=[*spec.lineage, told])
+    save_checkpoint(out, spec, model)
+    return spec

@@ -1,0 +1,1 @@
+"""Recipes: everything that a training and a compression depend on, validated."""

@@ -1,0 +1,145 @@
+"""What a recipe says about compressing the network that it trains."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from offline_compress.recipe.parts import (
+    Fraction,
+    NotNegative,
+    Positive,
+    Range,
+    Schedule,
+    SizePx,
+    Strict,
+)
+
+Criterion = Literal["random", "l2", "joint", "tci_sum", "tci_max"]
+Cost = Literal["none", "parameters", "macs", "latency"]
+QuantisedVariant = Literal["fp16", "int8-ort", "int8-openvino", "int8-trt"]
+Below1 = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Distillation(Strict):
+    """Learning a teacher's backbone and encoder features, whatever the heads are."""
+
+    teacher: Path
+    """Checkpoint of any network of the registry, with any heads."""
+    weight: PositiveFloat = 1.0
+    """Of the backbone's levels C3..C5; the encoder's levels P3..P5 weigh twice that."""
+    decay: Fraction = 0.2
+    """Share of the run, at its end, over which the weight falls to 0."""
+
+
+class Scoring(Strict):
+    """Calibration for importance and conflict: images of the training set, not augmented."""
+
+    images: Positive = 128
+    batch: Positive = 8
+    """Images per Taylor term and per conflict angle."""
+
+
+class Budget(Strict):
+    """What may remain, as fractions of the unpruned network; every given one is kept."""
+
+    parameters: Below1 | None = None
+    macs: Below1 | None = None
+    latency: Below1 | None = None
+    """Measured at batch 1 on the target engine."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "Budget":
+        if not any((self.parameters, self.macs, self.latency)):
+            raise ValueError("give at least one of parameters, macs and latency")
+        return self
+
+
+class Guard(Strict):
+    """Largest loss per task, in points of its validation score, that a pruning step may end with.
+
+    A step that loses more is taken back and tried once more with twice the locked channels; if that
+    loses more, too, pruning ends there. The last step has no guard: its recovery is the training
+    that follows the pruning."""
+
+    detection: PositiveFloat = 5.0
+    drivable: PositiveFloat = 2.0
+    lane: PositiveFloat = 5.0
+
+
+class Pruning(Strict):
+    """Which channels go, and how."""
+
+    budget: Budget
+    criterion: Criterion = "tci_max"
+    conflict: Fraction = 0.3
+    """Weight of the gradient-conflict penalty of the tci criteria; 0: none."""
+    cost: Cost = "latency"
+    """What a channel's score is divided by."""
+    engine: Literal["openvino", "onnxruntime"] = "openvino"
+    """Target engine of latencies."""
+    steps: Positive = 4
+    """Equal steps to the budget, each scored anew."""
+    round_to: Literal[1, 4, 8, 16, 32] = 8
+    least_channels: Positive = 16
+    least_share: Fraction = 0.25
+    """A layer keeps at least `least_channels` and this share of its channels."""
+    locked: Fraction = 0.03
+    """Share of the channels, the best of each task, that is never removed in a step."""
+    largest_rise: NotNegative | None = 0.25
+    """Each layer's cut is tried alone before a step is made; one that raises any task's loss on
+    calibration images by more than this fraction is halved until it does not. None: untried."""
+    protect: tuple[str, ...] = ()
+    """Layers or parts of the network, by dotted name, that keep all their channels."""
+    decoder_layers: Positive | None = None
+    """Layers of a query decoder that remain; none: all."""
+    epochs_between: NotNegative = 0.5
+    """Recovery after each step but the last, in epochs of `recover.schedule`."""
+    distillation: NotNegative | None = None
+    """Weight of the teacher's features in these recoveries; None: as in `recover`."""
+    guard: Guard = Guard()
+
+    @model_validator(mode="after")
+    def _guarded(self) -> "Pruning":
+        if not self.epochs_between and self.guard != Guard():
+            raise ValueError("guard judges steps that have recovered: epochs_between must not be 0")
+        return self
+
+
+class Recovery(Strict):
+    """Training of the pruned network, with the data and all else of the recipe itself."""
+
+    schedule: Schedule
+    crop: SizePx | None = None
+    """None: as in the recipe."""
+    scale_jitter: Range | None = None
+    """None: as in the recipe."""
+    distillation: NotNegative = 1.0
+    """Weight of the teacher's features (see `Distillation`); 0: none."""
+    from_scratch: bool = False
+    """Train the pruned shape from random weights instead: a control experiment."""
+
+
+class Quantisation(Strict):
+    """Variants of the student beside fp32, calibrated on images of the training set."""
+
+    variants: tuple[QuantisedVariant, ...] = ("fp16", "int8-ort", "int8-openvino", "int8-trt")
+    images: Positive = 128
+    tolerance: PositiveFloat = 0.3
+    """Largest loss of any headline metric, in points, before the most sensitive layers are kept in
+    higher precision."""
+
+
+class Compression(Strict):
+    """From the trained network to the bundle of its student."""
+
+    teacher: Path | None = None
+    """Checkpoint to compress; none: runs/NAME/best of the recipe itself, trained where needed."""
+    student: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
+    """Name of the student and its bundle; none: the recipe's with `_student`."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the random criterion and of what recovery draws; the teacher has the recipe's own."""
+    scoring: Scoring = Scoring()
+    prune: Pruning
+    recover: Recovery
+    quantise: Quantisation = Quantisation()

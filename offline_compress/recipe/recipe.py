@@ -1,0 +1,154 @@
+"""Recipes: validated YAML files that say everything a training run depends on."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mtc_perception.util.errors import UserError
+from offline_compress.recipe.compression import Compression, Distillation
+from offline_compress.recipe.parts import (
+    DataSource,
+    Fraction,
+    NotNegative,
+    Range,
+    Schedule,
+    SizePx,
+    Strict,
+)
+
+
+class Recipe(Strict):
+    """A training run."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """Also the folder of the run under runs/."""
+    model: str
+    """Of the registry, models/registry.py."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
+    classes: Annotated[list[str], Field(min_length=1, max_length=1)]
+    """One: the data sets carry one class, vehicles."""
+    input: SizePx
+    crop: SizePx
+    scale_jitter: Range = (0.6, 1.7)
+    """Least and greatest random scale of a training image, relative to the deployed scale."""
+    mosaic: Fraction = 0.0
+    """Share of the samples that are put together from four images."""
+    mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    start_from: Path | None = None
+    """Checkpoint whose weights training starts from; none: random weights."""
+    backbone_weights: Path | None = None
+    """File with pretrained weights of the backbone (see models/pretrained.py), or none."""
+    train: Annotated[list[DataSource], Field(min_length=1)]
+    validate_on: DataSource
+    mask_loss: Literal["dice", "focal"] = "dice"
+    """Of the drivable area and the lanes: see losses/masks.py."""
+    schedule: Schedule
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward pass; weights are always fp32. auto: bf16 where the machine computes in it,
+    else fp16 on a GPU and fp32 on a CPU."""
+    checkpoint_minutes: NotNegative = 5.0
+    """Time between two saves of the run; 0: after every step."""
+    licence: str
+    """Licence of the weights that follows from the training data; copied into the bundle."""
+    shape_of: Path | None = None
+    """Pruned checkpoint whose shape is trained from random weights, or none. (A run that starts
+    from a pruned checkpoint has its shape.)"""
+    distillation: Distillation | None = None
+    """A teacher whose features are learnt as well, or none."""
+    compress: Compression | None = None
+    """What `mtc-compress run` does with the trained network; `train` reads past it."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Recipe":
+        if sum(map(bool, (self.start_from, self.backbone_weights, self.shape_of))) > 1:
+            raise ValueError("start_from, backbone_weights and shape_of exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _mosaics_begin(self) -> "Recipe":
+        if self.mosaic and self.mosaic_off_epochs >= self.schedule.epochs:
+            raise ValueError(f"mosaic_off_epochs must be less than epochs ({self.schedule.epochs})")
+        return self
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe; relative data roots are taken from the working directory.
+
+    Args:
+        path: YAML file.
+        changes: fields to set beforehand, as `place=value`: the place dotted, a part that is
+            missing is made (`compress.prune.budget.macs=0.5`, `train.0.weight=1`), the value YAML.
+
+    Raises UserError naming the file and every wrong field.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        for change in changes:
+            _change(content, change)
+        return Recipe.model_validate(content)
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        wrong = "; ".join(_complaint(e["type"], e["loc"], e["msg"]) for e in error.errors())
+        raise UserError(f"recipe {path}: {wrong}") from None
+
+
+def _change(content: Any, change: str) -> None:
+    """Set one field of a recipe's content in place."""
+    name, equals, text = change.partition("=")
+    if not (name and equals):
+        raise UserError(f"--set {change}: write FIELD=VALUE, as in schedule.epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {change}: {text} is no YAML value") from None
+    part, (*way, last) = content, name.split(".")
+    for depth, step in enumerate(way):
+        key = _key(part, step, change, way[:depth])
+        if isinstance(part, dict) and part.get(key) is None:
+            part[key] = {}
+        part = part[key]
+    part[_key(part, last, change, way)] = value
+
+
+def _key(part: Any, step: str, change: str, place: Sequence[str]) -> str | int:
+    """What indexes the part of a recipe at `place`. Raises UserError if nothing can."""
+    where = ".".join(place) or "the recipe"
+    if isinstance(part, dict):
+        return step
+    if not isinstance(part, list):
+        raise UserError(f"--set {change}: {where} has no fields")
+    if not step.isdecimal() or int(step) >= len(part):
+        raise UserError(f"--set {change}: {where} has the entries 0 to {len(part) - 1}")
+    return int(step)
+
+
+def _complaint(kind: str, place: Sequence[int | str], message: str) -> str:
+    name = ".".join(map(str, place)) or "file"
+    if kind != "extra_forbidden":
+        return f"{name}: {message.removeprefix('Value error, ')}"
+    known = _fields_at(place[:-1])
+    close = difflib.get_close_matches(str(place[-1]), known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    return f"{name}: no such field; {hint}"
+
+
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the part of a recipe at `place`."""
+    part: Any = Recipe
+    for step in place:
+        # An index into list[Part], or a field of type Part or Part | None.
+        part = part if isinstance(step, int) else part.model_fields[step].annotation
+        part = next((p for p in get_args(part) if hasattr(p, "model_fields")), part)
+    return list(part.model_fields)

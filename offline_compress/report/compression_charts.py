@@ -1,0 +1,145 @@
+"""The pictures of a compression report, drawn by matplotlib into SVG."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from offline_compress.evaluation.headlines import HEADLINES, figure
+from offline_compress.report.compression_rows import (
+    HEADLINE_WORDS,
+    Row,
+    Setting,
+)
+
+# Okabe and Ito: told apart by everyone.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX"
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": "#616e7c",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": "#616e7c",
+    "ytick.color": "#616e7c",
+    "svg.fonttype": "none",
+}
+ROW_HEIGHT_IN = 0.24
+
+
+def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str], float]) -> str:
+    """Every headline figure over `x` of a row's `teacher` or `student`, as SVG.
+
+    One mark per setting (mean over its seeds, bars of one standard deviation), a star for each
+    teacher, and a line through the settings that no other one dominates.
+    """
+    rows = [row for setting in settings for row in setting.rows]
+    most = max(x(row, who) for row in rows for who in ("teacher", "student"))
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(10.5, 6.4), layout="constrained")
+        panels = page.subplots(2, 2).flat
+        for axes, (task, name) in zip(panels, HEADLINES, strict=True):
+            _trade_off(axes, settings, x, task, name)
+            axes.set_title(HEADLINE_WORDS[task, name], loc="left", fontsize=10)
+            axes.set_xlabel(x_title)
+            axes.set_xlim(0, 1.1 * most)
+            axes.grid(color="#e4e7eb", linewidth=0.7)
+        handles, labels = axes.get_legend_handles_labels()
+        page.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        return _svg(page)
+
+
+def _trade_off(
+    axes: Axes, settings: Sequence[Setting], x: Callable[[Row, str], float], task: str, name: str
+) -> None:
+    teachers = {row["teacher"]["sha256"]: row for one in settings for row in one.rows}
+    stars = [(x(row, "teacher"), figure(row["teacher"], (task, name))) for row in teachers.values()]
+    axes.plot(*zip(*stars, strict=True), "*", color="#1f2933", markersize=12, label="teacher")
+    marks = []
+    for index, setting in enumerate(settings):
+        across = setting.spread(lambda row: x(row, "student"))
+        along = setting.spread(lambda row: figure(row["student"], (task, name)))
+        if across is None or along is None:
+            continue
+        axes.errorbar(
+            across.mean,
+            along.mean,
+            along.deviation,
+            across.deviation,
+            fmt=MARKERS[index // len(COLORS) % len(MARKERS)],
+            color=COLORS[index % len(COLORS)],
+            elinewidth=1,
+            label=setting.name,
+        )
+        marks.append((across.mean, along.mean))
+    if best := front(marks):
+        axes.plot(*zip(*best, strict=True), color="#9aa5b1", linewidth=1, zorder=0)
+
+
+def front(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The marks (cost, gain) of which no other costs no more and gains more, by cost."""
+    best: list[tuple[float, float]] = []
+    for cost, gain in sorted(marks, key=lambda mark: (mark[0], -mark[1])):
+        if not best or gain > best[-1][1]:
+            best.append((cost, gain))
+    return best
+
+
+def channels(kept: Mapping[str, tuple[int, int]]) -> str:
+    """Bars of the channels that remain of each group (remaining, of the teacher's), as SVG."""
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(10.5, 1.0 + ROW_HEIGHT_IN * len(kept)), layout="constrained")
+        axes = page.subplots()
+        rows = range(len(kept))
+        axes.barh(rows, [total for _, total in kept.values()], color="#e4e7eb", height=0.75)
+        axes.barh(rows, [left for left, _ in kept.values()], color=COLORS[0], height=0.75)
+        for row, (left, total) in enumerate(kept.values()):
+            axes.text(total, row, f" {left} of {total}", va="center", fontsize=8, color="#616e7c")
+        axes.set_yticks(rows, list(kept), fontsize=8)
+        axes.set_ylim(len(kept) - 0.4, -0.6)
+        axes.set_xlabel("channels")
+        return _svg(page)
+
+
+def conflict_map(conflict: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Mean gradient conflict of each group (rows) and pair of tasks (columns), as SVG."""
+    pairs = list(next(iter(conflict.values())))
+    values = np.array(
+        [
+            [np.nan if one[pair] is None else one[pair] for pair in pairs]
+            for one in conflict.values()
+        ]
+    )
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(10.5, 1.0 + ROW_HEIGHT_IN * len(conflict)), layout="constrained")
+        axes = page.subplots()
+        picture = axes.imshow(values, cmap="magma_r", vmin=0, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            dark = value > 0.6 * np.nanmax(values)
+            text = "unknown" if np.isnan(value) else f"{value:.3f}"
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "#1f2933",
+            )
+        axes.set_yticks(range(len(conflict)), list(conflict), fontsize=8)
+        axes.set_xticks(range(len(pairs)), pairs)
+        page.colorbar(picture, ax=axes, label="mean of max(0, -cos)", pad=0.01)
+        return _svg(page)
+
+
+def _svg(page: Figure) -> str:
+    buffer = io.StringIO()
+    page.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

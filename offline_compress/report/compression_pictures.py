@@ -1,0 +1,81 @@
+"""Frames as teacher and student see them, side by side."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.overlay import draw_overlay
+from mtc_perception.datasets.layout import Sample, read_image
+from offline_compress.evaluation.evaluate import evaluate_subject, infer
+from offline_compress.evaluation.evaluation_report import Picture, jpeg_base64
+from offline_compress.evaluation.headlines import TASKS
+from offline_compress.evaluation.subject import Subject, open_subject
+from offline_compress.pipeline.accuracy import Count, labelled_samples
+from offline_compress.recipe.parts import DataSource
+
+COMPARED = 60
+"""Images of a validation set, evenly spread, that both networks are compared on."""
+WORDS = {"detection": "vehicles, F1", "drivable": "drivable area, mIoU", "lane": "lane lines, IoU"}
+
+
+def side_by_side(
+    teacher: Path, student: Path, source: DataSource, count: Count
+) -> Iterator[Picture]:
+    """The frame on which the student loses most, for every task, and one on which nothing stands
+    out: teacher left, student right, at neutral thresholds.
+
+    Raises UserError if a network or the data set cannot be read.
+    """
+    samples = evenly(labelled_samples(source), COMPARED)
+    first, second = open_subject(teacher), open_subject(student)
+    scores = []
+    for name, subject in (("teacher", first), ("student", second)):
+
+        def counted(name: str = name) -> Iterator[Sample]:
+            for done, sample in enumerate(samples):
+                count(f"comparing, {name}", done, len(samples))
+                yield sample
+
+        evaluation = evaluate_subject(subject, counted())
+        scores.append([frame.figures for frame in evaluation.frames])
+    for words, index in chosen(*scores):
+        yield Picture(f"{samples[index].stem}: {words}", draw_pair(first, second, samples[index]))
+
+
+def chosen(
+    teacher: Sequence[dict[str, float | None]], student: Sequence[dict[str, float | None]]
+) -> Iterator[tuple[str, int]]:
+    """What to show, in words, with the index of its frame; figures per task of every frame."""
+    total = np.zeros(len(teacher))
+    for task in TASKS:
+        known = [
+            (after - before, index)
+            for index, (old, new) in enumerate(zip(teacher, student, strict=True))
+            if (before := old[task]) is not None and (after := new[task]) is not None
+        ]
+        for change, index in known:
+            total[index] += change
+        if known:
+            change, index = min(known)
+            yield f"the largest loss in {WORDS[task]} ({100 * change:+.1f} points)", index
+    if len(total):
+        middle = int(np.argsort(total, kind="stable")[len(total) // 2])
+        yield f"the median change ({100 * total[middle]:+.1f} points over the tasks)", middle
+
+
+def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """At most `count` of the samples, spread evenly."""
+    step = max(1, -(-len(samples) // count))
+    return list(samples[::step])
+
+
+def draw_pair(teacher: Subject, student: Subject, sample: Sample) -> str:
+    """One image with the answers of both, as a base64 JPEG."""
+    pixels = read_image(sample.image_path)
+    halves = []
+    for subject in (teacher, student):
+        frame = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
+        halves.append(draw_overlay(pixels, frame.perception(subject.thresholds), subject.classes))
+    return jpeg_base64(np.hstack(halves))

@@ -1,0 +1,315 @@
+"""Compression runs as a table for the terminal and as one self-contained HTML page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mtc_perception.datasets.layout import LayoutError
+from mtc_perception.pages import render
+from mtc_perception.util.files import write_text_atomic
+from offline_compress.channels.groups import channel_groups
+from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, Picture, TextTable
+from offline_compress.evaluation.headlines import HEADLINES, TASKS, figure, task_scores
+from offline_compress.importance import conflict_summary, load
+from offline_compress.models.registry import load_checkpoint
+from offline_compress.pipeline.accuracy import Count
+from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
+from offline_compress.pipeline.row import ENGINES
+from offline_compress.pipeline.stages import digest_of
+from offline_compress.pruning.plan import read_plan
+from offline_compress.recipe.recipe import load_recipe
+from offline_compress.report.compression_charts import channels, conflict_map, trade_off
+from offline_compress.report.compression_pictures import side_by_side
+from offline_compress.report.compression_rows import (
+    HEADLINE_WORDS,
+    Row,
+    Setting,
+    Spread,
+    missed,
+    points,
+    settings_of,
+    share,
+)
+
+ENGINE_WORDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+_TEMPLATE = "compression_page.html.j2"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture in SVG."""
+
+    title: str
+    words: str
+    svg: str
+
+
+def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
+    """What each setting costs and what it loses, as means and deviations over its seeds."""
+    costs = ["setting", "seeds", "budget", "parameters", "GMACs"]
+    costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
+    costs += [f"x {ENGINE_WORDS[engine]}" for engine in ENGINES]
+    words = [HEADLINE_WORDS[key] for key in HEADLINES]
+    losses = ["setting", *words, *(f"Δ {word}" for word in words)]
+    teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
+    return [
+        TextTable(
+            "Cost",
+            costs,
+            [
+                [_teacher_costs(row) for row in teachers.values()],
+                [_setting_costs(setting) for setting in settings],
+            ],
+        ),
+        TextTable(
+            "Accuracy",
+            losses,
+            [
+                [_teacher_figures(row) for row in teachers.values()],
+                [_setting_figures(setting) for setting in settings],
+            ],
+        ),
+        TextTable(
+            "Scores of the tasks without the channels, before recovery",
+            ["setting", *TASKS],
+            [
+                [_teacher_scores(row) for row in teachers.values()],
+                [_pruned_scores(setting) for setting in settings],
+            ],
+        ),
+    ]
+
+
+def _teacher_costs(row: Row) -> list[str]:
+    teacher = row["teacher"]
+    return [
+        f"teacher {teacher['name']}",
+        "",
+        "",
+        f"{teacher['params'] / 1e6:.2f} M",
+        f"{teacher['gmacs']:.2f}",
+        *(f"{teacher['latency_ms_by_engine'][engine]:.2f}" for engine in ENGINES),
+        *("1" for _ in ENGINES),
+    ]
+
+
+def _teacher_figures(row: Row) -> list[str]:
+    figures = [_number(figure(row["teacher"], key), ".4f") for key in HEADLINES]
+    return [f"teacher {row['teacher']['name']}", *figures, *("" for _ in HEADLINES)]
+
+
+def _teacher_scores(row: Row) -> list[str]:
+    scores = task_scores(row["teacher"])
+    return [f"teacher {row['teacher']['name']}", *(_number(scores.get(t), ".4f") for t in TASKS)]
+
+
+def _pruned_scores(setting: Setting) -> list[str]:
+    spreads = (setting.spread(lambda row, t=task: row["pruned"].get(t)) for task in TASKS)  # type: ignore[misc]
+    return [setting.name, *(_spread(spread, ".4f") for spread in spreads)]
+
+
+def _setting_costs(setting: Setting) -> list[str]:
+    params = setting.spread(lambda row: row["student"]["params"] / 1e6)
+    removed = setting.spread(lambda row: 100 * (share(row, "params") - 1))
+    assert params is not None  # every row has them
+    assert removed is not None
+    times = [
+        setting.spread(lambda row, e=engine: row["student"]["latency_ms_by_engine"][e])  # type: ignore[misc]
+        for engine in ENGINES
+    ]
+    ratios = [
+        setting.spread(lambda row, e=engine: row["latency_ratio"][e])  # type: ignore[misc]
+        for engine in ENGINES
+    ]
+    return [
+        setting.name,
+        str(len(setting.rows)),
+        "; ".join(filter(None, map(missed, setting.rows))) or "kept",
+        f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
+        _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
+        *(_spread(one, ".2f") for one in times),
+        *(_spread(one, ".2f") for one in ratios),
+    ]
+
+
+def _setting_figures(setting: Setting) -> list[str]:
+    values = [
+        setting.spread(lambda row, k=key: figure(row["student"], k))  # type: ignore[misc]
+        for key in HEADLINES
+    ]
+    losses = [
+        setting.spread(lambda row, k=key: points(row, *k))  # type: ignore[misc]
+        for key in HEADLINES
+    ]
+    return [
+        setting.name,
+        *(_spread(one, ".4f") for one in values),
+        *(_spread(one, "+.2f") for one in losses),
+    ]
+
+
+def variants_table(row: Row) -> TextTable:
+    """The variants of one run on the engines they were evaluated on, beside the checkpoint."""
+    columns = ["variant", "engine", "MB", "ms", "x fp32", *(HEADLINE_WORDS[k] for k in HEADLINES)]
+    columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
+    sections = []
+    for variant, about in row["variants"].items():
+        size = f"{about['bytes'] / 1e6:.2f}"
+        lines = [
+            [
+                variant,
+                ENGINE_WORDS[engine],
+                size,
+                f"{one['latency_ms']:.2f}",
+                f"{one['ratio_to_fp32']:.2f}",
+                *_against_student(row, one),
+            ]
+            for engine, one in about["engines"].items()
+        ]
+        # Of an engine that is not here: what was measured when the variant was made.
+        elsewhere = [variant, "not here", size, "", "", *_against_student(row, about["accuracy"])]
+        sections.append(lines or [elsewhere])
+    return TextTable("variants", columns, sections)
+
+
+def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
+    """Headline figures, then their points against the student's checkpoint."""
+    values = [figures.get(task, {}).get(name) for task, name in HEADLINES]
+    base = [figure(row["student"], key) for key in HEADLINES]
+    losses = [
+        None if after is None or before is None else 100 * (after - before)
+        for after, before in zip(values, base, strict=True)
+    ]
+    return [
+        *(_number(value, ".4f") for value in values),
+        *(_number(loss, "+.2f") for loss in losses),
+    ]
+
+
+def terminal_table(table: TextTable) -> Table:
+    """A table for the terminal."""
+    shown = Table()
+    for index, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if index < 1 else "right", overflow="fold")
+    for section in table.sections:
+        for row in section:
+            shown.add_row(*row)
+        shown.add_section()
+    return shown
+
+
+def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count: Count) -> None:
+    """Write the HTML page of runs atomically; the first one is shown in detail.
+
+    Where its networks or its data set are no longer there, or are others than those of its
+    result, its pictures are left out.
+    """
+    settings = settings_of(rows)
+    first, run = rows[0], _run_of(folders[0], rows[0])
+    charts = [
+        Chart(
+            f"Accuracy over latency, {ENGINE_WORDS[engine]}",
+            "Student over teacher, measured in turn at batch 1; line: what no other setting "
+            "dominates.",
+            trade_off(
+                settings,
+                "latency, teacher = 1",
+                lambda row, who, e=engine: 1.0 if who == "teacher" else row["latency_ratio"][e],  # type: ignore[misc]
+            ),
+        )
+        for engine in ENGINES
+    ]
+    charts.append(
+        Chart(
+            "Accuracy over parameters",
+            "As deployed, BatchNorm folded.",
+            trade_off(settings, "M parameters", lambda row, who: row[who]["params"] / 1e6),
+        )
+    )
+    text = render(
+        __package__ or "",
+        _TEMPLATE,
+        title=f"Compression of {first['recipe']}",
+        first=first,
+        cards=list(_cards(first)),
+        tables=settings_tables(settings),
+        variants=variants_table(first) if len(first["variants"]) > 1 else None,
+        charts=charts + _inside(run),
+        pictures=_pictures(run, count),
+        colors=OVERLAY_COLORS,
+        rows=rows,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, text)
+
+
+def _cards(row: Row) -> list[tuple[str, str]]:
+    cards = [
+        (f"{100 * (share(row, 'params') - 1):+.1f} %", "parameters"),
+        *(
+            (f"x {row['latency_ratio'][engine]:.2f}", f"latency, {ENGINE_WORDS[engine]}")
+            for engine in ENGINES
+        ),
+    ]
+    for key in HEADLINES:
+        change = points(row, *key)
+        if change is not None:
+            cards.append((f"{change:+.2f}", f"points of {HEADLINE_WORDS[key]}"))
+    return cards
+
+
+def _run_of(folder: Path, row: Row) -> RunFolder | None:
+    """The run in a folder; None where the networks of its result are not there."""
+    if not (folder / RECIPE_FILE).is_file():
+        return None
+    run = RunFolder.of(load_recipe(folder / RECIPE_FILE), folder)
+    networks = ((run.teacher, row["teacher"]), (run.student, row["student"]))
+    same = all(digest_of(weights(path)) == of["sha256"] for path, of in networks)
+    return run if same else None
+
+
+def _inside(run: RunFolder | None) -> list[Chart]:
+    """What is known of the channels of a run."""
+    if run is None or not (run.plan.is_file() and run.scores.is_file()):
+        return []
+    plan, conflict = read_plan(run.plan), conflict_summary(load(run.scores))
+    groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
+    prunable = {group.name: group.size for group in groups if not group.protected}
+    kept = {name: (len(plan.kept.get(name, range(size))), size) for name, size in prunable.items()}
+    return [
+        Chart(
+            "Channels kept",
+            "Coupled layers are one group, named by the first; layers that may not be pruned are "
+            "left out.",
+            channels(kept),
+        ),
+        Chart(
+            "Conflict between the tasks",
+            "How far the tasks' gradients on a group's filters point apart, at the first step; 0 "
+            "where a layer serves one task alone.",
+            conflict_map({name: conflict[name] for name in prunable if name in conflict}),
+        ),
+    ]
+
+
+def _pictures(run: RunFolder | None, count: Count) -> list[Picture]:
+    if run is None:
+        return []
+    try:
+        return list(side_by_side(run.teacher, run.student, run.recipe.validate_on, count))
+    except LayoutError:
+        return []  # the data set has gone
+
+
+def _spread(spread: Spread | None, form: str) -> str:
+    if spread is None:
+        return "undefined"
+    deviation = "" if spread.deviation is None else f" ± {spread.deviation:{form.lstrip('+')}}"
+    return f"{spread.mean:{form}}{deviation}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "undefined" if value is None else f"{value:{form}}"

@@ -1,0 +1,1 @@
+"""Procedurally rendered roads with exact labels, as data sets and as recordings."""
