@@ -10,9 +10,9 @@ from typing import Any
 
 import hypothesis
 import pytest
-from toy_bundle import write_toy_bundle
 
 from mtc_perception.replay.live.domain import ClaimedDomain
+from support.toy_bundle import write_toy_bundle
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -23,26 +23,30 @@ os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # A run in the background of a script ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Programs that tests start find `support`, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 # What engines somebody has built on this machine is none of the tests' business.
 os.environ["MTC_ENGINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtc_no_engines_{os.getpid()}")
 
 
-def _needing_torch() -> set[str]:
-    """Names of modules here that import torch, the offline package, or another one that does."""
-    imported = {
-        path.stem: set(re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
-        for path in Path(__file__).parent.glob("*.py")
-    }
+_IMPORT = re.compile(r"^(?:from|import) (?:support(?:\.| import ))?(\w+)", re.MULTILINE)
+
+
+def _needing_torch() -> list[str]:
+    """Paths of modules here that import torch, the offline package, or another one that does."""
+    folder = Path(__file__).parent
+    paths = list(folder.rglob("*.py"))
+    imported = {path.stem: set(_IMPORT.findall(path.read_text())) for path in paths}
     needing = {"torch", "offline_compress"}
     while more := {name for name, others in imported.items() if others & needing} - needing:
         needing |= more
-    return needing
+    return [str(path.relative_to(folder)) for path in paths if path.stem in needing]
 
 
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.
-collect_ignore = (
-    [] if importlib.util.find_spec("torch") else [f"{name}.py" for name in _needing_torch()]
-)
+collect_ignore = [] if importlib.util.find_spec("torch") else _needing_torch()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -63,7 +67,7 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start_node(toy_bundle: Path) -> Iterator[Callable[..., Any]]:
     """Call it with parameters for a `node_rig.Rig` on the toy bundle; closed after the test."""
-    from node_rig import Rig
+    from support.node_rig import Rig
 
     rigs: list[Rig] = []
 

@@ -1,0 +1,187 @@
+"""The node as a process of its own: every state, and a clean end from each of them."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from sensor_msgs.msg import Image
+
+from support.checkout import SHIPPED
+from support.node_rig import PATIENCE_S, Client, image_message, solid
+from support.toy_bundle import write_toy_bundle
+
+pytestmark = pytest.mark.dds
+
+
+class Process:
+    """The node's process and what it says."""
+
+    def __init__(self, bundle: Path, node: tuple[str, ...]) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, *node, "--ros-args"),
+                *("-p", f"bundle:={bundle}", "-p", "diagnostics_period_s:=0.1"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in list(self.lines))
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; the exit code and everything the process wrote."""
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=PATIENCE_S)
+        self._reader.join()
+        return code, "".join(self.lines)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    context = Context()
+    rclpy.init(context=context)
+    client = Client(context)
+    yield client
+    client.executor_.shutdown()
+    client.destroy_node()
+    context.try_shutdown()
+
+
+@contextlib.contextmanager
+def running(
+    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node.node")
+) -> Iterator[Process]:
+    """The node's process; `node` is what Python is to run for it."""
+    process = Process(bundle, node)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        *(
+            (state, signal.SIGINT)
+            for state in ("unconfigured", "configuring", "inactive", "active")
+        ),
+        *((state, signal.SIGTERM) for state in ("configuring", "active")),
+    ],
+)
+def test_signals_end_the_node_cleanly_in_every_state(client, toy_bundle, state, number):
+    with running(SHIPPED if state == "configuring" else toy_bundle) as node:
+        client.wait_for(client._change.service_is_ready, "the node")
+        if state == "configuring":
+            # Loading the shipped network takes long enough to be interrupted.
+            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+            client._change.call_async(request)
+            client.wait_for(lambda: node.said("loading"), "the beginning of configure")
+        if state in ("inactive", "active"):
+            assert client.configure()
+        if state == "active":
+            assert client.activate()
+            results = client.collect(Image, "drivable_mask")
+            publish = client.camera("image_raw")
+
+            def flowing() -> bool:
+                publish(image_message(solid(255, 0, 0, 720, 1280), "rgb8", client))
+                return len(results) >= 3
+
+            client.wait_for(flowing, "images flowing")
+        code, text = node.end(number)
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert "ERROR" not in text
+
+
+def test_shutdown_transition_and_then_ctrl_c(client, toy_bundle):
+    with running(toy_bundle) as node:
+        assert client.configure()
+        assert client.activate()
+        assert client.change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+        assert client.state() == "finalized"
+        client.wait_for_value("engine", "state", "finalized")
+        assert node.end(signal.SIGINT)[0] == 0
+
+
+def test_the_whole_cycle_twice(start_node):
+    rig = start_node()
+    for _ in range(2):
+        assert rig.state() == "unconfigured"
+        assert rig.configure()
+        assert rig.state() == "inactive"
+        assert rig.count_publishers("detections") == 1
+        assert rig.activate()
+        results = rig.collect(Image, "drivable_mask")
+        publish = rig.camera("image_raw")
+        rig.perceive(publish, image_message(solid(255, 0, 0), "rgb8", rig), results)
+        assert rig.deactivate()
+        assert not rig.activate() or rig.deactivate()
+        assert rig.cleanup()
+        rig.wait_for_value("engine", "state", "unconfigured")
+        rig.wait_for(lambda: rig.count_publishers("detections") == 0, "publishers gone")
+        names = {thread.name for thread in threading.enumerate()}
+        assert "inference" not in names
+
+
+def test_inactive_means_no_subscription_and_no_output(start_node):
+    rig = start_node()
+    assert rig.configure()
+    assert rig.count_subscribers("image_raw") == 0
+    assert rig.activate()
+    results = rig.collect(Image, "drivable_mask")
+    publish = rig.camera("image_raw")
+    rig.perceive(publish, image_message(solid(255, 0, 0), "rgb8", rig), results)
+    assert rig.deactivate()
+    results.clear()
+    publish(image_message(solid(255, 0, 0), "rgb8", rig))
+    rig.spin_for(0.3)
+    assert not results
+    assert rig.values("front")["input"] == "inactive"
+
+
+def test_a_missing_bundle_is_a_failed_configure_with_the_reason(start_node, capfd):
+    rig = start_node(bundle="/does/not/exist.mtc")
+    assert not rig.configure()
+    assert rig.state() == "unconfigured"
+    rig.wait_for_value("engine", "failure", "/does/not/exist.mtc")
+    assert rig.diagnostics["engine"].level == b"\x02"
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "cannot configure" in line]
+    assert "/does/not/exist.mtc" in line
+
+
+def test_a_damaged_bundle_is_refused_and_a_whole_one_then_works(start_node, toy_bundle, tmp_path):
+    damaged = write_toy_bundle(tmp_path / "damaged.mtc")
+    model = damaged / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    rig = start_node(bundle=str(damaged))
+    assert not rig.configure()
+    rig.wait_for_value("engine", "failure", "model.onnx")
+    assert rig.set(bundle=str(toy_bundle)) == ""
+    assert rig.configure()
+    assert "failure" not in rig.values("engine")

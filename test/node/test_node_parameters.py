@@ -1,0 +1,133 @@
+"""Parameters over real services: descriptors, live changes, refusals with their reason."""
+
+import subprocess
+import sys
+
+import pytest
+from rcl_interfaces.srv import DescribeParameters
+from vision_msgs.msg import Detection2DArray
+
+from support.node_rig import image_message, solid
+
+pytestmark = pytest.mark.dds
+
+
+@pytest.fixture
+def rig(start_node):
+    return start_node()
+
+
+def test_every_parameter_is_described_with_its_limits(rig):
+    client = rig.create_client(DescribeParameters, "/perception/describe_parameters")
+    names = ["score_threshold", "threads", "engine", "max_frame_age_ms", "front.image_topic"]
+    answer = rig.call(client, DescribeParameters.Request(names=names))
+    score, threads, engine, age, topic = answer.descriptors
+    assert all(descriptor.description for descriptor in answer.descriptors)
+    assert score.floating_point_range[0].to_value == 1.0
+    assert threads.integer_range[0].to_value == 256
+    assert "'openvino'" in engine.additional_constraints
+    assert "only while unconfigured" in engine.additional_constraints
+    assert age.additional_constraints == ""
+    assert not topic.read_only
+
+
+def test_thresholds_and_limits_change_while_running(rig):
+    rig.run()
+    results = rig.collect(Detection2DArray, "detections")
+    publish = rig.camera("image_raw")
+
+    def count():
+        # Scores are 0.6, 0.3, 0.2, 0.15, 0.12.
+        message = image_message(solid(255, 204, 0), "rgb8", rig)
+        return len(rig.perceive(publish, message, results).detections)
+
+    assert count() == 3
+    assert rig.set(score_threshold=0.14) == ""
+    assert count() == 4
+    assert rig.set(max_detections=1) == ""
+    assert count() == 1
+    assert rig.set(score_threshold=0.7, max_detections=0) == ""
+    assert count() == 0
+    assert rig.set(score_threshold=-1.0) == ""
+    assert count() == 3
+    assert rig.values("engine")["score_threshold"] == "0.200"
+
+
+def test_a_live_threshold_reaches_the_latched_label_info_and_diagnostics(rig):
+    rig.run()
+    assert rig.set(score_threshold=0.5, lane_threshold=0.25) == ""
+    values = rig.values("engine")
+    assert (values["score_threshold"], values["lane_threshold"]) == ("0.500", "0.250")
+    assert values["drivable_threshold"] == "0.500"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"score_threshold": 1.5}, "score_threshold"),
+        ({"score_threshold": -0.5}, "must be in 0..1, or -1"),
+        ({"max_frame_age_ms": -1.0}, "max_frame_age_ms"),
+        ({"score_threshold": "high"}, "Wrong parameter type"),
+        ({"engine": "magic"}, "must be one of 'auto', 'tensorrt'"),
+        ({"cameras": ["a", "a"]}, "a name twice"),
+        ({"cameras": ["front camera"]}, "letters, digits and _"),
+        ({"front__image_topic": ""}, "not a topic name"),
+        ({"front__image_topic": "front camera"}, "not a topic name"),
+    ],
+)
+def test_nonsense_is_refused_with_the_reason(rig, change, reason):
+    assert reason in rig.set(**change)
+
+
+def test_what_needs_a_restart_is_refused_while_configured(rig, toy_bundle):
+    assert rig.configure()
+    for change in ({"engine": "onnxruntime"}, {"bundle": "x"}, {"front__transport": "compressed"}):
+        assert "only while the node is unconfigured" in rig.set(**change)
+    assert rig.cleanup()
+    assert rig.set(engine="onnxruntime") == ""
+    assert rig.configure()
+    assert rig.values("engine")["engine"] == "onnxruntime"
+
+
+def test_a_refused_change_changes_nothing(rig):
+    rig.run()
+    assert rig.set(score_threshold=0.9, engine="onnxruntime") != ""
+    assert rig.values("engine")["score_threshold"] == "0.200"
+
+
+def test_cameras_may_be_added_while_unconfigured(rig):
+    assert rig.set(cameras=["left", "right"]) == ""
+    rig.run()
+    assert rig.values("left")["topic"] == "/left/image_raw"
+    assert rig.values("right")["topic"] == "/right/image_raw"
+    assert rig.count_publishers("left/detections") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("score_threshold:=7.0", "score_threshold"),
+        ("engine:=magic", "must be one of"),
+        (":=3", "parameter override"),
+    ],
+)
+def test_an_unusable_override_is_one_line_and_exit_code_2(override, reason):
+    result = subprocess.run(
+        [sys.executable, "-m", "mtc_perception.node.node", "--ros-args", "-p", override],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 2
+    # rcl writes a line of its own before, for what it cannot even parse.
+    *_, line = result.stderr.strip().splitlines()
+    assert "Traceback" not in result.stderr
+    assert line.startswith("error: ")
+    assert reason in line
+
+
+def test_a_misspelt_override_is_warned_about(start_node, capfd):
+    rig = start_node(scor_threshold=0.5)
+    assert rig.configure()
+    assert "there is no parameter scor_threshold" in capfd.readouterr().err

@@ -1,0 +1,71 @@
+"""A node that is cleaned up, fails or ends while it loads another engine, over real DDS."""
+
+import signal
+
+import pytest
+from lifecycle_msgs.msg import Transition
+from test_node_lifecycle import SHIPPED, client, running  # noqa: F401
+
+from support.node_rig import image_message, solid
+from support.swap_rig import Drive, answer, ask
+
+pytestmark = pytest.mark.dds
+
+
+def test_a_node_that_is_cleaned_up_meanwhile_does_not_take_the_engine(start_node):
+    rig = start_node()
+    assert rig.configure()
+    future = ask(rig, SHIPPED)
+    rig.wait_for_value("engine", "swap", "loading")
+    assert rig.cleanup()
+    assert rig.configure()
+    success, message = answer(rig, future)
+    assert not success
+    assert "cleaned up" in message
+    rig.wait_for_value("engine", "network", "toy")
+
+
+def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
+    drive = Drive(start_node(engine="openvino", reliability="reliable", fallback="none"))
+    rig = drive.rig
+    future = ask(rig, SHIPPED)
+    rig.wait_for_value("engine", "swap", "loading")
+    rig.node._configured.host.engine.close()
+    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    success, message = answer(rig, future)
+    assert not success
+    assert "failed while the engine was loading" in message
+    rig.wait_for_value("engine", "failure", "parameter fallback is 'none'")
+    assert rig.state() == "unconfigured"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
+    client,  # noqa: F811
+    toy_bundle,
+    number,
+):
+    with running(toy_bundle) as node:
+        assert client.configure()
+        assert client.activate()
+        ask(client, SHIPPED)
+        client.wait_for(lambda: node.said("load_engine: loading"), "the beginning of the load")
+        code, text = node.end(number)
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert "Warning" not in text
+
+
+def test_shutdown_while_an_engine_is_loading(client, toy_bundle):  # noqa: F811
+    with running(toy_bundle) as node:
+        assert client.configure()
+        future = ask(client, SHIPPED)
+        client.wait_for(lambda: node.said("load_engine: loading"), "the beginning of the load")
+        assert client.change(Transition.TRANSITION_INACTIVE_SHUTDOWN)
+        success, message = answer(client, future)
+        assert not success
+        assert "cleaned up" in message
+        assert client.state() == "finalized"
+        code, text = node.end(signal.SIGINT)
+    assert code == 0, text
+    assert "Traceback" not in text

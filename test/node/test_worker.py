@@ -1,0 +1,219 @@
+"""The inference worker without ROS: real engines on the toy bundle, and what is not their fault."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
+from mtc_perception.runtime.host import EngineHost, Limits, Selection, load
+from mtc_perception.runtime.worker import InferenceWorker
+from mtc_perception.util.errors import EngineError, ImageError
+from support.toy_bundle import toy_model, write_toy_bundle
+
+MS = 1_000_000
+
+
+class Port:
+    """A camera whose images are made by `make`; keeps what the worker says of them."""
+
+    def __init__(self, make: Callable[[], SourceImage]) -> None:
+        self.make = make
+        self.rejected: list[tuple[Outcome, str]] = []
+        self.times: list[FrameTimes] = []
+        self.reported = threading.Event()
+
+    def read(self, frame: Frame) -> SourceImage:
+        return self.make()
+
+    def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
+        self.rejected.append((outcome, reason))
+        self.reported.set()
+
+    def publish(self, frame: Frame, perception: Perception) -> None:
+        pass
+
+    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
+        self.times.append(times)
+        self.reported.set()
+
+    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
+        pass
+
+
+class Bench:
+    """A worker on one port, fed by hand."""
+
+    def __init__(
+        self, bundle: Bundle, make: Callable[[], SourceImage], engine: str = "openvino"
+    ) -> None:
+        self.port = Port(make)
+        self.slots = FrameSlots(1)
+        self.slots.open()
+        self.host = host_on(bundle, engine)
+        self.degraded: list[str] = []
+        self.replaced = threading.Event()
+        self.failures: list[str] = []
+        self.failed = threading.Event()
+        self.worker = InferenceWorker(
+            self.slots,
+            self.host,
+            [self.port],
+            Limits(bundle.manifest.thresholds, 5, 0.0),
+            time.time_ns,
+            self._degrade,
+            self._fail,
+        )
+
+    def _degrade(self, words: str) -> None:
+        self.degraded.append(words)
+        self.replaced.set()
+
+    def _fail(self, reason: str) -> None:
+        self.failures.append(reason)
+        self.failed.set()
+
+    def send(self, waited_ms: int = 0) -> None:
+        now_ns = time.time_ns() - waited_ms * MS
+        arrived_ns = time.monotonic_ns() - waited_ms * MS
+        self.slots.put(Frame(0, None, now_ns, now_ns, arrived_ns))
+
+    def stop(self) -> None:
+        self.worker.stop()
+        self.host.close()
+
+
+def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> EngineHost:
+    selection = Selection(bundle.path, engine, precision, threads=1)  # type: ignore[arg-type]
+    return EngineHost(load(selection), fallback=True)
+
+
+def grey() -> SourceImage:
+    return SourceImage(np.full((96, 160, 3), 128, np.uint8), "rgb")
+
+
+def no_memory() -> SourceImage:
+    raise MemoryError("an image too large")
+
+
+def two_channels() -> SourceImage:
+    return SourceImage(np.zeros((40, 40, 2), np.uint8), "bgr")
+
+
+@pytest.fixture
+def toy(toy_bundle: Path) -> Bundle:
+    return read_bundle(toy_bundle)
+
+
+def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
+    bench = Bench(toy, no_memory)
+    bench.send()
+    assert bench.failed.wait(20)
+    bench.stop()
+    assert bench.failures == ["MemoryError: an image too large"]
+    assert (bench.degraded, bench.host.degraded) == ([], "")
+    assert bench.slots.counters()[0].dropped == 1
+
+
+def test_whatever_an_engine_raises_it_is_replaced(toy: Bundle) -> None:
+    bench = Bench(toy, grey, "onnxruntime")
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.port.reported.clear()
+    # Its thread ends underneath, as at the end of the interpreter.
+    bench.host.engine._worker.shutdown()  # type: ignore[attr-defined]
+    bench.send()
+    assert bench.replaced.wait(20)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    assert bench.host.engine.name == "openvino"
+    bench.stop()
+    (said,) = bench.degraded
+    assert said.startswith("onnxruntime failed: RuntimeError: cannot schedule new futures after")
+    assert said.endswith("; running on openvino")
+    assert bench.failures == []
+    counters = bench.slots.counters()[0]
+    assert (counters.processed, counters.dropped) == (2, 1)
+
+
+def test_an_image_that_cannot_be_scaled_is_malformed(toy: Bundle) -> None:
+    bench = Bench(toy, two_channels)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    ((outcome, reason),) = bench.port.rejected
+    assert outcome is Outcome.MALFORMED
+    assert "cannot be scaled" in reason
+    assert (bench.degraded, bench.failures) == ([], [])
+    with pytest.raises(ImageError, match="cannot be scaled"):
+        host_on(toy, "openvino").perceive(
+            two_channels(), Limits(toy.manifest.thresholds, 5, max_frame_age_ms=0.0)
+        )
+
+
+def test_stages_add_up_to_the_whole(toy: Bundle) -> None:
+    bench = Bench(toy, grey)
+    bench.send(waited_ms=300)
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    (times,) = bench.port.times
+    assert times.wait >= 300
+    parts = times.wait + times.preprocess + times.inference + times.decode + times.publish
+    assert parts <= times.end_to_end + 1.0
+
+
+@pytest.fixture
+def two_precisions(tmp_path: Path) -> Callable[[list[str]], Bundle]:
+    """A bundle whose int8 variant (the toy network again) is for the given engines."""
+
+    def make(int8_engines: list[str]) -> Bundle:
+        toy = read_bundle(write_toy_bundle(tmp_path / "one.mtc"))
+        model = toy_model(96, 160)
+        fp32 = toy.manifest.variants["fp32"]
+        int8 = Variant(
+            file="int8.onnx",
+            sha256=sha256_hex(model),
+            precision="int8",
+            engines=int8_engines,  # type: ignore[arg-type]
+        )
+        golden = toy.manifest.self_test["fp32"]
+        manifest = toy.manifest.model_copy(
+            update={
+                "variants": {"fp32": fp32, "int8-ort": int8},
+                "self_test": {"fp32": golden, "int8-ort": golden},
+            }
+        )
+        write_bundle(tmp_path / "two.mtc", manifest, {"model.onnx": model, "int8.onnx": model})
+        return read_bundle(tmp_path / "two.mtc")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("int8_engines", "precision", "addition"),
+    [
+        (["openvino", "onnxruntime"], "int8", ""),
+        (["openvino"], "fp32", " as fp32 instead of int8"),
+    ],
+)
+def test_a_replacement_keeps_the_precision_asked_for_where_it_can(
+    two_precisions: Callable[[list[str]], Bundle],
+    int8_engines: list[str],
+    precision: str,
+    addition: str,
+) -> None:
+    host = host_on(two_precisions(int8_engines), "openvino", "int8")
+    assert host.engine.precision == "int8"
+    said = host.replace(EngineError("it broke"))
+    assert said == host.degraded
+    assert said == f"openvino failed: it broke; running on onnxruntime{addition}"
+    assert host.engine.precision == precision
+    with pytest.raises(EngineError, match="no CPU engine is left"):
+        host.replace(EngineError("again"))

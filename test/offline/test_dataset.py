@@ -1,0 +1,208 @@
+"""Training samples: decoded within a budget, by any number of workers, always the same ones."""
+
+import multiprocessing
+import signal
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mtc_perception.datasets.layout import LayoutError
+from mtc_perception.util.errors import UserError
+from offline_compress.data import cache, workers
+from offline_compress.data.augment import LabelledImage
+from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
+from offline_compress.data.dataset import TrainingSet, collate, load_labelled
+from offline_compress.data.targets import IGNORE
+from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
+from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.training.samples import batches
+from support import mini_data as mini
+
+SIZE = SizePx(height=32, width=64)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[DataSource]:
+    """A data set of each of three layouts, one of them without vehicle labels."""
+    root = tmp_path_factory.mktemp("data")
+    mini.bdd100k(root / "bdd")
+    mini.rmt_ppad(root / "rmt")
+    mini.project(root / "own")
+    (root / "own/det/train.json").unlink()
+    return [DataSource(root=root / name, split="train") for name in ("bdd", "rmt", "own")]
+
+
+def training_set(sources: list[DataSource], **options) -> TrainingSet:
+    return TrainingSet(sources, SIZE, SIZE, (0.8, 1.2), seed=5, **options)
+
+
+def same(a: LabelledImage, b: LabelledImage) -> None:
+    for name in ("image", "boxes", "kinds", "drivable", "lane"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.has_boxes == b.has_boxes
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 0.5])
+def test_samples_depend_on_their_number_alone(sources: list[DataSource], mosaic: float) -> None:
+    plain, cached, partly = (training_set(sources, mosaic=mosaic) for _ in range(3))
+    assert list(cached.preload()) == list(range(1, 10))
+    one = size_bytes(plain._decoded[0])
+    assert list(partly.preload(budget_bytes=int(4.5 * one))) == [1, 2, 3, 4]
+    for number in (11, 3, 250, 3):
+        same(plain[number], cached[number])
+        same(plain[number], partly[number])
+
+
+def test_workers_make_the_same_samples_in_the_same_order(sources: list[DataSource]) -> None:
+    data = training_set(sources, mosaic=0.3)
+    list(data.preload(0))
+    loaders = [
+        DataLoader(
+            data,
+            3,
+            sampler=range(20, 32),
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=start_worker,
+        )
+        for workers in (0, 2)
+    ]
+    for (images, targets), (images_2, targets_2) in zip(*loaders, strict=True):
+        torch.testing.assert_close(images, images_2)
+        torch.testing.assert_close(targets.boxes, targets_2.boxes)
+        torch.testing.assert_close(targets.lane, targets_2.lane)
+
+
+def test_mosaics_end_where_asked(sources: list[DataSource]) -> None:
+    always = training_set(sources, mosaic=1.0)
+    until = training_set(sources, mosaic=1.0, mosaic_until=100)
+    never = training_set(sources)
+    same(always[99], until[99])
+    same(never[100], until[100])
+    with pytest.raises(AssertionError):
+        same(always[100], until[100])
+
+
+def test_partial_labels_stay_partial_in_every_layout(sources: list[DataSource]) -> None:
+    for source in sources:
+        data = training_set([source])
+        _, b, c = (load_labelled(sample) for sample in data._samples)
+        assert b.has_boxes == (source.root.name != "own")
+        assert (b.drivable == 0).all()
+        assert not c.has_boxes
+        assert (c.drivable == IGNORE).all()
+        assert (c.lane == IGNORE).all()
+    # Whatever is drawn, a mosaic's tile without vehicle labels holds no background cells.
+    made = [training_set(sources, mosaic=1.0)[number] for number in range(40)]
+    mixed = [sample for sample in made if sample.has_boxes and (sample.kinds == -2).any()]
+    assert mixed
+
+
+def test_sources_are_drawn_by_weight(sources: list[DataSource]) -> None:
+    weighted = [sources[0].model_copy(update={"weight": 3.0}), sources[1]]
+    data = training_set(weighted)
+    drawn: Counter[int] = Counter()
+    data._decoded = DecodedImages(lambda index: drawn.update([index]), range(6))
+    for number in range(2000):
+        data._draw(np.random.default_rng(number))
+    first = sum(drawn[index] for index in range(3))
+    assert first / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_often_drawn_images_are_kept_first(sources: list[DataSource]) -> None:
+    data = training_set([sources[0], sources[1].model_copy(update={"weight": 5.0})])
+    one = size_bytes(data._decoded[0])
+    list(data.preload(budget_bytes=3 * one + one // 2))
+    assert sorted(data._decoded._kept) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("preloaded", [True, False])
+def test_a_broken_file_is_one_line_wherever_it_is_found(tmp_path: Path, preloaded: bool) -> None:
+    root = mini.project(tmp_path)
+    (root / "lane/train/a.png").write_bytes(b"no mask")
+    data = training_set([DataSource(root=root, split="train")])
+    with pytest.raises(UserError) as failure, closing(batches(data, range(32), 4, False)) as stream:
+        list(data.preload() if preloaded else stream)
+    assert not multiprocessing.active_children()
+    assert str(failure.value) == f"{root / 'lane/train/a.png'}: not a readable image"
+
+
+def idle_worker(ready: Any) -> None:
+    start_worker(0)
+    ready.set()
+    while True:
+        time.sleep(60)
+
+
+def test_a_worker_outlives_a_sigterm_to_all_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "GRACE_S", 1)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=idle_worker, args=(ready,))
+    worker.start()
+    assert ready.wait(60)
+    worker.terminate()
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers"),
+    [(1, 1, 1), (2, 1, 1), (2, 2, 1), (4, 1, 3), (16, 1, 15), (16, 4, 3), (224, 8, MOST_WORKERS)],
+)
+def test_workers_fit_the_machine(cores: int, processes: int, workers: int) -> None:
+    assert worker_count(cores, processes) == workers
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [
+        (None, 8),
+        ("max 100000", 8),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+    ],
+)
+def test_cores_respect_the_containers_limit(
+    limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert usable_cores() == cores
+
+
+def test_a_split_without_any_label_is_refused(sources: list[DataSource], tmp_path: Path) -> None:
+    mini.write_images(tmp_path / "images/train")
+    bare = DataSource(root=tmp_path, split="train")
+    with pytest.raises(LayoutError, match=rf"split train of {tmp_path} .*check-data {tmp_path}$"):
+        training_set([sources[0], bare])
+
+
+def test_processes_of_a_machine_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert worker_count(16) == 3
+    assert memory_budget_bytes() == pytest.approx(memory_budget_bytes(1) / 4, rel=0.1)
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "memory.stat").write_text("anon 600000\ninactive_file 300000\nactive_file 100000\n")
+    assert memory_budget_bytes(2) == 600_000, "cached files count as free"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_budget_bytes(1) > 10_000_000

@@ -1,0 +1,118 @@
+"""`mtc-compress evaluate` in this process: what it writes and prints, mistakes in one line."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from test_export import checkpoint
+
+from offline_compress import cli
+from support.labelled_roads import DataSet, data, road, single_threaded
+
+__all__ = ["checkpoint", "data", "single_threaded"]  # test_export: a spread-out network
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of `mtc-compress evaluate` with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["mtc-compress", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    return int(exit_info.value.code or 0)
+
+
+def test_command_writes_figures_and_pictures(
+    toy_bundle: Path,
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rgb, drivable, lane, box = road()
+    data.add("a_good", rgb, drivable, lane, [box])
+    data.add("b_poor", rgb, drivable[::-1], lane, [box])
+    data.add("c_unread", rgb, drivable, lane, [box])
+    out = tmp_path / "out" / "result"
+    arguments = (toy_bundle, "--data", data.root, "--engine", "openvino", "--limit", 2)
+    assert command(monkeypatch, *arguments, "--out", out) == 0
+    result = json.loads((out / "metrics.json").read_text())
+    assert result["drivable"]["miou"] == pytest.approx(0.5)
+    assert result["data"]["images"] == 2
+    assert (result["engine"]["name"], result["engine"]["precision"]) == ("openvino", "fp32")
+    assert result["model"]["variant"] == "fp32"
+    assert re.fullmatch(r"[0-9a-f]{64}", result["model"]["sha256"])
+    assert result["latency_ms"] == result["speed"]["latency_ms"]["p50"] > 0
+    assert (result["speed"]["runs"], result["speed"]["warm_up_runs"]) == (100, 5)
+    assert "threads" in result["engine"]["device"]
+    assert result["params"] == 10
+    assert result["command"].startswith("mtc-compress evaluate ")
+    assert {"machine", "versions", "commit", "time"} <= result.keys()
+
+    page = (out / "report.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert page.index("drivable area: worst") < page.index("b_poor: mIoU 0.000")
+    assert page.index("drivable area: best") < page.index("a_good: mIoU 1.000")
+    assert "Conditions" not in page
+    assert "c_unread" not in page
+    # Precision over recall; then what the three tasks have over thresholds.
+    assert page.count("<polyline") == 1 + 3 + 2 + 4
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
+    printed = capsys.readouterr().out
+    assert "toy (bundle, openvino fp32) on roads val, 2 images" in printed
+    assert "0.5000" in printed
+
+
+def test_command_without_any_label(
+    toy_bundle: Path, data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.add("a", road()[0])
+    assert command(monkeypatch, toy_bundle, "--data", data.root, "--out", tmp_path / "o") == 0
+    result = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert {"detection", "drivable", "lane"} & result.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("nothing.mtc", [], "nothing.mtc does not exist"),
+        ("bundle", ["--split", "test"], "has no split 'test'; it has: val"),
+        ("bundle", ["--engine", "abacus"], "unknown engine 'abacus'"),
+        ("bundle", ["--precision", "int8"], "no int8 variant"),
+        ("checkpoint", ["--engine", "openvino"], "export it first"),
+        ("empty", [], "manifest.json"),
+    ],
+)
+def test_mistakes_are_one_line(
+    model: str,
+    options: list[str],
+    message: str,
+    toy_bundle: Path,
+    checkpoint: Path,
+    data: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data.add("a", road()[0])
+    (tmp_path / "empty").mkdir()
+    path = {"bundle": toy_bundle, "checkpoint": checkpoint}.get(model, tmp_path / model)
+    out = tmp_path / "out"
+    assert command(monkeypatch, path, "--data", data.root, "--out", out, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_broken_image_is_named(
+    toy_bundle: Path,
+    data: DataSet,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data.add("a", road()[0])
+    (data.root / "images/val/a.png").write_bytes(b"not a picture")
+    assert command(monkeypatch, toy_bundle, "--data", data.root) == 2
+    assert "a.png: not a readable image" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""What a cut network must pass: the guard of the tasks, its statistics, its export."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import channel_groups
+from offline_compress.evaluation.headlines import task_scores
+from offline_compress.export import count_parameters, normalise
+from offline_compress.importance.calibration import calibration_batches
+from offline_compress.models.registry import load_checkpoint, model_spec
+from offline_compress.pruning import checks
+from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
+from offline_compress.pruning.latency import deployed
+from offline_compress.pruning.prune import prune_network
+from offline_compress.recipe.compression import Guard
+from support.pruning_rig import (
+    HEIGHT,
+    WIDTH,
+    Validation,
+    dataset,
+    quick,
+    recipe_of,
+    same_weights,
+    teacher,
+    unchecked,
+)
+
+__all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Path) -> None:
+    guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
+    plan = prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation(loss=0.025))
+    assert len(plan.steps) == 1
+    step = plan.steps[0]
+    assert step.taken_back == step.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
+    assert step.locked == 0.06  # in the second attempt
+    assert plan.kept == {}
+    assert same_weights(tmp_path / "best", teacher)
+    assert prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation()) == plan
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_step_that_was_taken_back_is_done_once_more(
+    dataset: Path, teacher: Path, tmp_path: Path
+) -> None:
+    class Recovering(Validation):
+        """Bad until the fourth network: the first attempt's cut, and its recovery twice."""
+
+        def __call__(self, *arguments: Any) -> dict[str, Any]:
+            self.loss = 0.025 if len(self.parameters) < 4 else 0.0
+            return super().__call__(*arguments)
+
+    recipe = recipe_of(dataset, guard={"detection": 100, "drivable": 2.0, "lane": 2.0})
+    plan = prune_network(recipe, teacher, tmp_path, Recovering())
+    first, last = plan.steps
+    assert (first.taken_back, last.taken_back) == ("", "")
+    assert first.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
+    assert (first.locked, last.locked) == (0.06, 0.03)
+    assert last.remains["parameters"] <= 0.6
+    whole = count_parameters(load_checkpoint(teacher))
+    assert last.parameters == count_parameters(load_checkpoint(tmp_path / "best")) < 0.6 * whole
+    assert not (tmp_path / "step_1" / "again" / "scores.safetensors").exists()
+    assert prune_network(recipe, teacher, tmp_path, Validation(fails_at=0)) == plan
+
+
+def test_guard_compares_with_the_teacher() -> None:
+    guard = Guard(detection=5, drivable=2, lane=5)
+    teacher = task_scores(
+        {"detection": {"recall": 0.9, "map50": 0.7}, "drivable": {"miou": 0.9}, "lane": {}}
+    )
+    assert teacher == {"detection": pytest.approx(0.8), "drivable": 0.9}
+    assert broken_guard(guard, teacher, {"detection": 0.751, "drivable": 0.9}) == ""
+    assert broken_guard(guard, teacher, {"detection": 0.99, "drivable": 0.879}).startswith(
+        "drivable"
+    )
+    assert "detection lost 6.00" in broken_guard(guard, teacher, {"detection": 0.74, "drivable": 1})
+    unknown = {"detection": 0.8, "drivable": float("nan")}
+    assert broken_guard(guard, teacher, unknown) == "the score of drivable is not a number"
+
+
+def test_a_guard_without_recovery_is_refused(dataset: Path) -> None:
+    with pytest.raises(ValidationError, match="epochs_between must not be 0"):
+        recipe_of(dataset, epochs_between=0)
+    assert recipe_of(dataset, epochs_between=0, guard={})
+
+
+def test_statistics_are_those_of_the_calibration_images(dataset: Path, teacher: Path) -> None:
+    recipe = recipe_of(dataset)
+    assert recipe.compress
+    batches = calibration_batches(recipe, recipe.compress.scoring)
+    model = load_checkpoint(teacher)
+    norm = model.backbone.stem[1]
+    torch.nn.init.constant_(norm.running_mean, 7.0)
+    recalibrate(model, batches, lambda _d, _t: None)
+    with torch.no_grad():
+        outputs = [model.backbone.stem[0](normalise(batch.images)).double() for batch in batches]
+    mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
+    variance = torch.stack([o.var((0, 2, 3)) for o in outputs]).mean(0)
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var.double(), variance, rtol=1e-4, atol=1e-5)
+    assert norm.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recalibrate(model, batches, lambda _d, _t: None)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_broken_network_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_checkpoint(teacher)
+    groups = channel_groups(model)
+    floors = {group.name: min(4, group.size) for group in groups}
+    check_network(model, groups, floors, (HEIGHT, WIDTH))
+    with pytest.raises(UserError, match=r"backbone\.stem\.0 has 8 channels, fewer than 12"):
+        check_network(model, groups, floors | {"backbone.stem.0": 12}, (HEIGHT, WIDTH))
+    torch.manual_seed(9)
+    other = deployed(model_spec("tiny", ["vehicle"], HEIGHT, WIDTH).build().eval(), HEIGHT, WIDTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "deployed", lambda *_: other)
+        with pytest.raises(UserError, match="something else once exported"):
+            check_network(model, groups, floors, (HEIGHT, WIDTH))
+    torch.nn.init.constant_(model.lane_head.predict.bias, float("nan"))
+    torch.nn.init.constant_(model.detection_head.classify[0].bias, float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        check_network(model, groups, floors, (HEIGHT, WIDTH))

@@ -1,0 +1,323 @@
+"""Cutting: pruned networks run, train, reload, fuse and export; and what cannot be cut is said."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtc_perception.core.engine import Network, load_engine
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
+from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.export import (
+    DeployGraph,
+    count_gmacs,
+    count_parameters,
+    detections_per_image,
+    onnx_graph,
+)
+from offline_compress.models.fuse import fuse
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+    save_checkpoint,
+)
+from support.pruning_tools import (
+    FULL_DECODER,
+    answers,
+    assert_equal_but_for_rounding,
+    image,
+    list_of,
+    network,
+    some_channels,
+    spec_of,
+)
+
+TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
+    spec = spec_of(name)
+    model = network(spec)
+    groups = channel_groups(model)
+    kept = some_channels(groups, share)
+    keep_channels(model, groups, kept)
+    return pruned_spec(spec, model, groups, kept), model
+
+
+@pytest.mark.parametrize("name", [*MODELS, FULL_DECODER])
+def test_pruned_networks_run_train_reload_and_fuse(name: str, tmp_path: Path) -> None:
+    spec, model = pruned(name)
+    before = answers(model)
+    assert all(answer.isfinite().all() for answer in before)
+
+    save_checkpoint(tmp_path, spec, model)
+    assert load_spec(tmp_path) == spec
+    again = load_checkpoint(tmp_path)
+    for one, other in zip(before, answers(again), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(again.modules(), model.modules(), strict=True):
+        assert one.extra_repr() == other.extra_repr()  # Channels and groups as well.
+
+    exact = again.double()
+    assert_equal_but_for_rounding(exact, fuse(exact))
+
+    model.train()
+    images = torch.cat((image(), -image()))
+    torch.stack([answer.float().mean() for answer in list_of(model(images))]).sum().backward()
+    trained = [p for n, p in model.named_parameters() if "detection_head" not in n]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert all(p.grad.shape == p.shape for p in trained)
+
+
+@pytest.mark.parametrize("name", ["mtc_nano", "rmt_ppad_n"])
+def test_pruned_networks_export(name: str) -> None:
+    _, model = pruned(name)
+    unpruned = spec_of(name).build()
+    assert count_parameters(model) < 0.55 * count_parameters(unpruned)
+    assert count_gmacs(model, 64, 96) < 0.75 * count_gmacs(unpruned, 64, 96)
+    graph = onnx_graph(model, 64, 96)  # Checks shapes through the whole graph.
+    count = detections_per_image(model, 64, 96)
+    engine = load_engine(Network(graph, "fp32", 64, 96, count), "onnxruntime")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    engine.input[:] = pixels
+    engine.start()
+    found = engine.wait()
+    with torch.no_grad():
+        _, scores, _, drivable, lane = DeployGraph(model).eval()(torch.from_numpy(pixels))
+    np.testing.assert_allclose(found.scores, scores.numpy(), atol=1e-4)
+    assert np.abs(found.drivable.astype(int) - drivable.numpy()).max() <= 1
+    assert np.abs(found.lane.astype(int) - lane.numpy()).max() <= 1
+    engine.close()
+
+
+def test_keeping_everything_changes_nothing() -> None:
+    model = network(spec_of("mtc_nano"))
+    parameters = dict(model.named_parameters())
+    before = answers(model)
+    groups = channel_groups(model)
+    kept = {group.name: list(range(group.size))[::-1] for group in groups}
+    keep_channels(model, groups, kept)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, answers(model), strict=True))
+    assert pruned_spec(spec_of("mtc_nano"), model, groups, kept) == spec_of("mtc_nano")
+
+
+@pytest.mark.parametrize("name", ["mtc_s_lite0", "rmt_ppad_n"])
+def test_one_channel_is_enough(name: str, tmp_path: Path) -> None:
+    spec = spec_of(name)
+    model = network(spec)
+    groups = channel_groups(model)
+    kept = {group.name: [group.size - 1] for group in groups if not group.protected}
+    keep_channels(model, groups, kept)
+    spec = pruned_spec(spec, model, groups, kept)
+    save_checkpoint(tmp_path, spec, model)
+    for one, other in zip(answers(model), answers(load_checkpoint(tmp_path)), strict=True):
+        assert torch.equal(one, other)
+    assert {len(channels) for channels in spec.taps.values()} == {1}
+    assert {group.size for group in channel_groups(model) if not group.protected} == {1}
+
+
+def test_transposed_convolutions_lose_the_right_sides() -> None:
+    model = nn.ModuleDict({"up": nn.ConvTranspose2d(4, 6, 2)})
+    weight, bias = model["up"].weight.clone(), model["up"].bias.clone()
+    group = ChannelGroup("a", 4, (Slice("up", "in", np.arange(4)[:, None]),), {}, "")
+    other = ChannelGroup("b", 3, (Slice("up", "out", np.array([[0, 3], [1, 4], [2, 5]])),), {}, "")
+    keep_channels(model, [group, other], {"a": [3, 1], "b": [0, 2]})
+    assert torch.equal(model["up"].weight, weight[[1, 3]][:, [0, 2, 3, 5]])
+    assert torch.equal(model["up"].bias, bias[[0, 2, 3, 5]])
+    assert (model["up"].in_channels, model["up"].out_channels) == (2, 4)
+
+
+def test_random_state_is_left_alone() -> None:
+    model = network(spec_of("mtc_nano"))
+    before = torch.get_rng_state()
+    groups = channel_groups(model)
+    kept = some_channels(groups, 0.5)
+    keep_channels(model, groups, kept)
+    pruned_spec(spec_of("mtc_nano"), model, groups, kept)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def numbered(model: nn.Module) -> nn.Module:
+    """Every channel of every tap of mtc_nano answers with its own number."""
+    for name, module in model.named_modules():
+        if name.endswith("merge.1"):
+            assert isinstance(module, nn.BatchNorm2d)
+            with torch.no_grad():
+                module.weight.zero_()
+                module.bias.copy_(torch.arange(module.num_features))
+    return model
+
+
+def test_taps_compose_over_repeated_pruning(tmp_path: Path) -> None:
+    spec = spec_of("mtc_nano")
+    model = numbered(network(spec))
+    for seed in (1, 2):
+        groups = channel_groups(model)
+        kept = some_channels(groups, 0.6, seed)
+        del kept["encoder.bottom_up.1.merge.0"]
+        if seed == 2:
+            del kept["backbone.stages.1.1.merge.0"]
+        keep_channels(model, groups, kept)
+        spec = pruned_spec(spec, model, groups, kept)
+    with torch.no_grad():
+        features = model(image()).features
+    assert set(spec.taps) == set(TAPS) - {"p5"}
+    for tap, channels in spec.taps.items():
+        assert features[tap][0, :, 0, 0].tolist() == channels
+        assert channels == sorted(channels)
+    assert features["p5"].shape[1] == 64
+    save_checkpoint(tmp_path, spec, model)
+    assert load_spec(tmp_path).taps == spec.taps
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [
+        ({"backbone.stem": [0]}, "no channel group 'backbone.stem'"),
+        ({"backbone.stem.0": [0, 16]}, "channels 0 to 15"),
+        ({"backbone.stem.0": [-1, 3]}, "channels 0 to 15"),
+        ({"backbone.stem.0": [3, 3]}, "named once"),
+        ({"backbone.stem.0": []}, "at least one channel"),
+        ({"lane_head.predict": [0, 1]}, "keeps all its channels: prediction"),
+    ],
+)
+def test_impossible_cuts_are_refused_before_anything_changes(
+    kept: dict[str, Any], reason: str
+) -> None:
+    model = network(spec_of("mtc_nano"))
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=reason):
+        keep_channels(model, channel_groups(model), {"encoder.top_down.0.skip.0": [1, 2], **kept})
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = network(spec_of("mtc_nano"))
+    model.backbone.requires_grad_(False)
+    groups = channel_groups(model)
+    keep_channels(model, groups, some_channels(groups, 0.5))
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert all(p.requires_grad for p in model.encoder.parameters())
+
+
+def test_the_first_decoder_layers_answer_as_they_did() -> None:
+    spec = spec_of("rmt_ppad_n")
+    model = network(spec)
+    reduced, shorter = keep_decoder_layers(model, spec, 2)
+    with torch.no_grad():
+        model.detection_head.training = True  # Only there: BatchNorms as in use.
+        found = model(image()).detections.auxiliary[2]  # Proposals, layer 1, layer 2.
+        model.detection_head.training = False
+        answer = reduced(image()).detections
+    torch.testing.assert_close(answer.logits, found.logits)
+    torch.testing.assert_close(answer.boxes, found.boxes)
+    assert shorter.arguments["layers"] == 2
+    assert len(reduced.detection_head.score_heads) == 2
+    assert not reduced.training
+    for name, count, reason in (
+        ("rmt_ppad_n", 4, "has 3 decoder layers, not 4"),
+        ("rmt_ppad_n", 0, "has 3 decoder layers, not 0"),
+        ("mtc_nano", 1, "has no query decoder"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            keep_decoder_layers(spec_of(name).build(), spec_of(name), count)
+
+
+def test_decoder_layers_go_from_pruned_networks(tmp_path: Path) -> None:
+    spec, model = pruned("rmt_ppad_n")
+    reduced, shorter = keep_decoder_layers(model, spec, 1)
+    save_checkpoint(tmp_path, shorter, reduced)
+    for one, other in zip(answers(reduced), answers(load_checkpoint(tmp_path)), strict=True):
+        assert torch.equal(one, other)
+    assert shorter.taps == spec.taps
+
+
+STEM = "backbone.stem.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shapes": {"backbone.nowhere": [1]}}, "no backbone.nowhere"),
+        ({"shapes": {STEM: [17, 3, 3, 3]}}, r"\[16, 3, 3, 3\] unpruned, not \[17, 3, 3, 3\]"),
+        ({"shapes": {STEM: [10**12, 3, 3, 3]}}, "unpruned, not"),
+        ({"shapes": {STEM: [0, 3, 3, 3]}}, "unpruned, not"),
+        ({"shapes": {STEM: [-8, 3, 3, 3]}}, "unpruned, not"),
+        ({"shapes": {STEM: [8, 3]}}, "unpruned, not"),
+        ({"shapes": {STEM: [True, 3, 3, 3]}}, "unpruned, not"),
+        ({"shapes": {STEM: "8333"}}, "unpruned, not"),
+        ({"shapes": {STEM: None}}, "unpruned, not"),
+        ({"shapes": [STEM]}, "come by name"),
+        ({"shapes": {STEM: [8, 3, 3, 3]}}, "do not fit each other"),
+        ({"shapes": {STEM: [16, 3, 2, 2]}}, "do not fit each other"),
+        ({"shapes": {"backbone.stem.1.running_var": [8]}}, "do not fit each other"),
+        ({"shapes": {"backbone.stem.1.num_batches_tracked": [1]}}, "unpruned, not"),
+        ({"taps": {"c9": [0]}}, "no feature 'c9'"),
+        ({"taps": {"c3": [0, 1]}}, "feature c3 has 64 channels"),
+        ({"taps": {"c3": list(range(63, -1, -1))}}, "ascending"),
+        ({"taps": {"c3": [-1, *range(63)]}}, "ascending"),
+        ({"taps": {"c3": "x" * 64}}, "ascending"),
+        ({"taps": [1]}, "come by name"),
+    ],
+)
+def test_hostile_shapes_are_refused_in_one_line(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    spec = spec_of("mtc_nano")
+    save_checkpoint(tmp_path, replace(spec, **change), spec.build())
+    with pytest.raises(UserError, match=reason) as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    spec, model = pruned("mtc_nano")
+    save_checkpoint(tmp_path, spec_of("mtc_nano"), model)
+    with pytest.raises(UserError, match=r"does not fit the network: .* is .*, not .* more"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, spec, spec_of("mtc_nano").build())
+    with pytest.raises(UserError, match="does not fit the network"):
+        load_checkpoint(tmp_path)
+
+
+def test_narrow_networks_begin_with_weights_for_their_width() -> None:
+    spec, _ = pruned("mtc_s")
+    torch.manual_seed(0)
+    model = spec.build()
+    assert model.training
+    checked = 0
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
+            fan_in = module.weight[0].numel()  # Uniform within 1 / sqrt(fan_in).
+            assert module.weight.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.06)
+            checked += 1
+    assert checked > 40
+    assert model.detection_head.regress[0].bias.tolist() == [2.0] * 4
+
+
+def test_a_pruned_checkpoint_reloads_without_the_pruner(tmp_path: Path) -> None:
+    spec, model = pruned("mtc_nano")
+    save_checkpoint(tmp_path, spec, model)
+    code = (
+        "import sys; sys.modules['torch_pruning'] = sys.modules['offline_compress.pruning'] = None;"
+        "from pathlib import Path; from offline_compress.models.registry import load_checkpoint;"
+        f"print(sum(p.numel() for p in load_checkpoint(Path({str(tmp_path)!r})).parameters()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == sum(p.numel() for p in model.parameters())

@@ -1,0 +1,85 @@
+"""What training learns from and is judged by: samples, masked tasks, validation, score."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtc_perception.util.errors import UserError
+from offline_compress.data.augment import LabelledImage
+from offline_compress.data.dataset import TrainingSet
+from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.training.trainer import Trainer
+from offline_compress.training.validation import score, validator
+from support.tiny_training import tiny_recipe
+from support.training_rig import dataset, tiny_model
+
+__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
+
+
+def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_recipe(dataset), tmp_path)
+    ticks: list[tuple[int, int]] = []
+    metrics = trainer.validate(
+        trainer.learner.averaged(), trainer.spec, lambda *done: ticks.append(done)
+    )
+    assert metrics["drivable"]["images"] == 6
+    assert ticks == [(done, 6) for done in range(6)]
+    assert 0 <= score(metrics) <= 1
+
+
+def test_a_validation_set_without_labels_is_found_before_training(
+    dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset / "images", tmp_path / "bare" / "images")
+    with pytest.raises(UserError, match=r"no labels to validate on: `mtc-compress check-data"):
+        validator(DataSource(root=tmp_path / "bare", split="train"))
+
+
+def test_a_validation_set_that_is_missing_is_found_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        validator(DataSource(root=tmp_path / "nowhere", split="val"))
+
+
+def test_samples_depend_on_their_number_alone(dataset: Path) -> None:
+    size = SizePx(height=64, width=96)
+    source = DataSource(root=dataset, split="train")
+    first, second = (TrainingSet([source], size, size, (0.8, 1.2), seed=5) for _ in range(2))
+    list(second.preload())
+    for number in (7, 3, 7):
+        torch.testing.assert_close(first[number].image, second[number].image)
+
+
+def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "images").symlink_to(dataset / "images")
+    size = SizePx(height=64, width=96)
+
+    def first_sample() -> LabelledImage:
+        source = DataSource(root=bare, split="train")
+        return TrainingSet([source], size, size, (1.0, 1.0), seed=0)[0]
+
+    with pytest.raises(UserError, match="no labels to train on: see mtc-compress check-data"):
+        first_sample()
+    (bare / "det").symlink_to(dataset / "det")
+    sample = first_sample()
+    assert sample.has_boxes
+    assert (sample.lane == 255).all()
+    assert (sample.drivable == 255).all()
+    (bare / "det").unlink()
+    (bare / "lane").symlink_to(dataset / "lane")
+    sample = first_sample()
+    assert not sample.has_boxes
+    assert (sample.lane < 255).any()
+    assert (sample.drivable == 255).all()
+
+
+def test_the_score_is_over_the_labelled_tasks() -> None:
+    lane = {"lane": {"iou": 0.4}}
+    assert score(lane) == pytest.approx(0.4)
+    nothing_found = {"detection": {"recall": None, "map50": None}, "drivable": {"miou": 0.8}}
+    assert score({**lane, **nothing_found}) == pytest.approx(0.6)
+    with pytest.raises(UserError, match="no labels"):
+        score({})

@@ -1,0 +1,160 @@
+"""Evaluation as a gate: scenarios, limits, exit codes, what a mistake is answered with."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from mtc_perception.replay.results.limits import junit_xml
+from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.stream.task import Failure
+from support.bag_messages import COUNT
+from support.replay_rig import labelled_bag, run
+
+
+def test_a_broken_bag_does_not_stop_the_others(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = labelled_bag(tmp_path / "good")
+    bad = labelled_bag(tmp_path / "bad")
+    (bad / "bad.mcap").write_bytes(b"\x89MCAP0\r\n")
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", tmp_path / "run")
+    assert run("evaluate", bad, good, *options) == 1
+    result = read_result(tmp_path / "run")
+    assert result["frames_processed"] == COUNT
+    [failure] = result["failed"]
+    assert "bad.mcap cannot be read as a rosbag2" in failure["error"]
+    assert "not evaluated: bad" in capsys.readouterr().out
+
+
+def test_nothing_evaluated_says_why_of_every_stream(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "other"):
+        (labelled_bag(tmp_path / name) / f"{name}.mcap").write_bytes(b"\x89MCAP0\r\n")
+    out = tmp_path / "run"
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", out)
+    assert run("evaluate", tmp_path / "one", *options) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "one.mcap cannot be read as a rosbag2" in line
+    assert run("evaluate", tmp_path / "one", tmp_path / "other", *options) == 2
+    *_, first, one, other = capsys.readouterr().err.splitlines()
+    assert first == "error: none of 2 streams could be evaluated:"
+    assert one.startswith("  one: ")
+    assert other.startswith("  other: ")
+    assert "other.mcap cannot be read as a rosbag2" in other
+    assert not out.exists()
+    (tmp_path / "drive").symlink_to("one")
+    file = scenario(tmp_path, toy_bundle, "  detection.recall: {min: 0.01}\n")
+    assert run("evaluate", "--scenario", file, "--out", out) == 2
+    assert [path.name for path in out.iterdir()] == ["junit.xml"]
+    suite = ET.parse(out / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+
+
+def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:
+    words = "its last words:\n  \x1b[31mno <engine>\x00 & more\x1b[0m ä"
+    file = tmp_path / "junit.xml"
+    file.write_text(junit_xml("nightly", [], [Failure("drive", words)]))
+    [error] = ET.parse(file).getroot().iter("error")
+    assert error.get("message") == "its last words:\n  ?[31mno <engine>? & more?[0m ä"
+
+
+def test_a_failed_try_leaves_no_result_of_an_earlier_one(tmp_path: Path, toy_bundle: Path) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    out = tmp_path / "run"
+    words = ("evaluate", bag, "--bundle", toy_bundle, "--engine", "onnxruntime", "--out", out)
+    assert run(*words) == 0
+    assert {"result.json", "index.html"} <= {path.name for path in out.iterdir()}
+    (bag / "drive.mcap").write_bytes(b"\x89MCAP0\r\n")
+    assert run(*words) == 2
+    assert [path.name for path in out.iterdir()] == ["streams"]
+
+
+def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
+    path = folder / "nightly.yaml"
+    path.write_text(
+        f"name: nightly drive\nbundle: {bundle}\nengine: onnxruntime\nthreads: 1\n{extra}"
+        f"bags:\n  - path: drive\n    topics: [/front/image_raw]\nlimits:\n{limits}"
+    )
+    return path
+
+
+def test_a_scenario_passes_and_fails(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled_bag(tmp_path / "drive")
+    easy = "  detection.recall: {min: 0.01}\n  latency_ms.end_to_end.p95: {max: 100000}\n"
+    file = scenario(tmp_path, toy_bundle, easy)
+    out = tmp_path / "run"
+    assert run("evaluate", "--scenario", file, "--out", out) == 0
+    result = read_result(out)
+    assert (result["passed"], result["scenario"]) == (True, "nightly drive")
+    assert [check["name"] for check in result["checks"]] == [
+        "detection.recall",
+        "latency_ms.end_to_end.p95",
+    ]
+    hard = easy + "  lane.iou: {min: 0.999}\n  agreement.lane.iou: {min: 0.1}\n"
+    assert run("evaluate", "--scenario", scenario(tmp_path, toy_bundle, hard), "--out", out) == 1
+    result = read_result(out)
+    assert result["passed"] is False
+    assert [check["passed"] for check in result["checks"]] == [True, True, False, False]
+    assert result["checks"][3]["value"] is None
+    assert "FAILED: agreement.lane.iou not measured (min 0.1)" in capsys.readouterr().out
+    suite = ET.parse(out / "junit.xml").getroot()
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == (
+        "nightly drive",
+        "4",
+        "2",
+    )
+    [low, missing] = suite.findall("testcase/failure")
+    assert "wanted at least 0.999" in str(low.get("message"))
+    assert "not measured" in str(missing.get("message"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "extra", "reason"),
+    [
+        ("  detection.recal: {min: 1}\n", "", "near are detection.recall"),
+        ("  lane.iou: {}\n", "", "limits.lane.iou: give min, max or both"),
+        ("  lane.iou: {min: 2, max: 1}\n", "", "min 2 is above max 1"),
+        ("  lane.iou: {min: 0}\n", "speed: 3\n", "speed: Extra inputs are not permitted"),
+        ("  lane.iou: {min: 0}\n", "seconds: -3\n", "seconds: Input should be greater than 0"),
+        ("  lane.iou: {min: [}\n", "", "is not YAML"),
+    ],
+)
+def test_a_wrong_scenario_says_where(
+    tmp_path: Path,
+    toy_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    limits: str,
+    extra: str,
+    reason: str,
+) -> None:
+    file = scenario(tmp_path, toy_bundle, limits, extra)
+    assert run("evaluate", "--scenario", file) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file}")
+    assert reason in error
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = labelled_bag(tmp_path / "drive")
+    for words, reason in (
+        ((bag,), "give the network to run: --bundle"),
+        (("--bundle", toy_bundle), "give BAG... or --scenario"),
+        ((tmp_path / "no", "--bundle", toy_bundle), "no does not exist"),
+        ((bag, "--bundle", tmp_path / "no.mtc"), "no.mtc"),
+        ((bag, "-b", toy_bundle, "--topic", "/x"), "no images on /x; it has /front/ground_truth"),
+        ((bag, "-b", toy_bundle, "--truth-lane", "/x"), "no labels on /x; it has"),
+        ((bag, "-b", toy_bundle, "--labels", tmp_path / "no"), "no does not exist"),
+        ((bag, "--scenario", tmp_path / "s.yaml"), "leave out"),
+    ):
+        assert run("evaluate", *words, "--out", tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("error: ")
+        assert reason in error
+    assert not (tmp_path / "run").exists()

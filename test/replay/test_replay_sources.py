@@ -1,0 +1,148 @@
+"""Recordings that are no bags, and what is none at all."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mtc_perception.replay.recordings.frames import (
+    SourceError,
+    first_seconds,
+)
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.util.errors import UserError
+from support.bag_messages import (
+    COUNT,
+    HEIGHT,
+    IMAGE,
+    WIDTH,
+    images,
+    picture,
+    write_bag,
+)
+from support.replay_rig import truths
+
+
+def write_video(path: Path, rate_hz: float = 20.0, codec: str = "mp4v") -> Path:
+    code = cv2.VideoWriter.fourcc(*codec)
+    writer = cv2.VideoWriter(str(path), code, rate_hz, (WIDTH, HEIGHT))
+    for index in range(COUNT):
+        writer.write(picture(index))
+    writer.release()
+    return path
+
+
+def test_a_video_has_the_rate_of_its_file_or_the_one_asked_for(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "drive.mp4")
+    source = open_source(video)
+    assert (source.info.kind, source.info.frames) == ("video", COUNT)
+    frames = list(source.frames())
+    assert [frame.stamp_ns for frame in frames] == [i * 50_000_000 for i in range(COUNT)]
+    assert abs(int(frames[2].pixels.decode().pixels[5, 5, 0]) - 90) <= 6
+    faster = list(open_source(video, fps=40).frames())
+    assert faster[-1].stamp_ns == 100_000_000
+    assert len(list(first_seconds(source.frames(), 0.1))) == 2
+    assert len(list(first_seconds(source.frames(), None))) == COUNT
+
+
+def test_a_video_that_breaks_off_is_noted(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "drive.avi", codec="MJPG")
+    notes = Notes()
+    assert len(list(open_source(video).labelled_frames(notes))) == COUNT
+    assert notes.all() == []
+    content = video.read_bytes()
+    last = content.rindex(b"00dc", 0, content.rindex(b"idx1"))
+    video.write_bytes(content[:last])
+    assert len(list(open_source(video).labelled_frames(notes))) == COUNT - 1
+    [note] = notes.all()
+    assert note.kind == "truncated file"
+    assert f"claims {COUNT} images, {COUNT - 1} can be decoded" in note.first
+
+
+def write_dataset(root: Path) -> Path:
+    for task in ("images", "drivable", "lane"):
+        (root / task / "val").mkdir(parents=True)
+    (root / "det").mkdir()
+    for index, stem in enumerate("abc"):
+        cv2.imwrite(str(root / f"images/val/{stem}.jpg"), picture(index))
+    label = np.zeros((HEIGHT, WIDTH), np.uint8)
+    label[40:] = 255
+    cv2.imwrite(str(root / "drivable/val/a.png"), label)
+    cv2.imwrite(str(root / "drivable/val/b.png"), label)
+    cv2.imwrite(str(root / "lane/val/a.png"), label)
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "bbox": [1, 2, 10, 20], "iscrowd": 1}],
+        "categories": [{"id": 1, "name": "vehicle"}],
+    }
+    (root / "det/val.json").write_text(json.dumps(content))
+    return root / "images/val"
+
+
+def test_a_data_set_folder_brings_its_labels(tmp_path: Path) -> None:
+    source = open_source(write_dataset(tmp_path), fps=5)
+    assert [frame.stamp_ns for frame in source.frames()] == [0, 200_000_000, 400_000_000]
+    found = truths(source)
+    assert list(found) == [0, 200_000_000]  # image c has no label at all
+    first, second = found.values()
+    assert first.boxes is not None
+    assert first.boxes.tolist() == [[1, 2, 11, 22]]
+    assert first.ignore is not None
+    assert first.ignore.tolist() == [True]
+    assert first.lane is not None
+    assert first.lane.sum() == 8 * WIDTH
+    assert second.lane is None
+    assert second.boxes is None
+
+
+def test_a_plain_image_folder_has_no_labels(tmp_path: Path) -> None:
+    for index, name in enumerate(("2.png", "10.png", ".hidden.png", "notes.txt")):
+        if name.endswith("png"):
+            cv2.imwrite(str(tmp_path / name), picture(index))
+    source = open_source(tmp_path)
+    assert (source.info.frames, source.info.rate_hz) == (2, 30.0)
+    assert truths(source) == {}
+
+
+def test_the_root_of_a_data_set_names_its_splits(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    with pytest.raises(SourceError, match=r"give .*images/val"):
+        open_source(tmp_path)
+
+
+def test_broken_labels_are_named(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path)
+    (tmp_path / "det/val.json").write_text("{}")
+    with pytest.raises(UserError, match=r"val\.json: not a COCO file"):
+        truths(open_source(folder))
+    (tmp_path / "det/val.json").unlink()
+    (tmp_path / "lane/val/a.png").write_bytes(b"no png")
+    notes = Notes()
+    first = next(iter(open_source(folder).labelled_frames(notes)))
+    assert first.truth is None
+    [note] = notes.all()
+    assert note.kind == "unreadable label"
+    assert re.search(r"a\.png: not a readable image", note.first)
+
+
+def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(SourceError, match="neither a bag nor a video"):
+        open_source(tmp_path / "text.mp4")
+    with pytest.raises(SourceError, match="does not exist"):
+        open_source(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="holds neither images"):
+        open_source(tmp_path / "empty")
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
+    with pytest.raises(SourceError, match="leave out --fps"):
+        open_source(bag, fps=10)
+    with pytest.raises(SourceError, match="leave out --topic"):
+        open_source(write_video(tmp_path / "v.mp4"), topic="/cam")

@@ -1,0 +1,1 @@
+"""What tests share: rigs, small networks, recordings and data."""

@@ -1,0 +1,123 @@
+"""A miniature teacher to prune, with its recipe and a validation that says what it is told."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from offline_compress.export import count_parameters
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    model_spec,
+    save_checkpoint,
+)
+from offline_compress.pruning import choice, setting
+from offline_compress.pruning import iterative as schedule
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.roads.road_dataset import write_dataset
+from offline_compress.training.validation import Tick
+from support.tiny_training import register, tiny_recipe
+
+HEIGHT, WIDTH = 128, 192
+SCHEDULE = {
+    "epochs": 2,
+    "samples_per_epoch": 8,
+    "batch": 4,
+    "learning_rate": 0.002,
+    "weight_decay": 0.01,
+    "warmup_epochs": 0.5,
+    "ema_decay": 0.9,
+    "validate_every_epochs": 1,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    register()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        # The engines themselves are timed in test_pruning_latency.py.
+        patch.setattr(choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
+        for module in (choice, setting):
+            patch.setattr(module, "deployed", lambda model, *_: model)
+        yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    del MODELS["tiny"]
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what takes seconds and is tested elsewhere: picture, export of every cut."""
+    monkeypatch.setattr(schedule, "draw_channels", lambda *_: None)
+    monkeypatch.setattr(schedule, "check_network", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "roads"
+    write_dataset(root, 4, WIDTH, HEIGHT, seed=3, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    spec = model_spec("tiny", ["vehicle"], HEIGHT, WIDTH)
+    path = tmp_path_factory.mktemp("teacher") / "best"
+    save_checkpoint(path, spec, spec.build().eval())
+    return path
+
+
+def recipe_of(dataset: Path, **prune: Any) -> Recipe:
+    """Two steps to 60 % of the parameters, without a latency table, unless told otherwise."""
+    rules = {
+        "budget": {"parameters": 0.6},
+        "cost": "macs",
+        "steps": 2,
+        "round_to": 4,
+        "least_channels": 4,
+        "epochs_between": 0.5,
+        "guard": {"detection": 100, "drivable": 100, "lane": 100},
+    }
+    compress = {
+        "scoring": {"images": 4, "batch": 2},
+        "prune": rules | prune,
+        "recover": {"schedule": SCHEDULE},
+    }
+    return tiny_recipe(dataset, compress=compress)
+
+
+@dataclass
+class Validation:
+    """Scores that fall by `loss` with every network validated but the first, and who came."""
+
+    loss: float = 0.001
+    parameters: list[int] = field(default_factory=list)
+    fails_at: int | None = None
+
+    def __call__(self, model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+        tick(0, 1)
+        if len(self.parameters) == self.fails_at:
+            raise KeyboardInterrupt
+        self.parameters.append(count_parameters(model))
+        score = 0.8 - self.loss * (len(self.parameters) > 1)
+        return {
+            "detection": {"recall": score, "map50": score - 0.1},
+            "drivable": {"miou": score},
+            "lane": {"iou": None},
+        }
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_checkpoint(path).state_dict() for path in (one, other))
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )

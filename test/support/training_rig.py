@@ -1,0 +1,71 @@
+"""Training of the miniature network: its data set, a validation that says what it is told."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from offline_compress.models.registry import MODELS, ModelSpec
+from offline_compress.roads.road_dataset import write_dataset
+from offline_compress.training.learner import Learner
+from offline_compress.training.log import LOG_FILE
+from offline_compress.training.trainer import Trainer
+from offline_compress.training.validation import Tick
+from support.tiny_training import digest, register
+
+
+@pytest.fixture(autouse=True)
+def tiny_model() -> Iterator[None]:
+    register()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    del MODELS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "roads"
+    write_dataset(root, 6, 192, 128, seed=3, workers=1)
+    return root
+
+
+class Scores:
+    """Validation that says what it is told, one score after the other."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def __call__(self, _model: nn.Module, _spec: ModelSpec, _tick: Tick) -> dict[str, Any]:
+        value = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        return {
+            "detection": {"recall": value, "map50": value},
+            "drivable": {"miou": value},
+            "lane": {"iou": value},
+        }
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+
+
+def weights(trainer: Trainer) -> str:
+    return digest(trainer.learner.model.state_dict()) + digest(trainer.learner.average.state)
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    train_step = Learner.train_step
+
+    def interrupted(learner: Learner, passes: Any) -> Any:
+        if learner.step == step:
+            signal.raise_signal(number)
+        return train_step(learner, passes)
+
+    monkeypatch.setattr(Learner, "train_step", interrupted)

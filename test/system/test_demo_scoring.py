@@ -1,0 +1,86 @@
+"""How the demo scores what a node sent, without a node: its answers are made here."""
+
+from pathlib import Path
+
+import pytest
+
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.timing import FrameTimes
+from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.replay.demo.scoring import score_run
+from mtc_perception.replay.live.answers import (
+    OUTPUTS,
+    Answer,
+    AnswerReader,
+    AnswerWriter,
+    RecordedFrame,
+)
+from mtc_perception.replay.live.protocol import Published, Recording
+from mtc_perception.replay.live.result import LiveConfig, LiveResult
+from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.runtime.perceiver import Perceiver
+from support.bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
+
+LOST, SMALL = 1, 3
+
+
+def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
+    small = mask(SMALL, 5)
+    small.height, small.data = HEIGHT // 2, small.data[: HEIGHT // 2 * WIDTH]
+    lanes = [small if index == SMALL else mask(index, 3 * index) for index in range(COUNT)]
+    topics = {
+        "/cam": (IMAGE, [raw(index) for index in range(COUNT)]),
+        "/ground_truth/lane_mask": (IMAGE, lanes),
+        "/ground_truth/drivable_mask": (IMAGE, [mask(index, 20) for index in range(COUNT)]),
+    }
+    bag = write_bag(tmp_path / "drive", topics)
+    source, bundle = open_source(bag), read_bundle(toy_bundle)
+    thresholds = bundle.manifest.thresholds
+    expected = PerceptionMetrics(thresholds.drivable, thresholds.lane, 5, thresholds.score)
+    recording, published = Recording(), []
+    writer = AnswerWriter(tmp_path / "answers.bin")
+    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+        for frame, truth in source.labelled_frames(Notes()):
+            published.append(Published(frame.index, frame.stamp_ns, frame.index + 1, 0, 0.0))
+            if frame.index == LOST:
+                continue
+            found = perceiver.perceive(frame.pixels.decode())
+            answer = Answer(
+                found.boxes,
+                found.scores,
+                [bundle.manifest.classes[label] for label in found.labels],
+                PackedMask.pack(found.drivable),
+                PackedMask.pack(found.lane),
+            )
+            recording.frames[frame.index + 1] = RecordedFrame(
+                dict.fromkeys(OUTPUTS, 5), FrameTimes(*[1.0] * 7), offset=writer.add(answer)
+            )
+            assert truth is not None
+            for task in ("drivable", "lane"):
+                label = getattr(truth, task)
+                if label.shape == found.lane.shape:
+                    getattr(expected, task).update(getattr(found, task), label)
+    writer.close()
+    recording.status["engine"] = {
+        f"{task}_threshold": str(value) for task, value in thresholds.model_dump().items()
+    }
+    answers = AnswerReader(tmp_path / "answers.bin")
+    config = LiveConfig(bag, toy_bundle)
+    result = LiveResult(config, source.info, published, recording, answers, [], 0, "", 1.0)
+    scored: list[int] = []
+    scores = score_run(source, bundle, result, scored.append)
+    answers.close()
+    assert scored == list(range(1, COUNT + 1))
+    assert scores.labelled == COUNT
+    assert scores.metrics["drivable"]["images"] == COUNT - 1
+    assert scores.metrics["lane"]["images"] == COUNT - 2
+    for task, name in (("drivable", "miou"), ("lane", "iou")):
+        values = getattr(expected, task).at(getattr(thresholds, task))
+        assert scores.metrics[task][name] == pytest.approx(values[name])
+    assert len(scores.agreement) == COUNT - 1
+    [note] = scores.notes
+    assert note.kind == "label of another size"
