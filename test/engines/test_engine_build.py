@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt import build as engine_build
 from mtc_perception.engines.tensorrt.build import (
     BuildSettings,
     build_engine,
@@ -26,7 +27,6 @@ from mtc_perception.engines.tensorrt.build import (
 )
 from mtc_perception.engines.tensorrt.build_process import PhaseProgress, short_reason, timings_file
 from mtc_perception.engines.tensorrt.cuda import Device
-from mtc_perception.engines.tensorrt.engine import build as engine_build
 from mtc_perception.engines.tensorrt.key import EngineKey, Profile
 from mtc_perception.engines.tensorrt.library import installed_flavours
 from mtc_perception.engines.tensorrt.store import EngineStore

@@ -15,10 +15,10 @@ import pytest
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt import missing as missing_engine
 from mtc_perception.engines.tensorrt.build import BuildSettings, build_variant, default_flavour
 from mtc_perception.engines.tensorrt.cuda import Device
 from mtc_perception.engines.tensorrt.engine import engine_key, stored_engine
-from mtc_perception.engines.tensorrt.engine import missing as missing_engine
 from mtc_perception.engines.tensorrt.library import import_library, installed_flavours
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.engines.tensorrt.store import EngineStore
