@@ -7,6 +7,7 @@ wherever the run was interrupted.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from torch.utils.data import Dataset
@@ -89,7 +90,7 @@ class TrainingSet(Dataset[LabelledImage]):
                 )
             self._samples += samples
             weights += [source.weight / len(samples)] * len(samples)
-        self._cumulative = np.cumsum(weights) / np.sum(weights)
+        self._ends = cumulative_shares(weights)
         self._deployed, self._crop, self._seed = deployed, crop, seed
         self._scale_jitter = scale_jitter
         self._mosaic, self._mosaic_until = mosaic, mosaic_until
@@ -121,7 +122,7 @@ class TrainingSet(Dataset[LabelledImage]):
         return augment(image, crop.height, crop.width, self._scales(image), rng)
 
     def _draw(self, rng: np.random.Generator) -> LabelledImage:
-        return self._decoded[int(np.searchsorted(self._cumulative, rng.random(), side="right"))]
+        return self._decoded[int(np.searchsorted(self._ends, rng.random(), side="right"))]
 
     def _load(self, index: int) -> LabelledImage:
         try:
@@ -134,6 +135,16 @@ class TrainingSet(Dataset[LabelledImage]):
         scale = min(self._deployed.height / height, self._deployed.width / width)
         low, high = self._scale_jitter
         return scale * low, scale * high
+
+
+def cumulative_shares(weights: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Where the share of each of n weights ends in 0..1, [n] ascending; the last one is 1 exactly.
+
+    Divided by the sum, which numpy adds up in another order, it could be a little less: a random
+    number above it would be nobody's.
+    """
+    ends = np.cumsum(weights, dtype=np.float64)
+    return ends / ends[-1]
 
 
 def collate(samples: Sequence[LabelledImage]) -> tuple[torch.Tensor, Targets]:

@@ -18,7 +18,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.data import cache, workers
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
-from offline_compress.data.dataset import TrainingSet, collate, load_labelled
+from offline_compress.data.dataset import TrainingSet, collate, cumulative_shares, load_labelled
 from offline_compress.data.targets import IGNORE
 from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
 from offline_compress.recipe.parts import DataSource, SizePx
@@ -114,6 +114,13 @@ def test_sources_are_drawn_by_weight(sources: list[DataSource]) -> None:
         data._draw(np.random.default_rng(number))
     first = sum(drawn[index] for index in range(3))
     assert first / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_the_largest_random_number_still_draws_a_sample() -> None:
+    below_one = np.nextafter(1.0, 0.0)
+    for count in range(1, 500):
+        ends = cumulative_shares([1 / count] * count)
+        assert np.searchsorted(ends, below_one, side="right") < count
 
 
 def test_often_drawn_images_are_kept_first(sources: list[DataSource]) -> None:
