@@ -18,8 +18,8 @@ from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.data.targets import Targets
 from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
-from offline_compress.losses.masks import MaskLoss
-from offline_compress.losses.tasks import TaskLosses, task_losses
+from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.losses.task_losses import TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.recipe.parts import DataSource, SizePx
 

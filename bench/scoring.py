@@ -22,12 +22,12 @@ from offline_compress.export import normalise
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.scorer import Scorer
-from offline_compress.losses.masks import MaskLoss
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.recipe import load_recipe
+from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
-from offline_compress.training.machine import start_accelerator
 from offline_compress.training.samples import Batch
 
 MODELS = ("mtc_nano", "mtc_s", "rmt_ppad_n")

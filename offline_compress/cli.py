@@ -107,7 +107,7 @@ def evaluate(
     from rich.progress import Progress, TimeElapsedColumn
 
     from mtc_perception.datasets.layout import read_split
-    from offline_compress.evaluation.evaluate import evaluate_subject
+    from offline_compress.evaluation.evaluation import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
         RESULT_FILE,

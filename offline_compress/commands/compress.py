@@ -163,7 +163,7 @@ def _run(
     from offline_compress.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())  # before the imports that take seconds
-    from offline_compress.pipeline.run import run_pipeline
+    from offline_compress.pipeline.pipeline import run_pipeline
 
     with _stoppable():
         made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads)
@@ -190,7 +190,7 @@ def _dry_run(
     from offline_compress.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())
-    from offline_compress.pipeline.run import dry_run_pipeline
+    from offline_compress.pipeline.pipeline import dry_run_pipeline
 
     with _stoppable():
         print(dry_run_pipeline(loaded, out, threads))

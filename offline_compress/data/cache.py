@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 
 from offline_compress.data.augment import LabelledImage
-from offline_compress.data.workers import CGROUP, local_processes, usable_cores
+from offline_compress.data.loader_workers import CGROUP, local_processes, usable_cores
 
 MEMORY_SHARE = 0.5
 """Part of the memory available at the start that decoded images may take."""

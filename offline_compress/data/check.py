@@ -27,7 +27,7 @@ from mtc_perception.datasets.pixels import (
 )
 from mtc_perception.datasets.sample import HARMLESS, MaskShapes, MaskSource, Problem
 from mtc_perception.util.errors import UserError
-from offline_compress.data.workers import usable_cores
+from offline_compress.data.loader_workers import usable_cores
 
 BORDER_PX = 1.5
 """How far a label may reach out of its image: data sets count pixels from 0, 0.5 or 1."""

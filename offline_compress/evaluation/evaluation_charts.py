@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.pages.line_chart import WIDTH, Chart, Mark, line
-from offline_compress.evaluation.evaluate import Evaluation
+from offline_compress.evaluation.evaluation import Evaluation
 
 _NAMES = {
     "precision": "precision",

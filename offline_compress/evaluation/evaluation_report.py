@@ -18,7 +18,7 @@ from mtc_perception.datasets.layout import read_image, read_truth
 from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
-from offline_compress.evaluation.evaluate import Evaluation, FrameScore, infer, ranked
+from offline_compress.evaluation.evaluation import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation.evaluation_charts import charts
 from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.metrics_file import Tick

@@ -19,8 +19,8 @@ from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
 from offline_compress.importance.scorer import Scorer
 from offline_compress.importance.scores import ChannelScores
-from offline_compress.losses.masks import MaskLoss
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.training.samples import Batch
 
 Tick = Callable[[int, int], None]

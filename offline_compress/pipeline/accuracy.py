@@ -9,7 +9,7 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Network, load_engine
 from mtc_perception.datasets.layout import Sample, read_split
 from mtc_perception.util.errors import UserError
-from offline_compress.evaluation.evaluate import evaluate_subject
+from offline_compress.evaluation.evaluation import evaluate_subject
 from offline_compress.evaluation.latency import THREADS
 from offline_compress.evaluation.metrics_file import describe, result_json
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject
@@ -54,7 +54,7 @@ def _metrics(subject: Subject, source: DataSource, what: str, count: Count) -> d
             yield sample
 
     evaluation = evaluate_subject(subject, counted())
-    # Speed is measured by itself, all networks in turn (`latency.py`).
+    # Speed is measured by itself, all networks in turn (`evaluation/latency.py`).
     description = describe(subject, source.root, source.split, None)
     return result_json(subject, evaluation, None, description)
 

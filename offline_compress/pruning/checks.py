@@ -15,7 +15,7 @@ from offline_compress.channels.groups import ChannelGroup
 from offline_compress.evaluation.latency import Tick
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import normalise
-from offline_compress.pruning.latency import deployed
+from offline_compress.pruning.latency_table import deployed
 from offline_compress.recipe.compression import Guard
 from offline_compress.training.samples import Batch
 

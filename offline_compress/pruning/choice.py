@@ -15,8 +15,9 @@ from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
-from offline_compress.pruning.latency import Tick, deployed, time_pair
+from offline_compress.pruning.latency_table import Tick, deployed, time_pair
 from offline_compress.pruning.plan import PlanStep
+from offline_compress.pruning.problem import Setting
 from offline_compress.pruning.selection import (
     Limits,
     capped,
@@ -24,7 +25,6 @@ from offline_compress.pruning.selection import (
     require_reachable,
     select,
 )
-from offline_compress.pruning.setting import Setting
 from offline_compress.pruning.trial import Trial
 from offline_compress.training.samples import Batch
 

@@ -2,7 +2,8 @@
 
 Each of the three is taken as `a + b cin + c cout + d cin cout` of a layer's channels in and out.
 For parameters and multiply-accumulates of a convolution that is exact; for time it is the fit of
-measurements (see latency.py), with no coefficient below 0, so that fewer channels never cost more.
+measurements (latency_table.py), with no coefficient below 0, so that fewer channels never cost
+more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -26,6 +26,13 @@ from offline_compress.channels.surgery import keep_channels, pruned_spec
 from offline_compress.evaluation.headlines import task_scores
 from offline_compress.importance import ChannelScores
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
+from offline_compress.pruning.channel_scores import (
+    SCORING_ADVICE,
+    calibration,
+    exists_at_first,
+    measured_scores,
+    progress,
+)
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.choice import (
     candidates,
@@ -33,21 +40,14 @@ from offline_compress.pruning.choice import (
     require_end,
     step_budget,
 )
-from offline_compress.pruning.latency import Tick
+from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.picture import draw_channels
 from offline_compress.pruning.plan import Plan, read_plan, write_plan
-from offline_compress.pruning.scoring import (
-    SCORING_ADVICE,
-    calibration,
-    exists_at_first,
-    measured_scores,
-    progress,
-)
-from offline_compress.pruning.setting import Setting, open_setting
+from offline_compress.pruning.problem import Setting, open_setting
 from offline_compress.pruning.steps import extended, lists, measured_step, summary, with_last
 from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.advice import memory_advice
-from offline_compress.training.machine import start_accelerator
 from offline_compress.training.recovery import recover_between_recipe
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import Validator

@@ -8,20 +8,20 @@ from mtc_perception.core.bundle import sha256_hex
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.models.registry import ModelSpec, save_checkpoint
-from offline_compress.pruning.choice import candidates, require_end, step_budget
-from offline_compress.pruning.iterative import Schedule, draw
-from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
-from offline_compress.pruning.scoring import (
+from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
     calibration,
     measured_scores,
     progress,
 )
-from offline_compress.pruning.setting import open_setting
+from offline_compress.pruning.choice import candidates, require_end, step_budget
+from offline_compress.pruning.iterative import Schedule, draw
+from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
+from offline_compress.pruning.problem import open_setting
 from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
 from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.advice import memory_advice
-from offline_compress.training.machine import start_accelerator
 from offline_compress.training.validation import Validator, validator
 
 PREDICTED_PLAN_FILE, PREDICTED_PICTURE_FILE = "dry_run.json", "dry_run.png"

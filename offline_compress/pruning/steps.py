@@ -9,7 +9,7 @@ from offline_compress.importance import ChannelScores
 from offline_compress.pruning.choice import Choice, Kept
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.plan import Plan, PlanStep, composed
-from offline_compress.pruning.setting import Setting
+from offline_compress.pruning.problem import Setting
 
 
 def lists(kept: Kept) -> dict[str, list[int]]:

@@ -17,8 +17,8 @@ from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation.headlines import TASKS
 from offline_compress.importance.measure import labelled_losses, scoring_mode
-from offline_compress.losses.masks import MaskLoss
-from offline_compress.pruning.latency import Tick
+from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.selection import round_up
 from offline_compress.training.samples import Batch
 

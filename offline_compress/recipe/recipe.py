@@ -48,7 +48,7 @@ class Recipe(Strict):
     train: Annotated[list[DataSource], Field(min_length=1)]
     validate_on: DataSource
     mask_loss: Literal["dice", "focal"] = "dice"
-    """Of the drivable area and the lanes: see losses/masks.py."""
+    """Of the drivable area and the lanes: see losses/mask_losses.py."""
     schedule: Schedule
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass; weights are always fp32. auto: bf16 where the machine computes in it,

@@ -9,16 +9,16 @@ from torch import nn
 
 from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.pretrained import load_backbone
 from offline_compress.models.registry import ModelSpec, load_weights
 from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.accelerator import average_norms, seed_pass
 from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
-from offline_compress.training.machine import average_norms, seed_pass
 from offline_compress.training.progress import describe_losses
 from offline_compress.training.samples import Batch
-from offline_compress.training.schedule import Plan, parameter_groups
+from offline_compress.training.step_schedule import Plan, parameter_groups
 from offline_compress.training.teaching import Teaching
 
 GRADIENT_NORM = 10.0

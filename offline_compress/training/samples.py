@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.data.loader_workers import start_worker, worker_count
 from offline_compress.data.targets import Targets
-from offline_compress.data.workers import start_worker, worker_count
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.training.schedule import Plan
+from offline_compress.training.step_schedule import Plan
 
 
 @dataclass(frozen=True, slots=True)

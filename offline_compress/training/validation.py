@@ -10,7 +10,7 @@ from torch import nn
 from mtc_perception.datasets.layout import read_split
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.errors import UserError
-from offline_compress.evaluation.evaluate import evaluate_engine
+from offline_compress.evaluation.evaluation import evaluate_engine
 from offline_compress.evaluation.headlines import HEADLINES, figure, task_scores
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine

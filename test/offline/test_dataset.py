@@ -15,12 +15,17 @@ from torch.utils.data import DataLoader
 
 from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.util.errors import UserError
-from offline_compress.data import cache, workers
+from offline_compress.data import cache, loader_workers
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
 from offline_compress.data.dataset import TrainingSet, collate, cumulative_shares, load_labelled
+from offline_compress.data.loader_workers import (
+    MOST_WORKERS,
+    start_worker,
+    usable_cores,
+    worker_count,
+)
 from offline_compress.data.targets import IGNORE
-from offline_compress.data.workers import MOST_WORKERS, start_worker, usable_cores, worker_count
 from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.samples import batches
 from support import mini_data as mini
@@ -151,7 +156,7 @@ def idle_worker(ready: Any) -> None:
 def test_a_worker_outlives_a_sigterm_to_all_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "GRACE_S", 1)
+    monkeypatch.setattr(loader_workers, "GRACE_S", 1)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     worker = context.Process(target=idle_worker, args=(ready,))
@@ -185,7 +190,7 @@ def test_workers_fit_the_machine(cores: int, processes: int, workers: int) -> No
 def test_cores_respect_the_containers_limit(
     limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "CGROUP", tmp_path)
+    monkeypatch.setattr(loader_workers, "CGROUP", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     if limit:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.losses.boxes import box_iou, generalised_iou
 from offline_compress.losses.dense import assign, detection_loss
-from offline_compress.losses.masks import (
+from offline_compress.losses.mask_losses import (
     MaskLoss,
     cross_entropy,
     drivable_loss,

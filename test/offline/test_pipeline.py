@@ -20,9 +20,9 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import command_line
 from offline_compress import cli
 from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
-from offline_compress.pipeline.delivery import Evaluate
+from offline_compress.pipeline.delivery_stages import Evaluate
 from offline_compress.pipeline.folder import RunFolder
-from offline_compress.pipeline.run import STAGES, run_pipeline
+from offline_compress.pipeline.pipeline import STAGES, run_pipeline
 from offline_compress.pipeline.stages import decide, read_marker
 from offline_compress.recipe.recipe import load_recipe
 from offline_compress.report.compression_report import write_report
@@ -309,7 +309,7 @@ def test_a_run_that_misses_its_budget_ends_with_a_warning(
         Path("short").mkdir(exist_ok=True)
         Path("short/result.json").write_text(json.dumps(row | changes))
         made = [Path("short/result.json")]
-        monkeypatch.setattr("offline_compress.pipeline.run.run_pipeline", lambda *_, m=made: m)
+        monkeypatch.setattr("offline_compress.pipeline.pipeline.run_pipeline", lambda *_, m=made: m)
         monkeypatch.setattr(sys, "argv", ["mtc-compress", "run", "--recipe", "tiny.yaml"])
         with pytest.raises(SystemExit):
             cli.main()
@@ -331,7 +331,7 @@ def test_a_terminated_command_tidies_up(
             signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("offline_compress.pipeline.run.run_pipeline", work)
+    monkeypatch.setattr("offline_compress.pipeline.pipeline.run_pipeline", work)
     monkeypatch.setattr(sys, "argv", ["mtc-compress", "run", "--recipe", "tiny.yaml"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

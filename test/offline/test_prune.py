@@ -14,7 +14,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec, save_checkpoint
-from offline_compress.pruning.latency import LatencyTable
+from offline_compress.pruning.latency_table import LatencyTable
 from offline_compress.pruning.plan import Plan, read_plan
 from offline_compress.pruning.prune import dry_run, prune_network, replay
 from offline_compress.pruning.selection import floor_of

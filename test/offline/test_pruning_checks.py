@@ -15,7 +15,7 @@ from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.pruning import checks
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
-from offline_compress.pruning.latency import deployed
+from offline_compress.pruning.latency_table import deployed
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.compression import Guard
 from support.pruning_rig import (

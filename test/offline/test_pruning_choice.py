@@ -19,14 +19,14 @@ from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, normalise
 from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pruning import choice, setting
+from offline_compress.pruning import choice, problem
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_cost, layer_costs
-from offline_compress.pruning.latency import LatencySample, LatencyTable, sample_counts
+from offline_compress.pruning.latency_table import LatencySample, LatencyTable, sample_counts
 from offline_compress.pruning.plan import PlanStep
-from offline_compress.pruning.setting import Setting
+from offline_compress.pruning.problem import Setting
 from offline_compress.pruning.steps import predicted_step
 from offline_compress.pruning.trial import Trial
 from support.pruning_rig import HEIGHT, WIDTH, dataset, quick, recipe_of, teacher
@@ -140,9 +140,9 @@ def test_a_table_that_does_not_fit_is_measured_again(
         return LatencyTable("openvino", HEIGHT, WIDTH, samples, samples[0].total_ms, machine)
 
     def opened(out: Path, measures: bool = True) -> Setting:
-        return setting.open_setting(recipe, teacher, out, measures, lambda _w, _d, _t: None)
+        return problem.open_setting(recipe, teacher, out, measures, lambda _w, _d, _t: None)
 
-    monkeypatch.setattr(setting, "measure_table", table)
+    monkeypatch.setattr(problem, "measure_table", table)
     (tmp_path / "busy").mkdir()
     costs = opened(tmp_path).costs
     path = tmp_path / "latency.json"

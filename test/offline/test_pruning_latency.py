@@ -17,10 +17,10 @@ from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation import latency as timing
 from offline_compress.export import onnx_graph
-from offline_compress.pruning import latency
+from offline_compress.pruning import latency_table
 from offline_compress.pruning import profiler as profiling
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost, layer_costs
-from offline_compress.pruning.latency import (
+from offline_compress.pruning.latency_table import (
     LatencySample,
     LatencyTable,
     Misfit,
@@ -169,8 +169,8 @@ def test_a_measured_table_predicts_an_unseen_width(
     monkeypatch.setattr(timing, "LOADS", 1)
     monkeypatch.setattr(timing, "BLOCKS", 6)
     monkeypatch.setattr(timing, "RUNS_PER_BLOCK", 3)
-    monkeypatch.setattr(latency, "ROUNDS", 6)
-    monkeypatch.setattr(latency, "MIXED", 2)
+    monkeypatch.setattr(latency_table, "ROUNDS", 6)
+    monkeypatch.setattr(latency_table, "MIXED", 2)
     for module in (timing, profiling):  # of which a busy machine has one at most
         monkeypatch.setattr(module, "THREADS", 1)
     size = (160, 256)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import box_iou
-from offline_compress.losses.masks import drivable_loss, lane_loss
+from offline_compress.losses.mask_losses import drivable_loss, lane_loss
 from offline_compress.losses.matching import match, matching_cost
 from offline_compress.losses.query import query_loss, set_loss
-from offline_compress.losses.tasks import MASK_WEIGHT, QUERY_WEIGHT, task_losses
+from offline_compress.losses.task_losses import MASK_WEIGHT, QUERY_WEIGHT, task_losses
 from offline_compress.models.decoder import (
     DenoisedDetections,
     LayerDetections,

@@ -12,7 +12,7 @@ import torch_pruning as tp
 
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.export import DeployGraph, count_gmacs, count_parameters, onnx_graph
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.fuse import fuse
 from offline_compress.models.gates import GatedAdapter
 from offline_compress.models.registry import MODELS, model_spec

@@ -14,8 +14,8 @@ from bench import training
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec
 from offline_compress.recipe.parts import DataSource
 from offline_compress.training import progress
-from offline_compress.training.machine import choose_precision
-from offline_compress.training.schedule import parameter_groups
+from offline_compress.training.accelerator import choose_precision
+from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
 from support.training_rig import Scores, dataset, rows, tiny_model

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mtc_perception.util.errors import UserError
 from offline_compress.export import normalise
-from offline_compress.losses.tasks import task_losses
+from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import (
     MODELS,
     WEIGHTS_FILE,
@@ -42,8 +42,8 @@ from offline_compress.training.samples import (
     samples_per_pass,
     training_set,
 )
-from offline_compress.training.schedule import Plan, parameter_groups
 from offline_compress.training.state import STATE_FILE
+from offline_compress.training.step_schedule import Plan, parameter_groups
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import validator
 from support.checkout import ROOT

@@ -17,7 +17,7 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
-from offline_compress.pruning import choice, setting
+from offline_compress.pruning import choice, problem
 from offline_compress.pruning import iterative as schedule
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import write_dataset
@@ -45,7 +45,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # The engines themselves are timed in test_pruning_latency.py.
         patch.setattr(choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
-        for module in (choice, setting):
+        for module in (choice, problem):
             patch.setattr(module, "deployed", lambda model, *_: model)
         yield
     torch.set_num_threads(threads)

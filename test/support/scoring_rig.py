@@ -15,7 +15,7 @@ from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.importance import measure, save
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
-from offline_compress.training.machine import start_accelerator
+from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.samples import Batch
 from support.random_norms import randomise_norms
 

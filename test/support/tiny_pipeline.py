@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from offline_compress.evaluation import latency
-from offline_compress.pipeline.run import run_pipeline
+from offline_compress.pipeline.pipeline import run_pipeline
 from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training import lineage

@@ -10,7 +10,7 @@ import torch
 
 from offline_compress.evaluation import latency as timing
 from offline_compress.models.registry import MODELS, model_spec, save_checkpoint
-from offline_compress.pruning import latency
+from offline_compress.pruning import latency_table
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.recipe import Recipe
 from support.tiny_training import TINY
@@ -25,8 +25,8 @@ def main(recipe_path: str, folder: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     timing.LOADS, timing.BLOCKS, timing.RUNS_PER_BLOCK = 1, 4, 2
-    latency.ROUNDS, latency.SHARES, latency.MIXED = 4, (1.0, 0.25), 1
-    latency.LARGEST_MISFIT = 10.0  # on a machine that does other things, too
+    latency_table.ROUNDS, latency_table.SHARES, latency_table.MIXED = 4, (1.0, 0.25), 1
+    latency_table.LARGEST_MISFIT = 10.0  # on a machine that does other things, too
     recipe = Recipe.model_validate_json(Path(recipe_path).read_text())
     spec = model_spec("tiny", ["vehicle"], recipe.input.height, recipe.input.width)
     save_checkpoint(Path(folder) / "teacher", spec, spec.build().eval())

@@ -6,7 +6,7 @@ import torch
 
 from offline_compress.data.targets import Targets
 from offline_compress.losses.dense import detection_loss
-from offline_compress.losses.masks import MaskLoss, drivable_loss, lane_loss
+from offline_compress.losses.mask_losses import MaskLoss, drivable_loss, lane_loss
 from offline_compress.losses.query import query_loss
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import NetworkOutput

@@ -13,8 +13,8 @@ from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.importance.calibration import CalibrationBatches, calibration_batches
-from offline_compress.pruning.latency import Tick
-from offline_compress.pruning.setting import Setting
+from offline_compress.pruning.latency_table import Tick
+from offline_compress.pruning.problem import Setting
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.stage_progress import Progress
 

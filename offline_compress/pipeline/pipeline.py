@@ -11,23 +11,23 @@ from mtc_perception.util.errors import UserError
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.accuracy import labelled_samples
-from offline_compress.pipeline.compression import (
+from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
+from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.stages import Stage, run_stages
+from offline_compress.pipeline.training_stages import (
     Prune,
     Recover,
     Teacher,
     require_fitting_teacher,
 )
-from offline_compress.pipeline.delivery import Evaluate, Export, Quantise
-from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.stages import Stage, run_stages
+from offline_compress.pruning.problem import open_setting
 from offline_compress.pruning.prune import dry_run
-from offline_compress.pruning.setting import open_setting
 from offline_compress.recipe.compression import Pruning
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
+from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
 from offline_compress.training.locking import held
-from offline_compress.training.machine import start_accelerator
 
 STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
 

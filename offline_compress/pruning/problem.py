@@ -16,7 +16,7 @@ from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_decoder_layers
 from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, count_parameters
-from offline_compress.losses.masks import MaskLoss
+from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
@@ -24,7 +24,7 @@ from offline_compress.models.registry import (
     load_spec,
 )
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
-from offline_compress.pruning.latency import (
+from offline_compress.pruning.latency_table import (
     LatencyTable,
     Misfit,
     Tick,
