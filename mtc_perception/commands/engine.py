@@ -167,20 +167,14 @@ def bench(
     Example: [bold]mtc-engine bench models/mtc_nano.mtc --precision fp16[/bold]
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from mtc_perception.commands.engine_bench import measure
     from mtc_perception.commands.engine_report import bench_table
     from mtc_perception.core.bundle import read_bundle
+    from mtc_perception.util.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring", total=None)
-        found = measure(
-            read_bundle(bundle),
-            precision,
-            runs,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with Progress() as progress:
+        found = measure(read_bundle(bundle), precision, runs, progress.counter("measuring"))
     Console().print(bench_table(found))
 
 

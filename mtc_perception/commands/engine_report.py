@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -16,25 +14,15 @@ from mtc_perception.engines.tensorrt.library import NAMES
 from mtc_perception.engines.tensorrt.machine import Machine
 from mtc_perception.engines.tensorrt.store import StoredEngine
 from mtc_perception.util.errors import EngineError
+from mtc_perception.util.progress import Progress
 
 
 @contextmanager
 def build_progress(variant: str) -> Iterator[Tell]:
     """A progress bar on stderr while one variant is built; gives what to tell it with."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{variant}: starting", total=1.0)
-
-        def tell(phase: str, fraction: float) -> None:
-            progress.update(task, description=f"{variant}: {phase.lower()}", completed=fraction)
-
-        yield tell
+    with Progress() as progress:
+        progress.count(variant, 0, 1, "starting")
+        yield lambda phase, fraction: progress.count(variant, fraction, 1, phase.lower())
 
 
 def built_line(variant: str, built: BuiltEngine, path: Path) -> str:

@@ -24,21 +24,17 @@ def compare(
     import json
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from mtc_perception.replay.report.compare_page import write_comparison
     from mtc_perception.replay.results.comparison import compare_runs
     from mtc_perception.util.files import write_text_atomic
+    from mtc_perception.util.progress import Progress
 
     folder = out or run_b / f"against_{run_a.resolve().name}"
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("resampling", total=None)
-        comparison = compare_runs(
-            run_a, run_b, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with Progress() as progress:
+        comparison = compare_runs(run_a, run_b, progress.counter("resampling"))
         folder.mkdir(parents=True, exist_ok=True)
-        task = progress.add_task("drawing", total=None)
-        page = write_comparison(folder, run_a, run_b, comparison, lambda: progress.advance(task))
+        page = write_comparison(folder, run_a, run_b, comparison, progress.ticker("drawing"))
     file = write_text_atomic(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
     _show(Console(), comparison)
     for path in (file, page):

@@ -171,6 +171,7 @@ def evaluate(
     from mtc_perception.replay.run.run import evaluate_run
     from mtc_perception.replay.run.scenario import Scenario, read_scenario
     from mtc_perception.replay.run.workers import choose_runner, threads_each
+    from mtc_perception.util.progress import Progress
 
     truth = TruthTopics(truth_detections, truth_drivable, truth_lane)
     recordings = [
@@ -212,13 +213,13 @@ def evaluate(
         raise UserError("--rate and --max-frame-age-ms are for --live")
     name = wanted.name if wanted else None
     run = out or default_run_folder(network, name, options.mode)
-    with RunProgress(Console(stderr=True)) as progress:
+    with Progress(keep=True) as progress:
         result = evaluate_run(
             recordings,
             options,
             run,
             runner,
-            progress,
+            RunProgress(progress),
             name=name,
             limits=wanted.all_limits() if wanted else (),
             fresh=fresh,

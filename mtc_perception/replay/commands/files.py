@@ -32,38 +32,14 @@ def bag(
 
     A split with its labels: [bold]mtc-replay bag data/images/val out/val[/bold]
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from mtc_perception.replay.recordings.open import open_source
     from mtc_perception.replay.recordings.to_bag import write_recording
+    from mtc_perception.util.progress import Progress
 
     source = open_source(recording, fps=fps)
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(source.info.name, total=source.info.frames, rate="")
-
-        def show(done: int) -> None:
-            speed = progress.tasks[task].speed
-            rate = "" if speed is None else f"{speed:.0f} img/s"
-            progress.update(task, completed=done, rate=rate)
-
-        notes = write_recording(source, out, show)
+    with Progress() as progress:
+        count = progress.counter(source.info.name, unit="img")
+        notes = write_recording(source, out, lambda done: count(done, source.info.frames))
     for note in notes.all():
         print(f"warning: {note}")
     print(f"wrote {out}")

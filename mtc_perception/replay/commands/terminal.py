@@ -1,21 +1,11 @@
 """What `mtc-replay` shows: progress while it runs, the result as one table at the end."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from typing_extensions import Self
 
 from mtc_perception.replay.results.rows import (
     frame_rows,
@@ -25,64 +15,28 @@ from mtc_perception.replay.results.rows import (
     times_ms,
 )
 from mtc_perception.replay.stream.task import StreamTask
-
-_REFRESH_S = 0.5
+from mtc_perception.util.progress import Progress
 
 
 class RunProgress:
-    """One bar per stream with images per second and the time left; a context manager.
+    """Shows how far each stream of a run is."""
 
-    Where nobody watches, as in CI, a line per stream says that it has begun.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bars: dict[int, TaskID] = {}
-        self._begun: dict[int, float] = {}
-        self._shown_s = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[rate]:>11}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            # Drawing must not take the processor from what is measured.
-            refresh_per_second=1 / _REFRESH_S,
-        )
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._begun: set[int] = set()
 
     def planned(self, tasks: Sequence[StreamTask], there: int, run: Path) -> None:
         """Say what an earlier try has left to do."""
         if there:
-            self._console.print(
-                f"{there} of {there + len(tasks)} streams are in {run} already (--fresh: again)",
-                highlight=False,
-                soft_wrap=True,
-            )
+            streams = f"{there} of {there + len(tasks)} streams"
+            self._progress.line(f"{streams} are in {run} already (--fresh: again)")
 
     def __call__(self, task: StreamTask, done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if task.number not in self._bars:
-            self._begun[task.number] = now_s
-            self._bars[task.number] = self._progress.add_task(task.name, total=total, rate="")
-            if not self._console.is_terminal:
-                self._console.print(f"{task.name}: {total} images", highlight=False)
-        if now_s - self._shown_s < _REFRESH_S and done < total:
-            return
-        self._shown_s = now_s
-        seconds = now_s - self._begun[task.number]
-        rate = f"{done / seconds:.1f} img/s" if seconds > 0 else ""
-        self._progress.update(
-            self._bars[task.number], completed=done, total=max(total, done), rate=rate
-        )
+        if task.number not in self._begun:
+            self._begun.add(task.number)
+            if not self._progress.drawn:
+                self._progress.line(f"{task.name}: {total} images")
+        self._progress.count(task.name, done, max(total, done), unit="img")
 
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
