@@ -109,16 +109,15 @@ class NodeProcess:
         if (code := self._process.poll()) is not None:
             raise NodeFailure(f"the node ended with exit code {code}{self._last_words()}")
 
-    def resident_mib(self) -> float:
-        """Resident memory. Raises NodeFailure if the process has ended."""
+    def usage(self) -> tuple[float, float]:
+        """Resident memory in MiB and processor time so far in s. Raises NodeFailure if it ended."""
+        try:
+            memory, times = self._usage.memory_info(), self._usage.cpu_times()
+        except psutil.NoSuchProcess:
+            self._process.wait()
+        # Afterwards: of a process that ended a moment ago, all of this reads as 0.
         self.check()
-        return float(self._usage.memory_info().rss) / 2**20
-
-    def cpu_s(self) -> float:
-        """Processor time used so far. Raises NodeFailure if the process has ended."""
-        self.check()
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
+        return float(memory.rss) / 2**20, float(times.user + times.system)
 
     def stop(self) -> None:
         """Ctrl-C, and harder if that does not help."""

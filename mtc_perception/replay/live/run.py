@@ -155,7 +155,7 @@ def _watch(
     usage: list[Usage] = []
     while True:
         since_s = time.monotonic() - began
-        usage.append(Usage(since_s, node.resident_mib(), node.cpu_s()))
+        usage.append(Usage(since_s, *node.usage()))
         observe("play", min(since_s, duration_s), duration_s)
         played = player.receive(Played, _SAMPLE_S)
         if played is not None:
