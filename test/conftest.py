@@ -4,9 +4,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -62,19 +60,3 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the toy bundle (see toy_bundle.py): input 160 x 96, answers known by hand."""
     return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy.mtc")
-
-
-@pytest.fixture
-def start_node(toy_bundle: Path) -> Iterator[Callable[..., Any]]:
-    """Call it with parameters for a `node_rig.Rig` on the toy bundle; closed after the test."""
-    from support.node_rig import Rig
-
-    rigs: list[Rig] = []
-
-    def start(**parameters: object) -> Rig:
-        rigs.append(Rig({"bundle": str(toy_bundle), "threads": 1, **parameters}))
-        return rigs[-1]
-
-    yield start
-    for rig in rigs:
-        rig.close()

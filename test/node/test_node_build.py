@@ -13,15 +13,14 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from test_node_lifecycle import client, running  # noqa: F401
 
 import mtc_perception.node.node
 from mtc_perception.core.bundle import Variant, read_bundle, sha256_hex, write_bundle
-from mtc_perception.core.engine import Network
-from mtc_perception.engines.tensorrt.build import BuildSettings, Tell, build_engine
 from mtc_perception.engines.tensorrt.library import installed_flavours
-from mtc_perception.runtime.host import Selection
+from support import building_node
+from support.building_node import build_for_ada
 from support.gpu import missing_gpu
+from support.node_process import running
 from support.node_rig import Rig
 
 pytestmark = pytest.mark.dds
@@ -31,23 +30,6 @@ needs_rtx = pytest.mark.skipif(
 )
 without_gpu = pytest.mark.skipif(not missing_gpu(), reason="there is a GPU to build for")
 BUILDING = "building the TensorRT engine"
-# A node that builds, when it is configured, until it is interrupted.
-BUILDING_NODE = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_node_build import build_for_ada
-import mtc_perception.node.node as node
-node.build_missing_engine = lambda *wanted: [build_for_ada(*wanted) for _ in range(99)]
-sys.argv += ["-p", "build_engine:=true"]
-sys.exit(node.main())
-"""
-
-
-def build_for_ada(selection: Selection, tell: Tell) -> str:
-    """Stands for `build_missing_engine`: the same build, but for a GPU that need not be here."""
-    network = Network.of(read_bundle(selection.bundle), "fp32")
-    built = build_engine(network, BuildSettings("tensorrt_rtx", ("sm89",)), tell)
-    return f"built {len(built.engine)} bytes"
 
 
 @pytest.fixture
@@ -116,8 +98,8 @@ def test_progress_of_a_build_is_in_the_diagnostics(start_node, monkeypatch):
 
 @needs_rtx
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_build_and_the_node(client, toy_bundle, number):  # noqa: F811
-    with running(toy_bundle, ("-c", BUILDING_NODE)) as node:
+def test_a_signal_ends_the_build_and_the_node(client, toy_bundle, number):
+    with running(toy_bundle, (building_node.__file__,)) as node:
         client.wait_for(client._change.service_is_ready, "the node")
         request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
         client._change.call_async(request)

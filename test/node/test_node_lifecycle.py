@@ -1,84 +1,19 @@
 """The node as a process of its own: every state, and a clean end from each of them."""
 
-import contextlib
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.context import Context
 from sensor_msgs.msg import Image
 
 from support.checkout import SHIPPED
-from support.node_rig import PATIENCE_S, Client, image_message, solid
+from support.node_process import running
+from support.node_rig import image_message, solid
 from support.toy_bundle import write_toy_bundle
 
 pytestmark = pytest.mark.dds
-
-
-class Process:
-    """The node's process and what it says."""
-
-    def __init__(self, bundle: Path, node: tuple[str, ...]) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, *node, "--ros-args"),
-                *("-p", f"bundle:={bundle}", "-p", "diagnostics_period_s:=0.1"),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines.extend(iter(self.process.stderr.readline, ""))
-
-    def said(self, text: str) -> bool:
-        return any(text in line for line in list(self.lines))
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Send a signal; the exit code and everything the process wrote."""
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=PATIENCE_S)
-        self._reader.join()
-        return code, "".join(self.lines)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-
-
-@pytest.fixture
-def client() -> Iterator[Client]:
-    context = Context()
-    rclpy.init(context=context)
-    client = Client(context)
-    yield client
-    client.executor_.shutdown()
-    client.destroy_node()
-    context.try_shutdown()
-
-
-@contextlib.contextmanager
-def running(
-    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node.node")
-) -> Iterator[Process]:
-    """The node's process; `node` is what Python is to run for it."""
-    process = Process(bundle, node)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 @pytest.mark.parametrize(

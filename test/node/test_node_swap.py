@@ -3,10 +3,10 @@
 from itertools import pairwise
 
 import pytest
-from test_node_lifecycle import SHIPPED
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.runtime.frames import Frame, Outcome
+from support.checkout import SHIPPED
 from support.node_rig import image_message, solid
 from support.swap_rig import (
     LATCHED,
@@ -19,14 +19,11 @@ from support.swap_rig import (
     ask,
     classes_of,
     load,
-    other_bundle,
     parameters,
     settled,
     thread_names,
     wait_for_labels,
 )
-
-__all__ = ["other_bundle"]  # the fixture of swap_rig
 
 pytestmark = pytest.mark.dds
 

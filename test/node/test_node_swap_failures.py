@@ -23,13 +23,10 @@ from support.swap_rig import (
     classes_of,
     is_closed,
     load,
-    other_bundle,
     parameters,
     settled,
 )
 from support.toy_bundle import write_toy_bundle
-
-__all__ = ["other_bundle"]  # the fixture of swap_rig
 
 pytestmark = pytest.mark.dds
 

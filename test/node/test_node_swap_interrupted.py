@@ -4,8 +4,9 @@ import signal
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from test_node_lifecycle import SHIPPED, client, running  # noqa: F401
 
+from support.checkout import SHIPPED
+from support.node_process import running
 from support.node_rig import image_message, solid
 from support.swap_rig import Drive, answer, ask
 
@@ -41,7 +42,7 @@ def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
-    client,  # noqa: F811
+    client,
     toy_bundle,
     number,
 ):
@@ -56,7 +57,7 @@ def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
     assert "Warning" not in text
 
 
-def test_shutdown_while_an_engine_is_loading(client, toy_bundle):  # noqa: F811
+def test_shutdown_while_an_engine_is_loading(client, toy_bundle):
     with running(toy_bundle) as node:
         assert client.configure()
         future = ask(client, SHIPPED)

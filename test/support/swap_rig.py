@@ -5,18 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from mtc_perception_interfaces.srv import LoadEngine
 from rcl_interfaces.srv import GetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.engine import Engine
 from mtc_perception.node.messages import stamp_ns
 from mtc_perception.util.errors import EngineError
 from support.node_rig import PATIENCE_S, Client, Rig, image_message, solid
-from support.toy_bundle import write_toy_bundle
 
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
@@ -25,20 +22,6 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 OTHER_CLASSES = ["car", "bus", "cyclist"]
-
-
-@pytest.fixture(scope="module")
-def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Differs from the toy bundle in everything that an output can show."""
-    folder = tmp_path_factory.mktemp("swap")
-    return write_toy_bundle(
-        folder / "other.mtc",
-        height=64,
-        width=128,
-        name="other",
-        classes=OTHER_CLASSES,
-        thresholds=Thresholds(score=0.1, drivable=0.5, lane=0.5),
-    )
 
 
 def ask(rig: Client, bundle: Path | str = "", engine: str = "", precision: str = "") -> Any:

@@ -1,0 +1,26 @@
+"""A node that builds, when it is configured, until it is interrupted; as a program.
+
+Without a GPU there is nothing to build for, so the build is the real one of TensorRT-RTX for
+another GPU, in place of the one for this machine's.
+"""
+
+import sys
+
+import mtc_perception.node.node as node
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.tensorrt.build import BuildSettings, Tell, build_engine
+from mtc_perception.runtime.host import Selection
+
+
+def build_for_ada(selection: Selection, tell: Tell) -> str:
+    """Stands for `build_missing_engine`: the same build, but for a GPU that need not be here."""
+    network = Network.of(read_bundle(selection.bundle), "fp32")
+    built = build_engine(network, BuildSettings("tensorrt_rtx", ("sm89",)), tell)
+    return f"built {len(built.engine)} bytes"
+
+
+if __name__ == "__main__":
+    node.build_missing_engine = lambda *wanted: [build_for_ada(*wanted) for _ in range(99)]
+    sys.argv += ["-p", "build_engine:=true"]
+    sys.exit(node.main())
