@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.util.errors import UserError
 
 _SAMPLE_S = 0.1

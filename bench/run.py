@@ -15,8 +15,8 @@ from bench.replay_parts import PARTS
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.demo.synthetic import synthetic_bag
-from mtc_perception.replay.run.interrupts import handle_interrupts
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.interrupts import handle_interrupts
 
 BENCHES = (
     "engines",

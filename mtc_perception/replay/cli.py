@@ -5,8 +5,8 @@ import typer
 from mtc_perception.replay.commands.compare import compare
 from mtc_perception.replay.commands.evaluate import evaluate
 from mtc_perception.replay.commands.files import bag, report
-from mtc_perception.replay.run.interrupts import handle_interrupts
 from mtc_perception.util.command_line import run_app
+from mtc_perception.util.interrupts import handle_interrupts
 
 app = typer.Typer(
     name="mtc-replay",

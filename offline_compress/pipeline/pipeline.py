@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.locking import held
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.accuracy import labelled_samples
@@ -27,7 +28,6 @@ from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
-from offline_compress.training.locking import held
 
 STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.locking import held
 from mtc_perception.util.memory import keep_memory
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.recipe.recipe import Recipe
@@ -23,7 +24,6 @@ from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import progressed, trained_spec
-from offline_compress.training.locking import held
 from offline_compress.training.log import RunLog
 from offline_compress.training.progress import Display, LossMean, Speed, describe_losses
 from offline_compress.training.samples import (

@@ -14,7 +14,7 @@ from mtc_perception.replay.records.record import FrameRecord, read_frames
 from mtc_perception.replay.results.bootstrap import Difference, Resamples, blocks_of, difference
 from mtc_perception.replay.results.comparison import Image, compare_runs, pair_images
 from mtc_perception.replay.results.paired_figures import accuracy_figures
-from mtc_perception.replay.results.result import read_result, write_result
+from mtc_perception.replay.results.run_result import read_result, write_result
 from support.bag_messages import IMAGE, images, write_bag
 from support.replay_rig import evaluate, labelled_bag, run
 from support.toy_bundle import write_toy_bundle

@@ -20,7 +20,7 @@ from mtc_perception.replay.recordings.open import open_source
 from mtc_perception.replay.records.figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run import plan
 from mtc_perception.replay.run.plan import Options, Recording, plan_run
 from mtc_perception.replay.stream.lockstep import Seen, replay_frames

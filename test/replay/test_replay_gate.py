@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtc_perception.replay.results.limits import junit_xml
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.task import Failure
 from support.bag_messages import COUNT
 from support.replay_rig import labelled_bag, run

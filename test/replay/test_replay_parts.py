@@ -24,7 +24,6 @@ from mtc_perception.core.perception import StageTimes
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
-from mtc_perception.replay.live.read_ahead import ReadAhead
 from mtc_perception.replay.live.schedule import Stamps, schedule
 from mtc_perception.replay.recordings.masks import PackedMask
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
@@ -36,8 +35,9 @@ from mtc_perception.replay.report.pictures import (
     jpeg,
     shrink,
 )
-from mtc_perception.replay.run.interrupts import handle_interrupts, interrupts_held
-from mtc_perception.replay.run.worker_process import WorkerProcess
+from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
+from mtc_perception.util.read_ahead import ReadAhead
+from mtc_perception.util.worker_process import WorkerProcess
 
 MS = 1_000_000
 

@@ -25,7 +25,7 @@ from mtc_perception.replay.report.run_page import write_page
 from mtc_perception.replay.report.run_view import read_streams
 from mtc_perception.replay.report.strips import Strip, change_strips, metric_strips
 from mtc_perception.replay.results.comparison import compare_runs
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.sinks import JudgedImage

@@ -8,8 +8,8 @@ import numpy as np
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.recordings.frames import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, new_bag
+from mtc_perception.replay.run.evaluation import evaluate_run
 from mtc_perception.replay.run.plan import Options, Recording
-from mtc_perception.replay.run.run import evaluate_run
 from mtc_perception.replay.run.serial import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000

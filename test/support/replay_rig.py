@@ -10,7 +10,7 @@ from mtc_perception.replay import cli
 from mtc_perception.replay.recordings.frames import FrameSource
 from mtc_perception.replay.recordings.notes import Note, Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames
-from mtc_perception.replay.results.result import read_result
+from mtc_perception.replay.results.run_result import read_result
 from support.bag_messages import COUNT, DETECTIONS, IMAGE, detections, mask, raw, write_bag
 
 CORNER = (0.0, 0.0, 20.0, 20.0, "")

@@ -165,12 +165,12 @@ def evaluate(
     """
     from rich.console import Console
 
-    from mtc_perception.replay.commands.terminal import RunProgress, show_result
     from mtc_perception.replay.recordings.truth_topics import TruthTopics
+    from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.plan import Options, Recording, default_run_folder
-    from mtc_perception.replay.run.run import evaluate_run
+    from mtc_perception.replay.run.runners import choose_runner, threads_each
     from mtc_perception.replay.run.scenario import Scenario, read_scenario
-    from mtc_perception.replay.run.workers import choose_runner, threads_each
+    from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.util.progress import Progress
 
     truth = TruthTopics(truth_detections, truth_drivable, truth_lane)

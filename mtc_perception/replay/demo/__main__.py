@@ -19,8 +19,8 @@ from rich.progress import (
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.replay.demo.synthetic import synthetic_bag
 from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.run.interrupts import handle_interrupts
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.interrupts import handle_interrupts
 
 try:
     from mtc_perception.node.parameters import default_bundle
@@ -29,7 +29,7 @@ try:
     from mtc_perception.replay.demo.summary import summarise, table
     from mtc_perception.replay.live.result import LiveConfig, LiveResult
     from mtc_perception.replay.live.run import Phase, node_files, run_live
-    from mtc_perception.replay.run.worker_process import ReplayError
+    from mtc_perception.util.worker_process import ReplayError
 except ImportError as missing:
     if not (missing.name or "").startswith(("rclpy", "ament_index", "rcl_", "vision_msgs")):
         raise

@@ -21,8 +21,8 @@ from rclpy.executors import SingleThreadedExecutor
 
 from mtc_perception.node.launch_arguments import fastdds_environment
 from mtc_perception.replay.live.domain import ClaimedDomain
-from mtc_perception.replay.run.interrupts import interrupts_held
-from mtc_perception.replay.run.worker_process import ReplayError
+from mtc_perception.util.interrupts import interrupts_held
+from mtc_perception.util.worker_process import ReplayError
 
 NODE_NAME = "perception"
 START_TIMEOUT_S = 30.0

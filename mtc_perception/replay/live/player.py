@@ -25,8 +25,8 @@ from mtc_perception.replay.live.protocol import Matched, Played, PlayerConfig, P
 from mtc_perception.replay.live.reel import Reel
 from mtc_perception.replay.live.schedule import Stamps, schedule
 from mtc_perception.replay.recordings.frames import NS_PER_S
-from mtc_perception.replay.run.worker_process import ReplayError, stop_if_alone
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.worker_process import ReplayError, stop_if_alone
 
 # As camera drivers publish; a best-effort subscription receives from it as well.
 CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)

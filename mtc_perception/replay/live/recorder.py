@@ -24,8 +24,8 @@ from mtc_perception.replay.live.answers import Answer, AnswerWriter, RecordedFra
 from mtc_perception.replay.live.protocol import Finish, Listening, Recording, Seen
 from mtc_perception.replay.recordings.masks import PackedMask
 from mtc_perception.replay.recordings.truth_topics import detection_boxes
-from mtc_perception.replay.run.worker_process import ReplayError, stop_if_alone
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.worker_process import ReplayError, stop_if_alone
 
 RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0

@@ -13,7 +13,6 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.replay.live.protocol import Loaded, PlayerConfig, Transport
-from mtc_perception.replay.live.read_ahead import ReadAhead
 from mtc_perception.replay.recordings.frames import (
     BrokenPixels,
     EncodedPixels,
@@ -25,6 +24,7 @@ from mtc_perception.replay.recordings.frames import (
 )
 from mtc_perception.replay.recordings.open import open_source
 from mtc_perception.util.errors import ImageError
+from mtc_perception.util.read_ahead import ReadAhead
 
 _JPEG_QUALITY = 90
 _TO_BGR = {

@@ -26,7 +26,7 @@ from mtc_perception.replay.live.recorder import run_recorder
 from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
 from mtc_perception.replay.recordings.frames import SourceInfo
 from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.run.worker_process import ReplayError, WorkerProcess
+from mtc_perception.util.worker_process import ReplayError, WorkerProcess
 
 NAMESPACE = "/replay"
 IMAGE_TOPIC = f"{NAMESPACE}/image_raw"

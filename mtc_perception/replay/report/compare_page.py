@@ -20,8 +20,8 @@ from mtc_perception.replay.report.redraw import Redrawn, redraw
 from mtc_perception.replay.report.run_page import MOST_STREAMS, PAGE_FILE, Card
 from mtc_perception.replay.report.run_view import StreamView, precision_curve, read_streams
 from mtc_perception.replay.report.strips import COLUMNS, Strip, change_strips
-from mtc_perception.replay.results.result import read_result
 from mtc_perception.replay.results.rows import latency_rows, times_ms
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.run.worker_process import ReplayError
+from mtc_perception.util.worker_process import ReplayError
 
 VIDEO_WIDTH = 720
 # Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write. VP8 takes 50 ms per image of

@@ -11,7 +11,6 @@ from mtc_perception.replay.report.charts import latency_timeline, stage_bar
 from mtc_perception.replay.report.page_pictures import Gallery, Picture, data_uri
 from mtc_perception.replay.report.run_view import StreamView, precision_chart, read_streams
 from mtc_perception.replay.report.strips import COLUMNS, Strip, metric_strips
-from mtc_perception.replay.results.result import read_result
 from mtc_perception.replay.results.rows import (
     frame_rows,
     latency_rows,
@@ -19,6 +18,7 @@ from mtc_perception.replay.results.rows import (
     metric_rows,
     times_ms,
 )
+from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import Worst
 from mtc_perception.replay.stream.sinks import PICTURES
 from mtc_perception.util.files import write_text_atomic

@@ -24,7 +24,7 @@ from mtc_perception.replay.results.paired_figures import (
     latency_figures,
     stability_figures,
 )
-from mtc_perception.replay.results.result import read_result, stream_folder
+from mtc_perception.replay.results.run_result import read_result, stream_folder
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.util.errors import UserError
 

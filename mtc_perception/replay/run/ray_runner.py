@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from mtc_perception.replay.run.runners import TRIES, evaluate, now_and_then, outcomes
 from mtc_perception.replay.run.serial import Observer, Outcomes
-from mtc_perception.replay.run.workers import TRIES, evaluate, now_and_then, outcomes
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask

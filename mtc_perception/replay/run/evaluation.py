@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from mtc_perception.replay.report.run_page import PAGE_FILE, write_page
 from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
-from mtc_perception.replay.results.result import RESULT_FILE, merge_run, write_result
+from mtc_perception.replay.results.run_result import RESULT_FILE, merge_run, write_result
 from mtc_perception.replay.run.plan import Options, Recording, plan_run
 from mtc_perception.replay.run.serial import Observer, Runner
 from mtc_perception.replay.stream.stream import finished

@@ -9,8 +9,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from mtc_perception.replay.run.interrupts import interrupts_held
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.interrupts import interrupts_held
 
 _Reply = TypeVar("_Reply")
 _JOIN_S = 5.0

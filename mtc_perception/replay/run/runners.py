@@ -11,16 +11,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mtc_perception.replay.run.serial import Observer, Outcomes, Runner, run_serial
-from mtc_perception.replay.run.worker_process import (
+from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.replay.stream.stream import Tick, run_stream
+from mtc_perception.replay.stream.task import Failure, Mode, StreamResult, StreamTask
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.worker_process import (
     ReplayError,
     WorkerProcess,
     stop_if_alone,
     wait_for_any,
 )
-from mtc_perception.replay.stream.perceivers import PerceiverPool
-from mtc_perception.replay.stream.stream import Tick, run_stream
-from mtc_perception.replay.stream.task import Failure, Mode, StreamResult, StreamTask
-from mtc_perception.util.errors import UserError
 
 TRIES = 3
 """How often a stream is begun whose worker is lost."""
