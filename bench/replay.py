@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.common import write_result
 from bench.replay_bags import read_clip
-from bench.replay_parts import CLIP_IMAGES, PARTS, Part, Setting
+from bench.replay_parts import CLIP_IMAGES, PARTS, Part, PartSetup
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.util.provenance import provenance
 
@@ -45,7 +45,7 @@ def bench_replay(
         console.print(f"replay, {name}: {_WORDS[name]}", highlight=False)
         begin = time.perf_counter()
         with _scratch(drive.parent) as folder, console.status(f"replay, {name}"):
-            part = measure(Setting(bundle.path, clip, minute_s, folder))
+            part = measure(PartSetup(bundle.path, clip, minute_s, folder))
         for target, one in part["targets"].items():
             word = "PASS" if one["met"] else "MISS"
             line = f"{word}  {target}: {one['words']}, target {one['target']}"

@@ -35,7 +35,7 @@ Part = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class PartSetup:
     """What every part measures with."""
 
     bundle: Path
@@ -55,35 +55,35 @@ class Setting:
         return write_bag(self.folder / name, clip, images)
 
 
-def _throughput(setting: Setting) -> Part:
+def _throughput(setup: PartSetup) -> Part:
     """Lock-step, the bare network and a plain loop on the same images, in turns."""
     clips = {
-        "JPEG": unlabelled(setting.clip),
-        "JPEG with labels": setting.clip,
-        "raw": raw(unlabelled(setting.clip)),
+        "JPEG": unlabelled(setup.clip),
+        "JPEG with labels": setup.clip,
+        "raw": raw(unlabelled(setup.clip)),
     }
     bags = {
-        name: setting.bag(name.replace(" ", "_"), clip, setting.minute_s / 5)
+        name: setup.bag(name.replace(" ", "_"), clip, setup.minute_s / 5)
         for name, clip in clips.items()
     }
-    decoded = [frame.pixels.decode() for frame, _ in setting.clip]
+    decoded = [frame.pixels.decode() for frame, _ in setup.clip]
     keep_memory()
     rows = {}
     with ExitStack() as stack:
         networks = {
-            threads: stack.enter_context(Perceiver.open(setting.bundle, threads=threads))
+            threads: stack.enter_context(Perceiver.open(setup.bundle, threads=threads))
             for threads in (None, 1)
         }
         for threads, name in [*((None, name) for name in bags), (1, "JPEG")]:
             network, bag = networks[threads], bags[name]
-            options: list[str | Path] = [bag, "--bundle", setting.bundle]
+            options: list[str | Path] = [bag, "--bundle", setup.bundle]
             options += ["--threads", str(threads)] if threads else []
             bare_images_per_s(network, decoded, CLIP_IMAGES)
             rates: dict[str, list[float]] = {"bare": [], "plain": [], "lockstep": []}
             for _ in range(ROUNDS):
                 rates["bare"].append(bare_images_per_s(network, decoded, 4 * CLIP_IMAGES))
                 rates["plain"].append(plain_images_per_s(network, bag))
-                run = evaluate(*options, out=setting.folder / "run")
+                run = evaluate(*options, out=setup.folder / "run")
                 rates["lockstep"].append(run.result["frames_per_s"])
             row = f"{name}, one thread" if threads else name
             rows[row] = {way: round(statistics.mean(values), 2) for way, values in rates.items()}
@@ -122,15 +122,15 @@ def plain_images_per_s(perceiver: Perceiver, recording: Path) -> float:
     return count / (time.perf_counter() - begin)
 
 
-def _memory(setting: Setting) -> Part:
+def _memory(setup: PartSetup) -> Part:
     """Two recordings that differ in their length alone."""
-    clip = halved(setting.clip)
+    clip = halved(setup.clip)
     peaks_mib = []
     images = []
-    for name, seconds in (("short", setting.minute_s), ("long", LONGER * setting.minute_s)):
-        bag = setting.bag(name, clip, seconds)
+    for name, seconds in (("short", setup.minute_s), ("long", LONGER * setup.minute_s)):
+        bag = setup.bag(name, clip, seconds)
         peak = PeakMemory()
-        run = evaluate(bag, "--bundle", setting.bundle, out=setting.folder / "run", watch=peak)
+        run = evaluate(bag, "--bundle", setup.bundle, out=setup.folder / "run", watch=peak)
         peaks_mib.append(round(peak.mib, 1))
         images.append(run.result["frames_in"])
         shutil.rmtree(bag)
@@ -153,10 +153,10 @@ def _memory(setting: Setting) -> Part:
     }
 
 
-def _live(setting: Setting) -> Part:
+def _live(setup: PartSetup) -> Part:
     """Raw images as fast as they were recorded."""
-    bag = setting.bag("live", raw(unlabelled(setting.clip)), setting.minute_s)
-    run = evaluate(bag, "--bundle", setting.bundle, "--live", out=setting.folder / "run")
+    bag = setup.bag("live", raw(unlabelled(setup.clip)), setup.minute_s)
+    run = evaluate(bag, "--bundle", setup.bundle, "--live", out=setup.folder / "run")
     names = ("frames_in", "frames_processed", "frames_dropped", "frames_stale")
     counts = {name: run.result[name] for name in names}
     answered = counts["frames_processed"] / counts["frames_in"]
@@ -182,13 +182,13 @@ def _live(setting: Setting) -> Part:
     }
 
 
-def _workers(setting: Setting) -> Part:
+def _workers(setup: PartSetup) -> Part:
     """Two equal recordings, one after the other and both at once."""
-    bag = setting.bag("workers", unlabelled(halved(setting.clip)), setting.minute_s)
+    bag = setup.bag("workers", unlabelled(halved(setup.clip)), setup.minute_s)
     walls_s = []
     for workers in (1, 2):
         options = f"--threads 1 --workers {workers} --bundle".split()
-        run = evaluate(bag, bag, *options, setting.bundle, out=setting.folder / "run")
+        run = evaluate(bag, bag, *options, setup.bundle, out=setup.folder / "run")
         walls_s.append(round(run.wall_s, 2))
     one_s, two_s = walls_s
     return {
@@ -214,7 +214,7 @@ def _size(frame: Any) -> int:
     return len(frame.pixels.data)
 
 
-PARTS: dict[str, Callable[[Setting], Part]] = {
+PARTS: dict[str, Callable[[PartSetup], Part]] = {
     "throughput": _throughput,
     "memory": _memory,
     "live": _live,

@@ -60,7 +60,7 @@ def train(
         torch.set_num_threads(threads)
     main_process = trainer.accelerator.is_main_process
     if trainer.step and main_process:
-        print(f"resuming {out} at step {trainer.step} of {trainer.plan.steps}")
+        print(f"resuming {out} at step {trainer.step} of {trainer.schedule.steps}")
     try:
         trainer.run()
     except Interrupted as interrupted:

@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
+class RawPerception:
     """What a network says about one image of height H and width W, before any threshold."""
 
     boxes: npt.NDArray[np.float32]
@@ -87,7 +87,7 @@ class Evaluation:
         self.frames.append(frame)
 
 
-def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
+def infer(engine: Engine, image: SourceImage, max_detections: int) -> RawPerception:
     """Run one image through letterbox, engine and decoding. Raises EngineError."""
     _, height, width, _ = engine.input.shape
     letterbox = Letterbox.fit(image.height, image.width, height, width)
@@ -95,7 +95,7 @@ def infer(engine: Engine, image: SourceImage, max_detections: int) -> Frame:
     engine.start()
     outputs = engine.wait()
     boxes, scores, labels = decode_boxes(outputs, letterbox, SCORE_FLOOR, max_detections)
-    return Frame(
+    return RawPerception(
         boxes=boxes,
         scores=scores,
         labels=labels,
@@ -123,12 +123,12 @@ def evaluate_engine(
         pixels = read_image(sample.image_path)
         return sample, pixels, read_truth(sample, pixels.shape[:2])
 
-    def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, Frame]]:
+    def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, RawPerception]]:
         for sample, pixels, truth in _ahead(pool, load, samples):
             yield sample, truth, infer(engine, SourceImage(pixels, "rgb"), max_detections)
 
     def score(
-        one: tuple[Sample, GroundTruth, Frame],
+        one: tuple[Sample, GroundTruth, RawPerception],
     ) -> tuple[FrameScore, PerceptionMetrics]:
         sample, truth, frame = one
         alone = evaluation.metrics.fresh()

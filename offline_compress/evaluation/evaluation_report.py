@@ -69,7 +69,7 @@ _CONDITION_COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FramePair:
     """One frame, prediction beside label."""
 
     title: str
@@ -153,7 +153,7 @@ def write_report(
         pictures = []
         for index in indices:
             frame = evaluation.frames[index]
-            pictures.append(Picture(_caption(task, frame), draw_sample(subject, frame)))
+            pictures.append(FramePair(_caption(task, frame), draw_sample(subject, frame)))
             done += 1
             tick(done, total)
         if pictures:

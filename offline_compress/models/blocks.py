@@ -16,10 +16,11 @@ class ConvNorm(nn.Sequential):
         stride: int = 1,
         act: type[nn.Module] | None = nn.ReLU,
         groups: int = 1,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__(
             nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(c_out),
+            nn.BatchNorm2d(c_out, eps=eps),
             act(inplace=True) if act else nn.Identity(),
         )
 

@@ -5,18 +5,19 @@ table 1, and its Lite variant). Fewer multiplies than plain convolutions of the 
 but depthwise ones: on CPUs a step of training costs about twice that of `mtc_s`.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from offline_compress.models.blocks import PyramidPooling
+from offline_compress.models.blocks import ConvNorm, PyramidPooling
 
 NORM_EPS = 1e-3
 """The value that the published weights were trained with."""
 
 
-class _Stage(NamedTuple):
+class _StageSpec(NamedTuple):
     expansion: int
     kernel: int
     stride: int
@@ -26,36 +27,17 @@ class _Stage(NamedTuple):
 
 _STEM = 32
 _STAGES = (
-    _Stage(1, 3, 1, 16, 1),
-    _Stage(6, 3, 2, 24, 2),
-    _Stage(6, 5, 2, 40, 2),
-    _Stage(6, 3, 2, 80, 3),
-    _Stage(6, 5, 1, 112, 3),
-    _Stage(6, 5, 2, 192, 4),
+    _StageSpec(1, 3, 1, 16, 1),
+    _StageSpec(6, 3, 2, 24, 2),
+    _StageSpec(6, 5, 2, 40, 2),
+    _StageSpec(6, 3, 2, 80, 3),
+    _StageSpec(6, 5, 1, 112, 3),
+    _StageSpec(6, 5, 2, 192, 4),
 )
 """Without the last stage and the classifier, whose 320 and 1280 channels only serve ImageNet."""
 _TAPPED = (1, 2, 4, 5)
 WIDTHS = tuple(_STAGES[stage].channels for stage in _TAPPED)
 """Channels of C2..C5."""
-
-
-class ConvNorm6(nn.Sequential):
-    """Convolution, BatchNorm and, unless `act` is False, ReLU6."""
-
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        act: bool = True,
-    ) -> None:
-        super().__init__(
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(c_out, eps=NORM_EPS),
-            nn.ReLU6(inplace=True) if act else nn.Identity(),
-        )
 
 
 class InvertedBottleneck(nn.Module):
@@ -64,9 +46,10 @@ class InvertedBottleneck(nn.Module):
     def __init__(self, c_in: int, c_out: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
         hidden = c_in * expansion
-        self.expand = ConvNorm6(c_in, hidden, 1) if expansion > 1 else nn.Identity()
-        self.depthwise = ConvNorm6(hidden, hidden, kernel, stride, groups=hidden)
-        self.project = ConvNorm6(hidden, c_out, 1, act=False)
+        layer = partial(ConvNorm, act=nn.ReLU6, eps=NORM_EPS)
+        self.expand = layer(c_in, hidden, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = layer(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = layer(hidden, c_out, 1, act=None)
         self.skip = stride == 1 and c_in == c_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,7 +62,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = ConvNorm6(3, _STEM, 3, 2)
+        self.stem = ConvNorm(3, _STEM, 3, 2, nn.ReLU6, eps=NORM_EPS)
         blocks: list[nn.Module] = []
         self.taps: list[int] = []
         c_in = _STEM

@@ -89,7 +89,7 @@ class Block(nn.Module):
         return out + x if self.residual else out
 
 
-class Stage(nn.Module):
+class HGStage(nn.Module):
     """Blocks at one stride, after halving the resolution unless `downsample` is False."""
 
     def __init__(
@@ -143,7 +143,7 @@ class HGNetV2(nn.Module):
         self.stem = Stem(*stem)
         inputs = [stem[1], *widths[:-1]]
         self.stages = nn.ModuleList(
-            Stage(c_in, mid, c_out, count, depth, light and index > 1, downsample=index > 0)
+            HGStage(c_in, mid, c_out, count, depth, light and index > 1, downsample=index > 0)
             for index, (c_in, mid, c_out, count) in enumerate(
                 zip(inputs, middle, widths, blocks, strict=True)
             )

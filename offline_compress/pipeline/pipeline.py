@@ -21,7 +21,7 @@ from offline_compress.pipeline.training_stages import (
     Teacher,
     require_fitting_teacher,
 )
-from offline_compress.pruning.problem import open_setting
+from offline_compress.pruning.problem import open_problem
 from offline_compress.pruning.prune import dry_run
 from offline_compress.recipe.compression import Pruning
 from offline_compress.recipe.recipe import Recipe
@@ -97,7 +97,7 @@ def _check_untrained(recipe: Recipe, pruning: Pruning) -> None:
     compress = recipe.compress.model_copy(update={"prune": pruning}) if recipe.compress else None
     with TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), spec, spec.build())
-        open_setting(
+        open_problem(
             recipe.model_copy(update={"compress": compress}),
             Path(folder),
             Path(folder),

@@ -14,7 +14,7 @@ from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.importance.calibration import CalibrationBatches, calibration_batches
 from offline_compress.pruning.latency_table import Tick
-from offline_compress.pruning.problem import Setting
+from offline_compress.pruning.problem import PruningProblem
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.stage_progress import Progress
 
@@ -33,7 +33,7 @@ def calibration(recipe: Recipe) -> CalibrationBatches:
 
 
 def measured_scores(
-    setting: Setting,
+    problem: PruningProblem,
     model: nn.Module,
     batches: CalibrationBatches,
     folder: Path,
@@ -46,10 +46,10 @@ def measured_scores(
     """
     path = folder / SCORES_FILE
     if not exists_at_first(path, accelerator):
-        groups = channel_groups(model, setting.pruning.protect)
+        groups = channel_groups(model, problem.pruning.protect)
         model.to(accelerator.device)
         scores = measure(
-            model, groups, batches, setting.mask_loss, accelerator, partial(tick, "scoring")
+            model, groups, batches, problem.mask_loss, accelerator, partial(tick, "scoring")
         )
         model.to("cpu")
         if accelerator.is_main_process:

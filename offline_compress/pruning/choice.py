@@ -17,9 +17,9 @@ from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.latency_table import Tick, deployed, time_pair
 from offline_compress.pruning.plan import PlanStep
-from offline_compress.pruning.problem import Setting
+from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.selection import (
-    Limits,
+    WidthLimits,
     capped,
     is_reachable,
     require_reachable,
@@ -61,10 +61,10 @@ class Choice:
 class Candidates:
     """What a step may remove of the network that it begins with."""
 
-    setting: Setting
+    problem: PruningProblem
     value: dict[str, NDArray[np.float64]]
     """[C] importance of every group that is not protected."""
-    limits: Limits
+    limits: WidthLimits
     last: bool
     """Whether it is the step that must keep the recipe's budget."""
 
@@ -80,15 +80,15 @@ class Candidates:
         rule if the budget cannot be kept otherwise, and UserError is raised if counted costs cannot
         be kept; latency is as near to its budget as can be, as it is measured afterwards.
         """
-        setting, limits = self.setting, self.limits
-        costs, whole = setting.costs, setting.whole
+        problem, limits = self.problem, self.limits
+        costs, whole = problem.costs, problem.whole
         few = replace(limits, floors=capped(limits.floors, self.sizes, limits.round_to))
         if self.last:
             counted = {kind: most for kind, most in budget.items() if kind != "latency"}
             require_reachable(self.sizes, costs, counted, whole, limits)
             if not is_reachable(self.sizes, costs, budget, whole, few):
                 few = limits
-        return select(self.value, costs, budget, whole, few, setting.pruning.cost, strict=False)
+        return select(self.value, costs, budget, whole, few, problem.pruning.cost, strict=False)
 
     def tried(self, budget: Mapping[str, float], trial: Trial) -> Kept:
         """`select`, without cuts that `trial` shows to be too deep."""
@@ -99,14 +99,14 @@ class Candidates:
         return replace(self, limits=replace(self.limits, borne=trial.fewest)).select(budget)
 
 
-def step_budget(setting: Setting, step: int) -> dict[str, float]:
+def step_budget(problem: PruningProblem, step: int) -> dict[str, float]:
     """What may remain after step 1..`steps`: equal steps from all to the recipe's budget."""
-    share = step / setting.pruning.steps
-    return {kind: 1 - (1 - least) * share for kind, least in setting.budget.items()}
+    share = step / problem.pruning.steps
+    return {kind: 1 - (1 - least) * share for kind, least in problem.budget.items()}
 
 
 def candidates(
-    setting: Setting,
+    problem: PruningProblem,
     model: nn.Module,
     groups: list[ChannelGroup],
     scores: ChannelScores,
@@ -115,20 +115,20 @@ def candidates(
     share: float,
 ) -> Candidates:
     """What step 1..`steps` may remove of `model`, each task's best `share` being locked."""
-    pruning = setting.pruning
+    pruning = problem.pruning
     value = criterion_scores(scores, groups, model, pruning.criterion, pruning.conflict, seed=seed)
-    limits = Limits(setting.floors, locked(scores, groups, share), pruning.round_to)
-    return Candidates(setting, value, limits, step == pruning.steps)
+    limits = WidthLimits(problem.floors, locked(scores, groups, share), pruning.round_to)
+    return Candidates(problem, value, limits, step == pruning.steps)
 
 
 def require_end(found: Candidates) -> None:
     """Raise UserError if the recipe's budget is out of reach with what a first step has locked."""
-    setting = found.setting
-    require_reachable(found.sizes, setting.costs, setting.budget, setting.whole, found.limits)
+    problem = found.problem
+    require_reachable(found.sizes, problem.costs, problem.budget, problem.whole, found.limits)
 
 
 def measured_choice(
-    setting: Setting,
+    problem: PruningProblem,
     model: nn.Module,
     groups: list[ChannelGroup],
     found: Candidates,
@@ -143,13 +143,13 @@ def measured_choice(
     and in the last step those of the selection itself, which is repeated until it fits. Raises
     UserError if the last step cannot keep the budget, by measurement or by counting.
     """
-    pruning, budget = setting.pruning, step_budget(setting, step)
+    pruning, budget = problem.pruning, step_budget(problem, step)
     trial = Trial(
         model,
         groups,
         found.value,
         [batches[number] for number in range(min(TRIAL_BATCHES, len(batches)))],
-        setting.mask_loss,
+        problem.mask_loss,
         pruning.largest_rise,
         pruning.round_to,
         tick,
@@ -157,10 +157,10 @@ def measured_choice(
     aim = budget.get("latency")
     if aim is None:
         kept = found.tried(budget, trial)
-        if not _is_timed(setting):
+        if not _is_timed(problem):
             return Choice(kept)
-        return _timed(setting, model, groups, kept, _correction(setting, before), tick)
-    correction = _correction(setting, before)
+        return _timed(problem, model, groups, kept, _correction(problem, before), tick)
+    correction = _correction(problem, before)
     best: Choice | None = None
     tried: dict[str, int] = {}
     for _ in range(ATTEMPTS if found.last else 1):
@@ -169,13 +169,13 @@ def measured_choice(
         if counts == tried:
             break  # another budget decides, a block is more than what is missing, or no more can go
         tried = counts
-        choice = _timed(setting, model, groups, kept, correction, tick)
+        choice = _timed(problem, model, groups, kept, correction, tick)
         if best is None or _better(choice, best, aim):
             best = choice
         assert choice.ratio is not None
         if TOO_FAST <= choice.ratio / aim <= TOO_SLOW:
             break
-        correction = choice.ratio / _predicted_ratio(setting, counts)
+        correction = choice.ratio / _predicted_ratio(problem, counts)
     assert best is not None
     assert best.ratio is not None
     if found.last and not best.ratio <= aim * REFUSED:
@@ -189,12 +189,12 @@ def measured_choice(
     return best
 
 
-def _is_timed(setting: Setting) -> bool:
-    return setting.pruning.cost == "latency" or "latency" in setting.budget
+def _is_timed(problem: PruningProblem) -> bool:
+    return problem.pruning.cost == "latency" or "latency" in problem.budget
 
 
 def _timed(
-    setting: Setting,
+    problem: PruningProblem,
     model: nn.Module,
     groups: list[ChannelGroup],
     kept: Kept,
@@ -205,13 +205,13 @@ def _timed(
     cut = copy.deepcopy(model).to("cpu")
     keep_channels(cut, groups, {name: channels.tolist() for name, channels in kept.items()})
     counts = {name: len(channels) for name, channels in kept.items()}
-    predicted = _predicted_ratio(setting, counts) * correction
+    predicted = _predicted_ratio(problem, counts) * correction
 
     def measured() -> Choice:
         pair = time_pair(
-            deployed(cut, *setting.size),
-            setting.network,
-            setting.pruning.engine,
+            deployed(cut, *problem.size),
+            problem.network,
+            problem.pruning.engine,
             partial(tick, "timing the selection"),
         )
         return Choice(kept, *pair)
@@ -236,14 +236,14 @@ def _better(one: Choice, other: Choice, aim: float) -> bool:
     return fits or (not other_fits and one.ratio < other.ratio)
 
 
-def _correction(setting: Setting, step: PlanStep | None) -> float:
+def _correction(problem: PruningProblem, step: PlanStep | None) -> float:
     """Measured over predicted latency of a step, both as fractions of the teacher's; 1 before."""
     if step is None:
         return 1.0
     measured = step.remains.get("latency")
-    return measured / _predicted_ratio(setting, step.channels) if measured else 1.0
+    return measured / _predicted_ratio(problem, step.channels) if measured else 1.0
 
 
-def _predicted_ratio(setting: Setting, counts: Mapping[str, int]) -> float:
+def _predicted_ratio(problem: PruningProblem, counts: Mapping[str, int]) -> float:
     number = KINDS.index("latency")
-    return float(setting.costs.total(counts)[number] / setting.whole[number])
+    return float(problem.costs.total(counts)[number] / problem.whole[number])

@@ -43,7 +43,7 @@ from offline_compress.pruning.choice import (
 from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.picture import draw_channels
 from offline_compress.pruning.plan import Plan, read_plan, write_plan
-from offline_compress.pruning.problem import Setting, open_setting
+from offline_compress.pruning.problem import PruningProblem, open_problem
 from offline_compress.pruning.steps import extended, lists, measured_step, summary, with_last
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import start_accelerator
@@ -55,7 +55,7 @@ from offline_compress.training.validation import Validator
 PLAN_FILE, TEACHER_FILE, PICTURE_FILE = "plan.json", "teacher.json", "channels.png"
 
 
-class Schedule:
+class PruningRun:
     """A pruning in one folder, as far as it has come."""
 
     def __init__(self, recipe: Recipe, teacher: Path, out: Path, validate: Validator) -> None:
@@ -66,14 +66,14 @@ class Schedule:
         self._batches = calibration(recipe)
         self._main = self._accelerator.is_main_process
         with self._accelerator.main_process_first(), progress(self._main) as tick:
-            self.setting = open_setting(recipe, teacher, out, self._main, tick)
-        self.plan = self.setting.empty_plan()
+            self.problem = open_problem(recipe, teacher, out, self._main, tick)
+        self.plan = self.problem.empty_plan()
         """All steps that are over."""
         if self._exists(out / PLAN_FILE):
             self._read(out / PLAN_FILE)
         else:
             self._write(out / PLAN_FILE, self.plan)
-        self._spec, self._model = self.setting.spec, self.setting.model
+        self._spec, self._model = self.problem.spec, self.problem.model
         self._teacher_scores = self._scores_of_teacher()
 
     @property
@@ -83,7 +83,7 @@ class Schedule:
 
     def step(self, number: int) -> None:
         """Do a step, or what is missing of it; once more with twice the locks if taken back."""
-        folder, share = self._out / f"step_{number}", self.setting.pruning.locked
+        folder, share = self._out / f"step_{number}", self.problem.pruning.locked
         plan, result = self._attempt(number, folder, share)
         if (why := plan.steps[-1].taken_back) and share:
             plan, result = self._attempt(number, folder / "again", min(1.0, 2 * share))
@@ -95,7 +95,7 @@ class Schedule:
     def _attempt(self, number: int, folder: Path, share: float) -> tuple[Plan, Path]:
         """The plan with a step that locks `share`, done in `folder` or read there; its network."""
         folder.mkdir(exist_ok=True)
-        pruning = self.setting.pruning
+        pruning = self.problem.pruning
         recovers = number < pruning.steps and pruning.epochs_between > 0
         result = folder / "recovery" / "best" if recovers else folder / "cut"
         if self._exists(folder / PLAN_FILE):
@@ -111,14 +111,14 @@ class Schedule:
         if guard:
             plan = plan.model_copy(update={"kept": self.plan.kept})
         self._write(folder / PLAN_FILE, plan)
-        self._say(summary(self.setting, plan, self._teacher_scores))
+        self._say(summary(self.problem, plan, self._teacher_scores))
         return plan, result
 
     def finish(self) -> None:
         """Write the pruned network, the picture and the plan."""
         if self._main:
             save_checkpoint(self._out / "best", self._spec, self._model)
-            draw(self.setting, self.plan, self._out / PICTURE_FILE)
+            draw(self.problem, self.plan, self._out / PICTURE_FILE)
         self._write(self._out / PLAN_FILE, self.plan)
 
     def _cut(self, number: int, folder: Path, share: float) -> Plan:
@@ -128,7 +128,7 @@ class Schedule:
             scored = self._out / f"step_{number}"  # A second attempt begins with the same network.
             with progress(self._main) as tick, memory_advice(SCORING_ADVICE):
                 scores = measured_scores(
-                    self.setting, self._model, self._batches, scored, self._accelerator, tick
+                    self.problem, self._model, self._batches, scored, self._accelerator, tick
                 )
                 if self._main:
                     self._choose_and_cut(number, scores, share, cut, tick)
@@ -142,16 +142,16 @@ class Schedule:
     def _choose_and_cut(
         self, number: int, scores: ChannelScores, share: float, cut: Path, tick: Tick
     ) -> None:
-        setting, model = self.setting, copy.deepcopy(self._model)
-        groups = channel_groups(model, setting.pruning.protect)
+        problem, model = self.problem, copy.deepcopy(self._model)
+        groups = channel_groups(model, problem.pruning.protect)
         before = self.plan.steps[-1] if self.plan.steps else None
         found = candidates(
-            setting, model, groups, scores, number, self._recipe.seed + number, share
+            problem, model, groups, scores, number, self._recipe.seed + number, share
         )
-        if number == 1 and share == setting.pruning.locked:
+        if number == 1 and share == problem.pruning.locked:
             require_end(found)
         choice = measured_choice(
-            setting,
+            problem,
             model.to(self._accelerator.device),
             groups,
             found,
@@ -168,18 +168,18 @@ class Schedule:
         recalibrate(model, self._batches, partial(tick, "recalibrating"))
         model.to("cpu")
         check_network(
-            model, channel_groups(model, setting.pruning.protect), setting.floors, setting.size
+            model, channel_groups(model, problem.pruning.protect), problem.floors, problem.size
         )
-        step = measured_step(setting, step_budget(setting, number), choice, model)
+        step = measured_step(problem, step_budget(problem, number), choice, model)
         scored = before.after if before else self._teacher_scores
         step = step.model_copy(update={"before": scored, "locked": share})
         told = f"pruned to {step.parameters} parameters and {step.gmacs:.4g} GMACs"
         spec = replace(spec, lineage=[*spec.lineage, told])
         save_checkpoint(cut, spec, model)
-        write_plan(cut / PLAN_FILE, extended(self.plan, setting, step, choice.kept))
+        write_plan(cut / PLAN_FILE, extended(self.plan, problem, step, choice.kept))
 
     def _recover(self, number: int, folder: Path) -> None:
-        self._say(f"step {number} of {self.setting.pruning.steps}: recovery")
+        self._say(f"step {number} of {self.problem.pruning.steps}: recovery")
         short = recover_between_recipe(self._recipe, folder / "cut", self._teacher, number)
         Trainer(short, folder / "recovery", self._validate).run()
 
@@ -201,7 +201,7 @@ class Schedule:
 
     def _read(self, path: Path) -> Plan:
         plan = read_plan(path)
-        if plan.teacher_sha256 != self.setting.sha256:
+        if plan.teacher_sha256 != self.problem.sha256:
             raise UserError(f"{path} is of another teacher; choose another folder or delete it")
         return plan
 
@@ -219,18 +219,18 @@ class Schedule:
             print(line)
 
 
-def draw(setting: Setting, plan: Plan, path: Path) -> None:
+def draw(problem: PruningProblem, plan: Plan, path: Path) -> None:
     """Draw what a plan keeps."""
     counts = {name: len(channels) for name, channels in plan.kept.items()}
-    left = setting.costs.total(
-        {name: counts.get(name, size) for name, size in _sizes(setting).items()}
+    left = problem.costs.total(
+        {name: counts.get(name, size) for name, size in _sizes(problem).items()}
     )
     title = (
-        f"{plan.teacher}: {left[0] / setting.whole[0]:.0%} of the parameters and "
-        f"{left[1] / setting.whole[1]:.0%} of the multiply-accumulates remain"
+        f"{plan.teacher}: {left[0] / problem.whole[0]:.0%} of the parameters and "
+        f"{left[1] / problem.whole[1]:.0%} of the multiply-accumulates remain"
     )
-    draw_channels(path, setting.groups, counts, setting.floors, title)
+    draw_channels(path, problem.groups, counts, problem.floors, title)
 
 
-def _sizes(setting: Setting) -> dict[str, int]:
-    return dict(zip(setting.costs.groups, setting.costs.sizes.tolist(), strict=True))
+def _sizes(problem: PruningProblem) -> dict[str, int]:
+    return dict(zip(problem.costs.groups, problem.costs.sizes.tolist(), strict=True))

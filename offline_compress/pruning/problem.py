@@ -33,7 +33,7 @@ from offline_compress.pruning.latency_table import (
     with_latency,
 )
 from offline_compress.pruning.plan import Plan
-from offline_compress.pruning.selection import Limits, floor_of, require_reachable, unlocked
+from offline_compress.pruning.selection import WidthLimits, floor_of, require_reachable, unlocked
 from offline_compress.recipe.compression import Pruning
 from offline_compress.recipe.recipe import Recipe
 
@@ -41,7 +41,7 @@ TABLE_FILE = "latency.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Setting:
+class PruningProblem:
     """A teacher and how it is pruned."""
 
     pruning: Pruning
@@ -80,7 +80,9 @@ class Setting:
         )
 
 
-def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick: Tick) -> Setting:
+def open_problem(
+    recipe: Recipe, teacher: Path, out: Path, measures: bool, tick: Tick
+) -> PruningProblem:
     """Load the teacher and find out what its layers cost.
 
     The latency table is read from `out`; if it is not there and `measures`, it is measured first.
@@ -106,7 +108,7 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
     # What needs no measuring is known at once.
     counted = {kind: most for kind, most in budget.items() if kind != "latency"}
     sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
-    limits = Limits(floors, unlocked(sizes), pruning.round_to)
+    limits = WidthLimits(floors, unlocked(sizes), pruning.round_to)
     require_reachable(sizes, costs, counted, whole, limits)
     if pruning.cost == "latency" or pruning.budget.latency is not None:
         path = out / TABLE_FILE
@@ -134,7 +136,7 @@ def open_setting(recipe: Recipe, teacher: Path, out: Path, measures: bool, tick:
         full = costs.total(table.samples[0].counts)[number]
         whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
     require_reachable(sizes, costs, budget, whole, limits)
-    return Setting(
+    return PruningProblem(
         pruning=pruning,
         mask_loss=recipe.mask_loss,
         name=name,

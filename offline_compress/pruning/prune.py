@@ -15,9 +15,9 @@ from offline_compress.pruning.channel_scores import (
     progress,
 )
 from offline_compress.pruning.choice import candidates, require_end, step_budget
-from offline_compress.pruning.iterative import Schedule, draw
+from offline_compress.pruning.iterative import PruningRun, draw
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
-from offline_compress.pruning.problem import open_setting
+from offline_compress.pruning.problem import open_problem
 from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import start_accelerator
@@ -42,12 +42,12 @@ def prune_network(
     teacher, and what training raises; Interrupted if a recovery was stopped.
     """
     out.mkdir(parents=True, exist_ok=True)
-    schedule = Schedule(recipe, teacher, out, validate or validator(recipe.validate_on))
-    for step in range(1, schedule.setting.pruning.steps + 1):
-        if not schedule.taken_back:
-            schedule.step(step)
-    schedule.finish()
-    return schedule.plan
+    run = PruningRun(recipe, teacher, out, validate or validator(recipe.validate_on))
+    for step in range(1, run.problem.pruning.steps + 1):
+        if not run.taken_back:
+            run.step(step)
+    run.finish()
+    return run.plan
 
 
 def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
@@ -62,24 +62,24 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     batches = calibration(recipe)
     out.mkdir(parents=True, exist_ok=True)
     with progress(True) as tick, memory_advice(SCORING_ADVICE):
-        setting = open_setting(recipe, teacher, out, True, tick)
-        scores = measured_scores(setting, setting.model, batches, out, accelerator, tick)
-    plan = setting.empty_plan()
-    model, groups = copy.deepcopy(setting.model), setting.groups
-    for step in range(1, setting.pruning.steps + 1):
-        budget = step_budget(setting, step)
+        problem = open_problem(recipe, teacher, out, True, tick)
+        scores = measured_scores(problem, problem.model, batches, out, accelerator, tick)
+    plan = problem.empty_plan()
+    model, groups = copy.deepcopy(problem.model), problem.groups
+    for step in range(1, problem.pruning.steps + 1):
+        budget = step_budget(problem, step)
         found = candidates(
-            setting, model, groups, scores, step, recipe.seed + step, setting.pruning.locked
+            problem, model, groups, scores, step, recipe.seed + step, problem.pruning.locked
         )
         if step == 1:
             require_end(found)
         kept = found.select(budget)
         keep_channels(model, groups, lists(kept))
-        groups, scores = channel_groups(model, setting.pruning.protect), remaining(scores, kept)
-        plan = extended(plan, setting, predicted_step(setting, budget, kept), kept)
-        print(summary(setting, plan, {}))
+        groups, scores = channel_groups(model, problem.pruning.protect), remaining(scores, kept)
+        plan = extended(plan, problem, predicted_step(problem, budget, kept), kept)
+        print(summary(problem, plan, {}))
     write_plan(out / PREDICTED_PLAN_FILE, plan)
-    draw(setting, plan, out / PREDICTED_PICTURE_FILE)
+    draw(problem, plan, out / PREDICTED_PICTURE_FILE)
     return plan
 
 

@@ -26,7 +26,7 @@ LARGEST_CUT = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Limits:
+class WidthLimits:
     """How narrow layers may become."""
 
     floors: Mapping[str, int]
@@ -67,7 +67,7 @@ def select(
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    limits: Limits,
+    limits: WidthLimits,
     cost: Cost,
     strict: bool = True,
 ) -> dict[str, NDArray[np.int64]]:
@@ -104,7 +104,7 @@ class _Descent:
         self,
         value: Mapping[str, NDArray[np.float64]],
         costs: LayerCosts,
-        limits: Limits,
+        limits: WidthLimits,
         cost: Cost,
     ) -> None:
         self._costs, self._limits = costs, limits
@@ -201,7 +201,7 @@ def is_reachable(
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    limits: Limits,
+    limits: WidthLimits,
 ) -> bool:
     """Whether groups of `sizes` can keep a budget with every one as narrow as `limits` allow."""
     reached = _least(sizes, costs, whole, limits)
@@ -215,7 +215,7 @@ def require_reachable(
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    limits: Limits,
+    limits: WidthLimits,
 ) -> None:
     """Raise UserError, naming the rule in the way, unless `is_reachable`."""
     if not is_reachable(sizes, costs, budget, whole, limits):
@@ -228,7 +228,7 @@ def unlocked(sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
 
 
 def _least(
-    sizes: Mapping[str, int], costs: LayerCosts, whole: NDArray[np.float64], limits: Limits
+    sizes: Mapping[str, int], costs: LayerCosts, whole: NDArray[np.float64], limits: WidthLimits
 ) -> NDArray[np.float64]:
     """[3] fractions of `whole` that remain at the least widths."""
     rounded = {name: round_up(limits.fewest(name), limits.round_to) for name in sizes}
@@ -242,7 +242,7 @@ def _impossible(
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    limits: Limits,
+    limits: WidthLimits,
 ) -> str:
     """What stands in the way of a budget: the kind that is farthest from it, and each rule."""
     reached = _least(sizes, costs, whole, limits)

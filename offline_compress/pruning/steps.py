@@ -9,7 +9,7 @@ from offline_compress.importance import ChannelScores
 from offline_compress.pruning.choice import Choice, Kept
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.plan import Plan, PlanStep, composed
-from offline_compress.pruning.problem import Setting
+from offline_compress.pruning.problem import PruningProblem
 
 
 def lists(kept: Kept) -> dict[str, list[int]]:
@@ -27,11 +27,11 @@ def remaining(scores: ChannelScores, kept: Kept) -> ChannelScores:
     )
 
 
-def predicted_step(setting: Setting, budget: dict[str, float], kept: Kept) -> PlanStep:
+def predicted_step(problem: PruningProblem, budget: dict[str, float], kept: Kept) -> PlanStep:
     """A step of which nothing but the costs is known, and those by prediction."""
     counts = {name: len(channels) for name, channels in kept.items()}
-    parameters, macs, latency_ms = setting.costs.total(counts)
-    unpruned_ms = float(setting.whole[KINDS.index("latency")])
+    parameters, macs, latency_ms = problem.costs.total(counts)
+    unpruned_ms = float(problem.whole[KINDS.index("latency")])
     return PlanStep(
         budget=budget,
         channels=counts,
@@ -40,16 +40,16 @@ def predicted_step(setting: Setting, budget: dict[str, float], kept: Kept) -> Pl
         latency_ms=round(float(latency_ms), 4) if unpruned_ms else None,
         teacher_latency_ms=round(unpruned_ms, 4) or None,
         remains=_remains(
-            setting, parameters, macs, float(latency_ms / unpruned_ms) if unpruned_ms else None
+            problem, parameters, macs, float(latency_ms / unpruned_ms) if unpruned_ms else None
         ),
     )
 
 
 def measured_step(
-    setting: Setting, budget: dict[str, float], choice: Choice, cut: nn.Module
+    problem: PruningProblem, budget: dict[str, float], choice: Choice, cut: nn.Module
 ) -> PlanStep:
     """A step that has led to the network `cut`, before any validation."""
-    parameters, gmacs = count_parameters(cut), count_gmacs(cut, *setting.size)
+    parameters, gmacs = count_parameters(cut), count_gmacs(cut, *problem.size)
     return PlanStep(
         budget=budget,
         channels={name: len(channels) for name, channels in choice.kept.items()},
@@ -57,26 +57,26 @@ def measured_step(
         gmacs=gmacs,
         latency_ms=choice.latency_ms,
         teacher_latency_ms=choice.teacher_latency_ms,
-        remains=_remains(setting, parameters, gmacs * 1e9, choice.ratio),
+        remains=_remains(problem, parameters, gmacs * 1e9, choice.ratio),
     )
 
 
 def _remains(
-    setting: Setting, parameters: float, macs: float, latency: float | None
+    problem: PruningProblem, parameters: float, macs: float, latency: float | None
 ) -> dict[str, float]:
     """Fractions of the teacher's costs by kind; `latency` is one already, None: unknown."""
-    known = {"parameters": parameters / setting.whole[0], "macs": macs / setting.whole[1]}
+    known = {"parameters": parameters / problem.whole[0], "macs": macs / problem.whole[1]}
     if latency is not None:
         known["latency"] = latency
     return {kind: round(float(share), 4) for kind, share in known.items()}
 
 
-def extended(plan: Plan, setting: Setting, step: PlanStep, kept: Kept) -> Plan:
+def extended(plan: Plan, problem: PruningProblem, step: PlanStep, kept: Kept) -> Plan:
     """The plan with one more step, which keeps `kept` of what there was."""
     return plan.model_copy(
         update={
             "steps": [*plan.steps, step],
-            "kept": composed(setting.groups, plan.kept, lists(kept)),
+            "kept": composed(problem.groups, plan.kept, lists(kept)),
         }
     )
 
@@ -87,7 +87,7 @@ def with_last(plan: Plan, **fields: object) -> Plan:
     return plan.model_copy(update={"steps": [*before, last.model_copy(update=fields)]})
 
 
-def summary(setting: Setting, plan: Plan, teacher: dict[str, float]) -> str:
+def summary(problem: PruningProblem, plan: Plan, teacher: dict[str, float]) -> str:
     """The last step as one line."""
     step = plan.steps[-1]
     shares = step.remains
@@ -107,5 +107,5 @@ def summary(setting: Setting, plan: Plan, teacher: dict[str, float]) -> str:
         for task, score in step.after.items()
         if task in teacher
     ]
-    text = f"step {len(plan.steps)} of {setting.pruning.steps}: {', '.join(parts)}"
+    text = f"step {len(plan.steps)} of {problem.pruning.steps}: {', '.join(parts)}"
     return f"{text}; taken back: {step.taken_back}" if step.taken_back else text

@@ -1,31 +1,18 @@
 """Which layers a quantised network suffers from: measured, layer by layer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from mtc_perception.core.engine import Outputs
 from offline_compress.quantization.activation_ranges import Frames
 from offline_compress.quantization.graph import with_float_layers
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """What a network says about one image of H x W, K candidates."""
-
-    boxes: Floats
-    """[K, 4] x1, y1, x2, y2 in pixels."""
-    scores: Floats
-    """[K]"""
-    drivable: Floats
-    """[H, W] probability."""
-    lane: Floats
-    """[H, W] probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +25,7 @@ class Sensitivity:
     network's, of the task where that is largest."""
 
 
-def answers(model: onnx.ModelProto, frames: Frames) -> list[Answer]:
+def outputs_of(model: onnx.ModelProto, frames: Frames) -> list[Outputs]:
     """Run a graph operator by operator as it is written: nothing is fused that could go wrong."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -46,38 +33,29 @@ def answers(model: onnx.ModelProto, frames: Frames) -> list[Answer]:
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    names = ["boxes", "scores", "drivable", "lane"]
-    found = []
-    for frame in frames:
-        boxes, scores, drivable, lane = (
-            output[0].astype(np.float64) for output in session.run(names, {"image": frame})
-        )
-        found.append(Answer(boxes, scores, drivable / 255.0, lane / 255.0))
-    return found
+    names = [field.name for field in fields(Outputs)]
+    return [Outputs(*session.run(names, {"image": frame})) for frame in frames]
 
 
-def disagreement(expected: Answer, got: Answer) -> Floats:
-    """How far two answers are apart per task (detection, drivable, lane), each in 0..1.
+def disagreement(expected: Outputs, got: Outputs) -> Floats:
+    """How far two outputs for one image are apart per task, in the order of TASKS, each in 0..1.
 
     Masks: mean absolute difference of the probabilities. Detection: 1 - the agreement of every
     expected box with its best counterpart, IoU x (1 - difference of the scores), weighted by the
     expected score; so the order of boxes does not matter.
     """
-    agreement = _iou(expected.boxes, got.boxes) * (
-        1 - np.abs(expected.scores[:, None] - got.scores[None])
+    boxes, scores = expected.boxes[0].astype(np.float64), expected.scores[0].astype(np.float64)
+    agreement = _iou(boxes, got.boxes[0].astype(np.float64)) * (
+        1 - np.abs(scores[:, None] - got.scores[0].astype(np.float64))
     )
-    weight = max(expected.scores.sum(), 1e-9)
-    detection = (expected.scores * (1 - agreement.max(1))).sum() / weight
+    detection = (scores * (1 - agreement.max(1))).sum() / max(scores.sum(), 1e-9)
+    masks = ((expected.drivable, got.drivable), (expected.lane, got.lane))
     return np.array(
-        [
-            detection,
-            np.abs(expected.drivable - got.drivable).mean(),
-            np.abs(expected.lane - got.lane).mean(),
-        ]
+        [detection, *(np.abs(a.astype(np.float64) - b).mean() / 255.0 for a, b in masks)]
     )
 
 
-def mean_disagreement(expected: Sequence[Answer], got: Sequence[Answer]) -> Floats:
+def mean_disagreement(expected: Sequence[Outputs], got: Sequence[Outputs]) -> Floats:
     """Mean over images of `disagreement`, [3]."""
     pairs = zip(expected, got, strict=True)
     mean: Floats = np.mean([disagreement(one, other) for one, other in pairs], 0)
@@ -95,11 +73,11 @@ def ranking(
 
     `reference` is the float graph, `on_layer` is told layers done, and of how many.
     """
-    expected = answers(reference, frames)
+    expected = outputs_of(reference, frames)
 
     def error(in_float: Sequence[str]) -> Floats:
         mixed = with_float_layers(quantised, reference, in_float)
-        return mean_disagreement(expected, answers(mixed, frames))
+        return mean_disagreement(expected, outputs_of(mixed, frames))
 
     whole = np.maximum(error([]), 1e-9)
     rest = error(layers)  # of operators between the layers

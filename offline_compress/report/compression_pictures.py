@@ -9,7 +9,7 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.datasets.layout import Sample, read_image
 from offline_compress.evaluation.evaluation import evaluate_subject, infer
-from offline_compress.evaluation.evaluation_report import Picture, jpeg_base64
+from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.pipeline.accuracy import Count, labelled_samples
@@ -22,7 +22,7 @@ WORDS = {"detection": "vehicles, F1", "drivable": "drivable area, mIoU", "lane":
 
 def side_by_side(
     teacher: Path, student: Path, source: DataSource, count: Count
-) -> Iterator[Picture]:
+) -> Iterator[FramePair]:
     """The frame on which the student loses most, for every task, and one on which nothing stands
     out: teacher left, student right, at neutral thresholds.
 
@@ -41,7 +41,7 @@ def side_by_side(
         evaluation = evaluate_subject(subject, counted())
         scores.append([frame.figures for frame in evaluation.frames])
     for words, index in chosen(*scores):
-        yield Picture(f"{samples[index].stem}: {words}", draw_pair(first, second, samples[index]))
+        yield FramePair(f"{samples[index].stem}: {words}", draw_pair(first, second, samples[index]))
 
 
 def chosen(

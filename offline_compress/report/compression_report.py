@@ -11,7 +11,7 @@ from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from offline_compress.channels.groups import channel_groups
-from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, Picture, TextTable
+from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FramePair, TextTable
 from offline_compress.evaluation.headlines import HEADLINES, TASKS, figure, task_scores
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
@@ -39,7 +39,7 @@ _TEMPLATE = "compression_page.html.j2"
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
+class SvgChart:
     """A picture in SVG."""
 
     title: str
@@ -210,7 +210,7 @@ def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count
     settings = settings_of(rows)
     first, run = rows[0], _run_of(folders[0], rows[0])
     charts = [
-        Chart(
+        SvgChart(
             f"Accuracy over latency, {ENGINE_WORDS[engine]}",
             "Student over teacher, measured in turn at batch 1; line: what no other setting "
             "dominates.",
@@ -223,7 +223,7 @@ def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count
         for engine in ENGINES
     ]
     charts.append(
-        Chart(
+        SvgChart(
             "Accuracy over parameters",
             "As deployed, BatchNorm folded.",
             trade_off(settings, "M parameters", lambda row, who: row[who]["params"] / 1e6),
@@ -271,7 +271,7 @@ def _run_of(folder: Path, row: Row) -> RunFolder | None:
     return run if same else None
 
 
-def _inside(run: RunFolder | None) -> list[Chart]:
+def _inside(run: RunFolder | None) -> list[SvgChart]:
     """What is known of the channels of a run."""
     if run is None or not (run.plan.is_file() and run.scores.is_file()):
         return []
@@ -280,13 +280,13 @@ def _inside(run: RunFolder | None) -> list[Chart]:
     prunable = {group.name: group.size for group in groups if not group.protected}
     kept = {name: (len(plan.kept.get(name, range(size))), size) for name, size in prunable.items()}
     return [
-        Chart(
+        SvgChart(
             "Channels kept",
             "Coupled layers are one group, named by the first; layers that may not be pruned are "
             "left out.",
             channels(kept),
         ),
-        Chart(
+        SvgChart(
             "Conflict between the tasks",
             "How far the tasks' gradients on a group's filters point apart, at the first step; 0 "
             "where a layer serves one task alone.",
@@ -295,7 +295,7 @@ def _inside(run: RunFolder | None) -> list[Chart]:
     ]
 
 
-def _pictures(run: RunFolder | None, count: Count) -> list[Picture]:
+def _pictures(run: RunFolder | None, count: Count) -> list[FramePair]:
     if run is None:
         return []
     try:

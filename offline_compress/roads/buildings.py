@@ -8,7 +8,7 @@ from offline_compress.roads.canvas import OTHER, Canvas
 from offline_compress.roads.geometry import (
     FIXED_POINT_BITS,
     NEAR_M,
-    Camera,
+    PinholeCamera,
     RoadView,
     fixed_point,
 )
@@ -27,7 +27,7 @@ _BARRIERS = {  # lower and upper edge in metres, colour
 
 
 def draw_building(
-    canvas: Canvas, thing: Thing, view: RoadView, camera: Camera, light: Light
+    canvas: Canvas, thing: Thing, view: RoadView, camera: PinholeCamera, light: Light
 ) -> None:
     """Draw the end wall that faces the camera, the facade along the road, and perhaps a roof."""
     width, height, deep = thing.size
@@ -67,7 +67,7 @@ def draw_building(
 
 def _draw_wall(
     canvas: Canvas,
-    camera: Camera,
+    camera: PinholeCamera,
     corners: NDArray[np.float64],
     texture: tuple[NDArray[np.uint8], ...],
     colour: NDArray[np.float64],
@@ -102,7 +102,7 @@ def draw_barrier(
     span: tuple[float, float],
     d: float,
     kind: str,
-    frame: tuple[RoadView, Camera, Light],
+    frame: tuple[RoadView, PinholeCamera, Light],
 ) -> None:
     """Draw a piece of guard rail, wall, fence or hedge over the relative span (s0, s1)."""
     view, camera, light = frame

@@ -17,7 +17,7 @@ FIXED_POINT_BITS = 4
 
 
 @dataclass(frozen=True)
-class Camera:
+class PinholeCamera:
     """A pinhole camera above the ego origin, shifted `x_m` to the right."""
 
     width: int
@@ -37,7 +37,7 @@ class Camera:
         height_m: float,
         x_m: float,
         angles_rad: tuple[float, float, float],
-    ) -> "Camera":
+    ) -> "PinholeCamera":
         """Build a camera from its yaw (right), pitch (down) and roll angles."""
         yaw, pitch, roll = angles_rad
         cos, sin = np.cos, np.sin
@@ -45,7 +45,9 @@ class Camera:
         about_x = np.array([[1, 0, 0], [0, cos(pitch), sin(pitch)], [0, -sin(pitch), cos(pitch)]])
         about_z = np.array([[cos(roll), -sin(roll), 0], [sin(roll), cos(roll), 0], [0, 0, 1]])
         rotation = about_z @ about_x @ about_y
-        return Camera(width, height, focal_px, width / 2, height / 2, height_m, x_m, rotation)
+        return PinholeCamera(
+            width, height, focal_px, width / 2, height / 2, height_m, x_m, rotation
+        )
 
     def to_camera(self, points: FloatArray) -> NDArray[np.float64]:
         """Turn ego points [n, 3] into camera coordinates [n, 3] (right, up, forward)."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_compress.roads.geometry import FIXED_POINT_BITS, Camera, RoadView, fixed_point
+from offline_compress.roads.geometry import FIXED_POINT_BITS, PinholeCamera, RoadView, fixed_point
 from offline_compress.roads.marks import marks
 from offline_compress.roads.sprites import noise_tile
 from offline_compress.roads.vehicles import Light
@@ -58,7 +58,7 @@ def _stations(view: RoadView, s0: float, s1: float) -> NDArray[np.float64]:
 
 
 def band(
-    view: RoadView, camera: Camera, span: tuple[float, float], d0: float, d1: float
+    view: RoadView, camera: PinholeCamera, span: tuple[float, float], d0: float, d1: float
 ) -> NDArray[np.float64]:
     """Outline in pixels of the band d0..d1 along the road over the relative span (s0, s1)."""
     s = _stations(view, *span)
@@ -68,7 +68,7 @@ def band(
     return camera.polygon(outline)
 
 
-def _crest(view: RoadView, camera: Camera) -> float:
+def _crest(view: RoadView, camera: PinholeCamera) -> float:
     """The farthest s whose ground is in sight: a crest, a tight bend, or the end of the table."""
     ahead = np.flatnonzero((view.s > 3.0) & (view.z > 1.0))
     slope = (view.y[ahead] - camera.height_m) / view.z[ahead]
@@ -79,7 +79,7 @@ def _crest(view: RoadView, camera: Camera) -> float:
     return float(view.s[ahead[max(end - 1, 0)]])
 
 
-def _road_coordinates(view: RoadView, camera: Camera, top: int, crest_s: float) -> _Pixels:
+def _road_coordinates(view: RoadView, camera: PinholeCamera, top: int, crest_s: float) -> _Pixels:
     right, up = camera.rays(top)
     ahead = (view.s > 0.5) & (view.s <= crest_s) & (view.z > 0.4)
     slope = np.maximum.accumulate((view.y[ahead] - camera.height_m) / view.z[ahead])
@@ -101,7 +101,7 @@ def _road_coordinates(view: RoadView, camera: Camera, top: int, crest_s: float) 
 class _Masks:
     """Supersampled coverage of outlines on the ground rows."""
 
-    def __init__(self, camera: Camera, top: int) -> None:
+    def __init__(self, camera: PinholeCamera, top: int) -> None:
         self.scale = 4 if camera.width * camera.height <= 500_000 else 2
         self.top = top
         self.size = (camera.width, camera.height - top)
@@ -136,7 +136,9 @@ def _sample(
 class _Painter:
     """Draws the flat colours and the masks of everything that lies on the ground."""
 
-    def __init__(self, world: World, view: RoadView, camera: Camera, top: int, crest_s: float):
+    def __init__(
+        self, world: World, view: RoadView, camera: PinholeCamera, top: int, crest_s: float
+    ):
         self.world, self.view, self.camera = world, view, camera
         self.top, self.crest_s = top, crest_s
         self.masks = _Masks(camera, top)
@@ -221,7 +223,7 @@ class _Painter:
 def render_ground(
     world: World,
     view: RoadView,
-    camera: Camera,
+    camera: PinholeCamera,
     light: Light,
     shadows: Shadows,
     tree_shade: float,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from offline_compress.roads.geometry import RoadShape
-from offline_compress.roads.world import STYLES, Line, Strip, World
+from offline_compress.roads.world import STYLES, GroundStrip, LaneLine, World
 
 
 def build_world(seed: int, style: str | None = None) -> World:
@@ -43,7 +43,7 @@ def build_world(seed: int, style: str | None = None) -> World:
         tone + rng.normal(0, 3, 3) + rng.uniform(-4, 6) * np.array((1, 0, -1)), 0, 200
     )
     terrain, terrain_grain = _terrain(rng, style)
-    strips: list[Strip] = []
+    strips: list[GroundStrip] = []
     kerbed = style == "urban" or (style == "town" and rng.random() < 0.6)
     verge_r = verge_l = rng.uniform(1.0, 4.0)
     if kerbed:
@@ -55,13 +55,13 @@ def build_world(seed: int, style: str | None = None) -> World:
         )
         kerb = tuple(np.clip(np.array(pave) * rng.uniform(0.9, 1.4), 0, 235))
         for edge, sign in ((right, 1), (left, -1)):
-            strips.append(Strip(edge, edge + sign * walk, pave, 0.45))
-            strips.append(Strip(edge, edge + sign * 0.16, kerb, 0.3))
+            strips.append(GroundStrip(edge, edge + sign * walk, pave, 0.45))
+            strips.append(GroundStrip(edge, edge + sign * 0.16, kerb, 0.3))
         verge_r = verge_l = walk + 0.2
     elif not fast:
         dirt = tuple(np.array((150, 132, 108)) * rng.uniform(0.6, 1.15))
         for edge, sign in ((right, 1), (left, -1)):
-            strips.append(Strip(edge, edge + sign * rng.uniform(0.3, 1.6), dirt, 1.2))
+            strips.append(GroundStrip(edge, edge + sign * rng.uniform(0.3, 1.6), dirt, 1.2))
 
     drivable = [(left, right)]
     opposite = None
@@ -69,10 +69,10 @@ def build_world(seed: int, style: str | None = None) -> World:
     if fast:
         median = rng.uniform(1.5, 12.0)
         shoulder_tone = tuple(np.array(asphalt) * rng.uniform(0.85, 1.2))
-        strips.append(Strip(right, right + shoulder, shoulder_tone, 0.6))
-        strips.append(Strip(left - 1.0, left, shoulder_tone, 0.6))
+        strips.append(GroundStrip(right, right + shoulder, shoulder_tone, 0.6))
+        strips.append(GroundStrip(left - 1.0, left, shoulder_tone, 0.6))
         opposite = (left - median - 2 * margin - oncoming * lane, left - median)
-        strips.append(Strip(opposite[0] - shoulder, opposite[0], shoulder_tone, 0.6))
+        strips.append(GroundStrip(opposite[0] - shoulder, opposite[0], shoulder_tone, 0.6))
         drivable.append(opposite)
         if median < 5 or rng.random() < 0.5:
             barriers.append((left - min(1.2, median / 2), str(rng.choice(["rail", "concrete"]))))
@@ -108,8 +108,8 @@ def build_world(seed: int, style: str | None = None) -> World:
         lanes=lanes,
         oncoming=oncoming,
         ego_lane=ego_lane,
-        strips=tuple(Strip(*flip((s.d0, s.d1)), s.colour, s.grain) for s in strips),
-        lines=tuple(Line(side * x.d, x.width_m, x.yellow, x.dash) for x in lines),
+        strips=tuple(GroundStrip(*flip((s.d0, s.d1)), s.colour, s.grain) for s in strips),
+        lines=tuple(LaneLine(side * x.d, x.width_m, x.yellow, x.dash) for x in lines),
         drivable=tuple(flip(band) for band in drivable),
         road=flip((left, right)),
         opposite=None if opposite is None else flip(opposite),
@@ -154,7 +154,7 @@ def _lines(
     outer: float,
     opposite: tuple[float, float] | None,
     margin: float,
-) -> list[Line]:
+) -> list[LaneLine]:
     width = rng.uniform(0.10, 0.18)
     period = rng.uniform(6, 13)
     painted = period * rng.uniform(0.25, 0.6)
@@ -162,36 +162,36 @@ def _lines(
     dash = (painted, period, phase)
     yellow_centre = rng.random() < 0.4
     edge_kind = rng.random()
-    lines: list[Line] = []
+    lines: list[LaneLine] = []
     for i in range(1, lanes):
-        lines.append(Line(i * lane, width, False, dash))
+        lines.append(LaneLine(i * lane, width, False, dash))
     if opposite is None:
         for i in range(1, oncoming):
-            lines.append(Line(-i * lane, width, False, dash))
+            lines.append(LaneLine(-i * lane, width, False, dash))
         if oncoming:
             pick = rng.random()
             if pick < 0.5:
-                lines.append(Line(0.0, width, yellow_centre, dash))
+                lines.append(LaneLine(0.0, width, yellow_centre, dash))
             elif pick < 0.75:
-                lines.append(Line(0.0, width, yellow_centre, None))
+                lines.append(LaneLine(0.0, width, yellow_centre, None))
             else:
-                lines.append(Line(-0.13, width * 0.8, yellow_centre, None))
+                lines.append(LaneLine(-0.13, width * 0.8, yellow_centre, None))
                 second = None if rng.random() < 0.6 else dash
-                lines.append(Line(0.13, width * 0.8, yellow_centre, second))
+                lines.append(LaneLine(0.13, width * 0.8, yellow_centre, second))
     else:
-        lines.append(Line(0.05, width * 1.2, yellow_centre, None))
+        lines.append(LaneLine(0.05, width * 1.2, yellow_centre, None))
         low, high = opposite
         for i in range(1, oncoming):
-            lines.append(Line(high - margin - i * lane, width, False, dash))
-        lines.append(Line(high - 0.15, width * 1.2, yellow_centre, None))
-        lines.append(Line(low + 0.15, width * 1.2, False, None))
+            lines.append(LaneLine(high - margin - i * lane, width, False, dash))
+        lines.append(LaneLine(high - 0.15, width * 1.2, yellow_centre, None))
+        lines.append(LaneLine(low + 0.15, width * 1.2, False, None))
     chance = {"urban": 0.45, "town": 0.4, "rural": 0.75, "highway": 1.0}[style]
     if edge_kind < chance:
         double = style == "urban" and rng.random() < 0.4
         yellow = style == "urban" and rng.random() < 0.5
         edges = [outer - 0.05] + ([inner + 0.05] if opposite is None else [])
         for d in edges:
-            lines.append(Line(d, width * (0.7 if double else 1.1), yellow, None))
+            lines.append(LaneLine(d, width * (0.7 if double else 1.1), yellow, None))
             if double:
-                lines.append(Line(d - np.sign(d) * 0.25, width * 0.7, yellow, None))
+                lines.append(LaneLine(d - np.sign(d) * 0.25, width * 0.7, yellow, None))
     return lines

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from offline_compress.roads.buildings import draw_barrier, draw_building
 from offline_compress.roads.canvas import OTHER, Canvas
-from offline_compress.roads.geometry import Camera, RoadView
+from offline_compress.roads.geometry import PinholeCamera, RoadView
 from offline_compress.roads.ground import Shadows, render_ground
 from offline_compress.roads.look import Look, Mount, draw_look, draw_mount, expose
 from offline_compress.roads.meshes import vehicle_mesh
@@ -51,15 +51,19 @@ class Scene:
     ids: NDArray[np.uint8]  # [H, W] 0 ground or sky, 255 anything else, k the k-th vehicle drawn
 
 
-def _camera(mount: Mount, size: tuple[int, int], motion: tuple[float, float, float]) -> Camera:
+def _camera(
+    mount: Mount, size: tuple[int, int], motion: tuple[float, float, float]
+) -> PinholeCamera:
     """`motion` is the lateral shift (m), yaw and pitch (rad) of the moment."""
     width, height = size
     focal = 0.5 * max(width, 1.3 * height) / np.tan(mount.fov_rad / 2)
     angles = (mount.yaw + motion[1], mount.pitch + motion[2], mount.roll)
-    return Camera.create(width, height, focal, mount.height_m, mount.x_m + motion[0], angles)
+    return PinholeCamera.create(width, height, focal, mount.height_m, mount.x_m + motion[0], angles)
 
 
-def _shadows(vehicles: list[Vehicle], view: RoadView, camera: Camera, light: Light) -> Shadows:
+def _shadows(
+    vehicles: list[Vehicle], view: RoadView, camera: PinholeCamera, light: Light
+) -> Shadows:
     shadows = Shadows([], [])
     slope = np.clip(light.sun[[0, 2]] / max(float(light.sun[1]), 0.15), -4, 4)
     for vehicle in vehicles:
@@ -90,7 +94,7 @@ def _turned(light: Light, yaw: float) -> Light:
 
 
 def _render(
-    world: World, look: Look, camera: Camera, ego_s: float, time_s: float, frame: int
+    world: World, look: Look, camera: PinholeCamera, ego_s: float, time_s: float, frame: int
 ) -> Scene:
     view = RoadView(world.shape, ego_s, world.ego_d, REACH_M)
     yaw = float(world.shape.heading(ego_s))
@@ -132,7 +136,7 @@ def _jobs(
     vehicles: list[Vehicle],
     whole: dict[int, int],
     canvas: Canvas,
-    frame: tuple[RoadView, Camera, Light],
+    frame: tuple[RoadView, PinholeCamera, Light],
 ) -> list[tuple[float, Callable[[], None]]]:
     """Everything that stands on the ground: (distance s, draw it).
 

@@ -30,7 +30,7 @@ _JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _PackedScene:
     """A scene made small for its way between processes."""
 
     jpeg: bytes
@@ -84,7 +84,7 @@ def _write(writer: BagWriter, count: int, drive: tuple[int, int, int, float], wo
             progress.advance(task)
 
 
-def _frames(drive: tuple[int, int, int, float], count: int, workers: int) -> Iterator[_Frame]:
+def _frames(drive: tuple[int, int, int, float], count: int, workers: int) -> Iterator[_PackedScene]:
     """The frames in order, rendered by several processes with a bounded lead."""
     if workers == 1 or count < 4:
         camera = Drive(*drive)
@@ -94,7 +94,7 @@ def _frames(drive: tuple[int, int, int, float], count: int, workers: int) -> Ite
     # Not forked: the caller may hold threads (OpenCV, a progress bar) that a fork would break.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start, (drive,)) as pool:
-        pending: deque[Future[_Frame]] = deque()
+        pending: deque[Future[_PackedScene]] = deque()
         for index in range(count):
             pending.append(pool.submit(_render, index))
             if len(pending) > 4 * workers:
@@ -112,17 +112,17 @@ def _start(drive: tuple[int, int, int, float]) -> None:
     _drive = Drive(*drive)
 
 
-def _render(index: int) -> _Frame:
+def _render(index: int) -> _PackedScene:
     assert _drive is not None
     return _pack(_drive.frame(index))
 
 
-def _pack(scene: Scene) -> _Frame:
+def _pack(scene: Scene) -> _PackedScene:
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     done, jpeg = cv2.imencode(".jpg", scene.image[..., ::-1], quality)
     if not done:
         raise RuntimeError("OpenCV cannot encode JPEG")
-    return _Frame(
+    return _PackedScene(
         jpeg.tobytes(),
         scene.boxes,
         scene.ignore_boxes,
@@ -131,7 +131,9 @@ def _pack(scene: Scene) -> _Frame:
     )
 
 
-def _write_frame(writer: BagWriter, frame: _Frame, stamp_ns: int, shape: tuple[int, int]) -> None:
+def _write_frame(
+    writer: BagWriter, frame: _PackedScene, stamp_ns: int, shape: tuple[int, int]
+) -> None:
     def mask(bits: bytes) -> NDArray[np.bool_]:
         flat = np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1])
         return flat.reshape(shape).view(np.bool_)

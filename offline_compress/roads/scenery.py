@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_compress.roads.canvas import OTHER, Canvas
-from offline_compress.roads.geometry import NEAR_M, Camera, RoadView
+from offline_compress.roads.geometry import NEAR_M, PinholeCamera, RoadView
 from offline_compress.roads.roadside import Thing
 from offline_compress.roads.sprites import mip_level, tree_sprite
 from offline_compress.roads.vehicles import Light
@@ -27,7 +27,7 @@ _SIGNS = (  # corners, turn, rim and face colours
 class _Sight:
     """A standing thing as seen: its foot (u, v) in pixels and the pixels per metre there."""
 
-    def __init__(self, thing: Thing, view: RoadView, camera: Camera, light: Light) -> None:
+    def __init__(self, thing: Thing, view: RoadView, camera: PinholeCamera, light: Light) -> None:
         foot = view.to_ego(thing.s - view.ego_s, thing.d)
         seen = camera.to_camera(np.concatenate([foot, foot + np.array((0, thing.size[1], 0))]))
         self.depth = float(seen[0, 2])
@@ -54,7 +54,9 @@ class _Sight:
         return np.array((self.u, self.v)) + np.asarray(points) * (self.tall, -self.tall)
 
 
-def draw_thing(canvas: Canvas, thing: Thing, view: RoadView, camera: Camera, light: Light) -> None:
+def draw_thing(
+    canvas: Canvas, thing: Thing, view: RoadView, camera: PinholeCamera, light: Light
+) -> None:
     """Draw one thing that is no building."""
     sight = _Sight(thing, view, camera, light)
     if not sight.visible:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_compress.roads.geometry import FIXED_POINT_BITS, Camera, fixed_point
+from offline_compress.roads.geometry import FIXED_POINT_BITS, PinholeCamera, fixed_point
 from offline_compress.roads.sprites import noise_tile
 from offline_compress.roads.vehicles import Light
 
@@ -13,7 +13,12 @@ _LOWEST_SLOPE = -0.12
 
 
 def draw_sky(
-    camera: Camera, light: Light, zenith: NDArray[np.float64], clouds: float, yaw: float, seed: int
+    camera: PinholeCamera,
+    light: Light,
+    zenith: NDArray[np.float64],
+    clouds: float,
+    yaw: float,
+    seed: int,
 ) -> NDArray[np.uint8]:
     """Gradient, clouds (amount 0..1) and skyline, uint8 [H, W, 3] RGB; `yaw` turns it all."""
     across, up = camera.rays(0)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from offline_compress.roads.geometry import (
     FIXED_POINT_BITS,
     NEAR_M,
-    Camera,
+    PinholeCamera,
     clip_near,
     fixed_point,
 )
@@ -83,7 +83,7 @@ def draw_vehicle(
     mesh: Mesh,
     paint: Paintwork,
     place: tuple[NDArray[np.float64], float],
-    camera: Camera,
+    camera: PinholeCamera,
     light: Light,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
     """Rasterise a vehicle standing at (ego position [3], heading).

@@ -40,7 +40,7 @@ _BODY_COLOURS = np.array(
 
 
 @dataclass(frozen=True)
-class Strip:
+class GroundStrip:
     """A band of ground along the road from d0 to d1 (metres right of the centre line)."""
 
     d0: float
@@ -50,7 +50,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Line:
+class LaneLine:
     """A painted line along the road; `dash` is (painted, period, phase) in metres."""
 
     d: float
@@ -86,8 +86,8 @@ class World:
     lanes: int
     oncoming: int
     ego_lane: int
-    strips: tuple[Strip, ...]
-    lines: tuple[Line, ...]
+    strips: tuple[GroundStrip, ...]
+    lines: tuple[LaneLine, ...]
     drivable: tuple[tuple[float, float], ...]  # bands of d
     road: tuple[float, float]  # own carriageway
     opposite: tuple[float, float] | None  # oncoming carriageway behind a median

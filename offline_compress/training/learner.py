@@ -18,7 +18,7 @@ from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
 from offline_compress.training.progress import describe_losses
 from offline_compress.training.samples import Batch
-from offline_compress.training.step_schedule import Plan, parameter_groups
+from offline_compress.training.step_schedule import StepSchedule, parameter_groups
 from offline_compress.training.teaching import Teaching
 
 GRADIENT_NORM = 10.0
@@ -41,7 +41,7 @@ class Learner:
         Raises UserError if those do not load.
         """
         self._recipe, self._spec, self._accelerator = recipe, spec, accelerator
-        self.plan = Plan.of(recipe.schedule)
+        self.schedule = StepSchedule.of(recipe.schedule)
         self.step, self._skipped = 0, 0
         torch.manual_seed(recipe.seed)
         self.model = spec.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -54,7 +54,7 @@ class Learner:
             warnings.simplefilter("ignore", FutureWarning)
             self._parallel = accelerator.prepare_model(self.model)
             self._teaching = (
-                Teaching(recipe.distillation, self.plan.steps, spec, accelerator)
+                Teaching(recipe.distillation, self.schedule.steps, spec, accelerator)
                 if recipe.distillation
                 else None
             )
@@ -110,7 +110,7 @@ class Learner:
         over passes and processes. Raises UserError when losses or gradients are not finite.
         """
         accelerator = self._accelerator
-        rate = self.plan.rate(self.step)
+        rate = self.schedule.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak_rate"]
         sums = torch.zeros(len(self.loss_names), device=accelerator.device)

@@ -18,7 +18,7 @@ from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.data.loader_workers import start_worker, worker_count
 from offline_compress.data.targets import Targets
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.training.step_schedule import Plan
+from offline_compress.training.step_schedule import StepSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Batch:
 def training_set(recipe: Recipe) -> TrainingSet:
     """The samples of a run. Raises LayoutError for a data set that is missing or broken."""
     schedule = recipe.schedule
-    plan = Plan.of(schedule)
-    with_mosaics = max(0, schedule.epochs - recipe.mosaic_off_epochs) * plan.steps_per_epoch
+    steps = StepSchedule.of(schedule)
+    with_mosaics = max(0, schedule.epochs - recipe.mosaic_off_epochs) * steps.steps_per_epoch
     return TrainingSet(
         recipe.train,
         recipe.input,

@@ -13,7 +13,7 @@ WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepSchedule:
     """A schedule counted in optimiser steps."""
 
     steps_per_epoch: int
@@ -21,7 +21,7 @@ class Plan:
     warmup_steps: int
 
     @classmethod
-    def of(cls, schedule: Schedule) -> "Plan":
+    def of(cls, schedule: Schedule) -> "StepSchedule":
         """An epoch has whole steps, and at least one."""
         steps_per_epoch = max(1, schedule.samples_per_epoch // schedule.batch)
         return cls(

@@ -76,7 +76,7 @@ class Trainer:
         self.data = training_set(recipe)
         with memory_advice():
             self.learner = Learner(recipe, self.spec, self.accelerator, state)
-        self.plan = self.learner.plan
+        self.schedule = self.learner.schedule
         self.best, self.best_epoch, self.validated_epoch, self.ended_epochs = -1.0, 0, 0, 0
         self._saved_step = -1
         self._losses = LossMean(self.learner.loss_names)
@@ -120,7 +120,7 @@ class Trainer:
             return False
         patience = self.recipe.schedule.patience_epochs
         waited = self.validated_epoch - self.best_epoch
-        return self.step >= self.plan.steps or (patience is not None and waited >= patience)
+        return self.step >= self.schedule.steps or (patience is not None and waited >= patience)
 
     def save(self) -> None:
         """Write everything that continuing the run needs, atomically, unless it is written."""
@@ -145,7 +145,7 @@ class Trainer:
 
     def _spec_now(self) -> ModelSpec:
         images = self.step * self.recipe.schedule.batch
-        return progressed(self.spec, images, self.step / self.plan.steps_per_epoch)
+        return progressed(self.spec, images, self.step / self.schedule.steps_per_epoch)
 
     def run(self) -> None:
         """Train to the end, unless the run is over already.
@@ -175,7 +175,7 @@ class Trainer:
         accelerator = self.accelerator
         numbers = sample_numbers(
             self.step,
-            self.plan.steps,
+            self.schedule.steps,
             self.recipe.schedule.batch,
             accelerator.process_index,
             accelerator.num_processes,
@@ -188,7 +188,7 @@ class Trainer:
         self, stream: Iterator[Batch], request: StopRequest, display: Display, log: RunLog
     ) -> None:
         schedule, accelerator = self.recipe.schedule, self.accelerator
-        speed = Speed(schedule.batch, self.plan.steps - self.step)
+        speed = Speed(schedule.batch, self.schedule.steps - self.step)
         saved_s = time.monotonic()
         if self._epoch_is_due:
             self._end_epoch(display, log, request)
@@ -211,14 +211,14 @@ class Trainer:
                 saved_s = time.monotonic()
             speed.resume()
         self.save()
-        if self.step < self.plan.steps:
+        if self.step < self.schedule.steps:
             display.line(f"no better score since epoch {self.best_epoch}: stopped early")
         accelerator.wait_for_everyone()
 
     @property
     def _epoch_is_due(self) -> bool:
         """Whether an epoch's last step is done, but not what ends the epoch."""
-        return self.step == (self.ended_epochs + 1) * self.plan.steps_per_epoch
+        return self.step == (self.ended_epochs + 1) * self.schedule.steps_per_epoch
 
     def _leave_if_alone(self, request: StopRequest) -> None:
         """Stop where nothing is left to save; several processes go on to where they agree."""
@@ -234,12 +234,12 @@ class Trainer:
         return (own or signal.SIGTERM) if stopped else 0
 
     def _show(self, display: Display, log: RunLog, losses: dict[str, float], speed: Speed) -> None:
-        epoch = (self.step - 1) // self.plan.steps_per_epoch + 1
+        epoch = (self.step - 1) // self.schedule.steps_per_epoch + 1
         best = f" | best {self.best:.4f}" if self.best_epoch else ""
         display.count(
             "training",
             self.step,
-            self.plan.steps,
+            self.schedule.steps,
             f"epoch {epoch}/{self.recipe.schedule.epochs} | {speed.left} left | "
             f"{speed.images_per_s:.1f} images/s | {describe_losses(losses)}{best}",
         )
@@ -250,7 +250,7 @@ class Trainer:
 
     def _end_epoch(self, display: Display, log: RunLog, request: StopRequest) -> None:
         """Validate if it is time, keep the best network, record."""
-        epoch = self.step // self.plan.steps_per_epoch
+        epoch = self.step // self.schedule.steps_per_epoch
         schedule = self.recipe.schedule
         row: dict[str, Any] = {"epoch": epoch, "step": self.step, "loss": self._losses.mean()}
         text = describe_losses(row["loss"])

@@ -21,12 +21,13 @@ from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pruning import choice, problem
+from offline_compress.pruning import choice
+from offline_compress.pruning import problem as problem_module
 from offline_compress.pruning.choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_cost, layer_costs
 from offline_compress.pruning.latency_table import LatencySample, LatencyTable, sample_counts
 from offline_compress.pruning.plan import PlanStep
-from offline_compress.pruning.problem import Setting
+from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.steps import predicted_step
 from offline_compress.pruning.trial import Trial
 from support.pruning_rig import HEIGHT, WIDTH, dataset, quick, recipe_of, teacher
@@ -34,7 +35,7 @@ from support.pruning_rig import HEIGHT, WIDTH, dataset, quick, recipe_of, teache
 __all__ = ["dataset", "quick", "teacher"]  # the fixtures of pruning_rig
 
 
-def latency_setting(dataset: Path, teacher: Path) -> Setting:
+def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:
     """Two steps to 80 % of the latency, whose table says that time is multiply-accumulates."""
     model = load_checkpoint(teacher)
     groups = channel_groups(model)
@@ -45,7 +46,7 @@ def latency_setting(dataset: Path, teacher: Path) -> Setting:
     sizes = {group.name: group.size for group in groups if not group.protected}
     recipe = recipe_of(dataset, budget={"latency": 0.8}, cost="latency", round_to=1)
     assert recipe.compress
-    return Setting(
+    return PruningProblem(
         pruning=recipe.compress.prune,
         mask_loss="dice",
         name="tiny",
@@ -61,11 +62,11 @@ def latency_setting(dataset: Path, teacher: Path) -> Setting:
     )
 
 
-def chosen(setting: Setting, step: int, before: PlanStep | None = None) -> Choice:
-    sizes = {group.name: group.size for group in setting.groups if not group.protected}
-    model, groups = setting.model, setting.groups
-    found = candidates(setting, model, groups, random_scores(sizes), step, 0, 0.1)
-    return measured_choice(setting, model, groups, found, [], step, before, lambda _w, _d, _t: None)
+def chosen(problem: PruningProblem, step: int, before: PlanStep | None = None) -> Choice:
+    sizes = {group.name: group.size for group in problem.groups if not group.protected}
+    model, groups = problem.model, problem.groups
+    found = candidates(problem, model, groups, random_scores(sizes), step, 0, 0.1)
+    return measured_choice(problem, model, groups, found, [], step, before, lambda _w, _d, _t: None)
 
 
 @pytest.mark.parametrize("step", [1, 2])
@@ -73,7 +74,7 @@ def test_the_last_step_fits_its_measured_latency(
     dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """The engine is less glad of fewer multiply-accumulates than the table says."""
-    setting = latency_setting(dataset, teacher)
+    problem = latency_problem(dataset, teacher)
     times: list[float] = []
 
     def timed(cut: nn.Module, whole: nn.Module, *_: object) -> tuple[float, float, float]:
@@ -82,16 +83,16 @@ def test_the_last_step_fits_its_measured_latency(
         return 100 * times[-1], 100.0, times[-1]
 
     monkeypatch.setattr(choice, "time_pair", timed)
-    found = chosen(setting, step)
+    found = chosen(problem, step)
     assert found.ratio == pytest.approx(times[-1])
     if step == 1:
         assert len(times) == 1
         counts = {name: len(channels) for name, channels in found.kept.items()}
-        assert setting.costs.total(counts)[2] <= 0.9 * setting.whole[2]
-        before = predicted_step(setting, {"latency": 0.9}, found.kept).model_copy(
+        assert problem.costs.total(counts)[2] <= 0.9 * problem.whole[2]
+        before = predicted_step(problem, {"latency": 0.9}, found.kept).model_copy(
             update={"remains": {"latency": times[0]}}
         )
-        chosen(setting, 1, before)
+        chosen(problem, 1, before)
         assert abs(times[1] - 0.9) < 0.5 * abs(times[0] - 0.9)  # learnt from the step before
     else:
         assert 2 <= len(times) <= 4
@@ -104,7 +105,7 @@ def test_a_latency_out_of_reach_is_measured_before_it_is_refused(
     dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, offset: float
 ) -> None:
     """An engine that no cut makes faster than `offset` above the budget."""
-    setting = latency_setting(dataset, teacher)
+    problem = latency_problem(dataset, teacher)
     gmacs: list[float] = []
 
     def timed(cut: nn.Module, *_: object) -> tuple[float, float, float]:
@@ -114,11 +115,11 @@ def test_a_latency_out_of_reach_is_measured_before_it_is_refused(
 
     monkeypatch.setattr(choice, "time_pair", timed)
     if offset < 0.04:  # 5 % of the budget
-        assert chosen(setting, 2).ratio == pytest.approx(0.82)
+        assert chosen(problem, 2).ratio == pytest.approx(0.82)
     else:
         refused = r"budget\.latency: 0\.800 cannot be reached.*measured at 0\.860.*times what its"
         with pytest.raises(UserError, match=refused):
-            chosen(setting, 2)
+            chosen(problem, 2)
     assert len(gmacs) > 2
     assert gmacs == sorted(gmacs, reverse=True)
 
@@ -139,10 +140,10 @@ def test_a_table_that_does_not_fit_is_measured_again(
         machine = provenance()["machine"] | conditions()
         return LatencyTable("openvino", HEIGHT, WIDTH, samples, samples[0].total_ms, machine)
 
-    def opened(out: Path, measures: bool = True) -> Setting:
-        return problem.open_setting(recipe, teacher, out, measures, lambda _w, _d, _t: None)
+    def opened(out: Path, measures: bool = True) -> PruningProblem:
+        return problem_module.open_problem(recipe, teacher, out, measures, lambda _w, _d, _t: None)
 
-    monkeypatch.setattr(problem, "measure_table", table)
+    monkeypatch.setattr(problem_module, "measure_table", table)
     (tmp_path / "busy").mkdir()
     costs = opened(tmp_path).costs
     path = tmp_path / "latency.json"
@@ -205,11 +206,11 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
 def test_a_group_keeps_no_more_than_was_borne_before(
     dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = latency_setting(dataset, teacher)
-    group = max((one for one in setting.groups if not one.protected), key=lambda one: one.size)
+    problem = latency_problem(dataset, teacher)
+    group = max((one for one in problem.groups if not one.protected), key=lambda one: one.size)
     value = {group.name: np.arange(float(group.size))}
     trial = Trial(
-        setting.model, setting.groups, value, [], setting.mask_loss, 0.0, 4, lambda _w, _d, _t: None
+        problem.model, problem.groups, value, [], problem.mask_loss, 0.0, 4, lambda _w, _d, _t: None
     )
     least = group.size - 8
     monkeypatch.setattr(trial, "_bears", lambda _name, channels, _rise: len(channels) >= least)
@@ -223,7 +224,7 @@ def test_a_group_keeps_no_more_than_was_borne_before(
 def test_an_implausible_time_is_measured_once_more(
     dataset: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, second: float, taken: float
 ) -> None:
-    setting = latency_setting(dataset, teacher)
+    problem = latency_problem(dataset, teacher)
     ratios = iter([1.5, second])
 
     def timed(*_: object) -> tuple[float, float, float]:
@@ -231,7 +232,7 @@ def test_an_implausible_time_is_measured_once_more(
         return ratio, 1.0, ratio
 
     monkeypatch.setattr(choice, "time_pair", timed)
-    assert chosen(setting, 1).ratio == taken
+    assert chosen(problem, 1).ratio == taken
     assert not list(ratios)
 
 

@@ -14,7 +14,13 @@ from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
-from offline_compress.pruning.selection import Limits, capped, floor_of, require_reachable, select
+from offline_compress.pruning.selection import (
+    WidthLimits,
+    capped,
+    floor_of,
+    require_reachable,
+    select,
+)
 from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, some_channels, spec_of
 
 
@@ -62,7 +68,7 @@ def chain(widths: tuple[int, ...]) -> LayerCosts:
 
 
 WIDTHS = (24, 40, 12, 64)
-FREE = Limits(
+FREE = WidthLimits(
     {f"group{n}": 4 for n in range(4)},
     {f"group{n}": np.zeros(size, bool) for n, size in enumerate(WIDTHS)},
     4,
@@ -82,7 +88,7 @@ def plain_greedy(
     value: Mapping[str, NDArray[np.float64]],
     costs: LayerCosts,
     most: NDArray[np.float64],
-    limits: Limits,
+    limits: WidthLimits,
     kind: int,
 ) -> dict[str, set[int]]:
     """Every block ranked anew in every step, by the costs of the whole network."""
@@ -142,7 +148,7 @@ def test_rules_are_kept(seed: int) -> None:
     floors = {name: floor_of(len(own), 10, 0.3, 8) for name, own in value.items()}
     assert floors == {"group0": 16, "group1": 16, "group2": 12, "group3": 24}
     locked = {name: own >= np.quantile(own, 0.7) for name, own in value.items()}
-    kept = select(value, costs, {"parameters": 0.5}, whole, Limits(floors, locked, 8), "macs")
+    kept = select(value, costs, {"parameters": 0.5}, whole, WidthLimits(floors, locked, 8), "macs")
     for name, channels in kept.items():
         size = len(value[name])
         assert len(channels) >= floors[name]
@@ -161,7 +167,7 @@ def test_no_choice_of_blocks_is_better_where_costs_do_not_interact() -> None:
         {f"group{n}": np.random.default_rng(n).random(16) for n in range(3)},
     )
     whole = costs.total({"group0": 16, "group1": 16, "group2": 16})
-    limits = Limits(
+    limits = WidthLimits(
         dict.fromkeys(costs.groups, 4), {n: np.zeros(16, bool) for n in costs.groups}, 4
     )
     kept = select(value, costs, {"latency": 0.6}, whole, limits, "latency")
@@ -190,7 +196,7 @@ def test_a_block_is_given_back_where_the_last_one_took_too_much() -> None:
     """A cheap block goes first, then one that would have been enough by itself."""
     costs = chain((8, 16))
     value = {"group0": np.full(8, 1.0), "group1": np.full(16, 0.1)}
-    limits = Limits(
+    limits = WidthLimits(
         {"group0": 4, "group1": 12}, {n: np.zeros(len(v), bool) for n, v in value.items()}, 4
     )
     whole = costs.total({"group0": 8, "group1": 16})

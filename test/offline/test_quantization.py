@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from mtc_perception.core.bundle import SelfTest, Thresholds, read_bundle
-from mtc_perception.core.engine import Network, create_engine
+from mtc_perception.core.engine import Network, Outputs, create_engine
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.util.errors import BundleError, UserError
@@ -29,7 +29,7 @@ from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.graph import convolutions, folded, network_of, serialised
 from offline_compress.quantization.quantise import losses, quantise
-from offline_compress.quantization.sensitivity import Answer, disagreement, mean_disagreement
+from offline_compress.quantization.sensitivity import disagreement, mean_disagreement
 from offline_compress.recipe.compression import Quantisation
 from support.random_norms import randomise_norms
 
@@ -79,7 +79,9 @@ def int8(model: onnx.ModelProto) -> Callable[[Any], onnx.ModelProto]:
 
 
 def apart(model: onnx.ModelProto, other: onnx.ModelProto) -> npt.NDArray[np.float64]:
-    return mean_disagreement(sensitivity.answers(model, FRAMES), sensitivity.answers(other, FRAMES))
+    return mean_disagreement(
+        sensitivity.outputs_of(model, FRAMES), sensitivity.outputs_of(other, FRAMES)
+    )
 
 
 def pairs_at(model: onnx.ModelProto) -> dict[str, tuple[onnx.NodeProto, ...]]:
@@ -219,16 +221,19 @@ def test_frames_are_what_the_vehicle_sees(tmp_path: Path) -> None:
     np.testing.assert_array_equal(inside, expected)
 
 
-def answer(boxes: list[list[float]], scores: list[float], mask: float = 0.0) -> Answer:
-    plane = np.full((2, 2), mask)
-    return Answer(np.array(boxes, float), np.array(scores), plane, plane)
+def answer(boxes: list[list[float]], scores: list[float], mask: int = 0) -> Outputs:
+    plane = np.full((1, 2, 2), mask, np.uint8)
+    labels = np.zeros((1, len(boxes)), np.int32)
+    return Outputs(
+        np.array([boxes], np.float32), np.array([scores], np.float32), labels, plane, plane
+    )
 
 
 def test_disagreement_by_hand() -> None:
     one = answer([[0, 0, 10, 10], [50, 50, 60, 70]], [0.75, 0.25])
     assert disagreement(one, one).tolist() == [0, 0, 0]
-    turned = answer([[50, 50, 60, 70], [0, 0, 10, 10]], [0.25, 0.75], mask=0.125)
-    assert disagreement(one, turned).tolist() == [0, 0.125, 0.125]
+    turned = answer([[50, 50, 60, 70], [0, 0, 10, 10]], [0.25, 0.75], mask=51)
+    assert disagreement(one, turned).tolist() == [0, 0.2, 0.2]
     # The first box is half covered and 0.05 less sure, the second has gone.
     other = answer([[0, 0, 10, 5]], [0.7])
     assert disagreement(one, other)[0] == pytest.approx(1 - 0.75 * 0.5 * 0.95)

@@ -16,7 +16,7 @@ from offline_compress.commands.synth import synth_app
 from offline_compress.recipe.parts import DataSource, SyntheticRoads
 from offline_compress.roads import road_dataset as synth_dataset
 from offline_compress.roads.canvas import OTHER
-from offline_compress.roads.geometry import Camera, RoadShape, RoadView, clip_near
+from offline_compress.roads.geometry import PinholeCamera, RoadShape, RoadView, clip_near
 from offline_compress.roads.ground import Shadows, render_ground
 from offline_compress.roads.look import draw_look
 from offline_compress.roads.meshes import KINDS, vehicle_mesh
@@ -98,7 +98,7 @@ def test_bad_arguments_are_refused() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("heading", [0.0, 0.7, np.pi])
 def test_vehicle_pixels_fill_the_projection_of_its_mesh(kind: str, heading: float) -> None:
-    camera = Camera.create(640, 384, 600.0, 1.4, 0.0, (0.0, 0.03, 0.01))
+    camera = PinholeCamera.create(640, 384, 600.0, 1.4, 0.0, (0.0, 0.03, 0.01))
     mesh = vehicle_mesh(kind, 3)
     paint = Paintwork((200, 30, 30), (200, 200, 200), (60, 60, 60), 30.0, False)
     position = np.array([1.5, 0.0, 24.0])
@@ -121,7 +121,7 @@ def test_masks_lie_where_the_pinhole_camera_says() -> None:
     world = build_world(3, "rural")
     world = replace(world, shape=RoadShape((), ()), strips=(), junctions=0.0, crossings=False)
     assert world.lines, "this test needs a world with lines"
-    camera = Camera.create(640, 384, 520.0, 1.5, 0.2, (0.02, 0.04, 0.015))
+    camera = PinholeCamera.create(640, 384, 520.0, 1.5, 0.2, (0.02, 0.04, 0.015))
     view = RoadView(world.shape, 100.0, world.ego_d, 300.0)
     look = draw_look(np.random.default_rng(1), daylight=True)
     ground = render_ground(world, view, camera, look.light, Shadows([], []), 0.0)

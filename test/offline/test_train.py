@@ -96,7 +96,7 @@ def test_the_backbone_may_learn_slower(dataset: Path, tmp_path: Path) -> None:
         inside = name.startswith("backbone.")
         change = float((parameter.detach() - before[name]).abs().max())
         moved[inside] = max(moved[inside], change)
-    rate = recipe.schedule.learning_rate * learner.plan.rate(0)
+    rate = recipe.schedule.learning_rate * learner.schedule.rate(0)
     # The first step of AdamW moves by the learning rate, whatever the gradient.
     assert moved[False] == pytest.approx(rate, rel=0.01)
     assert moved[True] == pytest.approx(rate / 10, rel=0.01)

@@ -43,7 +43,7 @@ from offline_compress.training.samples import (
     training_set,
 )
 from offline_compress.training.state import STATE_FILE
-from offline_compress.training.step_schedule import Plan, parameter_groups
+from offline_compress.training.step_schedule import StepSchedule, parameter_groups
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import validator
 from support.checkout import ROOT
@@ -236,7 +236,7 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
     groups = parameter_groups(model, schedule)
     if teaching:
         groups.append({"params": list(projections.parameters()), "weight_decay": decay})
-    rate = schedule.learning_rate * Plan.of(schedule).rate(0)
+    rate = schedule.learning_rate * StepSchedule.of(schedule).rate(0)
     torch.optim.AdamW(groups, rate).step()
     for mine, other in zip(model.buffers(), networks[1].buffers(), strict=True):
         if mine.is_floating_point():
