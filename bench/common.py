@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.core.bundle import self_test_frame
 from mtc_perception.core.engine import Engine
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.provenance import provenance

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
-from mtc_perception.core.engine import create_engine
+from mtc_perception.engines.open import open_engine
 from mtc_perception.replay.demo.synthetic import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,
@@ -55,7 +55,7 @@ def bench_end_to_end(
 
 
 def _bare_engine_ms(bundle: Bundle) -> list[float]:
-    engine, _ = create_engine(bundle)
+    engine, _ = open_engine(bundle)
     try:
         return time_engine(engine, ENGINE_RUNS)
     finally:

@@ -13,7 +13,8 @@ from rich.table import Table
 from bench.common import brief, time_engine, write_result
 from bench.peers import CONDITIONS, PEERS
 from mtc_perception.core.bundle import Bundle
-from mtc_perception.core.engine import Engine, create_engine
+from mtc_perception.core.engine import Engine
+from mtc_perception.engines.open import open_engine
 
 ENGINES = ("openvino", "onnxruntime")
 BLOCKS, RUNS_PER_BLOCK = 30, 10
@@ -24,7 +25,7 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> None:
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for name in ENGINES:
-            engine, _ = create_engine(bundle, name)  # type: ignore[arg-type]
+            engine, _ = open_engine(bundle, name)  # type: ignore[arg-type]
             stack.callback(engine.close)
             engines[name] = engine
         blocks: dict[str, list[list[float]]] = {name: [] for name in ENGINES}

@@ -14,8 +14,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench.common import write_result
-from mtc_perception.core.bundle import read_bundle, self_test_frame
+from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.tensorrt.build import (
     RTX_TARGETS,
     BuildSettings,

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mtc_perception.core.bundle import Bundle, self_test_frame
-from mtc_perception.core.engine import create_engine
+from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
+from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.tensorrt.cuda import ANSWER_S, Event
 from mtc_perception.engines.tensorrt.engine import TensorRtEngine
 from mtc_perception.engines.tensorrt.inspect import count_precisions
@@ -42,7 +43,7 @@ def measure(
     `images_per_s` is frames one after another. `layers` is how many run in each precision, or why
     that is not known. Raises EngineError, BundleError.
     """
-    engine, chosen = create_engine(bundle, "tensorrt", precision)
+    engine, chosen = open_engine(bundle, "tensorrt", precision)
     assert isinstance(engine, TensorRtEngine)
     image = SourceImage(self_test_frame(CAMERA_HEIGHT, CAMERA_WIDTH), "rgb")
     spec = bundle.manifest.input

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -101,7 +99,7 @@ class SelfTest(_Strict):
     lane_mean: Fraction
     top_score: Fraction
     tolerance: float = Field(gt=0.0)
-    """Largest difference from each golden value, relative to that value (see `engine`)."""
+    """Largest difference from each golden value, relative to that value (see `check_self_test`)."""
 
 
 class Manifest(_Strict):
@@ -224,44 +222,6 @@ def manifest_json(manifest: Manifest) -> bytes:
 def sha256_hex(data: bytes) -> str:
     """Lower-case hexadecimal sha256."""
     return hashlib.sha256(data).hexdigest()
-
-
-def self_test_frame(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A schematic road, uint8 `[height, width, 3]` RGB.
-
-    Integer arithmetic only, so that every machine makes the identical frame.
-    """
-    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    horizon = 2 * height // 5
-    depth = np.maximum(y - horizon, 0)
-    half_road = width // 40 + depth * width // (2 * max(height - horizon, 1))
-    offset = np.abs(x - width // 2)
-    ground = y >= horizon
-    grain = (7 * x + 13 * y + x * y // 16) % 24
-
-    red, green, blue = 120 + 80 * y // height, 150 + 60 * y // height, 210 + 30 * y // height
-    road = ground & (offset <= half_road)
-    dashed = (offset * 40 <= half_road) & (depth // max(height // 16, 1) % 2 == 0)
-    edge = (offset * 10 >= half_road * 8) & (offset * 20 <= half_road * 17)
-    paint = road & (dashed | edge)
-    dx, dy = x - (width // 2 + width // 9), y - 5 * height // 9
-    vehicle = (np.abs(dx) * 16 <= width) & (np.abs(dy) * 10 <= height)
-    window = vehicle & (dy < 0) & (np.abs(dx) * 20 <= width)
-    lights = vehicle & (dy * 30 >= height) & (dy * 20 <= height) & (np.abs(dx) * 24 >= width)
-
-    layers = (
-        (ground, (60 + grain, 100 + grain, 50 + grain)),
-        (road, (80 + grain, 80 + grain, 84 + grain)),
-        (paint, (230 + grain, 230 + grain, 225 + grain)),
-        (vehicle, (40 + grain, 44 + grain, 90 + grain)),
-        (window, (20 + grain, 24 + grain, 30 + grain)),
-        (lights, (220 + grain, 30 + grain, 30 + grain)),
-    )
-    for region, (r, g, b) in layers:
-        red, green, blue = (
-            np.where(region, new, old) for new, old in ((r, red), (g, green), (b, blue))
-        )
-    return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
 
 
 def _verified(files: BundleFiles, variant: Variant) -> bytes:

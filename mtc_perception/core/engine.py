@@ -1,35 +1,18 @@
-"""The engine protocol, what every inference runtime offers the `Perceiver`, and the choice."""
+"""The engine protocol: what every inference runtime offers the `Perceiver`."""
 
-import importlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.core.bundle import Bundle, Precision, SelfTest, self_test_frame
+from mtc_perception.core.bundle import Bundle, Precision
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.util.errors import BundleError, EngineError, UserError, one_line
+from mtc_perception.util.errors import BundleError
 
 EngineChoice = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
-
-AUTO_ORDER = ("tensorrt", "openvino", "onnxruntime")
-# Each module has `load(network, threads) -> Engine`; imported only when tried, since every
-# runtime is an optional dependency.
-_MODULES = {
-    "tensorrt": "mtc_perception.engines.tensorrt.engine",
-    "openvino": "mtc_perception.engines.openvino",
-    "onnxruntime": "mtc_perception.engines.onnxruntime",
-}
-_WARM_UP_RUNS = 2
-# Golden values below this are compared as if they were this large: relative differences of
-# next to nothing say nothing.
-_SELF_TEST_FLOOR = 0.02
-# float16 has steps of half a pixel from 512 on.
-_BOX_MARGIN_PX = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,147 +131,6 @@ def allocate_outputs(network: Network, label_dtype: str) -> Outputs:
         drivable=np.zeros(mask, np.uint8),
         lane=np.zeros(mask, np.uint8),
     )
-
-
-def load_engine(network: Network, name: str, threads: int | None = None) -> Engine:
-    """Load `network` into the engine `name`, without testing what it computes.
-
-    `threads` defaults to the physical cores this process may use. Raises EngineError if the
-    engine is not available here, BundleError if the graph breaks its contract.
-    """
-    _check_offered(name)
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads must be at least 1, got {threads}")
-    try:
-        engine: Engine = importlib.import_module(_MODULES[name]).load(network, threads)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a runtime's bindings do, another engine may work
-        raise EngineError(one_line(error)) from error
-    return engine
-
-
-def run_self_test(engine: Engine) -> Outputs:
-    """The outputs of `engine` for `self_test_frame`."""
-    _, height, width, _ = engine.input.shape
-    engine.input[0] = self_test_frame(height, width)
-    engine.start()
-    return engine.wait()
-
-
-def measure_self_test(outputs: Outputs, tolerance: float = 0.05) -> SelfTest:
-    """Golden values of `outputs`, those of a trusted engine for `self_test_frame`."""
-    return SelfTest(
-        drivable_mean=float(outputs.drivable.mean()) / 255.0,
-        lane_mean=float(outputs.lane.mean()) / 255.0,
-        top_score=float(outputs.scores.max()),
-        tolerance=tolerance,
-    )
-
-
-def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> None:
-    """Raise EngineError unless `outputs` are well-formed and agree with `golden`."""
-    if not (np.isfinite(outputs.boxes).all() and np.isfinite(outputs.scores).all()):
-        raise EngineError("self-test: boxes or scores are not finite numbers")
-    if outputs.scores.min() < 0.0 or outputs.scores.max() > 1.0:
-        raise EngineError("self-test: scores are not all within 0..1")
-    if (np.diff(outputs.scores, axis=1) > 0.0).any():
-        raise EngineError("self-test: scores are not in descending order")
-    if outputs.labels.min() < 0 or outputs.labels.max() >= class_count:
-        raise EngineError(f"self-test: labels are not all within the {class_count} classes")
-    _check_boxes(outputs)
-    measured = measure_self_test(outputs)
-    for quantity in ("drivable_mean", "lane_mean", "top_score"):
-        got, expected = getattr(measured, quantity), getattr(golden, quantity)
-        if abs(got - expected) > golden.tolerance * max(expected, _SELF_TEST_FLOOR):
-            raise EngineError(
-                f"self-test: {quantity} is {got:.4f}, the bundle's own is {expected:.4f}"
-                f" (tolerance {golden.tolerance:.0%})"
-            )
-
-
-def create_engine(
-    bundle: Bundle,
-    name: EngineChoice = "auto",
-    precision: str | None = None,
-    threads: int | None = None,
-) -> tuple[Engine, str]:
-    """Load the bundle's network into an engine, warm it up and test it.
-
-    `auto` takes the first of `AUTO_ORDER` that runs here. `precision` (`fp32`, `fp16`, `int8`)
-    defaults to the bundle's preference for the engine. Returns the engine and a sentence saying
-    what was chosen and why. Raises EngineError if nothing can run the bundle and BundleError if
-    the bundle breaks its contract or lacks what was asked for.
-    """
-    if name != "auto":
-        _check_offered(name)
-        try:
-            engine, variant = _tested_engine(bundle, name, precision, threads)
-        except EngineError as error:
-            raise EngineError(f"{name}: {error}") from error
-        return engine, f"{_described(engine, bundle, variant)}, as asked for"
-    rejected: list[str] = []
-    for candidate in AUTO_ORDER:
-        try:
-            engine, variant = _tested_engine(bundle, candidate, precision, threads)
-        except (EngineError, BundleError) as error:
-            rejected.append(f"{candidate}: {error}")
-            continue
-        why = f"; passed over {'; '.join(rejected)}" if rejected else ""
-        return engine, f"{_described(engine, bundle, variant)}, chosen automatically{why}"
-    raise EngineError(f"{bundle.path}: no engine runs it here: {'; '.join(rejected)}")
-
-
-def _check_offered(name: str) -> None:
-    if name not in _MODULES:
-        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(AUTO_ORDER)}")
-
-
-def _tested_engine(
-    bundle: Bundle, name: str, precision: str | None, threads: int | None
-) -> tuple[Engine, str]:
-    variant = bundle.variant_for(name, precision)
-    engine = load_engine(Network.of(bundle, variant), name, threads)
-    try:
-        outputs = run_self_test(engine)
-        _, height, width, _ = engine.input.shape
-        frame = SourceImage(self_test_frame(height, width), "rgb")
-        for _ in range(_WARM_UP_RUNS):
-            # The way that a camera's images take must lead to the same.
-            engine.prepare(frame, Letterbox.fit(height, width, height, width))
-            engine.start()
-            outputs = engine.wait()
-        golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
-        check_self_test(outputs, golden, len(bundle.manifest.classes))
-    except BaseException as error:
-        with suppress(Exception):  # what failed may fail again
-            engine.close()
-        if not isinstance(error, Exception):
-            raise
-        # Whatever it is: another engine may work.
-        raise EngineError(f"{bundle.path}, variant {variant}: {one_line(error)}") from error
-    return engine, variant
-
-
-def _check_boxes(outputs: Outputs) -> None:
-    """Raise EngineError unless every scored box has its corners in order, inside the input."""
-    height, width = outputs.drivable.shape[1:]
-    x1, y1, x2, y2 = outputs.boxes[outputs.scores > 0.0].astype(np.float64).T
-    margin = _BOX_MARGIN_PX
-    if (x2 < x1 - margin).any() or (y2 < y1 - margin).any():
-        raise EngineError("self-test: boxes have their corners in the wrong order")
-    if (
-        min(x1.min(initial=0.0), y1.min(initial=0.0)) < -margin
-        or x2.max(initial=0.0) > width + margin
-        or y2.max(initial=0.0) > height + margin
-    ):
-        raise EngineError(f"self-test: boxes are not all within the {width}x{height} input")
-
-
-def _described(engine: Engine, bundle: Bundle, variant: str) -> str:
-    asked = next(v.precision for k, v in bundle.manifest.variants.items() if k == variant)
-    runs = f" as {engine.precision}" if engine.precision != asked else ""
-    return f"{engine.name} ({engine.device}) running variant {variant}{runs}"
 
 
 def _check_side(

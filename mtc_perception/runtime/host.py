@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle
-from mtc_perception.core.engine import Engine, EngineChoice, create_engine
+from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
+from mtc_perception.engines.open import open_engine
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import EngineError, UserError, one_line
 
@@ -55,7 +56,7 @@ class Loaded:
 def load(selection: Selection) -> Loaded:
     """Read the bundle, load an engine for it and test it. Raises BundleError and EngineError."""
     bundle = read_bundle(selection.bundle)
-    engine, why = create_engine(bundle, selection.engine, selection.precision, selection.threads)
+    engine, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
     return Loaded(selection, bundle, engine, why)
 
 
@@ -104,7 +105,7 @@ class EngineHost:
         for precision in dict.fromkeys((asked, None)):
             for name in names:
                 try:
-                    engine, self.why = create_engine(self.bundle, name, precision, self._threads)
+                    engine, self.why = open_engine(self.bundle, name, precision, self._threads)
                 except UserError as problem:
                     tried += f"; {problem}"
                     continue

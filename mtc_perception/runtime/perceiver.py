@@ -9,10 +9,11 @@ from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle
 from mtc_perception.core.decode import decode_boxes, decode_mask
-from mtc_perception.core.engine import Engine, EngineChoice, create_engine
+from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 
@@ -49,10 +50,10 @@ class Perceiver:
     ) -> Self:
         """Read a bundle, load and test an engine for it. Raises BundleError and EngineError.
 
-        The arguments are those of `create_engine`; its explanation becomes `engine_reason`.
+        The arguments are those of `open_engine`; its explanation becomes `engine_reason`.
         """
         bundle = read_bundle(bundle_path)
-        chosen, reason = create_engine(bundle, engine, precision, threads)
+        chosen, reason = open_engine(bundle, engine, precision, threads)
         return cls(bundle, chosen, thresholds, engine_reason=reason)
 
     def perceive(self, image: SourceImage) -> Perception:

@@ -81,7 +81,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     """Commit of the checkout this package runs from, with `+changes` where it was edited."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from mtc_perception.core.bundle import self_test_frame
-from mtc_perception.core.engine import Engine, Network, load_engine
+from mtc_perception.core.engine import Engine, Network
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
+from mtc_perception.engines.open import load_engine
 
 THREADS = min(2, len(os.sched_getaffinity(0)))
 LOADS, BLOCKS, RUNS_PER_BLOCK = 3, 9, 8

@@ -98,7 +98,7 @@ def _open_bundle(
     changes: dict[str, float],
     max_detections: int | None,
 ) -> Subject:
-    # `create_engine` itself refuses a name it does not know.
+    # `open_engine` itself refuses a name it does not know.
     perceiver = Perceiver.open(path, cast(EngineChoice, engine), precision=precision)
     manifest = perceiver.bundle.manifest
     variant = perceiver.bundle.variant_for(perceiver.engine.name, precision)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import Bundle
-from mtc_perception.core.engine import Network, load_engine
+from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample, read_split
+from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.evaluation.evaluation import evaluate_subject
 from offline_compress.evaluation.latency import THREADS

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mtc_perception.core.bundle import self_test_frame
-from mtc_perception.core.engine import load_engine, run_self_test
+from mtc_perception.core.self_test import run_self_test, self_test_frame
+from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.evaluation.latency import Tick

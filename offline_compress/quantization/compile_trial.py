@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import SelfTest
-from mtc_perception.core.engine import (
-    Network,
-    check_self_test,
-    load_engine,
-    measure_self_test,
-    run_self_test,
-)
+from mtc_perception.core.engine import Network
+from mtc_perception.core.self_test import check_self_test, measure_self_test, run_self_test
+from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
 
 TIMEOUT_S = 900.0

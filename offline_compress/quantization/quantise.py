@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import onnx
 
 from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
-from mtc_perception.core.engine import load_engine
 from mtc_perception.datasets.layout import Sample
+from mtc_perception.engines.open import load_engine
 from offline_compress.evaluation.evaluation import evaluate_engine
 from offline_compress.evaluation.headlines import HEADLINES, figure
 from offline_compress.quantization import fp16

@@ -12,10 +12,10 @@ from mtc_perception.core.bundle import (
     SelfTest,
     Variant,
     read_bundle,
-    self_test_frame,
     sha256_hex,
     write_bundle,
 )
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.util.errors import BundleError
 from support.toy_bundle import toy_manifest, toy_model, write_toy_bundle
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.core.bundle import self_test_frame
 from mtc_perception.core.images import (
     SUPPORTED_ENCODINGS,
     ByteData,
@@ -17,6 +16,7 @@ from mtc_perception.core.images import (
     decode_compressed,
     view_image,
 )
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.util.errors import ImageError
 
 DIRECT = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}

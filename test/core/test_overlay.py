@@ -2,9 +2,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mtc_perception.core.bundle import self_test_frame
 from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
 from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.self_test import self_test_frame
 
 CLASSES = ["vehicle", "truck"]
 

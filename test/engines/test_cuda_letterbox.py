@@ -209,7 +209,7 @@ def test_without_nvrtc_it_is_said_what_to_install(tmp_path: Path) -> None:
     for entry in site.iterdir():
         if entry.name != "nvidia":
             (tmp_path / entry.name).symlink_to(entry)
-    package = Path(cuda_letterbox.__file__).parents[1]
+    package = Path(cuda_letterbox.__file__).parents[2]
     (tmp_path / package.name).symlink_to(package)
     script = f"import sys; sys.path.append({str(tmp_path)!r})\n{ASK}"
     said = subprocess.run(

@@ -14,21 +14,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mtc_perception.core.bundle import Bundle, read_bundle, self_test_frame, write_bundle
-from mtc_perception.core.engine import (
-    Engine,
-    EngineChoice,
-    Network,
-    Outputs,
-    check_self_test,
-    create_engine,
-    load_engine,
-    measure_self_test,
-    run_self_test,
-)
+from mtc_perception.core.bundle import Bundle, read_bundle, write_bundle
+from mtc_perception.core.engine import Engine, EngineChoice, Network, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
+from mtc_perception.core.self_test import (
+    check_self_test,
+    measure_self_test,
+    run_self_test,
+    self_test_frame,
+)
 from mtc_perception.engines.cpu import available_physical_cores
+from mtc_perception.engines.open import load_engine, open_engine
 from mtc_perception.util.errors import BundleError, EngineError
 from support.checkout import SHIPPED
 from support.toy_bundle import MAX_DETECTIONS, toy_manifest, toy_model, write_toy_bundle
@@ -56,7 +53,7 @@ def toy(toy_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def toy_engine(toy: Bundle, name: EngineChoice) -> Iterator[Engine]:
-    engine, _ = create_engine(toy, name)
+    engine, _ = open_engine(toy, name)
     yield engine
     engine.close()
 
@@ -108,7 +105,7 @@ def test_a_prepared_image_is_what_is_inferred(toy_engine: Engine) -> None:
 
 @both_engines
 def test_closed_engine_says_so(toy: Bundle, name: EngineChoice) -> None:
-    engine, _ = create_engine(toy, name)
+    engine, _ = open_engine(toy, name)
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         engine.start()
@@ -116,7 +113,7 @@ def test_closed_engine_says_so(toy: Bundle, name: EngineChoice) -> None:
 
 @both_engines
 def test_asking_for_an_engine_gets_it(toy: Bundle, name: EngineChoice) -> None:
-    engine, why = create_engine(toy, name, precision="fp32", threads=1)
+    engine, why = open_engine(toy, name, precision="fp32", threads=1)
     assert engine.name == name
     assert engine.precision == "fp32"
     assert "1 threads" in engine.device
@@ -127,7 +124,7 @@ def test_asking_for_an_engine_gets_it(toy: Bundle, name: EngineChoice) -> None:
 
 
 def test_auto_explains_its_choice(toy: Bundle) -> None:
-    engine, why = create_engine(toy)
+    engine, why = open_engine(toy)
     assert engine.name == "openvino"
     assert "chosen automatically; passed over tensorrt: " in why
     assert "no variant for tensorrt" in why
@@ -138,16 +135,16 @@ def test_auto_falls_back_when_a_library_is_missing(
     toy: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    engine, why = create_engine(toy)
+    engine, why = open_engine(toy)
     assert engine.name == "onnxruntime"
     assert "openvino: the Python package openvino cannot be imported" in why
     engine.close()
     with pytest.raises(EngineError, match="pip install openvino"):
-        create_engine(toy, "openvino")
+        open_engine(toy, "openvino")
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineError, match=r"no engine runs it here: .*pip install onnxruntime"):
-        create_engine(toy)
+        open_engine(toy)
 
 
 def test_auto_passes_over_a_runtime_whose_bindings_fail(
@@ -157,7 +154,7 @@ def test_auto_passes_over_a_runtime_whose_bindings_fail(
         raise TypeError("no such overload")
 
     monkeypatch.setattr("mtc_perception.engines.openvino.load", load)
-    engine, why = create_engine(toy)
+    engine, why = open_engine(toy)
     engine.close()
     assert engine.name == "onnxruntime"
     assert "openvino: TypeError: no such overload" in why
@@ -167,12 +164,12 @@ def test_auto_skips_engines_without_a_variant(tmp_path: Path, toy: Bundle) -> No
     variant = toy.manifest.variants["fp32"].model_copy(update={"engines": ["onnxruntime"]})
     path = write_toy_bundle(tmp_path / "ort.mtc", HEIGHT, WIDTH, variants={"fp32": variant})
     bundle = read_bundle(path)
-    engine, why = create_engine(bundle)
+    engine, why = open_engine(bundle)
     assert engine.name == "onnxruntime"
     assert "no variant for openvino" in why
     engine.close()
     with pytest.raises(BundleError, match=r"no variant for openvino; .* fp32 \(onnxruntime\)"):
-        create_engine(bundle, "openvino")
+        open_engine(bundle, "openvino")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +184,7 @@ def test_auto_skips_engines_without_a_variant(tmp_path: Path, toy: Bundle) -> No
 )
 def test_what_cannot_be_had_is_refused(toy: Bundle, arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises((EngineError, BundleError), match=reason):
-        create_engine(toy, **arguments)
+        open_engine(toy, **arguments)
 
 
 @both_engines
@@ -230,7 +227,7 @@ def test_wrong_weights_are_refused(
 ) -> None:
     bundle = disguised(tmp_path, toy, toy_model(HEIGHT, WIDTH, gain=gain))
     with pytest.raises(EngineError, match=reason):
-        create_engine(bundle, name)
+        open_engine(bundle, name)
 
 
 def test_self_test_checks_every_output(toy: Bundle) -> None:
@@ -282,10 +279,10 @@ def test_an_engine_that_fails_its_test_is_closed(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr("mtc_perception.core.engine.load_engine", load)
-    monkeypatch.setattr("mtc_perception.core.engine.check_self_test", fail)
+    monkeypatch.setattr("mtc_perception.engines.open.load_engine", load)
+    monkeypatch.setattr("mtc_perception.engines.open.check_self_test", fail)
     with pytest.raises(EngineError if raised else type(failure), match=raised):
-        create_engine(toy, "onnxruntime")
+        open_engine(toy, "onnxruntime")
     with pytest.raises(EngineError, match="closed"):
         loaded[0].start()
 
@@ -298,7 +295,7 @@ def test_auto_passes_over_an_engine_that_fails_its_test_in_its_own_way(
 
     monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.prepare", fail)
     monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.close", fail)
-    engine, why = create_engine(toy)
+    engine, why = open_engine(toy)
     engine.close()
     assert engine.name == "onnxruntime"
     assert f"openvino: {toy.path}, variant fp32: TypeError: no such overload" in why
@@ -411,7 +408,8 @@ def test_engines_closed_in_any_order_leave_signals_alone(toy_bundle: Path) -> No
 import os, signal
 from pathlib import Path
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.core.engine import Network, load_engine
+from mtc_perception.core.engine import Network
+from mtc_perception.engines.open import load_engine
 
 bundle = read_bundle(Path({str(toy_bundle)!r}))
 network = Network.of(bundle, "fp32")

@@ -12,8 +12,9 @@ import pytest
 
 from mtc_perception.commands.engine_bench import BLOCK, engine_ms, measure
 from mtc_perception.core.bundle import Bundle, read_bundle
-from mtc_perception.core.engine import Network, create_engine
+from mtc_perception.core.engine import Network
 from mtc_perception.core.images import SourceImage
+from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.tensorrt import cuda
 from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
 from mtc_perception.engines.tensorrt import engine as tensorrt
@@ -141,7 +142,7 @@ def test_a_damaged_engine_is_named_beside_the_one_that_runs_in_its_place(
     store.put(replace(key, gpu="", multiprocessors=0, memory_mib=0), b"ahead of time", {})
     damaged = store.put(key, b"of this GPU", {})
     damaged.write_bytes(b"of this gpu")
-    engine, why = create_engine(toy, "tensorrt")
+    engine, why = open_engine(toy, "tensorrt")
     assert f", in place of {damaged}: is damaged, its sha256 is not its record's" in why
     engine.close()
 
@@ -211,7 +212,7 @@ def test_an_engine_that_prepares_images_wrongly_is_not_taken(
         patch.setattr(engine, "prepare", lambda *_: engine.input.fill(0))
         patch.setattr(tensorrt, "load", lambda *_: engine)
         with pytest.raises(EngineError, match="self-test: drivable_mean is 0"):
-            create_engine(toy, "tensorrt")
+            open_engine(toy, "tensorrt")
 
 
 def test_an_engine_that_is_closed_goes_away(load: Load, gpu: SimulatedGpu) -> None:
@@ -248,7 +249,7 @@ def test_the_bench_tells_copies_engine_and_host_apart(
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_letterbox", Copy())
         patch.setattr(tensorrt, "load", lambda *_: engine)
-        patch.setattr("mtc_perception.core.engine.check_self_test", lambda *_: None)
+        patch.setattr("mtc_perception.engines.open.check_self_test", lambda *_: None)
         found = measure(toy, None, 2 * BLOCK)
     medians = {name: times["p50"] for name, times in found["latency_ms"].items()}
     assert medians["engine"] == pytest.approx(4.0)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import Bundle, read_bundle
-from mtc_perception.core.engine import Network, TensorInfo, create_engine, load_engine
+from mtc_perception.core.engine import Network, TensorInfo
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.engines.open import load_engine, open_engine
 from mtc_perception.engines.tensorrt import cuda
 from mtc_perception.engines.tensorrt import engine as tensorrt
 from mtc_perception.engines.tensorrt.build import BuildSettings, BuiltEngine, build_engine
@@ -66,8 +67,8 @@ def store(tmp_path: Path) -> EngineStore:
 @without_gpu
 def test_a_machine_without_a_driver_is_passed_over(toy: Bundle) -> None:
     with pytest.raises(EngineError, match=r"^tensorrt: no NVIDIA driver on this machine$"):
-        create_engine(toy, "tensorrt")
-    engine, why = create_engine(toy)
+        open_engine(toy, "tensorrt")
+    engine, why = open_engine(toy)
     assert why.endswith("passed over tensorrt: no NVIDIA driver on this machine")
     engine.close()
 
@@ -344,7 +345,7 @@ def test_on_a_gpu_the_store_is_the_way_to_an_engine(
         load_engine(network, "tensorrt")
     built = build_engine(network, BuildSettings(flavours[0]))
     EngineStore().put(built.key, built.engine, built.about)
-    engine, why = create_engine(toy)
+    engine, why = open_engine(toy)
     assert engine.name == "tensorrt"
     assert cuda.current_device().name in why
     engine.close()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtc_perception.core.bundle import Thresholds, read_bundle
-from mtc_perception.core.engine import create_engine
+from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.export import (
     NMS_IOU,
@@ -53,7 +53,7 @@ def test_bundle_computes_what_the_network_computes(
     checkpoint: Path, tmp_path: Path, engine_name: str
 ) -> None:
     export_bundle(checkpoint, tmp_path / "t.mtc", THRESHOLDS, None)
-    engine, _ = create_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
+    engine, _ = open_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
     image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
     engine.input[:] = image
     engine.start()
@@ -145,6 +145,6 @@ def test_a_bundle_yields_no_more_boxes_than_there_are_queries(tmp_path: Path) ->
     save_checkpoint(tmp_path / "c", small, small.build())
     manifest = export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
     assert manifest.max_detections == 20
-    engine, _ = create_engine(read_bundle(tmp_path / "t.mtc"), "onnxruntime")
+    engine, _ = open_engine(read_bundle(tmp_path / "t.mtc"), "onnxruntime")
     engine.start()
     assert engine.wait().boxes.shape == (1, 20, 4)

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.core.engine import create_engine
+from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import command_line
 from offline_compress import cli
@@ -84,7 +84,7 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     steps = [step.step for step in bundle.manifest.lineage]
     assert steps[0] == "train"
     assert steps[-3:] == ["prune", "distill", "export"]
-    engine, _ = create_engine(bundle, "onnxruntime")
+    engine, _ = open_engine(bundle, "onnxruntime")
     engine.close()
     assert yaml.safe_load((out / "recipe.yaml").read_text())["compress"]["seed"] == 0
 

@@ -13,9 +13,10 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from mtc_perception.core.bundle import SelfTest, Thresholds, read_bundle
-from mtc_perception.core.engine import Network, Outputs, create_engine
+from mtc_perception.core.engine import Network, Outputs
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample
+from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import BundleError, UserError
 from offline_compress.export import export_bundle
 from offline_compress.models.registry import model_spec, save_checkpoint
@@ -336,7 +337,7 @@ def test_all_variants_in_one_bundle(bundle_path: Path, fp32: bytes, tmp_path: Pa
         ("onnxruntime", "int8"),
         ("openvino", "fp16"),
     ):
-        loaded, why = create_engine(bundle, engine, precision, threads=1)  # type: ignore[arg-type]
+        loaded, why = open_engine(bundle, engine, precision, threads=1)  # type: ignore[arg-type]
         assert bundle.variant_for(engine, precision) in why
         loaded.close()
     steps = [step for step in manifest.lineage if step.step == "quantize"]

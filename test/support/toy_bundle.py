@@ -24,13 +24,9 @@ from mtc_perception.core.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.core.engine import (
-    Network,
-    Outputs,
-    load_engine,
-    measure_self_test,
-    run_self_test,
-)
+from mtc_perception.core.engine import Network, Outputs
+from mtc_perception.core.self_test import measure_self_test, run_self_test
+from mtc_perception.engines.open import load_engine
 
 CLASSES = ["vehicle", "truck"]
 MAX_DETECTIONS = 5

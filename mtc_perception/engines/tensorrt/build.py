@@ -1,4 +1,4 @@
-"""Building TensorRT engines, each in a process of its own (`engine_build_process`)."""
+"""Building TensorRT engines, each in a process of its own (`build_process`)."""
 
 import json
 import os

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.core.bundle import self_test_frame
 from mtc_perception.core.images import PixelFormat, SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
+from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.tensorrt.cuda import (
     Device,
     DeviceBuffer,
