@@ -1,9 +1,11 @@
-"""Reads ahead in a thread of its own, as far as a budget of bytes goes."""
+"""Computes ahead in a thread of its own, as far as a budget goes."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
+
+from typing_extensions import Self
 
 Item = TypeVar("Item")
 
@@ -11,17 +13,21 @@ Item = TypeVar("Item")
 class ReadAhead(Generic[Item]):
     """The items of an iterable, some of them already there before they are asked for.
 
-    Memory is bounded by `budget_bytes` and one item. Iterate once, then `close`.
+    Iterate once, then `close`; or use it as a context manager.
     """
 
     def __init__(
-        self, items: Iterable[Item], size_of: Callable[[Item], int], budget_bytes: int
+        self, items: Iterable[Item], budget: int, size_of: Callable[[Item], int] = lambda _: 1
     ) -> None:
+        """What is there and not asked for is of the size `budget` at most, and one item more.
+
+        The size of an item is 1, or what `size_of` says.
+        """
         self._items = items
         self._size_of = size_of
-        self._budget = budget_bytes
+        self._budget = budget
         self._ready: deque[Item] = deque()
-        self._bytes = 0
+        self._size = 0
         self._loaded = 0
         self._complete = False
         self._closed = False
@@ -29,6 +35,12 @@ class ReadAhead(Generic[Item]):
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def fill(self, timeout_s: float) -> tuple[int, bool]:
         """(items read so far, whether that is all the budget or the iterable allows).
@@ -57,7 +69,7 @@ class ReadAhead(Generic[Item]):
                         raise self._error
                     return
                 item = self._ready.popleft()
-                self._bytes -= self._size_of(item)
+                self._size -= self._size_of(item)
                 self._changed.notify_all()
             yield item
 
@@ -69,17 +81,17 @@ class ReadAhead(Generic[Item]):
         self._thread.join()
 
     def _is_full(self) -> bool:
-        return self._complete or self._bytes >= self._budget
+        return self._complete or self._size >= self._budget
 
     def _read(self) -> None:
         try:
             for item in self._items:
                 with self._changed:
                     self._ready.append(item)
-                    self._bytes += self._size_of(item)
+                    self._size += self._size_of(item)
                     self._loaded += 1
                     self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._closed or self._bytes < self._budget)
+                    self._changed.wait_for(lambda: self._closed or self._size < self._budget)
                     if self._closed:
                         return
         except Exception as error:  # raised where the items are asked for

@@ -93,7 +93,7 @@ def test_reading_ahead_stays_within_its_budget() -> None:
             made.append(number)
             yield number
 
-    ahead = ReadAhead(items(), lambda _: 10, 50)
+    ahead = ReadAhead(items(), 50, lambda _: 10)
     assert ahead.fill(10.0) == (5, True)
     assert not ahead.complete
     for number in ahead:
@@ -105,7 +105,7 @@ def test_reading_ahead_stays_within_its_budget() -> None:
 
 def test_reading_ahead_ends_early_and_leaves_no_thread() -> None:
     before = threading.active_count()
-    ahead = ReadAhead(itertools.count(), lambda _: 1, 3)
+    ahead = ReadAhead(itertools.count(), 3)
     assert next(iter(ahead)) == 0
     ahead.close()
     assert threading.active_count() == before
@@ -116,7 +116,7 @@ def test_what_reading_ahead_meets_is_raised_where_it_belongs() -> None:
         yield 1
         raise ValueError("damaged")
 
-    ahead = ReadAhead(items(), lambda _: 1, 100)
+    ahead = ReadAhead(items(), 100)
     received = iter(ahead)
     assert next(received) == 1
     with pytest.raises(ValueError, match="damaged"):

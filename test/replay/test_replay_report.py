@@ -14,7 +14,7 @@ import pytest
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.metrics.tasks import judge_image
 from mtc_perception.replay.cli import main
-from mtc_perception.replay.recordings.frames import EncodedPixels, SourceFrame
+from mtc_perception.replay.recordings.frames import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.recordings.writer import START_NS
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.report.charts import latency_timeline
@@ -27,8 +27,8 @@ from mtc_perception.replay.report.strips import Strip, change_strips, metric_str
 from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
+from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.replay.stream.perceivers import PerceiverPool
-from mtc_perception.replay.stream.sinks import JudgedImage
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive
 from support.replay_drive import HEIGHT, IMAGES, WIDTH, WORST
@@ -135,7 +135,9 @@ def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None
     frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
     missed = judge_image(drive.truth(0), [], [], *2 * [np.zeros((HEIGHT, WIDTH), np.uint8)])
     record = FrameRecord(0, START_NS, "dropped", evidence=missed)
-    gallery.add(JudgedImage(record, frame, frame.pixels.decode(), None, drive.truth(0)))
+    labelled = LabelledFrame(frame, drive.truth(0))
+    image = frame.pixels.decode()
+    gallery.add(record, ReplayedImage(labelled, image, None, None, "dropped", "", {}))
     gallery.close(True)
     assert read_worst(tmp_path / "pictures") == []
     picture = draw_record(drive.rgb(0), FrameRecord(0, START_NS, "dropped"), None)

@@ -55,7 +55,7 @@ class Reel:
         self._source = open_source(config.path, config.topic, config.fps)
         self.rate_hz = self._source.info.rate_hz
         budget = min(_BUDGET_BYTES, int(psutil.virtual_memory().available * _MEMORY_SHARE))
-        self._ahead = ReadAhead(self._items(), lambda item: len(item.message.data), budget)
+        self._ahead = ReadAhead(self._items(), budget, lambda item: len(item.message.data))
 
     def load(self, connection: Connection) -> None:
         """Fill the budget, telling how far it is. Raises SourceError."""

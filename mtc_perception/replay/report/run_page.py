@@ -19,8 +19,7 @@ from mtc_perception.replay.results.rows import (
     times_ms,
 )
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.stream.gallery import Worst
-from mtc_perception.replay.stream.sinks import PICTURES
+from mtc_perception.replay.stream.gallery import PICTURES, Worst
 from mtc_perception.util.files import write_text_atomic
 
 PAGE_FILE = "index.html"

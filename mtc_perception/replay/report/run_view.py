@@ -12,8 +12,7 @@ from mtc_perception.pages.line_chart import WIDTH, Chart, Line, Mark, line
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS, image_figures
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import stream_folder
-from mtc_perception.replay.stream.gallery import Worst, read_worst
-from mtc_perception.replay.stream.sinks import PICTURES
+from mtc_perception.replay.stream.gallery import PICTURES, Worst, read_worst
 from mtc_perception.replay.stream.task import StreamResult
 
 

@@ -6,9 +6,10 @@ from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.replay.recordings.frames import EncodedPixels
 from mtc_perception.replay.recordings.writer import BagWriter
 from mtc_perception.replay.records.image_figures import image_figures
+from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.report.pictures import jpeg
 from mtc_perception.replay.stream.gallery import draw_record
-from mtc_perception.replay.stream.sinks import JudgedImage
+from mtc_perception.replay.stream.lockstep import ReplayedImage
 
 # As of a node in the namespace `perception` with one camera; config/annotated_bag.* shows them.
 OVERLAY_TOPIC = "/perception/overlay/compressed"
@@ -17,6 +18,8 @@ FOUND_DRIVABLE_TOPIC = "/perception/drivable_mask"
 FOUND_LANE_TOPIC = "/perception/lane_mask"
 TIMING_TOPIC = "/perception/timing"
 FIGURES_TOPIC = "/evaluation/figures"
+ANNOTATED = "annotated"
+"""Its folder in a stream's."""
 
 
 class AnnotatedBag:
@@ -29,11 +32,12 @@ class AnnotatedBag:
         """`folder` must not exist."""
         self._writer = BagWriter(folder, {"recording": recording})
 
-    def add(self, judged: JudgedImage) -> None:
-        record, frame, perception = judged.record, judged.frame, judged.perception
+    def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
+        perception = replayed.perception
+        frame, truth = replayed.labelled
         where = record.stamp_ns, frame.frame_id
-        if judged.image is not None:
-            picture = draw_record(to_rgb(judged.image), record, perception)
+        if replayed.image is not None:
+            picture = draw_record(to_rgb(replayed.image), record, perception)
             self._writer.image(OVERLAY_TOPIC, *where, EncodedPixels("jpeg", jpeg(picture)))
         if perception is not None:
             scores = record.scores.tolist()
@@ -47,8 +51,8 @@ class AnnotatedBag:
                 "decode": perception.times.decode_ms,
             }
             self._writer.values(TIMING_TOPIC, *where, "camera", times)
-        if judged.truth is not None:
-            self._writer.truth(*where, judged.truth)
+        if truth is not None:
+            self._writer.truth(*where, truth)
         if found := image_figures(record):
             self._writer.values(FIGURES_TOPIC, *where, "image", found)
 

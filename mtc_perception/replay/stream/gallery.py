@@ -11,9 +11,11 @@ from mtc_perception.core.perception import Perception
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.report.pictures import Rgb, draw_answer, draw_truth, jpeg, shrink
-from mtc_perception.replay.stream.sinks import JudgedImage
+from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.files import write_bytes_atomic, write_text_atomic
 
+PICTURES = "pictures"
+"""Its folder in a stream's."""
 _WORST = 4
 """Pictures per figure."""
 _APART = 10
@@ -43,9 +45,9 @@ class Gallery:
         self._worst: dict[str, list[tuple[float, int]]] = {}
         self._drawn: dict[int, tuple[bytes, bytes | None]] = {}
 
-    def add(self, judged: JudgedImage) -> None:
+    def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
         """Draw the image if its answer is among the worst so far."""
-        record, image, perception = judged.record, judged.image, judged.perception
+        image, perception = replayed.image, replayed.perception
         if image is None or perception is None:
             return
         found = image_figures(record).items()
@@ -54,8 +56,8 @@ class Gallery:
         rgb = to_rgb(image)
         answer = jpeg(shrink(draw_record(rgb, record, perception), _WIDTH_PX))
         labels = None
-        if judged.truth is not None:
-            labels = jpeg(shrink(draw_truth(rgb, judged.truth), _WIDTH_PX))
+        if replayed.labelled.truth is not None:
+            labels = jpeg(shrink(draw_truth(rgb, replayed.labelled.truth), _WIDTH_PX))
         self._drawn[record.index] = (answer, labels)
         shown = {index for ranking in self._worst.values() for _, index in ranking}
         self._drawn = {index: one for index, one in self._drawn.items() if index in shown}

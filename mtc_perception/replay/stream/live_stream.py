@@ -21,7 +21,7 @@ from mtc_perception.replay.recordings.frames import (
 )
 from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.replay.records.record import Status
-from mtc_perception.replay.stream.lockstep import Judging, Seen
+from mtc_perception.replay.stream.lockstep import Judge, ReplayedImage
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import ImageError
@@ -48,7 +48,7 @@ def replay_live(
     reference: Perceiver | None,
     folder: Path,
     notes: Notes,
-    judge: Judging,
+    judge: Judge,
     tick: Callable[[], None],
 ) -> LiveRun:
     """Play `source` to the node, then have every image of `frames` judged by what came of it.
@@ -123,14 +123,14 @@ def _seen(
     result: LiveResult,
     bundle: Bundle,
     reference: Perceiver | None,
-) -> Seen:
+) -> ReplayedImage:
     image, problem = _decoded(labelled.frame)
     other = None if reference is None or image is None else _seen_by(reference, image)
     answer = None if one is None else result.perception(one, bundle.manifest.classes)
     if one is None or answer is None:
         status, reason = _ending(labelled.frame, one, result, problem)
-        return Seen(labelled, image, None, other, status, reason, {})
-    return Seen(labelled, image, answer, other, "processed", "", result.stages_ms(one))
+        return ReplayedImage(labelled, image, None, other, status, reason, {})
+    return ReplayedImage(labelled, image, answer, other, "processed", "", result.stages_ms(one))
 
 
 def _seen_by(reference: Perceiver, image: SourceImage) -> Perception | None:

@@ -1,15 +1,12 @@
 """Lock-step replay: every image of a stream, one after the other, none lost, however long it takes.
 
-Reading and decoding run ahead of the network and judging behind it, each in a thread of its own and
+Images are read ahead of the network and perceived ahead of judging, each in a thread of its own and
 each in order: what is computed does not depend on how the threads take turns.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, TypeVar
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
@@ -17,18 +14,17 @@ from mtc_perception.replay.recordings.frames import BrokenPixels, LabelledFrame
 from mtc_perception.replay.records.record import Status
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import ImageError
+from mtc_perception.util.read_ahead import ReadAhead
 
 STAGES = ("read", "preprocess", "inference", "decode", "end_to_end")
 """`read`: from the message, or the image file's bytes, to pixels; `end_to_end` is the sum of the
 others. What only a replay does is in none of them: finding images and labels in files, judging."""
-_AHEAD, _BEHIND = 3, 3
-"""Images in each queue: enough to even out, few enough to forget about their memory."""
-
-T = TypeVar("T")
+_QUEUED = 3
+"""Images between two threads: enough to even out, few enough to forget about their memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class ReplayedImage:
     """One image and what became of it."""
 
     labelled: LabelledFrame
@@ -42,42 +38,32 @@ class Seen:
     """By `STAGES`; empty without an answer."""
 
 
-class Judging(Protocol):
-    """What is done with each image, in order."""
-
-    def __call__(self, seen: Seen) -> None: ...
+Judge = Callable[[ReplayedImage], None]
+"""What is done with each image, in order."""
 
 
 def replay_frames(
     frames: Iterable[LabelledFrame],
     perceiver: Perceiver,
     reference: Perceiver | None,
-    judge: Judging,
+    judge: Judge,
     tick: Callable[[], None],
 ) -> None:
-    """Perceive every image and have it judged.
+    """Perceive every image and have it judged; `tick` is called after each.
 
-    `judge` is called from another thread, one image at a time, `tick` from this one after each
-    image. Raises what reading, the engine or `judge` raise; then no later image is judged.
+    Raises what reading, the engine or `judge` raise; then no later image is judged.
     """
-    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "judge") as judging:
-        judged: deque[Future[None]] = deque()
-        try:
-            for loaded in _ahead(reading, _loaded(frames)):
-                seen = _perceived(loaded, perceiver, reference)
-                judged.append(judging.submit(judge, seen))
-                if len(judged) > _BEHIND:
-                    judged.popleft().result()
-                tick()
-            while judged:
-                judged.popleft().result()
-        finally:
-            for future in judged:
-                future.cancel()
+    with (
+        ReadAhead(_decoded(frames), _QUEUED) as decoded,
+        ReadAhead((_seen(one, perceiver, reference) for one in decoded), _QUEUED) as seen,
+    ):
+        for one in seen:
+            judge(one)
+            tick()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Loaded:
+class _Decoded:
     """An image of the recording, decoded where that is possible."""
 
     labelled: LabelledFrame
@@ -86,7 +72,7 @@ class _Loaded:
     read_ms: float
 
 
-def _loaded(frames: Iterable[LabelledFrame]) -> Iterator[_Loaded]:
+def _decoded(frames: Iterable[LabelledFrame]) -> Iterator[_Decoded]:
     for labelled in frames:
         image, reason = None, ""
         begin = perf_counter()
@@ -94,39 +80,26 @@ def _loaded(frames: Iterable[LabelledFrame]) -> Iterator[_Loaded]:
             image = labelled.frame.pixels.decode()
         except ImageError as error:
             reason = str(error)
-        yield _Loaded(labelled, image, reason, (perf_counter() - begin) * 1e3)
+        yield _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
 
 
-def _perceived(loaded: _Loaded, perceiver: Perceiver, reference: Perceiver | None) -> Seen:
-    labelled, image = loaded.labelled, loaded.image
+def _seen(decoded: _Decoded, perceiver: Perceiver, reference: Perceiver | None) -> ReplayedImage:
+    labelled, image = decoded.labelled, decoded.image
     if image is None:
         broken = isinstance(labelled.frame.pixels, BrokenPixels)
         status: Status = "unreadable" if broken else "malformed"
-        return Seen(labelled, None, None, None, status, loaded.reason, {})
+        return ReplayedImage(labelled, None, None, None, status, decoded.reason, {})
     try:
         perception = perceiver.perceive(image)
         other = None if reference is None else reference.perceive(image)
     except ImageError as error:
-        return Seen(labelled, image, None, None, "malformed", str(error), {})
+        return ReplayedImage(labelled, image, None, None, "malformed", str(error), {})
     times = perception.times
     latency_ms = {
-        "read": loaded.read_ms,
+        "read": decoded.read_ms,
         "preprocess": times.preprocess_ms,
         "inference": times.inference_ms,
         "decode": times.decode_ms,
     }
     latency_ms["end_to_end"] = sum(latency_ms.values())
-    return Seen(labelled, image, perception, other, "processed", "", latency_ms)
-
-
-def _ahead(pool: ThreadPoolExecutor, items: Iterator[T]) -> Iterator[T]:
-    """The items, some of them computed by `pool` before they are asked for."""
-    end = object()
-    pending = deque(pool.submit(next, items, end) for _ in range(_AHEAD))
-    try:
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, items, end))
-            yield item  # type: ignore[misc]
-    finally:
-        for future in pending:
-            future.cancel()
+    return ReplayedImage(labelled, image, perception, other, "processed", "", latency_ms)

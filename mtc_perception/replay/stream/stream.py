@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.replay.recordings.frames import NS_PER_S, FrameSource, LabelledFrame
@@ -16,12 +16,11 @@ from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.replay.recordings.open import open_source
 from mtc_perception.replay.recordings.watch import fitted, watched
 from mtc_perception.replay.records.judge import FrameJudge
-from mtc_perception.replay.records.record import RecordWriter, records_sha256
-from mtc_perception.replay.stream.annotated_bag import AnnotatedBag
-from mtc_perception.replay.stream.gallery import Gallery
-from mtc_perception.replay.stream.lockstep import Seen, replay_frames
+from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
+from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
+from mtc_perception.replay.stream.gallery import PICTURES, Gallery
+from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
-from mtc_perception.replay.stream.sinks import ANNOTATED, PICTURES, FrameSink, JudgedImage
 from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import UserError
@@ -94,17 +93,27 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-class _Recorder:
-    """Judges what was seen, writes it down and shows it to the sinks."""
+class Sink(Protocol):
+    """Sees the images of one stream in recorded order, besides their being recorded."""
 
-    def __init__(self, judge: FrameJudge, folder: Path, sinks: Sequence[FrameSink], notes: Notes):
+    def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
+        """One image, and the record made of it."""
+
+    def close(self, complete: bool) -> None:
+        """After the last image, or (not `complete`) after one that failed."""
+
+
+class _Books:
+    """Judges what was replayed, writes it down and shows it to the sinks."""
+
+    def __init__(self, judge: FrameJudge, folder: Path, sinks: Sequence[Sink], notes: Notes):
         self._judge = judge
         self._writer = RecordWriter(folder)
         self._sinks = sinks
         self._notes = notes
         self.images = 0
 
-    def __call__(self, seen: Seen) -> None:
+    def add(self, seen: ReplayedImage) -> None:
         frame, truth = seen.labelled
         if seen.perception is None:
             record = self._judge.unanswered(frame, seen.status, seen.reason, truth, seen.reference)
@@ -113,9 +122,8 @@ class _Recorder:
         else:
             record = self._judge.answered(frame, seen.perception, truth, seen.reference)
         self._writer.add(record, seen.latency_ms)
-        judged = JudgedImage(record, frame, seen.image, seen.perception, truth)
         for sink in self._sinks:
-            sink.add(judged)
+            sink.add(record, seen)
         self.images += 1
 
     def close(self, complete: bool) -> str:
@@ -142,7 +150,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         reference = perceivers.get(task.reference, task.engine, None, task.threads)
     begin_s = monotonic()  # what engines take to load or to build is no property of the recording
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
-    record = _Recorder(judge, folder, _sinks(task, folder), notes)
+    books = _Books(judge, folder, _sinks(task, folder), notes)
     done = 0
 
     def count() -> None:
@@ -155,15 +163,17 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         frames = labelled_frames(task, source, notes)
         if perceiver is None:
             replay_live = import_live()
-            run = replay_live(task, source, frames, bundle, reference, folder, notes, record, count)
+            run = replay_live(
+                task, source, frames, bundle, reference, folder, notes, books.add, count
+            )
             engine, live, score_floor = run.engine, run.figures, manifest.thresholds.score
         else:
-            replay_frames(frames, perceiver, reference, record, count)
+            replay_frames(frames, perceiver, reference, books.add, count)
             engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
         complete = True
     finally:
-        frames_sha256 = record.close(complete)
-    if record.images == 0:
+        frames_sha256 = books.close(complete)
+    if books.images == 0:
         raise UserError(f"{task.name} holds no image")
     return StreamResult(
         number=task.number,
@@ -205,9 +215,9 @@ def import_live() -> Callable[..., "LiveRun"]:
     return replay_live
 
 
-def _sinks(task: StreamTask, folder: Path) -> list[FrameSink]:
+def _sinks(task: StreamTask, folder: Path) -> list[Sink]:
     """The sinks that `task` wants; they write to `folder`, which exists."""
-    sinks: list[FrameSink] = [Gallery(folder / PICTURES)]
+    sinks: list[Sink] = [Gallery(folder / PICTURES)]
     if task.annotate:
         sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
     return sinks
