@@ -9,6 +9,15 @@ from setuptools import find_packages, setup
 NAME = "mtc_perception"
 
 
+def declared(*names: str) -> list[str]:
+    """The requirements of requirements/NAME.in, where alone they are declared."""
+    lines = (line for name in names for line in Path(f"requirements/{name}.in").open())
+    return [line.strip() for line in lines if not line.startswith("#")]
+
+
+CUDA = [line for line in declared("tensorrt") if not line.startswith("tensorrt")]
+
+
 def shared_files() -> list[tuple[str, list[str]]]:
     """(directory, files) under the install prefix: index marker, launch, config and bundles."""
     files = [
@@ -37,28 +46,16 @@ setup(
     # An editable install runs from the checkout: copies in its prefix would only go stale.
     data_files=[] if "editable_wheel" in sys.argv else shared_files(),
     python_requires=">=3.10",
-    # What the vehicle package needs is named by package.xml, or by requirements/.
-    install_requires=["setuptools"],
+    # ROS 2 itself is in no package index: package.xml names what is needed of it.
+    install_requires=declared("numpy", "runtime"),
     extras_require={
-        "offline": [
-            "accelerate",
-            "jinja2",
-            "matplotlib",
-            "nncf",
-            "onnx",
-            "safetensors",
-            "scipy",
-            "tensorboard",
-            "torch",
-            "torch-pruning",
-            "typer",
-        ],
-        "openvino": ["openvino"],
-        "ray": ["ray"],
-        "tensorrt": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt"],
-        "tensorrt-rtx": ["cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt-rtx"],
+        "offline": declared("offline"),
+        "openvino": declared("openvino"),
+        "ray": declared("ray"),
+        "tensorrt": [*CUDA, "tensorrt"],
+        "tensorrt-rtx": declared("tensorrt"),
         # colcon test runs pytest when it finds it here.
-        "test": ["hypothesis", "onnx", "pycocotools", "pytest", "transformers"],
+        "test": declared("dev"),
     },
     zip_safe=False,
     entry_points={

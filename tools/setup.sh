@@ -68,7 +68,7 @@ install_requirements() { # group...
   local group files hash todo=() wanted=()
   for group in "$@"; do
     files=("requirements/$group.txt")
-    [ "$group" != runtime ] || files+=(requirements/build.txt "$(numpy_file)")
+    [ "$group" != runtime ] || files+=(requirements/{build,openvino}.txt "$(numpy_file)")
     [ "$group-$ros" != runtime-wheels ] || files+=(requirements/ros.txt)
     hash=$(hash_of "${files[@]}")
     is_fresh "$group" "$hash" && continue
@@ -135,7 +135,7 @@ build_overlay() {
 
 install_project() {
   local sources
-  sources=$(hash_of setup.py setup.cfg package.xml pyproject.toml)
+  sources=$(hash_of setup.py setup.cfg package.xml requirements/*.in)
   is_fresh project "$sources" && return
   say "installing this checkout (editable)"
   PYTHONWARNINGS=ignore "$venv/bin/pip" install --quiet --disable-pip-version-check \
