@@ -23,7 +23,7 @@ demo: ## a drive through the real node under real DDS (INPUT=bag, video or image
 	@tools/setup.sh runtime
 	@$(RUN) python -m mtc_perception.replay.demo $(if $(INPUT),--input "$(INPUT)")
 
-lint: ## ruff and mypy
+lint: ## ruff, mypy, the rules of imports, undeclared dependencies
 	@tools/setup.sh runtime offline dev tensorrt
 	@$(MAKE) --no-print-directory _lint
 
@@ -37,8 +37,8 @@ bench: ## the numbers of the README, measured on this machine
 	@$(RUN) python -m bench.run
 
 clean: ## remove everything that set-up and the other targets made
-	rm -rf .venv .overlay out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .overlay out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .PHONY: _lint
 _lint:
-	@$(RUN) ruff check . && ruff format --check . && mypy
+	@$(RUN) ruff check . && ruff format --check . && mypy && lint-imports && deptry .
