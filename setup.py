@@ -11,8 +11,8 @@ NAME = "mtc_perception"
 
 def declared(*names: str) -> list[str]:
     """The requirements of requirements/NAME.in, where alone they are declared."""
-    lines = (line for name in names for line in Path(f"requirements/{name}.in").open())
-    return [line.strip() for line in lines if not line.startswith("#")]
+    texts = (Path(f"requirements/{name}.in").read_text() for name in names)
+    return [line for text in texts for line in text.splitlines() if not line.startswith("#")]
 
 
 CUDA = [line for line in declared("tensorrt") if not line.startswith("tensorrt")]
