@@ -12,6 +12,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
 from mtc_perception.replay.recordings.frames import EncodedPixels, LabelledFrame, SourceFrame
@@ -23,10 +24,13 @@ from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run import plan
 from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.serial import run_serial
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
 from mtc_perception.replay.stream.stream import run_stream
+from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.errors import EngineError
 from support.bag_messages import (
     COMPRESSED,
     COUNT,
@@ -429,3 +433,31 @@ def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> Non
     assert len(keys) == 5
     [again] = plan_run([recording], Options(toy_bundle), tmp_path / "elsewhere").tasks
     assert again.key in keys
+
+
+def test_an_engine_that_failed_is_not_used_again(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[OnnxRuntimeEngine] = []
+    broken: list[OnnxRuntimeEngine] = []
+    sound_start = OnnxRuntimeEngine.start
+
+    def start(engine: OnnxRuntimeEngine) -> None:
+        if engine not in used:
+            used.append(engine)
+        if engine in broken:
+            raise EngineError("the GPU hangs")
+        sound_start(engine)
+
+    def hang(task: StreamTask, done: int, total: int) -> None:
+        if task.name.startswith("b:") and done == 0:
+            broken.extend(used)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "start", start)
+    bags = [labelled_bag(tmp_path / name) for name in "abcd"]
+    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    plan = plan_run([Recording(bag) for bag in bags], options, tmp_path / "run")
+    outcomes = run_serial(plan.tasks, hang)
+    assert [failure.error for failure in outcomes.failures] == ["the GPU hangs"]
+    assert [result.name[0] for result in outcomes.results] == ["a", "c", "d"]
+    assert len(used) == 2

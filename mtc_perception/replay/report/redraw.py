@@ -83,11 +83,10 @@ def _answer(
     run: StreamResult, frame: SourceFrame, image: SourceImage, perceivers: PerceiverPool
 ) -> tuple[Rgb, str]:
     """The image with the answer of a run's network, and the answer's digest."""
-    perceiver = perceivers.get(
-        Path(run.bundle["path"]), run.engine["name"], run.engine["precision"]
-    )
-    manifest = perceiver.bundle.manifest
+    engine = run.engine
+    with perceivers.lend(Path(run.bundle["path"]), engine["name"], engine["precision"]) as lent:
+        manifest = lent.bundle.manifest
+        perception = lent.perceive(image)
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
-    perception = perceiver.perceive(image)
     record = judge.answered(frame, perception, None)
     return draw_record(to_rgb(image), record, perception), record.digest

@@ -4,10 +4,13 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
+
+from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.replay.recordings.frames import NS_PER_S, FrameSource, LabelledFrame
@@ -112,6 +115,8 @@ class _Books:
         self._sinks = sinks
         self._notes = notes
         self.images = 0
+        self.sha256 = ""
+        """Of the records, once they are complete."""
 
     def add(self, seen: ReplayedImage) -> None:
         frame, truth = seen.labelled
@@ -126,11 +131,13 @@ class _Books:
             sink.add(record, seen)
         self.images += 1
 
-    def close(self, complete: bool) -> str:
-        """The sha256 of the records."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for sink in self._sinks:
-            sink.close(complete)
-        return self._writer.close()
+            sink.close(error is None)
+        self.sha256 = self._writer.close()
 
 
 def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tick) -> StreamResult:
@@ -138,28 +145,30 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     expected = _expected(source, task.seconds)
     tick(0, expected)  # engines take their time to load
     notes = Notes()
-    perceiver: Perceiver | None = None  # live, the node has the engine
-    if task.mode == "lockstep":
-        perceiver = perceivers.get(
-            task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
-        )
-    bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
-    manifest = bundle.manifest
-    reference: Perceiver | None = None
-    if task.reference is not None:
-        reference = perceivers.get(task.reference, task.engine, None, task.threads)
-    begin_s = monotonic()  # what engines take to load or to build is no property of the recording
-    judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
-    books = _Books(judge, folder, _sinks(task, folder), notes)
-    done = 0
+    with ExitStack() as stack:
+        perceiver = reference = None
+        if task.mode == "lockstep":  # live, the node has the engine
+            perceiver = stack.enter_context(
+                perceivers.lend(
+                    task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
+                )
+            )
+        if task.reference is not None:
+            reference = stack.enter_context(
+                perceivers.lend(task.reference, task.engine, None, task.threads)
+            )
+        bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
+        manifest = bundle.manifest
+        begin_s = monotonic()  # engines that load or are built are no property of the recording
+        judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
+        books = stack.enter_context(_Books(judge, folder, _sinks(task, folder), notes))
+        done = 0
 
-    def count() -> None:
-        nonlocal done
-        done += 1
-        tick(done, max(done, expected))
+        def count() -> None:
+            nonlocal done
+            done += 1
+            tick(done, max(done, expected))
 
-    complete = False
-    try:
         frames = labelled_frames(task, source, notes)
         if perceiver is None:
             replay_live = import_live()
@@ -170,9 +179,6 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         else:
             replay_frames(frames, perceiver, reference, books.add, count)
             engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
-        complete = True
-    finally:
-        frames_sha256 = books.close(complete)
     if books.images == 0:
         raise UserError(f"{task.name} holds no image")
     return StreamResult(
@@ -195,7 +201,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         score_floor=score_floor,
         # Threads that run side by side met them: their order is no property of the recording.
         notes=tuple(sorted(notes.all(), key=lambda note: note.kind)),
-        frames_sha256=frames_sha256,
+        frames_sha256=books.sha256,
         wall_s=monotonic() - begin_s,
         live=live,
     )
