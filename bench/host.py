@@ -15,7 +15,7 @@ from bench.common import brief, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.replay.demo.synthetic import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.runtime.perceiver import Perceiver
 
 Reader = Callable[[], SourceImage]

@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     BrokenPixels,
     EncodedPixels,
     LabelledFrame,
+    Notes,
     RawPixels,
 )
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter
 
 RATE_HZ = 30

@@ -16,9 +16,8 @@ from typing import Any
 from bench.replay_bags import RATE_HZ, halved, raw, unlabelled, write_bag
 from bench.replay_command import PeakMemory, evaluate
 from mtc_perception.core.images import SourceImage
-from mtc_perception.replay.recordings.frames import LabelledFrame
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.recording import LabelledFrame, Notes
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.memory import keep_memory

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import EncodedPixels
+from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter, new_bag
 from mtc_perception.util.errors import UserError
 from offline_compress.roads.render import Drive, Scene

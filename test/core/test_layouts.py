@@ -21,9 +21,8 @@ from mtc_perception.datasets.layout import (
 )
 from mtc_perception.datasets.pixels import draw_shapes
 from mtc_perception.datasets.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
-from mtc_perception.replay.recordings.frames import SourceError
-from mtc_perception.replay.recordings.media import FolderSource
-from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.recording import Notes, SourceError
+from mtc_perception.replay.recordings.sources import FolderSource
 from support import mini_data as mini
 
 SIZE = (mini.HEIGHT, mini.WIDTH)

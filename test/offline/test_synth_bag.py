@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
 
-from mtc_perception.replay.recordings.typestore import VISION_MSGS, ros_typestore
+from mtc_perception.replay.recordings.storage import VISION_MSGS, ros_typestore
 from mtc_perception.util.errors import UserError
 from offline_compress.roads.render import Drive
 from offline_compress.roads.road_bag import IMAGE_TOPIC, START_NS, write_bag

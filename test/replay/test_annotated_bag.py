@@ -11,12 +11,10 @@ import pytest
 import yaml
 from rosbags.rosbag2 import Reader
 
-from mtc_perception.replay.recordings.frames import SourceImage
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.recordings.to_bag import write_recording
-from mtc_perception.replay.recordings.typestore import ros_typestore
-from mtc_perception.replay.recordings.writer import START_NS
+from mtc_perception.replay.recordings.recording import Notes, SourceImage
+from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.storage import ros_typestore
+from mtc_perception.replay.recordings.writer import START_NS, write_recording
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive

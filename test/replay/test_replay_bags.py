@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.replay.recordings.frames import (
-    EncodedPixels,
-    RawPixels,
-    SourceError,
-)
-from mtc_perception.replay.recordings.mcap_index import IndexedMcap
-from mtc_perception.replay.recordings.mcap_records import (
+from mtc_perception.replay.recordings.mcap import (
     CHUNK,
     CHUNK_INDEX,
     DATA_END,
@@ -22,11 +16,17 @@ from mtc_perception.replay.recordings.mcap_records import (
     HEAD,
     MAGIC,
     STATISTICS,
+    IndexedMcap,
     chunk_content,
     split_records,
 )
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.recording import (
+    EncodedPixels,
+    Notes,
+    RawPixels,
+    SourceError,
+)
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.recordings.storage import IndexedFile
 from support.bag_messages import (
     COMPRESSED,

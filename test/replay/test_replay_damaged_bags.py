@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.recording import (
     RawPixels,
     SourceError,
 )
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.errors import ImageError
 from support.bag_messages import (
     COUNT,

@@ -15,9 +15,13 @@ from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
-from mtc_perception.replay.recordings.frames import EncodedPixels, LabelledFrame, SourceFrame
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.recording import (
+    EncodedPixels,
+    LabelledFrame,
+    Notes,
+    SourceFrame,
+)
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times

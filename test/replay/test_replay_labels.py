@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
+from mtc_perception.replay.recordings.label_folder import stamp_of
+from mtc_perception.replay.recordings.recording import (
+    Notes,
     SourceError,
 )
-from mtc_perception.replay.recordings.label_folder import stamp_of
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.recordings.truth_topics import TruthTopics
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.run.plan import Options, Recording, plan_run
 from mtc_perception.util.errors import UserError
 from support.bag_messages import (

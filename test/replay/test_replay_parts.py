@@ -25,7 +25,7 @@ from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.schedule import Stamps, schedule
-from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
 from mtc_perception.replay.report.pictures import (
     VideoFile,

@@ -14,7 +14,7 @@ import pytest
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.metrics.tasks import judge_image
 from mtc_perception.replay.cli import main
-from mtc_perception.replay.recordings.frames import EncodedPixels, LabelledFrame, SourceFrame
+from mtc_perception.replay.recordings.recording import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.recordings.writer import START_NS
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.report.charts import latency_timeline

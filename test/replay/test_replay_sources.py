@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.recording import (
+    Notes,
     SourceError,
     first_seconds,
 )
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.errors import UserError
 from support.bag_messages import (
     COUNT,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from mtc_perception.replay.recordings.typestore import ros_typestore
+from mtc_perception.replay.recordings.storage import ros_typestore
 
 WIDTH, HEIGHT, COUNT, PERIOD_NS = 64, 48, 5, 100_000_000
 START_NS = 1_700_000_000_000_000_000

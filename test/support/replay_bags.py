@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import EncodedPixels
+from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter
 
 HEIGHT, WIDTH = 96, 160

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import EncodedPixels
+from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, new_bag
 from mtc_perception.replay.run.evaluation import evaluate_run
 from mtc_perception.replay.run.plan import Options, Recording

@@ -7,8 +7,7 @@ import pytest
 
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay import cli
-from mtc_perception.replay.recordings.frames import FrameSource
-from mtc_perception.replay.recordings.notes import Note, Notes
+from mtc_perception.replay.recordings.recording import FrameSource, Note, Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames
 from mtc_perception.replay.results.run_result import read_result
 from support.bag_messages import COUNT, DETECTIONS, IMAGE, detections, mask, raw, write_bag

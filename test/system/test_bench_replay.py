@@ -14,8 +14,8 @@ from bench.replay import with_part
 from bench.replay_bags import RATE_HZ, halved, raw, read_clip, unlabelled, write_bag
 from bench.replay_command import PeakMemory, resident_memory_kib
 from bench.replay_parts import target
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.recording import Notes
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.provenance import provenance
 from support import replay_drive
 from support.checkout import ROOT

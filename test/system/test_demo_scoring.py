@@ -17,9 +17,9 @@ from mtc_perception.replay.live.answers import (
 )
 from mtc_perception.replay.live.protocol import Published, Recording
 from mtc_perception.replay.live.result import LiveConfig, LiveResult
-from mtc_perception.replay.recordings.masks import PackedMask
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.bag_labels import PackedMask
+from mtc_perception.replay.recordings.recording import Notes
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.runtime.perceiver import Perceiver
 from support.bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
 

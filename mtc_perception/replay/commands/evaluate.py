@@ -165,7 +165,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from mtc_perception.replay.recordings.truth_topics import TruthTopics
+    from mtc_perception.replay.recordings.bag_labels import TruthTopics
     from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.plan import Options, Recording, default_run_folder
     from mtc_perception.replay.run.runners import choose_runner, threads_each

@@ -32,8 +32,8 @@ def bag(
 
     A split with its labels: [bold]mtc-replay bag data/images/val out/val[/bold]
     """
-    from mtc_perception.replay.recordings.open import open_source
-    from mtc_perception.replay.recordings.to_bag import write_recording
+    from mtc_perception.replay.recordings.sources import open_source
+    from mtc_perception.replay.recordings.writer import write_recording
     from mtc_perception.util.progress import Progress
 
     source = open_source(recording, fps=fps)

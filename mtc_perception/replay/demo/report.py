@@ -11,8 +11,7 @@ from mtc_perception.core.perception import Perception
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.protocol import Published
 from mtc_perception.replay.live.result import LiveResult
-from mtc_perception.replay.recordings.frames import FrameSource, SourceFrame
-from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.recording import FrameSource, Notes, SourceFrame
 from mtc_perception.replay.report.demo_page import render_page
 from mtc_perception.replay.report.page_pictures import Gallery, Picture
 from mtc_perception.replay.report.pictures import (

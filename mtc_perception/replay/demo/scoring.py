@@ -7,9 +7,8 @@ from typing import Any
 from mtc_perception.core.bundle import Bundle, Thresholds
 from mtc_perception.metrics.tasks import ImageEvidence, PerceptionMetrics
 from mtc_perception.replay.live.result import LiveResult
-from mtc_perception.replay.recordings.frames import FrameSource
-from mtc_perception.replay.recordings.notes import Note, Notes
-from mtc_perception.replay.recordings.watch import fitted
+from mtc_perception.replay.recordings.recording import FrameSource, Note, Notes
+from mtc_perception.replay.recordings.sources import fitted
 from mtc_perception.replay.records.figures import iou
 from mtc_perception.replay.records.judge import FrameJudge
 

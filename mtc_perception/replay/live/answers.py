@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import FrameTimes
-from mtc_perception.replay.recordings.masks import PackedMask
+from mtc_perception.replay.recordings.bag_labels import PackedMask
 
 OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
 

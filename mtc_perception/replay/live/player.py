@@ -24,7 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from mtc_perception.replay.live.protocol import Matched, Played, PlayerConfig, Published
 from mtc_perception.replay.live.reel import Reel
 from mtc_perception.replay.live.schedule import Stamps, schedule
-from mtc_perception.replay.recordings.frames import NS_PER_S
+from mtc_perception.replay.recordings.recording import NS_PER_S
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import ReplayError, stop_if_alone
 

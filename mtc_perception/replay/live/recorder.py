@@ -22,8 +22,7 @@ from vision_msgs.msg import Detection2DArray
 from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
 from mtc_perception.replay.live.answers import Answer, AnswerWriter, RecordedFrame
 from mtc_perception.replay.live.protocol import Finish, Listening, Recording, Seen
-from mtc_perception.replay.recordings.masks import PackedMask
-from mtc_perception.replay.recordings.truth_topics import detection_boxes
+from mtc_perception.replay.recordings.bag_labels import PackedMask, detection_boxes
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import ReplayError, stop_if_alone
 

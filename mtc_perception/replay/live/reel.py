@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.replay.live.protocol import Loaded, PlayerConfig, Transport
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
     Pixels,
@@ -22,7 +22,7 @@ from mtc_perception.replay.recordings.frames import (
     SourceFrame,
     first_seconds,
 )
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.errors import ImageError
 from mtc_perception.util.read_ahead import ReadAhead
 

@@ -12,7 +12,7 @@ from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import STAGES, percentiles
 from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
 from mtc_perception.replay.live.protocol import Published, Recording, Transport
-from mtc_perception.replay.recordings.frames import SourceInfo
+from mtc_perception.replay.recordings.recording import SourceInfo
 
 CAMERA = "front"
 """Name that the node knows its one camera by."""

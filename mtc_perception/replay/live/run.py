@@ -24,8 +24,8 @@ from mtc_perception.replay.live.protocol import (
 )
 from mtc_perception.replay.live.recorder import run_recorder
 from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
-from mtc_perception.replay.recordings.frames import SourceInfo
-from mtc_perception.replay.recordings.open import open_source
+from mtc_perception.replay.recordings.recording import SourceInfo
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.worker_process import ReplayError, WorkerProcess
 
 NAMESPACE = "/replay"

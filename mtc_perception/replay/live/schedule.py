@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from mtc_perception.replay.recordings.frames import NS_PER_S
+from mtc_perception.replay.recordings.recording import NS_PER_S
 
 # A longer gap is a pause in the recording: not waited for.
 _LONGEST_GAP_NS = 2 * NS_PER_S

@@ -5,25 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.replay.recordings.bag_files import BagFiles, Message
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.bag_labels import (
+    FOLDER,
+    RAW_TYPE,
+    TruthJoin,
+    TruthTopics,
+    find_truth_topics,
+    unclaimed_labels,
+)
+from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     BrokenPixels,
     EncodedPixels,
     LabelledFrame,
+    Notes,
     Pixels,
     RawPixels,
     SourceError,
     SourceFrame,
     SourceInfo,
-)
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.truth_join import TruthJoin
-from mtc_perception.replay.recordings.truth_topics import (
-    FOLDER,
-    RAW_TYPE,
-    TruthTopics,
-    find_truth_topics,
-    unclaimed_labels,
 )
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"

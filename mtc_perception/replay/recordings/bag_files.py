@@ -10,19 +10,17 @@ from typing import Any
 
 import yaml
 
-from mtc_perception.replay.recordings.frames import SourceError
-from mtc_perception.replay.recordings.mcap_index import IndexedMcap
-from mtc_perception.replay.recordings.mcap_scan import ScannedMcap
-from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.mcap import IndexedMcap, ScannedMcap
+from mtc_perception.replay.recordings.recording import Notes, SourceError
 from mtc_perception.replay.recordings.storage import (
     STORAGE_SUFFIXES,
     IndexedFile,
     SalvagedSqlite,
     Storage,
     TopicInfo,
+    ros_typestore,
     unpack_file,
 )
-from mtc_perception.replay.recordings.typestore import ros_typestore
 
 METADATA = "metadata.yaml"
 _PACKED = ".zstd"

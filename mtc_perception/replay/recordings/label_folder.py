@@ -9,8 +9,7 @@ from pathlib import Path
 from mtc_perception.datasets.layout import Sample, label_splits, read_labels, read_truth, split_of
 from mtc_perception.datasets.sample import LayoutError
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import NS_PER_S, LabelledFrame, SourceFrame
-from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.recording import NS_PER_S, LabelledFrame, Notes, SourceFrame
 from mtc_perception.util.errors import ImageError
 
 STAMP_TOLERANCE_NS = 1_000_000

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,19 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from typing_extensions import Self
 
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.frames import NS_PER_S, EncodedPixels, RawPixels
-from mtc_perception.replay.recordings.truth_topics import FOLDER, IGNORE_ID
-from mtc_perception.replay.recordings.typestore import ros_typestore
+from mtc_perception.replay.recordings.bag_labels import FOLDER, IGNORE_ID
+from mtc_perception.replay.recordings.recording import (
+    NS_PER_S,
+    EncodedPixels,
+    FrameSource,
+    Notes,
+    RawPixels,
+)
+from mtc_perception.replay.recordings.storage import ros_typestore
+from mtc_perception.replay.report.pictures import jpeg
+from mtc_perception.util.errors import UserError
 
 START_NS = 1_700_000_000_000_000_000
 """When recordings begin that have no time of their own: a stamp of 0 means none in ROS."""
@@ -204,3 +213,33 @@ def new_bag(out: Path, about: Mapping[str, str]) -> Iterator[BagWriter]:
         work.rename(out)
     finally:
         shutil.rmtree(work.parent, ignore_errors=True)
+
+
+IMAGE_TOPIC = "/camera/image_raw/compressed"
+FRAME_ID = "camera"
+_JPEG_QUALITY = 95
+
+
+def write_recording(source: FrameSource, out: Path, on_frame: Callable[[int], None]) -> Notes:
+    """Write the bag `out`: JPEG and PNG files as they are, frames of a video as JPEG.
+
+    It begins at START_NS. `on_frame` is told the number of images so far. Returns what is wrong
+    with the recording; raises UserError where `out` exists or `source` is a bag already, and
+    SourceError where nothing can be read.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists: choose another folder")
+    if source.info.kind == "bag":
+        raise UserError(f"{source.info.name} is a bag already")
+    notes = Notes()
+    with new_bag(out, {"recording": source.info.name}) as writer:
+        for number, (frame, truth) in enumerate(source.labelled_frames(notes), start=1):
+            stamp_ns = START_NS + frame.stamp_ns
+            pixels = frame.pixels
+            if not isinstance(pixels, EncodedPixels):
+                pixels = EncodedPixels("jpeg", jpeg(to_rgb(pixels.decode()), _JPEG_QUALITY))
+            writer.image(IMAGE_TOPIC, stamp_ns, FRAME_ID, pixels)
+            if truth is not None:
+                writer.truth(stamp_ns, FRAME_ID, truth)
+            on_frame(number)
+    return notes

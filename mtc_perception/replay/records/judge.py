@@ -12,8 +12,7 @@ from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.metrics.detection import judge
 from mtc_perception.metrics.tasks import GroundTruth, ImageEvidence, judge_image
-from mtc_perception.replay.recordings.frames import SourceFrame
-from mtc_perception.replay.recordings.notes import Notes
+from mtc_perception.replay.recordings.recording import Notes, SourceFrame
 from mtc_perception.replay.records.record import Change, FrameRecord, Status
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.replay.recordings.frames import LabelledFrame, SourceFrame
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
 from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.recordings.truth_topics import TruthTopics
-from mtc_perception.replay.recordings.watch import fitted
+from mtc_perception.replay.recordings.recording import LabelledFrame, Notes, SourceFrame
+from mtc_perception.replay.recordings.sources import fitted, open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.report.pictures import Rgb, draw_truth
 from mtc_perception.replay.stream.gallery import draw_record

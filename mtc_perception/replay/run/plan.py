@@ -13,12 +13,10 @@ from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import EngineChoice
 from mtc_perception.replay.recordings.bag import camera_topics
 from mtc_perception.replay.recordings.bag_files import BagFiles, is_bag
-from mtc_perception.replay.recordings.frames import SourceError
+from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
 from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.media import FolderSource
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.recordings.truth_topics import TruthTopics, find_truth_topics
+from mtc_perception.replay.recordings.recording import Notes, SourceError
+from mtc_perception.replay.recordings.sources import FolderSource, open_source
 from mtc_perception.replay.stream.task import Failure, Mode, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance

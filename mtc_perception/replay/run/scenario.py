@@ -17,7 +17,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from mtc_perception.core.engine import EngineChoice
-from mtc_perception.replay.recordings.truth_topics import TruthTopics
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
 from mtc_perception.replay.results.limits import Limits, unknown_figure
 from mtc_perception.replay.run.plan import Recording
 from mtc_perception.util.errors import UserError

@@ -12,14 +12,14 @@ from mtc_perception.core.timing import percentiles
 from mtc_perception.replay.live.protocol import Published, Transport
 from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult
 from mtc_perception.replay.live.run import Phase, expected_frames, node_files, run_live
-from mtc_perception.replay.recordings.frames import (
+from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
     FrameSource,
     LabelledFrame,
+    Notes,
     SourceFrame,
 )
-from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.replay.records.record import Status
 from mtc_perception.replay.stream.lockstep import Judge, ReplayedImage
 from mtc_perception.replay.stream.task import StreamTask

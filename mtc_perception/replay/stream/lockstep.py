@@ -10,7 +10,7 @@ from time import perf_counter
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
-from mtc_perception.replay.recordings.frames import BrokenPixels, LabelledFrame
+from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame
 from mtc_perception.replay.records.record import Status
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import ImageError

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, read_bundle
-from mtc_perception.replay.recordings.frames import NS_PER_S, FrameSource, LabelledFrame
 from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.notes import Notes
-from mtc_perception.replay.recordings.open import open_source
-from mtc_perception.replay.recordings.watch import fitted, watched
+from mtc_perception.replay.recordings.recording import NS_PER_S, FrameSource, LabelledFrame, Notes
+from mtc_perception.replay.recordings.sources import fitted, open_source, watched
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtc_perception.core.engine import EngineChoice
-from mtc_perception.replay.recordings.frames import SourceKind
-from mtc_perception.replay.recordings.notes import Note
-from mtc_perception.replay.recordings.truth_topics import TruthTopics
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
+from mtc_perception.replay.recordings.recording import Note, SourceKind
 from mtc_perception.util.errors import UserError
 
 STREAM_FILE = "stream.json"

@@ -1,6 +1,6 @@
 """What a recording yields, whatever it is stored in: timestamped images, and labels where known."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,7 +12,6 @@ from mtc_perception.core.images import (
     view_image,
 )
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.notes import Notes
 from mtc_perception.util.errors import ImageError, UserError
 
 NS_PER_S = 1_000_000_000
@@ -99,6 +98,38 @@ class LabelledFrame(NamedTuple):
 
     frame: SourceFrame
     truth: GroundTruth | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One kind of trouble."""
+
+    kind: str
+    count: int
+    first: str
+    """Where it was met first, and what it was."""
+
+    def __str__(self) -> str:
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        return f"{self.kind}{times}: {self.first}"
+
+
+class Notes:
+    """Collects notes: one per kind, however often it happens."""
+
+    def __init__(self, notes: Iterable[Note] = ()) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, str] = {}
+        for note in notes:
+            self.add(note.kind, note.first, note.count)
+
+    def add(self, kind: str, what: str, count: int = 1) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + count
+        self._first.setdefault(kind, what)
+
+    def all(self) -> list[Note]:
+        """In the order in which the kinds were met first."""
+        return [Note(kind, count, self._first[kind]) for kind, count in self._counts.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,245 @@
+"""Which topics of a bag hold the labels of which camera, and the messages there as labels."""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.core.images import view_image
+from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.replay.recordings.bag_files import Message
+from mtc_perception.replay.recordings.recording import NS_PER_S, LabelledFrame, Notes, SourceFrame
+from mtc_perception.util.errors import ImageError
+
+RAW_TYPE = "sensor_msgs/msg/Image"
+DETECTIONS_TYPE = "vision_msgs/msg/Detection2DArray"
+IGNORE_ID = "ignore"
+"""`Detection2D.id` of a labelled vehicle that is neither right nor wrong to find."""
+FOLDER = "ground_truth"
+_LAST_PARTS = ("compressed", "image_raw", "image_rect", "image_rect_color", "image_color", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class TruthTopics:
+    """Where one camera's labels are; None where there are none."""
+
+    detections: str | None = None
+    """`vision_msgs/Detection2DArray`"""
+    drivable: str | None = None
+    """`sensor_msgs/Image`, mono8, foreground above 127."""
+    lane: str | None = None
+    """The same."""
+
+    def names(self) -> list[str]:
+        """The topics there are."""
+        return [name for field in fields(self) if (name := getattr(self, field.name))]
+
+
+def find_truth_topics(
+    image_topic: str, kinds: Mapping[str, str], cameras: Collection[str]
+) -> TruthTopics:
+    """The labels of `image_topic` among topics and their types `kinds`.
+
+    They are under `ground_truth` beside the camera, or, in a bag of one camera, in any namespace
+    above it: `/front/ground_truth/lane_mask` belongs to `/front/image_raw`.
+    """
+    parts = image_topic.strip("/").split("/")
+    while parts and parts[-1] in _LAST_PARTS:
+        parts.pop()
+    own = len(parts) or 1
+    for length in range(len(parts), -1, -1):
+        if length < own and len(cameras) > 1:
+            break
+        root = "/".join(["", *parts[:length], FOLDER])
+        found = TruthTopics(
+            *(
+                topic if kinds.get(topic := f"{root}/{name}") == kind else None
+                for name, kind in (
+                    ("detections", DETECTIONS_TYPE),
+                    ("drivable_mask", RAW_TYPE),
+                    ("lane_mask", RAW_TYPE),
+                )
+            )
+        )
+        if found.names():
+            return found
+    return TruthTopics()
+
+
+def unclaimed_labels(kinds: Mapping[str, str], cameras: Collection[str]) -> list[str]:
+    """The topics that hold labels by their name, and are those of no camera in particular."""
+    claimed = {
+        name for camera in cameras for name in find_truth_topics(camera, kinds, cameras).names()
+    }
+    return sorted(name for name in kinds if f"/{FOLDER}/" in name and name not in claimed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedMask:
+    """A mask of 0 and 255 at one bit per pixel."""
+
+    height: int
+    width: int
+    bits: bytes
+
+    @classmethod
+    def pack(cls, mask: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> "PackedMask":
+        """`mask` is [H, W], foreground where not 0."""
+        height, width = mask.shape
+        return cls(height, width, np.packbits(mask).tobytes())
+
+    def unpack(self) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W], 0 or 255."""
+        return self._pixels() * np.uint8(255)
+
+    def unpack_bool(self) -> npt.NDArray[np.bool_]:
+        """bool [H, W]"""
+        return self._pixels().view(np.bool_)
+
+    def _pixels(self) -> npt.NDArray[np.uint8]:
+        size = self.height * self.width
+        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=size)
+        return flat.reshape(self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialTruth:
+    """The labels of one image as far as they have come, masks at one bit per pixel."""
+
+    boxes: npt.NDArray[np.float32] | None = None
+    ignore: npt.NDArray[np.bool_] | None = None
+    drivable: PackedMask | None = None
+    lane: PackedMask | None = None
+
+    def with_message(self, topics: TruthTopics, topic: str, message: Any) -> "PartialTruth":
+        """This and what `message` of `topic` says. Raises ImageError for a mask that is none."""
+        if topic == topics.detections:
+            ignore = np.array([d.id == IGNORE_ID for d in message.detections], np.bool_)
+            return replace(self, boxes=detection_boxes(message), ignore=ignore)
+        if topic == topics.drivable:
+            return replace(self, drivable=_mask(topic, message))
+        return replace(self, lane=_mask(topic, message))
+
+    def complete(self) -> GroundTruth:
+        return GroundTruth(
+            self.boxes,
+            self.ignore,
+            None if self.drivable is None else self.drivable.unpack_bool(),
+            None if self.lane is None else self.lane.unpack_bool(),
+        )
+
+
+def detection_boxes(message: Any) -> npt.NDArray[np.float32]:
+    """Boxes [n, 4] x1, y1, x2, y2 of a Detection2DArray, of rosbags' or of ROS's own class."""
+    boxes = []
+    for detection in message.detections:
+        centre, box = detection.bbox.center.position, detection.bbox
+        half_x, half_y = box.size_x / 2, box.size_y / 2
+        boxes.append((centre.x - half_x, centre.y - half_y, centre.x + half_x, centre.y + half_y))
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def _mask(topic: str, message: Any) -> PackedMask:
+    image = view_image(message.encoding, message.height, message.width, message.step, message.data)
+    if image.format != "mono":
+        raise ImageError(f"{topic} is {message.encoding}, masks must be mono8")
+    if 0 < (most := int(image.pixels.max())) <= 127:
+        raise ImageError(f"{topic} has values up to {most}, foreground must be above 127")
+    return PackedMask.pack(image.pixels > 127)
+
+
+MOST_WAITING = 32
+"""Images that wait for labels that are recorded after them."""
+SURE_AFTER = 4
+"""Images that wait although later labels have come already: recorded order is not exact."""
+_MOST_EARLY = 128
+"""Labels that wait for images that are recorded after them."""
+
+
+class TruthJoin:
+    """Takes images and label messages in recorded order, gives images with their labels."""
+
+    def __init__(self, topics: TruthTopics, notes: Notes) -> None:
+        self._topics = topics
+        self._names = topics.names()
+        self._notes = notes
+        self._waiting: deque[SourceFrame] = deque()
+        self._parts: dict[int, PartialTruth] = {}
+        self._come: dict[int, set[str]] = {}
+        self._latest_ns = dict.fromkeys(self._names, -1)
+        self._labels = self._joined = 0
+        self._first_ns: int | None = None
+
+    def image(self, frame: SourceFrame) -> Iterator[LabelledFrame]:
+        """Add an image; gives those that need not wait any longer."""
+        self._first_ns = frame.stamp_ns if self._first_ns is None else self._first_ns
+        self._waiting.append(frame)
+        yield from self._ready()
+
+    def label(self, message: Message) -> Iterator[LabelledFrame]:
+        """Add labels; gives the images that need not wait any longer."""
+        if message.content is None:
+            self._notes.add("unreadable label", message.problem)
+            return
+        stamp = message.content.header.stamp
+        stamp_ns = int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+        part = self._parts.get(stamp_ns, PartialTruth())
+        try:
+            part = part.with_message(self._topics, message.topic, message.content)
+        except ImageError as error:
+            self._notes.add("unreadable label", f"{message.topic}: {error}")
+            return
+        self._labels += stamp_ns not in self._parts
+        self._parts[stamp_ns] = part
+        self._come.setdefault(stamp_ns, set()).add(message.topic)
+        self._latest_ns[message.topic] = max(self._latest_ns[message.topic], stamp_ns)
+        if len(self._parts) > _MOST_EARLY:
+            self._forget(next(iter(self._parts)))
+        yield from self._ready()
+
+    def rest(self) -> Iterator[LabelledFrame]:
+        """The images that still wait, at the end; notes labels without an image."""
+        while self._waiting:
+            yield self._release()
+        for stamp_ns in list(self._parts):
+            self._forget(stamp_ns)
+        if self._labels and not self._joined and self._first_ns is not None:
+            self._notes.add(
+                "labels fit no image",
+                f"none of {self._labels} labelled stamps is that of an image "
+                f"(the first image's is {_seconds(self._first_ns)})",
+            )
+
+    def _ready(self) -> Iterator[LabelledFrame]:
+        while self._waiting and self._decided(self._waiting[0]):
+            yield self._release()
+
+    def _decided(self, frame: SourceFrame) -> bool:
+        if len(self._waiting) > MOST_WAITING:
+            return True
+        come = self._come.get(frame.stamp_ns, set())
+        missing = [name for name in self._names if name not in come]
+        if not missing:
+            return True
+        passed = all(self._latest_ns[name] > frame.stamp_ns for name in missing)
+        return passed and len(self._waiting) > SURE_AFTER
+
+    def _release(self) -> LabelledFrame:
+        frame = self._waiting.popleft()
+        part = self._parts.pop(frame.stamp_ns, None)
+        self._come.pop(frame.stamp_ns, None)
+        self._joined += part is not None
+        return LabelledFrame(frame, None if part is None else part.complete())
+
+    def _forget(self, stamp_ns: int) -> None:
+        del self._parts[stamp_ns], self._come[stamp_ns]
+        self._notes.add(
+            "label without image", f"stamp {_seconds(stamp_ns)} is that of no image nearby"
+        )
+
+
+def _seconds(stamp_ns: int) -> str:
+    return f"{stamp_ns // NS_PER_S}.{stamp_ns % NS_PER_S:09d}"
