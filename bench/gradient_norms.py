@@ -13,10 +13,10 @@ from rich.table import Table
 from torch import nn
 
 from bench.common import write_result
+from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.data.targets import Targets
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import TaskLosses, task_losses

@@ -9,7 +9,8 @@ from typing import Any
 
 from bench.criteria import REFERENCE
 from bench.readme import machine, rewritten, spread
-from offline_compress.evaluation.headlines import HEADLINES, TASKS, task_scores
+from mtc_perception.core.perception import TASKS
+from offline_compress.evaluation.headlines import HEADLINES, task_scores
 from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+TASKS = ("detection", "drivable", "lane")
+"""Names of the tasks, in the order of everything that is kept per task."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.letterbox import PAD_VALUE
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 
-PAD_VALUE = 114
 MIN_BOX_PX = 5.0
 """Boxes thinner than this in network pixels become ignore regions: nobody could label them."""
 MIN_VISIBLE = 0.35

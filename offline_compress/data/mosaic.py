@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from offline_compress.data.augment import PAD_VALUE, LabelledImage, random_affine, warp
+from mtc_perception.core.letterbox import PAD_VALUE
+from offline_compress.data.augment import LabelledImage, random_affine, warp
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 

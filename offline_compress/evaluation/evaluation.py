@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
-from mtc_perception.core.decode import binary_mask, decode_boxes
+from mtc_perception.core.decode import SCORE_FLOOR, binary_mask, decode_boxes
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
@@ -25,8 +25,6 @@ from mtc_perception.datasets.layout import Sample, read_image, read_truth
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
 from offline_compress.evaluation.subject import Subject
 
-SCORE_FLOOR = 0.001
-"""Detections below this cannot change the figures, only cost time."""
 MOST_WORKERS = 8
 """Threads that decode and score images beside the network; more than keep one GPU busy."""
 

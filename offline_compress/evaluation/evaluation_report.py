@@ -13,14 +13,13 @@ from rich.table import Table
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
-from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.perception import TASKS, Perception, StageTimes
 from mtc_perception.datasets.layout import read_image, read_truth
 from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from offline_compress.evaluation.evaluation import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation.evaluation_charts import charts
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.metrics_file import Tick
 from offline_compress.evaluation.subject import Subject
 

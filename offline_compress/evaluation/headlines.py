@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-TASKS = ("detection", "drivable", "lane")
-"""Names of the tasks, in the order of everything that is kept per task."""
+from mtc_perception.core.perception import TASKS
+
 Headline = tuple[str, str]
 """Task and figure of a metric JSON."""
 HEADLINES: tuple[Headline, ...] = (

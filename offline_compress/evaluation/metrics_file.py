@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.evaluation import Evaluation
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.subject import Subject
 
 RESULT_FILE = "metrics.json"

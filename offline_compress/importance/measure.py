@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mtc_perception.core.perception import TASKS
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.data.targets import IGNORE, Targets
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.export import normalise
 from offline_compress.importance.scorer import Scorer
 from offline_compress.importance.scores import ChannelScores

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.scores import PAIRS, ChannelScores
 

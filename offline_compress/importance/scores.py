@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
-from offline_compress.evaluation.headlines import TASKS
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 """Pairs of tasks, as indices into TASKS."""

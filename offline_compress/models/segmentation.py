@@ -9,7 +9,7 @@ from torch import nn
 from offline_compress.models.blocks import ConvNorm
 from offline_compress.models.heads import MaskHead
 
-TASKS = 2
+MASK_TASKS = 2
 """Drivable area and lanes, in this order."""
 LEVELS = 3
 
@@ -20,7 +20,7 @@ class LevelWeights(nn.Module):
     def __init__(self, c_in: int, width: int) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Conv2d(c_in, width, 1) for _ in range(LEVELS))
-        self.weight = nn.Parameter(torch.zeros(TASKS, LEVELS))
+        self.weight = nn.Parameter(torch.zeros(MASK_TASKS, LEVELS))
 
     def forward(self, pyramid: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """P3..P5 -> one [N, width, H/8, W/8] per task."""
@@ -33,7 +33,7 @@ class LevelWeights(nn.Module):
         share = self.weight.softmax(1)
         return [
             share[task, 0] * levels[0] + share[task, 1] * levels[1] + share[task, 2] * levels[2]
-            for task in range(TASKS)
+            for task in range(MASK_TASKS)
         ]
 
 
@@ -70,8 +70,8 @@ class Stride4MaskDecoder(nn.Module):
         super().__init__()
         self.weights = LevelWeights(c_in, width)
         self.detail = ConvNorm(detail_width, width, 1)
-        self.semantic = nn.ModuleList(ConvNorm(width, width) for _ in range(TASKS))
-        self.heads = nn.ModuleList(MaskHead(width, width) for _ in range(TASKS))
+        self.semantic = nn.ModuleList(ConvNorm(width, width) for _ in range(MASK_TASKS))
+        self.heads = nn.ModuleList(MaskHead(width, width) for _ in range(MASK_TASKS))
 
     def forward(
         self, pyramid: Sequence[torch.Tensor], c2: torch.Tensor

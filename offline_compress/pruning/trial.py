@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mtc_perception.core.perception import TASKS
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.pruning.latency_table import Tick

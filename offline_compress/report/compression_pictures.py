@@ -7,10 +7,10 @@ import numpy as np
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import draw_overlay
+from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from offline_compress.evaluation.evaluation import evaluate_subject, infer
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.pipeline.accuracy import Count, labelled_samples
 from offline_compress.recipe.parts import DataSource

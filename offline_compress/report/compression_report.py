@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
+from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from offline_compress.channels.groups import channel_groups
 from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FramePair, TextTable
-from offline_compress.evaluation.headlines import HEADLINES, TASKS, figure, task_scores
+from offline_compress.evaluation.headlines import HEADLINES, figure, task_scores
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
 from offline_compress.pipeline.accuracy import Count

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from offline_compress.evaluation.headlines import TASKS
+from mtc_perception.core.perception import TASKS
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.pretrained import load_backbone

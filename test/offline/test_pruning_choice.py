@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_channels
-from offline_compress.evaluation.headlines import TASKS
 from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, normalise
 from offline_compress.importance import ChannelScores

@@ -11,6 +11,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.decode import SCORE_FLOOR
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
@@ -30,7 +31,7 @@ from mtc_perception.replay.run import plan
 from mtc_perception.replay.run.plan import Options, Recording, plan_run
 from mtc_perception.replay.run.serial import run_serial
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
-from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.runtime.perceiver import Perceiver

@@ -3,11 +3,10 @@
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.record import Change, FrameRecord
-
-TASKS = ("detection", "drivable", "lane")
 
 
 def figures(record: FrameRecord) -> dict[str, float | None]:

@@ -11,9 +11,6 @@ from mtc_perception.core.engine import EngineChoice
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import EngineError, UserError
 
-SCORE_FLOOR = 0.001
-"""Detections below this cannot change any figure, only cost time."""
-
 
 class PerceiverPool:
     """One perceiver per network and engine that was asked for; use as a context manager."""

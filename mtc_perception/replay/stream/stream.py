@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.decode import SCORE_FLOOR
 from mtc_perception.replay.recordings.label_folder import LabelFolder
 from mtc_perception.replay.recordings.recording import NS_PER_S, FrameSource, LabelledFrame, Notes
 from mtc_perception.replay.recordings.sources import fitted, open_source, watched
@@ -21,7 +22,7 @@ from mtc_perception.replay.records.record import FrameRecord, RecordWriter, reco
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
 from mtc_perception.replay.stream.gallery import PICTURES, Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
-from mtc_perception.replay.stream.perceivers import SCORE_FLOOR, PerceiverPool
+from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import UserError
