@@ -1,5 +1,6 @@
 """One process at a time in the folder of a run."""
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def held(folder: Path, main: bool) -> Iterator[None]:
-    """Hold the folder of a run, which is made if need be, in the first of the run's processes.
+def held(folder: Path, main: bool = True) -> Iterator[None]:
+    """Hold the folder of a run, which is made if need be, in the main one of the run's processes.
 
     Raises UserError if another run does.
     """
@@ -26,4 +27,7 @@ def held(folder: Path, main: bool) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(f"another process works in {folder}; give another --out") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise  # file systems of clusters may have no locks: there, runs are on their own
         yield

@@ -418,9 +418,12 @@ def test_other_software_is_another_task(
     (tmp_path / "package").mkdir()
     monkeypatch.setattr(plan, "_PACKAGE", tmp_path / "package")
     keys.append(key())
-    (tmp_path / "package" / "metrics.py").write_text("# mended\n")
-    keys.append(key())
-    assert len(set(keys)) == 4
+    for name in ("metrics.py", "letterbox.cu", "page.html.j2"):
+        (tmp_path / "package" / name).write_text(f"{name}, mended\n")
+        keys.append(key())
+    assert len(set(keys)) == 6
+    (tmp_path / "package" / "metrics.cpython-311.pyc").write_text("compiled")
+    assert key() == keys[-1]
 
 
 def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> None:
@@ -466,3 +469,13 @@ def test_an_engine_that_failed_is_not_used_again(
     assert [failure.error for failure in outcomes.failures] == ["the GPU hangs"]
     assert [result.name[0] for result in outcomes.results] == ["a", "c", "d"]
     assert len(used) == 2
+
+
+def test_streams_are_named_apart(tmp_path: Path, toy_bundle: Path) -> None:
+    folders = []
+    for name in ("1/roads", "2/roads", "3/roads (2)", "4/roads"):
+        (tmp_path / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name / "0.png"), picture(1))
+        folders.append(Recording(tmp_path / name))
+    tasks = plan_run(folders, Options(toy_bundle), tmp_path / "run").tasks
+    assert [task.name for task in tasks] == ["roads", "roads (3)", "roads (2)", "roads (4)"]

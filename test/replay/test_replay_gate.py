@@ -1,5 +1,7 @@
 """Evaluation as a gate: scenarios, limits, exit codes, what a mistake is answered with."""
 
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from mtc_perception.replay.results.limits import junit_xml
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.task import Failure
+from mtc_perception.util.locking import LOCK_FILE
 from support.bag_messages import COUNT
 from support.replay_rig import labelled_bag, run
 
@@ -48,7 +51,7 @@ def test_nothing_evaluated_says_why_of_every_stream(
     (tmp_path / "drive").symlink_to("one")
     file = scenario(tmp_path, toy_bundle, "  detection.recall: {min: 0.01}\n")
     assert run("evaluate", "--scenario", file, "--out", out) == 2
-    assert [path.name for path in out.iterdir()] == ["junit.xml"]
+    assert {path.name for path in out.iterdir()} == {"junit.xml", LOCK_FILE}
     suite = ET.parse(out / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
 
@@ -69,7 +72,7 @@ def test_a_failed_try_leaves_no_result_of_an_earlier_one(tmp_path: Path, toy_bun
     assert {"result.json", "index.html"} <= {path.name for path in out.iterdir()}
     (bag / "drive.mcap").write_bytes(b"\x89MCAP0\r\n")
     assert run(*words) == 2
-    assert [path.name for path in out.iterdir()] == ["streams"]
+    assert {path.name for path in out.iterdir()} == {"streams", LOCK_FILE}
 
 
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
@@ -158,3 +161,32 @@ def test_mistakes_are_one_line(
         assert error.splitlines()[-1].startswith("error: ")
         assert reason in error
     assert not (tmp_path / "run").exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from mtc_perception.util.locking import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_do_not_share_a_folder(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, bag = tmp_path / "run", labelled_bag(tmp_path / "drive")
+    words = ("evaluate", bag, "-b", toy_bundle, "--engine", "onnxruntime", "--out", out)
+    assert run(*words) == 0
+    capsys.readouterr()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, out], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert run(*words) == 2
+        other.kill()
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: another process works in {out}; give another --out"
+    ]
+    assert read_result(out)["frames_processed"] == COUNT
+    assert run(*words) == 0

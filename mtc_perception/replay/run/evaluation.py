@@ -1,6 +1,7 @@
 """A whole run: from recordings and options to its result."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.locking import held
 
 JUNIT_FILE = "junit.xml"
 
@@ -39,32 +41,34 @@ def evaluate_run(
     """Replay every stream that is not there yet, merge all, check the limits, write the result.
 
     `name` is the scenario's; `fresh` replays what is there as well. Returns the content of
-    `result.json`. Raises UserError where nothing at all can be evaluated; then only `junit.xml`
-    is written.
+    `result.json`. Raises UserError where another process works in `run`, and where nothing at all
+    can be evaluated; then only `junit.xml` is written.
     """
     plan = plan_run(recordings, options, run)
-    there = {} if fresh else {task.number: finished(task) for task in plan.tasks}
-    tasks = [task for task in plan.tasks if there.get(task.number) is None]
-    watching.planned(tasks, len(plan.tasks) - len(tasks), run)
-    # What an earlier try came to must not be taken for what this one comes to.
-    for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
-        (run / file).unlink(missing_ok=True)
-    outcomes = runner(tasks, watching)
-    failures: list[Failure] = [*plan.failures, *outcomes.failures]
-    results = [*(one for one in there.values() if one is not None), *outcomes.results]
-    result = merge_run(run, results, failures) if results else {}
-    checks = check_limits(result, limits)
-    if limits:
-        run.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
-    if not results:
-        raise _nothing_evaluated(failures)
-    result["scenario"] = name
-    result["resumed"] = [one.name for one in there.values() if one is not None]
-    result["checks"] = [asdict(check) for check in checks]
-    result["passed"] = _passed(checks)
-    write_result(run, result)
-    write_page(run)
+    # No folder is made for nothing but a lock.
+    with held(run) if plan.tasks or limits or run.exists() else nullcontext():
+        there = [] if fresh else [one for task in plan.tasks if (one := finished(task)) is not None]
+        done = {result.number for result in there}
+        tasks = [task for task in plan.tasks if task.number not in done]
+        watching.planned(tasks, len(there), run)
+        # What an earlier try came to must not be taken for what this one comes to.
+        for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
+            (run / file).unlink(missing_ok=True)
+        outcomes = runner(tasks, watching)
+        failures: list[Failure] = [*plan.failures, *outcomes.failures]
+        results = [*there, *outcomes.results]
+        result = merge_run(run, results, failures) if results else {}
+        checks = check_limits(result, limits)
+        if limits:
+            write_text_atomic(run / JUNIT_FILE, junit_xml(name or "mtc-replay", checks, failures))
+        if not results:
+            raise _nothing_evaluated(failures)
+        result["scenario"] = name
+        result["resumed"] = [one.name for one in there]
+        result["checks"] = [asdict(check) for check in checks]
+        result["passed"] = _passed(checks)
+        write_result(run, result)
+        write_page(run)
     return result
 
 

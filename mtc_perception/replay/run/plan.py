@@ -1,9 +1,10 @@
 """From recordings and options to the streams of a run."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,14 +149,17 @@ def _task(
     return replace(task, key=_key(task, depends))
 
 
-def _named_apart(tasks: Iterable[StreamTask]) -> list[StreamTask]:
-    """The tasks; recordings of one name in several folders get a number."""
-    seen: dict[str, int] = {}
+def _named_apart(tasks: Sequence[StreamTask]) -> list[StreamTask]:
+    """The tasks; recordings of one name in several folders get a number that no other has."""
+    own = {task.name for task in tasks}
+    taken: set[str] = set()
     renamed = []
     for task in tasks:
-        seen[task.name] = seen.get(task.name, 0) + 1
-        count = seen[task.name]
-        renamed.append(task if count == 1 else replace(task, name=f"{task.name} ({count})"))
+        others = (f"{task.name} ({number})" for number in itertools.count(2))
+        free = (name for name in others if name not in own | taken)
+        name = next(free) if task.name in taken else task.name
+        taken.add(name)
+        renamed.append(replace(task, name=name))
     return renamed
 
 
@@ -202,8 +206,10 @@ def _labels_key(recording: Recording, folders: Mapping[Path, LabelFolder]) -> st
 def _software() -> str:
     """Of this package, the runtimes and the machine: answers and times are theirs, too."""
     digest = hashlib.sha256()
-    for file in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(file.read_bytes())
+    for file in sorted(_PACKAGE.rglob("*")):
+        # Whatever its kind: kernels for the GPU are sources, too.
+        if file.is_file() and file.suffix != ".pyc":
+            digest.update(file.read_bytes())
     about = provenance()
     digest.update(json.dumps([about["versions"], about["machine"]]).encode())
     return digest.hexdigest()
