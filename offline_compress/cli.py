@@ -192,7 +192,7 @@ def export(
 
 def main() -> None:
     """Console entry point."""
-    run_app(app)
+    run_app(app, extra="offline")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,14 @@ def program(how: str) -> None:
         open("/")
     if how == "bug":
         raise ValueError("nobody expects this")
+    if how == "library":
+        import nobody_has_this.either
+    if how == "our own":
+        import mtc_perception.nothing
     print("ready", flush=True)
     time.sleep(60)
 
-run_app(app)
+run_app(app, extra="offline")
 """
 
 
@@ -41,6 +45,10 @@ def start(how: str) -> "subprocess.Popen[str]":
     [
         ("mistake", "error: road.mtc: no such bundle\n"),
         ("folder", "error: [Errno 21] Is a directory: '/'\n"),
+        (
+            "library",
+            "error: nobody_has_this is not installed: pip install 'mtc_perception[offline]'\n",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_2(how: str, line: str) -> None:
@@ -49,12 +57,16 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(how: str, line: str) -> N
     assert (program.returncode, output, errors) == (2, "", line)
 
 
-def test_a_bug_keeps_its_traceback() -> None:
-    program = start("bug")
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("bug", "ValueError: nobody expects this"), ("our own", "No module named 'mtc_perception.")],
+)
+def test_a_bug_keeps_its_traceback(how: str, words: str) -> None:
+    program = start(how)
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1
     assert "Traceback" in errors
-    assert "ValueError: nobody expects this" in errors
+    assert words in errors
 
 
 def test_ctrl_c_is_exit_130_without_a_traceback() -> None:
