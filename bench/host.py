@@ -16,7 +16,7 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.replay.demo.synthetic import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 
 Reader = Callable[[], SourceImage]
 
@@ -34,7 +34,7 @@ def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> No
         f"JPEG {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _jpeg(image),
     }
     stages: dict[str, dict[str, dict[str, float]]] = {}
-    with Perceiver.open(bundle.path) as perceiver:
+    with open_perceiver(Selection(bundle.path)) as perceiver:
         device = perceiver.engine.device
         for name, read in inputs.items():
             times: dict[str, list[float]] = {stage: [] for stage in STAGES}

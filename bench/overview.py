@@ -7,7 +7,7 @@ import cv2
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.node.parameters import default_bundle
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from offline_compress.roads.render import Drive
 
 SEED, FRAME = 7, 120
@@ -17,7 +17,7 @@ PICTURE = "docs/overview.jpg"
 def main() -> int:
     """Perceive one rendered image and write it with what was found drawn in."""
     image = Drive(SEED, 1280, 720, 30.0).frame(FRAME).image
-    with Perceiver.open(default_bundle()) as perceiver:
+    with open_perceiver(Selection(default_bundle())) as perceiver:
         perception = perceiver.perceive(SourceImage(image, "rgb"))
         picture = draw_overlay(image, perception, perceiver.bundle.manifest.classes)
     small = cv2.resize(picture, (960, 540), interpolation=cv2.INTER_AREA)

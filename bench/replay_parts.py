@@ -18,7 +18,7 @@ from bench.replay_command import PeakMemory, evaluate
 from mtc_perception.core.images import SourceImage
 from mtc_perception.replay.recordings.recording import LabelledFrame, Notes
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.memory import keep_memory
 
@@ -70,7 +70,7 @@ def _throughput(setup: PartSetup) -> Part:
     rows = {}
     with ExitStack() as stack:
         networks = {
-            threads: stack.enter_context(Perceiver.open(setup.bundle, threads=threads))
+            threads: stack.enter_context(open_perceiver(Selection(setup.bundle, threads=threads)))
             for threads in (None, 1)
         }
         for threads, name in [*((None, name) for name in bags), (1, "JPEG")]:

@@ -59,6 +59,15 @@ class Thresholds(_Strict):
     lane: Fraction
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What of a network's answer counts."""
+
+    thresholds: Thresholds
+    max_detections: int
+    """Boxes of an image, the best ones."""
+
+
 class Variant(_Strict):
     """One ONNX file: the same network at one precision, for the engines that can run it."""
 
@@ -120,6 +129,11 @@ class Manifest(_Strict):
     opset: int = Field(gt=0)
     exporter: dict[str, str]
     self_test: dict[VariantKey, SelfTest]
+
+    @property
+    def limits(self) -> Limits:
+        """Those that the bundle comes with."""
+        return Limits(self.thresholds, self.max_detections)
 
     @field_validator("schema_version")
     @classmethod

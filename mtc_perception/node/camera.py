@@ -128,7 +128,7 @@ class Camera:
 
     def announce(self, score_threshold: float) -> None:
         """Latch what the class names are; the publishers must be active."""
-        message = label_info_message(self._host.bundle.manifest.classes, score_threshold)
+        message = label_info_message(self._host.perceiver.bundle.manifest.classes, score_threshold)
         message.header.stamp = self._clock.now().to_msg()
         self._label_info.publish(message)
 
@@ -192,7 +192,7 @@ class Camera:
 
     def publish(self, frame: Frame, perception: Perception) -> None:
         header = frame.payload.header
-        classes = self._host.bundle.manifest.classes
+        classes = self._host.perceiver.bundle.manifest.classes
         self._detections.publish(detections_message(header, perception, classes))
         self._drivable.publish(self._drivable_writer.write(header, perception.drivable))
         self._lane.publish(self._lane_writer.write(header, perception.lane))
@@ -201,7 +201,7 @@ class Camera:
 
     def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
         self.window.add(times)
-        engine = self._host.engine.name
+        engine = self._host.perceiver.engine.name
         self._timing.publish(
             timing_message(frame.payload.header, self.name, engine, times, clock.value)
         )
@@ -209,5 +209,6 @@ class Camera:
     def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
         if self._overlay.get_subscription_count() == 0:
             return
-        picture = draw_overlay(to_rgb(image), perception, self._host.bundle.manifest.classes)
+        classes = self._host.perceiver.bundle.manifest.classes
+        picture = draw_overlay(to_rgb(image), perception, classes)
         self._overlay.publish(self._overlay_writer.write(frame.payload.header, picture))

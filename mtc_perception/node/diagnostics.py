@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from mtc_perception.core.bundle import Limits
 from mtc_perception.node.camera import Camera
 from mtc_perception.node.inputs import InputState
 from mtc_perception.node.messages import status_message
 from mtc_perception.runtime.frames import Clock, Counters
-from mtc_perception.runtime.host import EngineHost, Limits
+from mtc_perception.runtime.host import EngineHost
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -21,26 +22,27 @@ def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus
 
 
 def engine_status(
-    node: str, state: str, host: EngineHost, limits: Limits, swap: str
+    node: str, state: str, host: EngineHost, limits: Limits, max_frame_age_ms: float, swap: str
 ) -> DiagnosticStatus:
     """Which engine runs which network, whether it is the one that was chosen, and the last swap."""
-    manifest, engine = host.bundle.manifest, host.engine
+    perceiver = host.perceiver
+    manifest, engine = perceiver.bundle.manifest, perceiver.engine
     values: dict[str, object] = {
         "state": state,
         "engine": engine.name,
         "device": engine.device,
         "precision": engine.precision,
-        "why": host.why,
+        "why": perceiver.why,
         "degraded": host.degraded or "no",
         "swap": swap or "none",
-        "bundle": host.bundle.path,
+        "bundle": perceiver.bundle.path,
         "network": f"{manifest.name} {manifest.version}",
         "lineage": " -> ".join(f"{step.step} ({step.detail})" for step in manifest.lineage),
         "score_threshold": limits.thresholds.score,
         "drivable_threshold": limits.thresholds.drivable,
         "lane_threshold": limits.thresholds.lane,
         "max_detections": limits.max_detections,
-        "max_frame_age_ms": limits.max_frame_age_ms,
+        "max_frame_age_ms": max_frame_age_ms,
     }
     if host.degraded:
         level, message = WARN, f"degraded: {host.degraded}"

@@ -7,11 +7,11 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
-from mtc_perception.runtime.host import Loaded, Selection
-from mtc_perception.runtime.loader import EngineLoader
+from mtc_perception.runtime.host import PerceiverLoader
+from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.util.errors import one_line
 
-Switch = Callable[[Loaded], str]
+Switch = Callable[[Perceiver], str]
 """Puts an engine in charge and says what runs now, or closes it and raises UserError."""
 
 
@@ -32,7 +32,7 @@ class EngineService:
         self._node = node
         self._prepare = prepare
         self._on_change = on_change
-        self._loader = EngineLoader(self._announce)
+        self._loader = PerceiverLoader(self._announce)
         self._loading: Future = Future()
         self._loaded = node.create_guard_condition(lambda: self._loading.set_result(None))
         self.state = ""

@@ -15,14 +15,15 @@ from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from mtc_perception.core.bundle import Manifest
+from mtc_perception.core.bundle import Limits, Manifest, read_bundle
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.node.camera import Camera
 from mtc_perception.node.diagnostics import camera_status, engine_status, unconfigured_status
 from mtc_perception.node.load_engine import EngineService, Switch
 from mtc_perception.node.parameters import LiveSettings, Parameters, Settings
 from mtc_perception.runtime.frames import FrameSlots
-from mtc_perception.runtime.host import EngineHost, Limits, Loaded, Selection, load, release
+from mtc_perception.runtime.host import EngineHost, release
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.runtime.worker import InferenceWorker
 from mtc_perception.util.errors import EngineError, UserError, one_line
 from mtc_perception.util.memory import keep_memory
@@ -44,6 +45,7 @@ class Configured:
     host: EngineHost
     slots: FrameSlots
     limits: Limits
+    max_frame_age_ms: float
     cameras: list[Camera]
 
 
@@ -140,16 +142,18 @@ class PerceptionNode(LifecycleNode):
         if settings.build_engine:
             self._build_engine(settings.selection)
         self.get_logger().info(f"loading {settings.selection}")
-        loaded = load(settings.selection)
+        perceiver = open_perceiver(settings.selection)
+        live = self._params.live()
         # From here on `_release` closes the engine, whatever fails.
         self._configured = configured = Configured(
             settings=settings,
-            host=EngineHost(loaded, fallback=settings.fallback),
+            host=EngineHost(settings.selection, perceiver, fallback=settings.fallback),
             slots=FrameSlots(len(settings.cameras)),
-            limits=_limits(self._params.live(), loaded.bundle.manifest),
+            limits=_limits(live, perceiver.bundle.manifest),
+            max_frame_age_ms=live.max_frame_age_ms,
             cameras=[],
         )
-        self.get_logger().info(loaded.why)
+        self.get_logger().info(perceiver.why)
         for index, camera in enumerate(settings.cameras):
             prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
             configured.cameras.append(
@@ -164,7 +168,8 @@ class PerceptionNode(LifecycleNode):
         if selection.engine not in ("auto", "tensorrt"):
             return
         try:
-            built = build_missing_engine(selection, self._on_build_progress)
+            bundle = read_bundle(selection.bundle)
+            built = build_missing_engine(bundle, selection.precision, self._on_build_progress)
         # Nothing more: an interrupt inside rclpy's C++ comes out as some other error.
         except (UserError, OSError) as error:
             if selection.engine == "tensorrt":
@@ -193,6 +198,7 @@ class PerceptionNode(LifecycleNode):
             configured.host,
             configured.cameras,
             configured.limits,
+            configured.max_frame_age_ms,
             now_ns=lambda: clock.now().nanoseconds,
             on_degraded=self._warn,
             on_failure=self._fail,
@@ -237,7 +243,10 @@ class PerceptionNode(LifecycleNode):
         configured = self._configured
         if configured is None:
             return
-        self._set_limits(configured, _limits(live, configured.host.bundle.manifest))
+        configured.max_frame_age_ms = live.max_frame_age_ms
+        if self._worker is not None:
+            self._worker.max_frame_age_ms = live.max_frame_age_ms
+        self._set_limits(configured, _limits(live, configured.host.perceiver.bundle.manifest))
 
     def _set_limits(self, configured: Configured, limits: Limits) -> None:
         configured.limits = limits
@@ -255,30 +264,30 @@ class PerceptionNode(LifecycleNode):
                 " configure it"
             )
         selection = self._params.selection(request.bundle, request.engine, request.precision)
-        return selection, partial(self._switch, configured)
+        return selection, partial(self._switch, configured, selection)
 
-    def _switch(self, configured: Configured, loaded: Loaded) -> str:
-        """Put `loaded` in charge, between two frames, and say what runs now.
+    def _switch(self, configured: Configured, selection: Selection, perceiver: Perceiver) -> str:
+        """Put `perceiver` in charge, between two frames, and say what runs now.
 
-        Closes the engine that is not needed: the former one, or `loaded` if it raises EngineError.
+        Closes the one that is not needed: the former, or `perceiver` if it raises EngineError.
         """
-        unneeded = loaded.engine
+        unneeded = perceiver
         try:
             with configured.slots.pause():
                 if self._configured is not configured or self._failure:
                     raise EngineError(
                         "the node was cleaned up or failed while the engine was loading"
                     )
-                limits = _limits(self._params.live(), loaded.bundle.manifest)
-                former = configured.host.engine
-                configured.host.switch(loaded)
+                limits = _limits(self._params.live(), perceiver.bundle.manifest)
+                former = configured.host.perceiver
+                configured.host.switch(selection, perceiver)
                 unneeded = former
-                problems = self._follow(configured, limits, loaded.selection)
+                problems = self._follow(configured, limits, selection)
         finally:
             release(unneeded)
         for problem in problems:
             self.get_logger().error(f"load_engine: {problem}")
-        return "; but ".join((loaded.why, *problems))
+        return "; but ".join((perceiver.why, *problems))
 
     def _follow(self, configured: Configured, limits: Limits, selection: Selection) -> list[str]:
         """Adapt everything else to an engine that is in charge; what of it failed does not undo
@@ -319,7 +328,8 @@ class PerceptionNode(LifecycleNode):
         else:
             active = self._worker is not None
             swap = self._engine_service.state
-            statuses = [engine_status(name, self._state, configured.host, configured.limits, swap)]
+            host, limits, age_ms = configured.host, configured.limits, configured.max_frame_age_ms
+            statuses = [engine_status(name, self._state, host, limits, age_ms, swap)]
             statuses += [
                 camera_status(name, camera, counters, active)
                 for camera, counters in zip(
@@ -335,7 +345,6 @@ def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
     return Limits(
         thresholds=live.thresholds(manifest.thresholds),
         max_detections=live.max_detections or manifest.max_detections,
-        max_frame_age_ms=live.max_frame_age_ms,
     )
 
 

@@ -19,7 +19,7 @@ from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from mtc_perception.core.bundle import Thresholds
-from mtc_perception.runtime.host import Selection
+from mtc_perception.runtime.perceiver import Selection
 from mtc_perception.util.errors import EngineError
 
 SHIPPED_BUNDLE = "mtc_nano.mtc"

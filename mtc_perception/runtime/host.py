@@ -1,115 +1,57 @@
-"""The engine in charge of the frames: how it is loaded, and what takes over when it fails."""
+"""The engine in charge of the frames: what takes over when it fails, how another one comes in."""
 
 import contextlib
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Callable
 
-from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle
-from mtc_perception.core.engine import Engine, EngineChoice
-from mtc_perception.core.images import SourceImage
-from mtc_perception.core.perception import Perception
+from mtc_perception.core.engine import EngineChoice
 from mtc_perception.engines.open import open_engine
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import EngineError, UserError, one_line
 
 CPU_ENGINES: tuple[EngineChoice, ...] = ("openvino", "onnxruntime")
 """Where a failed engine may be replaced, in this order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may change from one frame to the next; replaced as a whole."""
-
-    thresholds: Thresholds
-    max_detections: int
-    max_frame_age_ms: float
-    """0 is no limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which network is to run, and on what."""
-
-    bundle: Path
-    engine: EngineChoice
-    precision: str | None
-    """None takes the best that the bundle has for the engine."""
-    threads: int | None
-    """None lets the engine decide."""
-
-    def __str__(self) -> str:
-        precision = f" as {self.precision}" if self.precision else ""
-        return f"{self.bundle} on {self.engine}{precision}"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A selection that was loaded, warmed up and tested."""
-
-    selection: Selection
-    bundle: Bundle
-    engine: Engine
-    why: str
-    """A sentence saying what was chosen and why."""
-
-
-def load(selection: Selection) -> Loaded:
-    """Read the bundle, load an engine for it and test it. Raises BundleError and EngineError."""
-    bundle = read_bundle(selection.bundle)
-    engine, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
-    return Loaded(selection, bundle, engine, why)
-
-
 class EngineHost:
-    """The engine in charge of the frames; the next CPU engine takes over when it fails."""
+    """Has the perceiver in charge of the frames; the next CPU engine takes over when its fails."""
 
-    def __init__(self, loaded: Loaded, *, fallback: bool) -> None:
-        """`fallback` says whether a failed engine may be replaced."""
+    def __init__(self, selection: Selection, perceiver: Perceiver, *, fallback: bool) -> None:
+        """`perceiver` is what `selection` was opened as; `fallback` says whether a failed engine
+        may be replaced."""
         self._fallback = fallback
-        self.switch(loaded)
+        self.switch(selection, perceiver)
 
-    @property
-    def engine(self) -> Engine:
-        return self._perceiver.engine
-
-    def switch(self, loaded: Loaded) -> None:
-        """Put `loaded` in charge. Not while a frame is perceived; the caller closes the former."""
-        self._perceiver = Perceiver(loaded.bundle, loaded.engine)
-        self.bundle = loaded.bundle
-        self.why = loaded.why
+    def switch(self, selection: Selection, perceiver: Perceiver) -> None:
+        """Put `perceiver` in charge. Not while it perceives; the caller closes the former."""
+        self.perceiver = perceiver
         self.degraded = ""
         """Why the engine in use is not the one chosen; empty if it is."""
-        self._precision = loaded.selection.precision
-        self._threads = loaded.selection.threads
+        self._selection = selection
         self._failed: list[str] = []
-
-    def perceive(self, image: SourceImage, limits: Limits) -> Perception:
-        """Raises ImageError for the image, EngineError for the engine."""
-        self._perceiver.thresholds = limits.thresholds
-        self._perceiver.max_detections = limits.max_detections
-        return self._perceiver.perceive(image)
 
     def replace(self, error: EngineError) -> str:
         """Move to the next CPU engine and say so; raises EngineError if there is none.
 
         One that has the precision asked for comes before one that has not.
         """
-        failed = f"{self.engine.name} failed: {one_line(error)}"
-        self._failed.append(self.engine.name)
+        bundle, failed_engine = self.perceiver.bundle, self.perceiver.engine.name
+        failed = f"{failed_engine} failed: {one_line(error)}"
+        self._failed.append(failed_engine)
         self.close()
         if not self._fallback:
             raise EngineError(f"{failed}; parameter fallback is 'none'")
         tried = ""
-        asked = self._precision
+        asked, threads = self._selection.precision, self._selection.threads
         names = [name for name in CPU_ENGINES if name not in self._failed]
         for precision in dict.fromkeys((asked, None)):
             for name in names:
                 try:
-                    engine, self.why = open_engine(self.bundle, name, precision, self._threads)
+                    engine, why = open_engine(bundle, name, precision, threads)
                 except UserError as problem:
                     tried += f"; {problem}"
                     continue
-                self._perceiver = Perceiver(self.bundle, engine)
+                self.perceiver = Perceiver(bundle, engine, why)
                 self.degraded = f"{failed}; running on {name}"
                 if precision != asked:
                     self.degraded += f" as {engine.precision} instead of {asked}"
@@ -117,11 +59,64 @@ class EngineHost:
         raise EngineError(f"{failed}; no CPU engine is left to fall back to{tried}")
 
     def close(self) -> None:
-        release(self.engine)
+        release(self.perceiver)
 
 
-def release(engine: Engine) -> None:
-    """Close an engine that is no longer needed."""
-    # One that failed may fail again here; there is nothing left to lose.
+def release(perceiver: Perceiver) -> None:
+    """Close a perceiver that is no longer needed."""
+    # An engine that failed may fail again here; there is nothing left to lose.
     with contextlib.suppress(Exception):
-        engine.close()
+        perceiver.close()
+
+
+class PerceiverLoader:
+    """Opens a perceiver beside the running one, in a thread of its own; one at a time.
+
+    All methods are for one thread.
+    """
+
+    def __init__(self, on_done: Callable[[], None]) -> None:
+        """`on_done` is called by the loading thread as `take` becomes possible."""
+        self._on_done = on_done
+        self._thread: threading.Thread | None = None
+        self._loaded: Perceiver | UserError | None = None
+        self.selection: Selection | None = None
+        """What is being loaded."""
+
+    def start(self, selection: Selection) -> None:
+        """Begin to load. Raises EngineError while another one is being loaded."""
+        if self.selection is not None:
+            raise EngineError(f"busy loading {self.selection}: try again when that is done")
+        self.selection = selection
+        self._thread = threading.Thread(
+            target=self._run, args=(selection,), name="engine loader", daemon=True
+        )
+        self._thread.start()
+
+    def take(self) -> Perceiver:
+        """What was loaded, now the caller's to close. Raises why it could not be loaded."""
+        assert self._thread is not None
+        self._thread.join()
+        loaded, self._loaded = self._loaded, None
+        self._thread, self.selection = None, None
+        assert loaded is not None
+        if isinstance(loaded, UserError):
+            raise loaded
+        return loaded
+
+    def close(self) -> None:
+        """Wait for the thread, since no runtime can be interrupted, and close what it loaded."""
+        if self._thread is not None:
+            self._thread.join()
+        if isinstance(self._loaded, Perceiver):
+            release(self._loaded)
+        self._loaded = None
+
+    def _run(self, selection: Selection) -> None:
+        try:
+            self._loaded = open_perceiver(selection)
+        except UserError as error:
+            self._loaded = error
+        except Exception as error:  # whatever it is, whoever waits must learn of it
+            self._loaded = EngineError(one_line(error))
+        self._on_done()

@@ -1,5 +1,6 @@
 """Image in, `Perception` out: preprocessing, engine and decoding of one network."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import cv2
 from typing_extensions import Self
 
-from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle
+from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.decode import decode_boxes, decode_mask
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.images import SourceImage
@@ -17,54 +18,43 @@ from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which network is to run, and on what."""
+
+    bundle: Path
+    engine: EngineChoice = "auto"
+    precision: str | None = None
+    """None takes the best that the bundle has for the engine."""
+    threads: int | None = None
+    """None lets the engine decide."""
+
+    def __str__(self) -> str:
+        precision = f" as {self.precision}" if self.precision else ""
+        return f"{self.bundle} on {self.engine}{precision}"
+
+
 class Perceiver:
     """One network ready to perceive images of any size, one image at a time.
 
-    `perceive` must run in one thread at a time. `thresholds` and `max_detections` may be
-    replaced from any thread; an image sees either all old or all new thresholds.
+    `perceive` must run in one thread at a time.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        engine: Engine,
-        thresholds: Thresholds | None = None,
-        *,
-        engine_reason: str = "",
-    ) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, why: str = "") -> None:
+        """`why` is a sentence saying which engine was chosen and why."""
         self.bundle = bundle
         self.engine = engine
-        self.engine_reason = engine_reason
-        self.thresholds = thresholds or bundle.manifest.thresholds
-        self.max_detections = bundle.manifest.max_detections
+        self.why = why
 
-    @classmethod
-    def open(
-        cls,
-        bundle_path: str | Path,
-        engine: EngineChoice = "auto",
-        *,
-        precision: str | None = None,
-        threads: int | None = None,
-        thresholds: Thresholds | None = None,
-    ) -> Self:
-        """Read a bundle, load and test an engine for it. Raises BundleError and EngineError.
-
-        The arguments are those of `open_engine`; its explanation becomes `engine_reason`.
-        """
-        bundle = read_bundle(bundle_path)
-        chosen, reason = open_engine(bundle, engine, precision, threads)
-        return cls(bundle, chosen, thresholds, engine_reason=reason)
-
-    def perceive(self, image: SourceImage) -> Perception:
-        """What the network sees in `image`.
+    def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
+        """What the network sees in `image`, within `limits` or else those of the bundle.
 
         Raises ImageError if OpenCV cannot scale or convert the image, EngineError if the engine
         fails, whatever it raises.
 
         The result shares no memory with the image, the engine or any other result.
         """
-        thresholds, max_detections = self.thresholds, self.max_detections
+        limits = limits or self.bundle.manifest.limits
         begin = perf_counter()
         spec = self.bundle.manifest.input
         letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
@@ -80,9 +70,11 @@ class Perceiver:
             raise
         except Exception as error:  # the bindings of the runtimes raise what they like
             raise EngineError(one_line(error)) from error
-        boxes, scores, labels = decode_boxes(outputs, letterbox, thresholds.score, max_detections)
-        drivable = decode_mask(outputs.drivable[0], letterbox, thresholds.drivable)
-        lane = decode_mask(outputs.lane[0], letterbox, thresholds.lane)
+        boxes, scores, labels = decode_boxes(
+            outputs, letterbox, limits.thresholds.score, limits.max_detections
+        )
+        drivable = decode_mask(outputs.drivable[0], letterbox, limits.thresholds.drivable)
+        lane = decode_mask(outputs.lane[0], letterbox, limits.thresholds.lane)
         decoded = perf_counter()
         return Perception(
             boxes=boxes,
@@ -106,3 +98,10 @@ class Perceiver:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def open_perceiver(selection: Selection) -> Perceiver:
+    """Read the bundle, load an engine for it and test it. Raises BundleError and EngineError."""
+    bundle = read_bundle(selection.bundle)
+    engine, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
+    return Perceiver(bundle, engine, why)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import FrameTimes, StageClock
@@ -18,7 +19,7 @@ from mtc_perception.runtime.frames import (
     judge_stamp,
     stale_age_ms,
 )
-from mtc_perception.runtime.host import EngineHost, Limits
+from mtc_perception.runtime.host import EngineHost
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 
@@ -50,12 +51,15 @@ class InferenceWorker:
         host: EngineHost,
         ports: Sequence[CameraPort],
         limits: Limits,
+        max_frame_age_ms: float,
         now_ns: Callable[[], int],
         on_degraded: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        """`now_ns` is the node's (ROS) clock. `on_failure` is called once, at the end."""
+        """`limits` and `max_frame_age_ms` (0 is no limit) may be replaced at any time, each as a
+        whole. `now_ns` is the node's (ROS) clock. `on_failure` is called once, at the end."""
         self.limits = limits
+        self.max_frame_age_ms = max_frame_age_ms
         self._slots = slots
         self._host = host
         self._ports = ports
@@ -85,17 +89,17 @@ class InferenceWorker:
     def _process(self, frame: Frame) -> Outcome:
         wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
         lap = StageClock()
-        port, limits = self._ports[frame.camera], self.limits
+        port, max_age_ms = self._ports[frame.camera], self.max_frame_age_ms
         clock = judge_stamp(frame.stamp_ns, frame.received_ns)
-        age_ms = stale_age_ms(clock, frame.stamp_ns, self._now_ns(), limits.max_frame_age_ms)
+        age_ms = stale_age_ms(clock, frame.stamp_ns, self._now_ns(), max_age_ms)
         if age_ms is not None:
-            limit = f"max_frame_age_ms is {limits.max_frame_age_ms:g}"
-            port.reject(frame, Outcome.STALE, f"image is {age_ms:.0f} ms old, {limit}")
+            reason = f"image is {age_ms:.0f} ms old, max_frame_age_ms is {max_age_ms:g}"
+            port.reject(frame, Outcome.STALE, reason)
             return Outcome.STALE
         try:
             image = port.read(frame)
             read_ms = lap.lap_ms()
-            perception = self._host.perceive(image, limits)
+            perception = self._host.perceiver.perceive(image, self.limits)
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
             return Outcome.MALFORMED

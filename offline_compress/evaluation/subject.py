@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mtc_perception.core.bundle import Thresholds, sha256_hex
 from mtc_perception.core.engine import Engine, EngineChoice
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 
 CHECKPOINT_THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
@@ -99,7 +99,7 @@ def _open_bundle(
     max_detections: int | None,
 ) -> Subject:
     # `open_engine` itself refuses a name it does not know.
-    perceiver = Perceiver.open(path, cast(EngineChoice, engine), precision=precision)
+    perceiver = open_perceiver(Selection(path, cast(EngineChoice, engine), precision))
     manifest = perceiver.bundle.manifest
     variant = perceiver.bundle.variant_for(perceiver.engine.name, precision)
     if max_detections and max_detections > manifest.max_detections:
@@ -108,7 +108,7 @@ def _open_bundle(
         )
     return Subject(
         engine=perceiver.engine,
-        engine_reason=perceiver.engine_reason,
+        engine_reason=perceiver.why,
         thresholds=manifest.thresholds.model_copy(update=changes),
         max_detections=max_detections or manifest.max_detections,
         classes=manifest.classes,

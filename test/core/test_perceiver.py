@@ -1,8 +1,5 @@
 import math
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.decode import decode_boxes, decode_mask
-from mtc_perception.core.engine import Engine, EngineChoice, Outputs
+from mtc_perception.core.engine import EngineChoice, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.self_test import self_test_frame
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import BundleError
 from support.checkout import SHIPPED
 from support.toy_bundle import MAX_DETECTIONS
@@ -27,7 +24,7 @@ NET_HEIGHT, NET_WIDTH = 96, 160
 
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
 def perceiver(request: pytest.FixtureRequest, toy_bundle: Path) -> Perceiver:
-    return Perceiver.open(toy_bundle, request.param)
+    return open_perceiver(Selection(toy_bundle, request.param))
 
 
 def plain(height: int, width: int, color: tuple[int, int, int]) -> SourceImage:
@@ -151,65 +148,33 @@ def test_numbers_that_are_none_give_no_boxes() -> None:
     assert len(boxes) == len(scores) == len(labels) == 0
 
 
-def test_limits_change_while_running(toy_bundle: Path) -> None:
-    perceiver = Perceiver.open(toy_bundle)
+def test_limits_are_those_of_the_call_else_of_the_bundle(toy_bundle: Path) -> None:
     image = plain(96, 160, (128, 128, 128))
-    assert len(perceiver.perceive(image).boxes) == 2  # 0.5, 0.25
-    perceiver.thresholds = Thresholds(score=0.1, drivable=0.51, lane=0.5)
-    found = perceiver.perceive(image)
-    assert len(found.boxes) == MAX_DETECTIONS
-    assert found.drivable.max() == 0
-    assert found.lane.min() == 255
-    perceiver.max_detections = 3
-    assert len(perceiver.perceive(image).boxes) == 3
-    perceiver.close()
-
-
-class ChangesThresholds:
-    """An engine during whose every inference another thread replaces the thresholds."""
-
-    def __init__(self, engine: Engine, change: Callable[[], None]) -> None:
-        self._engine, self._change = engine, change
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def wait(self) -> Outputs:
-        changer = threading.Thread(target=self._change)
-        changer.start()
-        changer.join()
-        return self._engine.wait()
-
-
-def test_an_image_sees_one_set_of_thresholds(toy_bundle: Path) -> None:
-    low, high = (Thresholds(score=v, drivable=v, lane=v) for v in (0.0, 1.0))
-    with Perceiver.open(toy_bundle, thresholds=low) as perceiver:
-        engine = ChangesThresholds(perceiver.engine, lambda: setattr(perceiver, "thresholds", high))
-        perceiver.engine = engine
-        image = plain(96, 160, (99, 99, 99))
-        before = perceiver.perceive(image)
-        assert len(before.boxes) == MAX_DETECTIONS
-        assert before.drivable.min() == before.lane.min() == 255
-        after = perceiver.perceive(image)
-        assert len(after.boxes) == 0
-        assert after.drivable.max() == after.lane.max() == 0
+    with open_perceiver(Selection(toy_bundle)) as perceiver:
+        assert len(perceiver.perceive(image).boxes) == 2  # 0.5, 0.25
+        low = Thresholds(score=0.1, drivable=0.51, lane=0.5)
+        found = perceiver.perceive(image, Limits(low, MAX_DETECTIONS))
+        assert len(found.boxes) == MAX_DETECTIONS
+        assert found.drivable.max() == 0
+        assert found.lane.min() == 255
+        assert len(perceiver.perceive(image, Limits(low, 3)).boxes) == 3
+        assert len(perceiver.perceive(image).boxes) == 2
 
 
 def test_opening_explains_and_refuses(toy_bundle: Path, tmp_path: Path) -> None:
-    with Perceiver.open(toy_bundle) as perceiver:
-        assert "openvino" in perceiver.engine_reason
-        assert perceiver.thresholds == perceiver.bundle.manifest.thresholds
-        assert perceiver.max_detections == MAX_DETECTIONS
+    with open_perceiver(Selection(toy_bundle)) as perceiver:
+        assert "openvino" in perceiver.why
+        assert perceiver.bundle.manifest.limits.max_detections == MAX_DETECTIONS
     with pytest.raises(BundleError, match="no such bundle"):
-        Perceiver.open(tmp_path / "absent.mtc")
+        open_perceiver(Selection(tmp_path / "absent.mtc"))
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_the_shipped_bundle_perceives(engine: EngineChoice) -> None:
-    with Perceiver.open(SHIPPED, engine) as perceiver:
-        perceiver.thresholds = Thresholds(score=0.05, drivable=0.5, lane=0.5)
+    with open_perceiver(Selection(SHIPPED, engine)) as perceiver:
+        limits = Limits(Thresholds(score=0.05, drivable=0.5, lane=0.5), 100)
         image = SourceImage(self_test_frame(721, 1279), "rgb")
-        found, again = perceiver.perceive(image), perceiver.perceive(image)
+        found, again = perceiver.perceive(image, limits), perceiver.perceive(image, limits)
     assert_same(found, again)
     assert found.drivable.shape == found.lane.shape == (721, 1279)
     assert set(np.unique(found.drivable)) <= {0, 255}

@@ -22,7 +22,6 @@ from mtc_perception.engines.tensorrt.engine import engine_key, stored_engine
 from mtc_perception.engines.tensorrt.library import import_library, installed_flavours
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.engines.tensorrt.store import EngineStore
-from mtc_perception.runtime.host import Selection
 from mtc_perception.util.errors import EngineError
 from support.gpu import missing_gpu, needs_gpu
 from support.toy_bundle import write_toy_bundle
@@ -76,9 +75,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 
 def build(bundle: Bundle) -> str:
-    return build_missing_engine(
-        Selection(bundle.path, "tensorrt", None, None), lambda _phase, _fraction: None
-    )
+    return build_missing_engine(bundle, None, lambda _phase, _fraction: None)
 
 
 @needs_rtx

@@ -20,11 +20,11 @@ from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
 from mtc_perception.engines.tensorrt import engine as tensorrt
 from mtc_perception.engines.tensorrt.library import TensorRtLibrary
 from mtc_perception.engines.tensorrt.store import EngineStore
-from mtc_perception.runtime.host import EngineHost, Limits, Loaded, Selection
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.host import EngineHost
+from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.util.errors import EngineError
 from support.simulated_gpu import SimulatedGpu, SimulatedTensorRt, simulated_gpu
-from support.toy_bundle import MAX_DETECTIONS, check_answers, write_toy_bundle
+from support.toy_bundle import check_answers, write_toy_bundle
 
 HEIGHT, WIDTH = 96, 160
 ORIN = cuda.Device("Orin", "sm87", multiprocessors=8, memory_mib=7_620)
@@ -181,20 +181,19 @@ def test_a_gpu_that_hangs_is_replaced_and_left_alone(
     engine = load()
     context = weakref.ref(engine._context)
     selection = Selection(toy.path, "tensorrt", None, 1)
-    host = EngineHost(Loaded(selection, toy, engine, "chosen"), fallback=True)
-    limits = Limits(toy.manifest.thresholds, MAX_DETECTIONS, 0.0)
+    host = EngineHost(selection, Perceiver(toy, engine, "chosen"), fallback=True)
     image = SourceImage(np.full((50, 90, 3), 200, np.uint8), "bgr")
-    expected = host.perceive(image, limits)
+    expected = host.perceiver.perceive(image)
 
     gpu.hangs = True
     with pytest.raises(EngineError, match="the device did not answer in 5 s") as caught:
-        host.perceive(image, limits)
+        host.perceiver.perceive(image)
     device = Untouchable()
     with monkeypatch.context() as patch:
         patch.setattr(cuda, "runtime", lambda: device)
         told = host.replace(caught.value)
         assert told.startswith("tensorrt failed: CUDA: the device did not answer in 5 s; running")
-        np.testing.assert_array_equal(host.perceive(image, limits).drivable, expected.drivable)
+        np.testing.assert_array_equal(host.perceiver.perceive(image).drivable, expected.drivable)
         with pytest.raises(EngineError, match="restart this process"):
             cuda.call("cudaGetDeviceCount")
         del engine, caught

@@ -8,7 +8,7 @@ import pytest
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
-from mtc_perception.runtime.host import EngineHost, Limits, Selection, load
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import EngineError
 from support.toy_bundle import write_toy_bundle
 
@@ -27,10 +27,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-def perceive(host: EngineHost, red: int, green: int, blue: int) -> Perception:
-    spec = host.bundle.manifest.input
+def perceive(perceiver: Perceiver, red: int, green: int, blue: int) -> Perception:
+    spec = perceiver.bundle.manifest.input
     image = SourceImage(np.full((spec.height, spec.width, 3), (red, green, blue), np.uint8), "rgb")
-    return host.perceive(image, Limits(host.bundle.manifest.thresholds, 5, 0.0))
+    return perceiver.perceive(image)
 
 
 def is_right(found: Perception, red: int, green: int, blue: int) -> bool:
@@ -53,8 +53,8 @@ def is_right(found: Perception, red: int, green: int, blue: int) -> bool:
 def test_two_engines_at_once_do_not_disturb_each_other(
     bundles: list[Path], one: str, other: str
 ) -> None:
-    hosts = [
-        EngineHost(load(Selection(bundle, name, None, 1)), fallback=False)  # type: ignore[arg-type]
+    perceivers = [
+        open_perceiver(Selection(bundle, name, threads=1))  # type: ignore[arg-type]
         for bundle, name in zip(bundles, (one, other), strict=True)
     ]
     colours = [FIRST, (FIRST[1], FIRST[0], FIRST[2])]
@@ -64,7 +64,7 @@ def test_two_engines_at_once_do_not_disturb_each_other(
     def work(index: int) -> None:
         begin.wait(20)
         for _ in range(RUNS):
-            right[index] += is_right(perceive(hosts[index], *colours[index]), *colours[index])
+            right[index] += is_right(perceive(perceivers[index], *colours[index]), *colours[index])
 
     threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
     for thread in threads:
@@ -74,8 +74,8 @@ def test_two_engines_at_once_do_not_disturb_each_other(
     assert right == [RUNS, RUNS]
 
     # The end of one is not felt by the other.
-    hosts[0].close()
+    perceivers[0].close()
     with pytest.raises(EngineError, match=r"closed|nothing was started"):
-        perceive(hosts[0], *colours[0])
-    assert is_right(perceive(hosts[1], *colours[1]), *colours[1])
-    hosts[1].close()
+        perceive(perceivers[0], *colours[0])
+    assert is_right(perceive(perceivers[1], *colours[1]), *colours[1])
+    perceivers[1].close()

@@ -24,7 +24,7 @@ def perceive(rig: Rig) -> None:
 
 
 def break_engine(rig: Rig) -> None:
-    rig.node._configured.host.engine.close()
+    rig.node._configured.host.perceiver.engine.close()
     rig.publish(image_message(solid(255, 0, 0), "rgb8", rig))
 
 

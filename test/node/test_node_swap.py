@@ -133,10 +133,10 @@ def test_the_switch_waits_for_the_frame_under_way(start_node, toy_bundle, other_
     rig.wait_for(lambda: "engine loader" not in thread_names(), "the end of the load")
     rig.spin_for(0.3)
     assert not future.done()
-    assert host.bundle.path == toy_bundle
+    assert host.perceiver.bundle.path == toy_bundle
     slots.finish(0, Outcome.DROPPED)
     assert answer(rig, future)[0]
-    assert host.bundle.path == other_bundle
+    assert host.perceiver.bundle.path == other_bundle
 
 
 def test_an_inactive_node_is_changed_too(start_node, other_bundle):
@@ -156,7 +156,7 @@ def test_an_inactive_node_is_changed_too(start_node, other_bundle):
 def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
     rig = drive.rig
-    rig.node._configured.host.engine.close()
+    rig.node._configured.host.perceiver.engine.close()
     drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
     rig.wait_for_value("engine", "degraded", "running on onnxruntime")
     success, message = load(rig, engine="openvino")
@@ -165,6 +165,6 @@ def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
     assert (values["engine"], values["degraded"]) == ("openvino", "no")
     assert classes_of(drive.frame()) == TOY_ANSWER
     # It may fail in its turn.
-    rig.node._configured.host.engine.close()
+    rig.node._configured.host.perceiver.engine.close()
     drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
     rig.wait_for_value("engine", "degraded", "running on onnxruntime")

@@ -9,10 +9,9 @@ import pytest
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import Image
 
-import mtc_perception.runtime.loader
+import mtc_perception.runtime.host
 from mtc_perception.runtime.frames import Frame, Outcome
-from mtc_perception.runtime.host import Loaded, Selection
-from mtc_perception.runtime.host import load as load_selection
+from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from support.node_rig import Rig
 from support.swap_rig import (
     OTHER_ANSWER,
@@ -98,11 +97,11 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
 ):
     made: list[Any] = []
 
-    def kept(selection: Selection) -> Loaded:
-        made.append(load_selection(selection))
+    def kept(selection: Selection) -> Perceiver:
+        made.append(open_perceiver(selection))
         return made[-1]
 
-    monkeypatch.setattr(mtc_perception.runtime.loader, "load", kept)
+    monkeypatch.setattr(mtc_perception.runtime.host, "open_perceiver", kept)
     rig = start_node(engine="openvino")
     assert rig.configure()
     before = parameters(rig)
@@ -114,10 +113,10 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
     success, message = load(rig, other_bundle)
     assert not success
     assert "did not finish an image in 0.2 s" in message
-    assert host.bundle.path == toy_bundle
+    assert host.perceiver.bundle.path == toy_bundle
     assert parameters(rig) == before
     assert is_closed(made[0].engine)
-    assert not is_closed(host.engine)
+    assert not is_closed(host.perceiver.engine)
     slots.finish(0, Outcome.DROPPED)
     assert load(rig, other_bundle)[0]
 
@@ -146,7 +145,7 @@ def unusable_publisher(rig: Rig) -> str:
 def test_what_fails_after_the_switch_does_not_call_it_failed(start_node, other_bundle, spoil):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
     rig = drive.rig
-    former = rig.node._configured.host.engine
+    former = rig.node._configured.host.perceiver.engine
     problem = spoil(rig)
     success, message = load(rig, other_bundle)
     assert success, message

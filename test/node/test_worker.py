@@ -13,7 +13,8 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import FrameTimes
 from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
-from mtc_perception.runtime.host import EngineHost, Limits, Selection, load
+from mtc_perception.runtime.host import EngineHost
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.runtime.worker import InferenceWorker
 from mtc_perception.util.errors import EngineError, ImageError
 from support.toy_bundle import toy_model, write_toy_bundle
@@ -66,7 +67,8 @@ class Bench:
             self.slots,
             self.host,
             [self.port],
-            Limits(bundle.manifest.thresholds, 5, 0.0),
+            bundle.manifest.limits,
+            0.0,
             time.time_ns,
             self._degrade,
             self._fail,
@@ -92,7 +94,7 @@ class Bench:
 
 def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> EngineHost:
     selection = Selection(bundle.path, engine, precision, threads=1)  # type: ignore[arg-type]
-    return EngineHost(load(selection), fallback=True)
+    return EngineHost(selection, open_perceiver(selection), fallback=True)
 
 
 def grey() -> SourceImage:
@@ -128,12 +130,12 @@ def test_whatever_an_engine_raises_it_is_replaced(toy: Bundle) -> None:
     assert bench.port.reported.wait(20)
     bench.port.reported.clear()
     # Its thread ends underneath, as at the end of the interpreter.
-    bench.host.engine._worker.shutdown()  # type: ignore[attr-defined]
+    bench.host.perceiver.engine._worker.shutdown()  # type: ignore[attr-defined]
     bench.send()
     assert bench.replaced.wait(20)
     bench.send()
     assert bench.port.reported.wait(20)
-    assert bench.host.engine.name == "openvino"
+    assert bench.host.perceiver.engine.name == "openvino"
     bench.stop()
     (said,) = bench.degraded
     assert said.startswith("onnxruntime failed: RuntimeError: cannot schedule new futures after")
@@ -153,9 +155,7 @@ def test_an_image_that_cannot_be_scaled_is_malformed(toy: Bundle) -> None:
     assert "cannot be scaled" in reason
     assert (bench.degraded, bench.failures) == ([], [])
     with pytest.raises(ImageError, match="cannot be scaled"):
-        host_on(toy, "openvino").perceive(
-            two_channels(), Limits(toy.manifest.thresholds, 5, max_frame_age_ms=0.0)
-        )
+        host_on(toy, "openvino").perceiver.perceive(two_channels())
 
 
 def test_stages_add_up_to_the_whole(toy: Bundle) -> None:
@@ -210,10 +210,10 @@ def test_a_replacement_keeps_the_precision_asked_for_where_it_can(
     addition: str,
 ) -> None:
     host = host_on(two_precisions(int8_engines), "openvino", "int8")
-    assert host.engine.precision == "int8"
+    assert host.perceiver.engine.precision == "int8"
     said = host.replace(EngineError("it broke"))
     assert said == host.degraded
     assert said == f"openvino failed: it broke; running on onnxruntime{addition}"
-    assert host.engine.precision == precision
+    assert host.perceiver.engine.precision == precision
     with pytest.raises(EngineError, match="no CPU engine is left"):
         host.replace(EngineError("again"))

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.images import SourceImage
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from offline_compress.evaluation.evaluation import (
     FrameScore,
     evaluate_engine,
@@ -108,9 +108,9 @@ def test_what_is_scored_is_what_the_perceiver_returns(
     blocks = random.integers(0, 256, (7, 9, 3), dtype=np.uint8)
     image = SourceImage(cv2.resize(blocks, size[::-1]), "rgb")
     thresholds = Thresholds(score=0.15, drivable=0.4, lane=0.7)
-    with Perceiver.open(toy_bundle, "onnxruntime", thresholds=thresholds) as perceiver:
-        expected = perceiver.perceive(image)
-        got = infer(perceiver.engine, image, perceiver.max_detections).perception(thresholds)
+    with open_perceiver(Selection(toy_bundle, "onnxruntime")) as perceiver:
+        expected = perceiver.perceive(image, Limits(thresholds, 5))
+        got = infer(perceiver.engine, image, 5).perception(thresholds)
     assert 0 < len(expected.boxes) < 5
     assert 0 < np.count_nonzero(expected.lane) < expected.lane.size
     for name in ("boxes", "scores", "labels", "drivable", "lane"):
@@ -121,11 +121,11 @@ def test_evaluation_leaves_a_perceiver_as_it_was(toy_bundle: Path, data: DataSet
     rgb, drivable, _, _ = road()
     data.add("a", np.full_like(rgb, 255), drivable)
     portrait = SourceImage(np.full((160, 40, 3), 60, dtype=np.uint8), "rgb")
-    with Perceiver.open(toy_bundle, "onnxruntime") as perceiver:
+    with open_perceiver(Selection(toy_bundle, "onnxruntime")) as perceiver:
         before = perceiver.perceive(portrait)
         samples = read_split(data.root, "val")
         evaluation = evaluate_engine(
-            perceiver.engine, samples, perceiver.thresholds, perceiver.max_detections
+            perceiver.engine, samples, perceiver.bundle.manifest.thresholds, 5
         )
         after = perceiver.perceive(portrait)
     assert evaluation.metrics.to_json()["drivable"]["iou"] == pytest.approx(0.5)

@@ -15,7 +15,7 @@ from mtc_perception.replay.recordings.recording import Notes, SourceImage
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.recordings.storage import ros_typestore
 from mtc_perception.replay.recordings.writer import START_NS, write_recording
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive
 from support.checkout import ROOT
@@ -59,7 +59,7 @@ def test_annotated_bag_keeps_stamps_and_frames(messages: dict[str, list]) -> Non
 def test_annotated_bag_holds_what_the_network_says(
     messages: dict[str, list], toy_bundle: Path
 ) -> None:
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         for index in range(IMAGES):
             said = perceiver.perceive(SourceImage(drive.rgb(index), "rgb"))
             for topic, mask in (("drivable_mask", said.drivable), ("lane_mask", said.lane)):

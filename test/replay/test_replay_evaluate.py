@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.decode import SCORE_FLOOR
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
@@ -34,7 +34,7 @@ from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import StreamTask
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import EngineError
 from support.bag_messages import (
     COMPRESSED,
@@ -58,9 +58,9 @@ def plain_loop(bag: Path, bundle: Path, topic: str | None = None) -> PerceptionM
     """What an evaluation must come to: image by image, nothing in between."""
     metrics = PerceptionMetrics(0.5, 0.5, 5, 0.2)
     thresholds = Thresholds(score=SCORE_FLOOR, drivable=0.5, lane=0.5)
-    with Perceiver.open(bundle, "onnxruntime", threads=1, thresholds=thresholds) as perceiver:
+    with open_perceiver(Selection(bundle, "onnxruntime", threads=1)) as perceiver:
         for frame, truth in open_source(bag, topic).labelled_frames(Notes()):
-            found = perceiver.perceive(frame.pixels.decode())
+            found = perceiver.perceive(frame.pixels.decode(), Limits(thresholds, 5))
             assert truth is not None
             metrics.update(truth, found.boxes, found.scores, found.drivable, found.lane)
     return metrics
@@ -101,7 +101,7 @@ def test_runs_are_equal_to_the_last_bit(tmp_path: Path, toy_bundle: Path) -> Non
 def test_records_say_what_became_of_each_image(tmp_path: Path, toy_bundle: Path) -> None:
     evaluate(tmp_path / "run", toy_bundle, labelled_bag(tmp_path / "drive"))
     found = records(tmp_path / "run")
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         for index, record in enumerate(found):
             frames = open_source(tmp_path / "drive").frames()
             answer = perceiver.perceive([*frames][index].pixels.decode())
@@ -239,8 +239,9 @@ def test_images_are_read_as_they_are_needed(toy_bundle: Path) -> None:
         assert seen.labelled.frame.index == recorded
         recorded += 1
 
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
-        replay_frames(frames(), perceiver, None, judge, lambda: None)
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
+        limits = perceiver.bundle.manifest.limits
+        replay_frames(frames(), perceiver, limits, None, judge, lambda: None)
     assert recorded == 200
     assert most_between <= 10
 
@@ -255,12 +256,13 @@ def test_times_are_those_of_the_answer_not_of_finding_image_and_label(toy_bundle
             yield LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
 
     times: list[float] = []
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
 
         def judge(seen: ReplayedImage) -> None:
             times.append(seen.latency_ms["read"])
 
-        replay_frames(frames(), perceiver, None, judge, lambda: None)
+        limits = perceiver.bundle.manifest.limits
+        replay_frames(frames(), perceiver, limits, None, judge, lambda: None)
     assert 0 < min(times) < slow_s * 1e3
 
 
@@ -321,11 +323,10 @@ def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:
             time.sleep(0.2)  # until images wait to be judged
             raise OSError("the disk is full")
 
-    with (
-        Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver,
-        pytest.raises(OSError, match="the disk is full"),
-    ):
-        replay_frames(frames, perceiver, None, judge, lambda: None)
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
+        limits = perceiver.bundle.manifest.limits
+        with pytest.raises(OSError, match="the disk is full"):
+            replay_frames(frames, perceiver, limits, None, judge, lambda: None)
     assert judged == [0, 1, 2]
 
 

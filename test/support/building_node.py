@@ -7,15 +7,14 @@ another GPU, in place of the one for this machine's.
 import sys
 
 import mtc_perception.node.node as node
-from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.engines.tensorrt.build import BuildSettings, Tell, build_engine
-from mtc_perception.runtime.host import Selection
 
 
-def build_for_ada(selection: Selection, tell: Tell) -> str:
+def build_for_ada(bundle: Bundle, precision: str | None, tell: Tell) -> str:
     """Stands for `build_missing_engine`: the same build, but for a GPU that need not be here."""
-    network = Network.of(read_bundle(selection.bundle), "fp32")
+    network = Network.of(bundle, "fp32")
     built = build_engine(network, BuildSettings("tensorrt_rtx", ("sm89",)), tell)
     return f"built {len(built.engine)} bytes"
 

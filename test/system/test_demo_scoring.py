@@ -20,7 +20,7 @@ from mtc_perception.replay.live.result import LiveConfig, LiveResult
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from support.bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
 
 LOST, SMALL = 1, 3
@@ -43,7 +43,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
     expected = PerceptionMetrics(thresholds.drivable, thresholds.lane, 5, thresholds.score)
     recording, published = Recording(), []
     writer = AnswerWriter(tmp_path / "answers.bin")
-    with Perceiver.open(toy_bundle, "onnxruntime", threads=1) as perceiver:
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         for frame, truth in source.labelled_frames(Notes()):
             published.append(Published(frame.index, frame.stamp_ns, frame.index + 1, 0, 0.0))
             if frame.index == LOST:

@@ -1,6 +1,6 @@
-"""Builds the TensorRT engine of a selection where the store has none that loads."""
+"""Builds the TensorRT engine of a bundle where the store has none that loads."""
 
-from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.engines.tensorrt.build import (
     CURRENT,
@@ -13,18 +13,18 @@ from mtc_perception.engines.tensorrt.cuda import current_device
 from mtc_perception.engines.tensorrt.engine import stored_engine
 from mtc_perception.engines.tensorrt.library import deserialised
 from mtc_perception.engines.tensorrt.store import EngineStore
-from mtc_perception.runtime.host import Selection
 from mtc_perception.util.errors import EngineError
 
 
-def build_missing_engine(selection: Selection, tell: Tell) -> str:
-    """Build the engine that `selection` needs on TensorRT; says what was built, "" for nothing.
+def build_missing_engine(bundle: Bundle, precision: str | None, tell: Tell) -> str:
+    """Build the engine that `bundle` needs on TensorRT; says what was built, "" for nothing.
+
+    `precision` None is that of the bundle's preferred variant.
 
     Builds once at most, whether or not the new engine then loads. Raises BundleError, and
     EngineError where TensorRT or a GPU is missing or the build fails.
     """
-    bundle = read_bundle(selection.bundle)
-    variant = bundle.variant_for("tensorrt", selection.precision)
+    variant = bundle.variant_for("tensorrt", precision)
     flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
     try:
         # Sound bytes are not enough: another driver's engine may not load.

@@ -15,6 +15,7 @@ from mtc_perception.replay.report.pictures import Rgb, draw_truth
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import StreamResult
+from mtc_perception.runtime.perceiver import Selection
 from mtc_perception.util.errors import ImageError
 
 
@@ -82,7 +83,8 @@ def _answer(
 ) -> tuple[Rgb, str]:
     """The image with the answer of a run's network, and the answer's digest."""
     engine = run.engine
-    with perceivers.lend(Path(run.bundle["path"]), engine["name"], engine["precision"]) as lent:
+    selection = Selection(Path(run.bundle["path"]), engine["name"], engine["precision"])
+    with perceivers.lend(selection) as lent:
         manifest = lent.bundle.manifest
         perception = lent.perceive(image)
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())

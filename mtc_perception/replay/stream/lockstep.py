@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
+from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame
@@ -45,17 +46,19 @@ Judge = Callable[[ReplayedImage], None]
 def replay_frames(
     frames: Iterable[LabelledFrame],
     perceiver: Perceiver,
+    limits: Limits,
     reference: Perceiver | None,
     judge: Judge,
     tick: Callable[[], None],
 ) -> None:
-    """Perceive every image and have it judged; `tick` is called after each.
+    """Perceive every image, within `limits`, and have it judged; `tick` is called after each.
 
-    Raises what reading, the engine or `judge` raise; then no later image is judged.
+    `reference` keeps to its own limits. Raises what reading, the engine or `judge` raise; then no
+    later image is judged.
     """
     with (
         ReadAhead(_decoded(frames), _QUEUED) as decoded,
-        ReadAhead((_seen(one, perceiver, reference) for one in decoded), _QUEUED) as seen,
+        ReadAhead((_seen(one, perceiver, limits, reference) for one in decoded), _QUEUED) as seen,
     ):
         for one in seen:
             judge(one)
@@ -83,14 +86,16 @@ def _decoded(frames: Iterable[LabelledFrame]) -> Iterator[_Decoded]:
         yield _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
 
 
-def _seen(decoded: _Decoded, perceiver: Perceiver, reference: Perceiver | None) -> ReplayedImage:
+def _seen(
+    decoded: _Decoded, perceiver: Perceiver, limits: Limits, reference: Perceiver | None
+) -> ReplayedImage:
     labelled, image = decoded.labelled, decoded.image
     if image is None:
         broken = isinstance(labelled.frame.pixels, BrokenPixels)
         status: Status = "unreadable" if broken else "malformed"
         return ReplayedImage(labelled, None, None, None, status, decoded.reason, {})
     try:
-        perception = perceiver.perceive(image)
+        perception = perceiver.perceive(image, limits)
         other = None if reference is None else reference.perceive(image)
     except ImageError as error:
         return ReplayedImage(labelled, image, None, None, "malformed", str(error), {})

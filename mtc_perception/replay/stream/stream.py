@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import Self
 
-from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.decode import SCORE_FLOOR
 from mtc_perception.replay.recordings.label_folder import LabelFolder
 from mtc_perception.replay.recordings.recording import NS_PER_S, FrameSource, LabelledFrame, Notes
@@ -24,7 +24,7 @@ from mtc_perception.replay.stream.gallery import PICTURES, Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
-from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 
@@ -148,13 +148,11 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         perceiver = reference = None
         if task.mode == "lockstep":  # live, the node has the engine
             perceiver = stack.enter_context(
-                perceivers.lend(
-                    task.bundle, task.engine, task.precision, task.threads, score=SCORE_FLOOR
-                )
+                perceivers.lend(Selection(task.bundle, task.engine, task.precision, task.threads))
             )
         if task.reference is not None:
             reference = stack.enter_context(
-                perceivers.lend(task.reference, task.engine, None, task.threads)
+                perceivers.lend(Selection(task.reference, task.engine, threads=task.threads))
             )
         bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
         manifest = bundle.manifest
@@ -176,7 +174,9 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
             )
             engine, live, score_floor = run.engine, run.figures, manifest.thresholds.score
         else:
-            replay_frames(frames, perceiver, reference, books.add, count)
+            every = manifest.thresholds.model_copy(update={"score": SCORE_FLOOR})
+            limits = Limits(every, manifest.max_detections)
+            replay_frames(frames, perceiver, limits, reference, books.add, count)
             engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
     if books.images == 0:
         raise UserError(f"{task.name} holds no image")
@@ -234,7 +234,7 @@ def _engine(perceiver: Perceiver) -> dict[str, Any]:
         "name": engine.name,
         "precision": engine.precision,
         "device": engine.device,
-        "why": perceiver.engine_reason,
+        "why": perceiver.why,
     }
 
 
