@@ -11,9 +11,14 @@ import pytest
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.records.record import FrameRecord, read_frames
-from mtc_perception.replay.results.bootstrap import Difference, Resamples, blocks_of, difference
+from mtc_perception.replay.results.bootstrap import (
+    Difference,
+    Resamples,
+    accuracy_figures,
+    blocks_of,
+    difference,
+)
 from mtc_perception.replay.results.comparison import Image, compare_runs, pair_images
-from mtc_perception.replay.results.paired_figures import accuracy_figures
 from mtc_perception.replay.results.run_result import read_result, write_result
 from support.bag_messages import IMAGE, images, write_bag
 from support.replay_rig import evaluate, labelled_bag, run

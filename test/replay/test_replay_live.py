@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
-from mtc_perception.replay.results.live_figures import jitter_ms, merge_live
+from mtc_perception.replay.results.run_result import jitter_ms, merge_live
 from support.replay_bags import stamps, write_drive
 
 pytestmark = pytest.mark.dds

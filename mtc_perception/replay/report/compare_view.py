@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mtc_perception.replay.records.figures import FIGURE_WORDS
 from mtc_perception.replay.report.run_view import StreamView
+from mtc_perception.replay.results.comparison import pair_places
 
 _APART = 10
 """Images: of neighbours, which look alike, only the one that changed most is shown."""
@@ -76,14 +77,7 @@ def _apart(ranking: Sequence[Changed]) -> Iterator[Changed]:
 
 
 def _pair(first: StreamView, second: StreamView) -> StreamPair:
-    waiting: dict[int, list[int]] = {}
-    for place, stamp_ns in enumerate(second.stamps_ns):
-        waiting.setdefault(stamp_ns, []).append(place)
-    places = [
-        (place, waiting[stamp_ns].pop(0))
-        for place, stamp_ns in enumerate(first.stamps_ns)
-        if waiting.get(stamp_ns)
-    ]
+    places = pair_places(first.stamps_ns, second.stamps_ns)
     shared = [name for name in first.figures if name in second.figures]
     changes = {
         name: [second.figures[name][b] - first.figures[name][a] for a, b in places]

@@ -1,7 +1,8 @@
 """What changed from one run to another: figures, and the images they changed in."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,13 @@ from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.figures import figures
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.results.bootstrap import (
+    LOWER_IS_BETTER,
     Difference,
     Estimate,
     Resamples,
+    accuracy_figures,
     blocks_of,
     difference,
-)
-from mtc_perception.replay.results.paired_figures import (
-    LOWER_IS_BETTER,
-    accuracy_figures,
     latency_figures,
     stability_figures,
 )
@@ -102,21 +101,23 @@ def compare_runs(run_a: Path, run_b: Path, tick: Tick) -> dict[str, Any]:
 _Estimates = dict[str, Estimate]
 
 
+def pair_places(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Where in `a` and `b` the same is, in the order of `a`; of equal ones, first with first."""
+    there: dict[Hashable, deque[int]] = {}
+    for place, one in enumerate(b):
+        there.setdefault(one, deque()).append(place)
+    return [(place, found.popleft()) for place, one in enumerate(a) if (found := there.get(one))]
+
+
 def pair_images(a: Sequence[Image], b: Sequence[Image]) -> Paired:
-    """Images of one stream and stamp; of several with one stamp, the first with the first."""
-    there: dict[tuple[str, int], list[Image]] = {}
-    for image in b:
-        there.setdefault((image.stream, image.record.stamp_ns), []).append(image)
-    pairs = [
-        (image, found.pop(0))
-        for image in a
-        if (found := there.get((image.stream, image.record.stamp_ns)))
-    ]
+    """Images of one stream and stamp."""
+    keys = ([(image.stream, image.record.stamp_ns) for image in side] for side in (a, b))
+    places = pair_places(*keys)
     return Paired(
-        [one for one, _ in pairs],
-        [other for _, other in pairs],
-        len(a) - len(pairs),
-        len(b) - len(pairs),
+        [a[place] for place, _ in places],
+        [b[place] for _, place in places],
+        len(a) - len(places),
+        len(b) - len(places),
     )
 
 
