@@ -1,14 +1,12 @@
 """`python -m bench.method`: write the tables of docs/method.md anew from results/*.json."""
 
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench.criteria import REFERENCE
-from bench.readme import machine, rewritten, spread
+from bench.tables import Result, read_results, render, with_numbers
 from mtc_perception.core.perception import TASKS
 from offline_compress.evaluation.headlines import HEADLINES, task_scores
 from offline_compress.report.compression_rows import Row, settings_of
@@ -16,58 +14,22 @@ from offline_compress.report.compression_rows import Row, settings_of
 PAGE = Path("docs/method.md")
 
 
-def evidence(results: Path) -> str:
-    """The tables as Markdown, from the committed results alone."""
-
-    def read(name: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((results / f"{name}.json").read_text())
-        return content
-
-    return "\n".join([*settings(read("ablation")), "", *criteria(read("criteria")), ""])
-
-
-def settings(result: dict[str, Any]) -> list[str]:
-    """Every setting of the matrix as one line."""
-    teacher = task_scores(result["teacher"])
-    images = result["rows"][0]["data"]["images"]
-    lines = [
-        f"CamVid `val` ({images} images), {machine(result)}; mean ± deviation where there are "
-        "several seeds. Parameters and time are shares of the teacher's; *as cut* is the change of "
-        "a task's score by all that pruning does, the recoveries between its steps included; what "
-        "follows is the change after the recovery, all in points:",
-        "",
-        "| row | parameters | OpenVINO | ONNX Runtime | detection as cut | drivable as cut "
-        "| lane as cut | recall | mAP50 | drivable mIoU | lane IoU |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for setting, summary in zip(settings_of(result["rows"]), result["settings"], strict=True):
-        shares = [summary["params_share"], *summary["latency_ratio"].values()]
-        cut = [setting.spread(partial(_as_cut, teacher, task)) for task in TASKS]
-        gains = [summary["points"][task][name] for task, name in HEADLINES]
-        cells = [f"x {spread(one, '.2f')}" for one in shares]
-        cells += [spread(asdict(one) if one else None, "+.1f") for one in cut]
-        cells += [spread(one, "+.1f") for one in gains]
-        lines.append(f"| {summary['name']} | {' | '.join(cells)} |")
-    return lines
-
-
-def criteria(result: dict[str, Any]) -> list[str]:
-    """How far the criteria agree about the channels of one network."""
-    conflict, importance = (result[f"{name}_percentiles"] for name in ("conflict", "importance"))
-    lines = [
-        f"What the criteria make of the same scores, of the {result['channels']} channels of "
-        f"{result['teacher']} over {result['images']} images, beside `{REFERENCE}` without "
-        f"conflict (`python -m bench.criteria`). From the 5th to the 95th percentile importance "
-        f"goes from {importance['p5']:.4f} to {importance['p95']:.1f}, conflict from "
-        f"{conflict['p5']:.2f} to {conflict['p95']:.2f}:",
-        "",
-        "| criterion | of the better half in common | rank correlation |",
-        "|---|---|---|",
-    ]
-    for name, one in result["criteria"].items():
-        share, correlation = one["kept_in_common"], one["rank_correlation"]
-        lines.append(f"| {name} | {share:.1%} | {correlation:.3f} |")
-    return lines
+def evidence(ablation: Result, criteria: Result) -> str:
+    """The tables of an ablation and of the criteria's agreement, as Markdown."""
+    teacher = task_scores(ablation["teacher"])
+    settings = []
+    for setting, summary in zip(settings_of(ablation["rows"]), ablation["settings"], strict=True):
+        cuts = [setting.spread(partial(_as_cut, teacher, task)) for task in TASKS]
+        settings.append((summary, [asdict(cut) if cut else None for cut in cuts]))
+    return render(
+        "method.md.j2",
+        ablation=ablation,
+        settings=settings,
+        as_cut_of=TASKS,
+        headlines=HEADLINES,
+        criteria=criteria,
+        reference=REFERENCE,
+    )
 
 
 def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
@@ -79,11 +41,11 @@ def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
 def main() -> int:
     """Rewrite the page in the working directory; 2 if a result is missing."""
     try:
-        block = evidence(Path("results"))
+        block = evidence(**read_results(Path("results"), ("ablation", "criteria")))
     except FileNotFoundError as error:
         print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
         return 2
-    PAGE.write_text(rewritten(PAGE.read_text(), block, "bench.method"))
+    PAGE.write_text(with_numbers(PAGE.read_text(), block, "bench.method"))
     return 0
 
 

@@ -29,7 +29,7 @@ Tick = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Times of one inference in ms, by block: [blocks][runs] for every network on its engine."""
+    """Times of one inference in ms, by block: `[blocks][runs]` for every network on its engine."""
 
     blocks_ms: dict[Key, list[list[float]]]
 

@@ -1,0 +1,72 @@
+"""Numbers in documents: Jinja2 templates in bench/templates/, filled from results/*.json."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+Result = dict[str, Any]
+
+END = "<!-- end of numbers -->\n"
+
+
+def render(template: str, **values: object) -> str:
+    """A template as Markdown; a value that it asks for and that is not there is an error."""
+    return _ENVIRONMENT.get_template(template).render(values)
+
+
+def read_results(folder: Path, names: Iterable[str]) -> dict[str, Result]:
+    """The committed results by name. Raises FileNotFoundError for one that is missing."""
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
+
+
+def with_numbers(page: str, block: str, module: str) -> str:
+    """`page` with what stands between the two marks of `module` replaced by `block`."""
+    begin = f"<!-- numbers: written by `python -m {module}` -->\n"
+    head, found, rest = page.partition(begin)
+    assert found, f"no mark of {module}"
+    _, _, tail = rest.partition(END)
+    return f"{head}{begin}{block}{END}{tail}"
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form)
+
+
+def _spread(value: Result | None, form: str) -> str:
+    """A mean and its deviation over the seeds, if there are several; None: undefined."""
+    if value is None:
+        return "undefined"
+    deviation = value["deviation"]
+    words = format(value["mean"], form)
+    return words if deviation is None else f"{words} ± {deviation:{form.lstrip('+')}}"
+
+
+def _span(values: list[float]) -> str:
+    """Least and greatest of several runs."""
+    low, high = values
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _machine(result: Result) -> str:
+    """The machine that a result was measured on."""
+    one = result["machine"]
+    return f"{one['cpu']}, {one['cores']} cores"
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # Markdown
+)
+_ENVIRONMENT.filters |= {
+    "number": _number,
+    "spread": _spread,
+    "span": _span,
+    "machine": _machine,
+}

@@ -1,0 +1,147 @@
+"""Documents tell the truth: links lead somewhere, what they name exists, numbers are the results'."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+from catkin_pkg.changelog import get_changelog_from_path
+
+import mtc_perception
+from bench.method import evidence
+from bench.readme import BENCHMARKS, benchmarks, readme_table
+from bench.tables import read_results, with_numbers
+from mtc_perception.commands import engine
+from mtc_perception.replay import cli as replay
+from offline_compress import cli as compress
+from support.checkout import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+RESULTS = ROOT / "results"
+COMMANDS = {"mtc-engine": engine.app, "mtc-replay": replay.app, "mtc-compress": compress.app}
+documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_the_numbers_are_those_of_the_results() -> None:
+    assert with_numbers(text("README.md"), readme_table(RESULTS), "bench.readme") == text(
+        "README.md"
+    )
+    assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
+    tables = evidence(**read_results(RESULTS, ("ablation", "criteria")))
+    assert with_numbers(text("docs/method.md"), tables, "bench.method") == text("docs/method.md")
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text("README.md").splitlines()) <= 130
+
+
+@documents
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if re.match(r"[a-z]+:", link):
+            continue  # another site: not looked up here
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@documents
+def test_what_it_names_exists(path: Path) -> None:
+    page = path.read_text()
+    assert "../shared" not in page
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)\b", page, re.M):
+        assert re.search(rf"^{target}:", text("Makefile"), re.M), target
+    for name in re.findall(
+        r"(?<![\w/.])((?:config|models|docs|tools|requirements|results|bench|test|docker)"
+        r"/[\w/]+\.\w+)",
+        page,
+    ):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|cu|j2))`", page):
+        places = (ROOT, ROOT / "mtc_perception", ROOT / "offline_compress", path.parent)
+        assert any((place / name).is_file() for place in places), name
+    for module in re.findall(r"python3? -m ((?:bench|mtc_perception|offline_compress)[\w.]*)", page):
+        place = ROOT.joinpath(*module.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+
+
+@documents
+def test_commands_are_those_of_the_programs(path: Path) -> None:
+    for line in commands(path):
+        for program, *words in re.findall(r"(mtc-\w+)((?: [^|&;#`]*)?)", line):
+            check_command(program, words[0].split())
+
+
+def test_parameters_are_the_node_s() -> None:
+    parameters = pytest.importorskip("mtc_perception.node.parameters", reason="needs rclpy")
+    specs = parameters.node_specs() | parameters.camera_specs("<camera>", alone=True)
+    rows = {
+        name: cells
+        for line in text("docs/node.md").splitlines()
+        if line.startswith("| `")
+        for name, *cells in [[cell.strip(" `") for cell in line.strip("|").split("|")]]
+    }
+    for name, spec in specs.items():
+        assert name in rows, name
+        default, _, live = rows[name]
+        assert (live == "yes") == spec.live, name
+        if name != "bundle":
+            written = str(spec.default).replace("'", "")
+            assert default == written or float(default) == float(written), name
+
+
+def test_every_output_topic_is_listed() -> None:
+    camera = text("mtc_perception/node/camera.py")
+    topics = re.findall(r'publisher\(\w+, "(\w+)"', camera)
+    assert len(topics) >= 6
+    for topic in topics:
+        assert f"`{topic}`" in text("docs/node.md"), topic
+
+
+def test_the_changelog_is_one_for_ros_tools() -> None:
+    changelog = get_changelog_from_path(str(ROOT), "mtc_perception")
+    versions = [version for version, _, _ in changelog.foreach_version()]
+    assert versions[0] == mtc_perception.__version__
+    assert changelog.get_content_of_version(mtc_perception.__version__)
+
+
+def prose(path: Path) -> str:
+    """A document without its code."""
+    return re.sub(r"```.*?```|`[^`\n]+`", "", path.read_text(), flags=re.DOTALL)
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """Anchors of a document's headings, as GitHub and the site make them."""
+    page = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    plain = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", heading) for heading in plain}
+
+
+def commands(path: Path) -> Iterator[str]:
+    """The lines of the shell blocks of a document, continued ones joined."""
+    for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def check_command(program: str, words: list[str]) -> None:
+    """Fail unless a program has the command and the options that `words` begin with."""
+    command = typer.main.get_command(COMMANDS[program])
+    for word in words:
+        inner = getattr(command, "commands", None)
+        if inner is None or word.startswith("-"):
+            break
+        assert word in inner, f"{program} {word}"
+        command = inner[word]
+    known = {name for option in command.params for name in option.opts + option.secondary_opts}
+    for word in words:
+        if re.match(r"--?[a-z]", word):
+            assert word.partition("=")[0] in known | {"--help"}, f"{program} {command.name} {word}"
