@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint docs bench clean
 PYTHON ?= python3
 export PYTHON
 
@@ -32,7 +32,12 @@ test: ## lint and all tests
 	@$(MAKE) --no-print-directory _lint
 	@$(RUN) python -m pytest
 
-bench: ## the numbers of the README, measured on this machine
+docs: ## the documents as a site with the API reference, in out/site
+	@tools/setup.sh runtime docs
+	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@echo "wrote out/site/index.html"
+
+bench: ## the numbers of docs/benchmarks.md, measured on this machine
 	@tools/setup.sh runtime offline tensorrt
 	@$(RUN) python -m bench.run
 

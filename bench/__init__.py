@@ -1,1 +1,1 @@
-"""Measurements behind the README's numbers: `python -m bench.run`."""
+"""Measurements behind the numbers in documents: `python -m bench.run`."""

@@ -1,4 +1,4 @@
-"""`python -m bench.overview`: draw the README's picture anew with the shipped network."""
+"""`python -m bench.overview`: draw docs/overview.jpg anew with the shipped network."""
 
 import sys
 

@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every target was met, 1 if one was missed, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
-        description="Measure the numbers of the README on this machine, which should do nothing "
-        "else meanwhile.",
+        description="Measure the numbers of docs/benchmarks.md on this machine, which should do "
+        "nothing else meanwhile.",
     )
     parser.add_argument("only", nargs="*", help=f"of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--bundle", type=Path, help="default: the shipped one")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up this checkout: tools/setup.sh GROUP...   (groups: runtime, offline, dev, tensorrt, ray)
+# Sets up this checkout: tools/setup.sh GROUP...   (groups: runtime, offline, dev, tensorrt, ray, docs)
 #
 # Makes .venv with the pinned requirements of the groups, and .overlay with this project's interface
 # package and, where it is missing, vision_msgs. Each step leaves a stamp of what it was made from and

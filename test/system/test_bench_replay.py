@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.readme import numbers
+from bench.readme import benchmarks
 from bench.replay import with_part
 from bench.replay_bags import RATE_HZ, halved, raw, read_clip, unlabelled, write_bag
 from bench.replay_command import PeakMemory, resident_memory_kib
@@ -102,7 +102,7 @@ def test_the_readme_names_what_was_missed(tmp_path: Path) -> None:
     }
     result = {"bundle": "nano.mtc", "parts": parts, "machine": {"cpu": "A CPU", "cores": 2}}
     (tmp_path / "replay.json").write_text(json.dumps(result))
-    text = numbers(tmp_path)
+    text = benchmarks(tmp_path)
     assert "| live | all | >= 99 % |" in text
     assert "| two | x 1.5 | >= x 1.7 (missed) |" in text
     assert "`nano.mtc`" in text
