@@ -12,13 +12,13 @@ from rich.table import Table
 from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.engines.open import open_engine
-from mtc_perception.replay.demo.synthetic import (
+from mtc_perception.replay.live.result import LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.run import Phase, run_live
+from mtc_perception.replay.recordings.synthetic_drive import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,
     SYNTHETIC_WIDTH,
 )
-from mtc_perception.replay.live.result import LiveConfig, LiveResult, Usage
-from mtc_perception.replay.live.run import Phase, run_live
 
 ENGINE_RUNS = 150
 # Enough different images; more would only fill memory.

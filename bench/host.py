@@ -14,8 +14,8 @@ from rich.table import Table
 from bench.common import brief, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
-from mtc_perception.replay.demo.synthetic import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
 from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.synthetic_drive import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 
 Reader = Callable[[], SourceImage]

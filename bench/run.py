@@ -14,7 +14,7 @@ from bench.replay import bench_replay
 from bench.replay_parts import PARTS
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.node.parameters import default_bundle
-from mtc_perception.replay.demo.synthetic import synthetic_bag
+from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
 

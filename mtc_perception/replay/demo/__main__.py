@@ -17,8 +17,8 @@ from rich.progress import (
 )
 
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.replay.demo.synthetic import synthetic_bag
 from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
 
