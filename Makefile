@@ -21,7 +21,7 @@ setup: ## everything for users and developers
 
 demo: ## a drive through the real node under real DDS (INPUT=bag, video or image folder)
 	@tools/setup.sh runtime
-	@$(RUN) python -m mtc_perception.replay.demo $(if $(INPUT),--input "$(INPUT)")
+	@$(RUN) mtc-replay demo $(if $(INPUT),--input "$(INPUT)")
 
 lint: ## ruff, mypy, the rules of imports, undeclared dependencies
 	@tools/setup.sh runtime offline dev tensorrt

@@ -3,6 +3,7 @@
 import typer
 
 from mtc_perception.replay.commands.compare import compare
+from mtc_perception.replay.commands.demo import demo
 from mtc_perception.replay.commands.evaluate import evaluate
 from mtc_perception.replay.commands.files import bag, report
 from mtc_perception.util.command_line import run_app
@@ -20,6 +21,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(report)
 app.command()(bag)
+app.command()(demo)
 
 
 def main() -> None:

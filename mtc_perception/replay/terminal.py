@@ -77,6 +77,10 @@ def result_table(result: Mapping[str, Any]) -> Table:
     table.add_section()
     for words, value in metric_rows(result):
         table.add_row(words, value)
+    if rows := metric_rows(result.get("answered", {})):
+        table.add_section()
+        for words, value in rows:
+            table.add_row(f"{words}, of the answers alone", value)
     if "agreement" in result:
         table.add_section()
         for words, value in metric_rows(result["agreement"]):

@@ -20,26 +20,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mtc_perception.core.perception import StageTimes
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.schedule import Stamps, schedule
 from mtc_perception.replay.recordings.bag_labels import PackedMask
+from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
+from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
 from mtc_perception.replay.report.pictures import (
-    VideoFile,
-    add_caption,
     draw_answer,
     draw_truth,
     jpeg,
     shrink,
 )
+from mtc_perception.replay.stream.annotated_video import AnnotatedVideo, find_video
+from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
 from mtc_perception.util.worker_process import WorkerProcess
 
 MS = 1_000_000
+NO_TIMES = StageTimes(0.0, 0.0, 0.0)
 
 
 def test_a_steady_recording_is_played_as_it_was() -> None:
@@ -188,7 +192,7 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     rgb = np.full((60, 80, 3), (200, 100, 50), np.uint8)
     mask = np.zeros((60, 80), np.uint8)
     mask[40:] = 255
-    perception = answer(mask).perception(["vehicle"], StageTimes(1.0, 2.0, 3.0))
+    perception = answer(mask).perception(["vehicle"], NO_TIMES)
     assert perception.labels.tolist() == [0]
     drawn = draw_answer(rgb, perception, ["vehicle"])
     assert (drawn[45, 70] != rgb[45, 70]).any()
@@ -216,30 +220,44 @@ def test_shrunk_pictures_have_even_sides_and_the_width_asked_for(
     assert small.shape[1] <= max(limit, 2) + 1
 
 
-def test_a_video_appears_when_it_is_complete_and_can_be_played(tmp_path: Path) -> None:
-    video = VideoFile(tmp_path, "annotated", 30.0)
+def replayed(index: int, rgb: np.ndarray | None, perception: Perception | None) -> ReplayedImage:
+    labelled = LabelledFrame(SourceFrame(index, index, BrokenPixels("not asked for")), None)
+    image = None if rgb is None else SourceImage(rgb, "rgb")
+    status: Status = "dropped" if perception is None else "processed"
+    times_ms = {} if perception is None else {"end_to_end": 35.1}
+    return ReplayedImage(labelled, image, perception, None, status, "", times_ms)
+
+
+def test_a_video_has_every_image_with_its_answer(tmp_path: Path) -> None:
+    video = AnnotatedVideo(tmp_path, 30.0)
     for index in range(7):
         # One of another size: a resolution change in the recording.
-        shape = (64, 96, 3) if index == 3 else (96, 128, 3)
-        video.add(add_caption(np.full(shape, 30 * index, np.uint8), "image"))
-        assert [p for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
-    path = video.finish()
-    video.discard()
-    assert list(tmp_path.iterdir()) == [path]
-    capture = cv2.VideoCapture(str(path))
+        rgb = np.full((64, 96, 3) if index == 3 else (96, 128, 3), (30 * index, 0, 0), np.uint8)
+        found = None
+        if index != 5:
+            found = answer(np.zeros(rgb.shape[:2], np.uint8)).perception(["vehicle"], NO_TIMES)
+        one = replayed(index, rgb, found)
+        video.add(FrameRecord(index, index, one.status), one)
+    video.add(FrameRecord(7, 7, "malformed"), replayed(7, None, None))
+    video.close(True)
+    assert list(tmp_path.iterdir()) == [find_video(tmp_path)]
+    capture = cv2.VideoCapture(str(find_video(tmp_path)))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)
-    levels = []
+    colors = []
     while (read := capture.read())[0]:
-        levels.append(int(read[1][10, 10, 0]))
-    assert len(levels) == 7
-    assert all(abs(level - 30 * index) < 12 for index, level in enumerate(levels))
+        assert read[1][92:, :60].max() > 100  # the caption
+        colors.append(read[1][50, 100].astype(int))
+    assert len(colors) == 7
+    for index, (blue, _, red) in enumerate(colors):
+        if index == 5:
+            assert abs(red - blue) < 12
+        else:
+            assert abs(red - 30 * index) < 12
 
 
-def test_a_discarded_video_leaves_nothing(tmp_path: Path) -> None:
-    video = VideoFile(tmp_path, "annotated", 30.0)
-    video.add(np.zeros((32, 32, 3), np.uint8))
-    video.discard()
-    assert list(tmp_path.iterdir()) == []
+def test_no_image_no_video(tmp_path: Path) -> None:
+    AnnotatedVideo(tmp_path, 30.0).close(True)
+    assert find_video(tmp_path) is None
 
 
 def test_a_jpeg_keeps_the_order_of_the_colours() -> None:

@@ -35,7 +35,8 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bag = tmp_path_factory.mktemp("drive") / "drive"
     command = [sys.executable, "-m", "offline_compress.cli", "synth", "bag", str(bag)]
     command += ["--seconds", str(SECONDS), "--fps", str(RATE_HZ), "--size", "320x192"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
     return bag
 
 
@@ -45,7 +46,7 @@ class Demo:
     def __init__(self, *arguments: str | Path) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mtc_perception.replay.demo", *map(str, arguments)],
+            [sys.executable, "-m", "mtc_perception.replay.cli", "demo", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, MARK: self.mark},
             stdout=subprocess.PIPE,
@@ -54,7 +55,12 @@ class Demo:
         )
 
     def finish(self) -> tuple[int, str, str]:
-        out, errors = self.process.communicate(timeout=120)
+        """Exit code, and what it wrote to stdout and stderr."""
+        try:
+            out, errors = self.process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            raise AssertionError(f"still running: {self.process.communicate()}") from None
         return self.process.returncode, out, errors
 
     def processes(self) -> list[psutil.Process]:
@@ -78,8 +84,11 @@ class Demo:
                 with contextlib.suppress(psutil.Error):
                     if argument in process.cmdline():
                         return process
+            if self.process.poll() is not None:
+                break
             time.sleep(0.1)
-        raise AssertionError(f"{argument} never started")
+        self.process.terminate()
+        raise AssertionError(f"{argument} never started: {self.finish()}")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +154,7 @@ def test_the_table_is_printed(finished: tuple[Path, str]) -> None:
 
 def test_the_video_has_every_image(finished: tuple[Path, str]) -> None:
     out, _ = finished
-    (video,) = out.glob("annotated.*")
+    (video,) = out.rglob("annotated.*")
     capture = cv2.VideoCapture(str(video))
     frames = []
     while (read := capture.read())[0]:
@@ -160,17 +169,23 @@ def test_the_page_holds_its_pictures(finished: tuple[Path, str]) -> None:
     page = (out / "index.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # works without a network
     pictures = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(pictures) >= 6  # best and worst, each with its labels, and the slowest
+    assert len(pictures) >= 6  # the worst by each figure, and their labels
     for picture in pictures:
         content = np.frombuffer(base64.b64decode(picture), np.uint8)
         assert cv2.imdecode(content, cv2.IMREAD_COLOR) is not None
     assert page.count("<circle") == summary_of(out)["frames_processed"]
-    assert f'src="{next(out.glob("annotated.*")).name}"' in page
+    (video,) = out.rglob("annotated.*")
+    assert f'<video src="{video.relative_to(out).as_posix()}"' in page
 
 
 def test_nothing_half_written_is_left(finished: tuple[Path, str]) -> None:
-    names = sorted(path.name for path in finished[0].iterdir())
-    assert names == sorted(["annotated.webm", "index.html", "node.log", "summary.json"])
+    out, _ = finished
+    names = {path.name for path in out.iterdir()}
+    assert names == {"index.html", "result.json", "streams", "summary.json"}
+    [stream] = (out / "streams").iterdir()
+    names = {path.name for path in stream.iterdir()}
+    records = {"frames.jsonl", "times.jsonl", "stream.json", "pictures"}
+    assert names == {*records, "annotated.webm", "node.log"}
 
 
 def test_compressed_transport_no_labels_and_a_damaged_image(
@@ -190,8 +205,9 @@ def test_compressed_transport_no_labels_and_a_damaged_image(
     assert summary["frames_processed"] > 0
     assert not {"detection", "drivable", "lane"} & set(summary)
     assert "lane IoU" not in output
-    assert "cannot be read: 1 of the recording's images" in " ".join(output.split())
-    assert "image 8: PNG image is truncated" in " ".join(output.split())
+    assert summary["input"]["frames_unreadable"] == 1
+    assert summary["input"]["transport"] == "compressed"
+    assert "warning: unreadable image: images: image 8: PNG image is truncated" in output
 
 
 def test_ctrl_c_stops_everything(drive: Path, tmp_path: Path) -> None:
@@ -202,10 +218,10 @@ def test_ctrl_c_stops_everything(drive: Path, tmp_path: Path) -> None:
     demo.process.send_signal(signal.SIGINT)
     demo.process.send_signal(signal.SIGINT)  # an impatient user
     code, _, errors = demo.finish()
-    assert code == 130
+    assert code == 130, errors
     assert "Traceback" not in errors
     assert demo.processes() == []
-    assert [p.name for p in out.iterdir() if p.name != "node.log"] == []
+    assert [path for path in out.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -217,7 +233,7 @@ def test_interrupted_rendering_leaves_nothing(tmp_path: Path, number: signal.Sig
         time.sleep(0.1)
     demo.process.send_signal(number)
     code, _, errors = demo.finish()
-    assert code == 130
+    assert code == 130, errors
     assert "Traceback" not in errors
     while demo.processes() and time.monotonic() < deadline:  # killed, but not all waited for
         time.sleep(0.1)
@@ -241,17 +257,19 @@ def test_a_node_that_dies_ends_the_demo(drive: Path, tmp_path: Path) -> None:
     demo = Demo("--input", drive, "--out", tmp_path / "out")
     demo.node().kill()
     code, _, errors = demo.finish()
-    assert code == 1
-    assert errors.startswith("error: the node ended with exit code -9")
+    assert code == 1, errors
+    assert re.search("^error: the node ended with exit code -9", errors, re.MULTILINE)
     assert "Traceback" not in errors
     assert demo.processes() == []
+    [log] = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert log.name.endswith(".node.log")
 
 
 def test_a_node_that_cannot_run_is_quoted(drive: Path, tmp_path: Path) -> None:
     demo = Demo("--input", drive, "--out", tmp_path / "out", "--engine", "tensorrt")
     code, _, errors = demo.finish()
-    assert code == 1
-    assert re.match(r"error: the node refused to configure; its last words:\n", errors)
+    assert code == 1, errors
+    assert re.search("^error: the node refused to configure; its last words:$", errors, re.M)
     assert "tensorrt" in errors
     assert "Traceback" not in errors
     assert demo.processes() == []
@@ -268,7 +286,7 @@ def test_a_node_that_cannot_run_is_quoted(drive: Path, tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     code, _, errors = Demo("--out", tmp_path / "out", *arguments).finish()
-    assert code == 2
+    assert code == 2, errors
     (line,) = errors.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line

@@ -118,6 +118,13 @@ def evaluate(
             rich_help_panel=_LIVE,
         ),
     ] = None,
+    transport: Annotated[
+        Literal["raw", "compressed"] | None,
+        typer.Option(
+            help="Play as a camera does that publishes now, in this form; default: as recorded.",
+            rich_help_panel=_LIVE,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(min=1, help="So many streams at once, here.", rich_help_panel=_MANY),
@@ -139,6 +146,9 @@ def evaluate(
         typer.Option(
             "--annotate", help="Write a bag per stream with the answers, for Foxglove and RViz."
         ),
+    ] = False,
+    video: Annotated[
+        bool, typer.Option("--video", help="Write a video per stream with the answers.")
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replay what an earlier try has done as well.")
@@ -206,11 +216,15 @@ def evaluate(
         **chosen("mode", "live" if live else None),
         **chosen("rate", rate),
         **chosen("max_frame_age_ms", max_frame_age_ms),
+        transport=transport,
         annotate=annotate,
+        video=video,
     )
     runner = choose_runner(options.mode, workers, ray)
     if options.mode != "live" and (rate or max_frame_age_ms):
         raise UserError("--rate and --max-frame-age-ms are for --live")
+    if options.mode != "live" and transport:
+        raise UserError("--transport is for --live")
     name = wanted.name if wanted else None
     run = out or default_run_folder(network, name, options.mode)
     with Progress(keep=True) as progress:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from mtc_perception.replay.live.answers import RecordedFrame
-
-Transport = Literal["raw", "compressed"]
+from mtc_perception.replay.recordings.recording import Transport
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import psutil
 from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
-from mtc_perception.replay.live.protocol import Loaded, PlayerConfig, Transport
+from mtc_perception.replay.live.protocol import Loaded, PlayerConfig
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -20,6 +20,7 @@ from mtc_perception.replay.recordings.recording import (
     RawPixels,
     SourceError,
     SourceFrame,
+    Transport,
     first_seconds,
 )
 from mtc_perception.replay.recordings.sources import open_source

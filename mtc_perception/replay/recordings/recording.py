@@ -16,6 +16,8 @@ from mtc_perception.util.errors import ImageError, UserError
 
 NS_PER_S = 1_000_000_000
 SourceKind = Literal["bag", "video", "images"]
+Transport = Literal["raw", "compressed"]
+"""The message that images travel in: sensor_msgs/Image or CompressedImage."""
 
 
 class SourceError(UserError):

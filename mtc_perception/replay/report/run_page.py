@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mtc_perception.pages import render
 from mtc_perception.replay.records.figures import FIGURE_WORDS
@@ -19,6 +20,7 @@ from mtc_perception.replay.results.rows import (
     times_ms,
 )
 from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.stream.annotated_video import find_video
 from mtc_perception.replay.stream.gallery import PICTURES, Worst
 from mtc_perception.util.files import write_text_atomic
 
@@ -56,6 +58,8 @@ class StreamCharts:
     """What is drawn of one stream."""
 
     name: str
+    video: str
+    """Its address, seen from the page; empty without."""
     timeline: str
     strips: str
     lost: int
@@ -129,6 +133,8 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
         yield "Accuracy", accuracy, words
     else:
         yield "Accuracy", [], "No ground truth."
+    if rows := metric_rows(result.get("answered", {})):
+        yield "Accuracy of the answers alone", rows, "Without the images that got none."
     if agreement := result.get("agreement"):
         rows = metric_rows(agreement)
         yield "Agreement with the reference network", rows, "Its answers taken for labels."
@@ -174,11 +180,17 @@ def _charts(stream: StreamView, chosen: Sequence[tuple[StreamView, Worst]]) -> S
         timeline = latency_timeline(stream.times_s, stream.latencies_ms, period_ms)
     return StreamCharts(
         stream.result.name,
+        _video(stream),
         timeline,
         metric_strips(rows, stream.lost) if rows else "",
         sum(stream.lost),
         len(stream.lost) > COLUMNS,
     )
+
+
+def _video(stream: StreamView) -> str:
+    path = find_video(stream.folder)
+    return "" if path is None else quote("/".join(path.parts[-3:]))
 
 
 def _worst_of_all(streams: Sequence[StreamView]) -> list[tuple[StreamView, Worst]]:

@@ -30,6 +30,8 @@ class Figures:
     """Everything that is counted of some images; parts add up to the whole."""
 
     metrics: PerceptionMetrics
+    answered: PerceptionMetrics
+    """Without the images that got no answer, which `metrics` take for misses."""
     agreement: PerceptionMetrics
     stability: Stability = field(default_factory=Stability)
     endings: Counter[str] = field(default_factory=Counter)
@@ -48,7 +50,7 @@ class Figures:
                 result.thresholds["score"],
             )
 
-        return cls(metrics(), metrics())
+        return cls(metrics(), metrics(), metrics())
 
     def add(self, record: FrameRecord) -> None:
         """Count one image."""
@@ -56,6 +58,8 @@ class Figures:
         if record.evidence is not None:
             self.labelled += 1
             self.metrics.add(record.evidence)
+            if record.status == "processed":
+                self.answered.add(record.evidence)
         if record.agreement is not None:
             self.agreement.add(record.agreement)
         if record.stability is not None:
@@ -69,6 +73,7 @@ class Figures:
     def merge(self, other: "Figures") -> None:
         """Count everything `other` counted too."""
         self.metrics.merge(other.metrics)
+        self.answered.merge(other.answered)
         self.agreement.merge(other.agreement)
         self.stability.merge(other.stability)
         self.endings += other.endings
@@ -86,6 +91,8 @@ class Figures:
         content["latency_ms"] = {
             stage: percentiles(values) for stage, values in self.latencies_ms.items()
         }
+        if self.answered.images < self.metrics.images:
+            content["answered"] = self.answered.to_json()
         if self.agreement.images:
             content["agreement"] = self.agreement.to_json()
         if self.stability.pairs:

@@ -16,7 +16,7 @@ from mtc_perception.replay.recordings.bag import camera_topics
 from mtc_perception.replay.recordings.bag_files import BagFiles, is_bag
 from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
 from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.recording import Notes, SourceError
+from mtc_perception.replay.recordings.recording import Notes, SourceError, Transport
 from mtc_perception.replay.recordings.sources import FolderSource, open_source
 from mtc_perception.replay.stream.task import Failure, Mode, StreamTask
 from mtc_perception.util.errors import UserError
@@ -51,7 +51,9 @@ class Options:
     mode: Mode = "lockstep"
     rate: float = 1.0
     max_frame_age_ms: float = 0.0
+    transport: Transport | None = None
     annotate: bool = False
+    video: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,9 @@ def _task(
         mode=options.mode,
         rate=options.rate,
         max_frame_age_ms=options.max_frame_age_ms,
+        transport=options.transport,
         annotate=options.annotate,
+        video=options.video,
         out=run / "streams" / f"{number:02d}_{_slug(name)}",
         key="",
     )

@@ -28,8 +28,11 @@ class Observer(Protocol):
 Runner = Callable[[Sequence[StreamTask], Observer], Outcomes]
 
 
-def run_serial(tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:
-    """Replay every stream; one that raises UserError is a failure, and the others go on."""
+def run_serial(tasks: Sequence[StreamTask], observe: Observer, *, strict: bool = False) -> Outcomes:
+    """Replay every stream; one that raises UserError is a failure, and the others go on.
+
+    `strict`: it is raised.
+    """
     outcomes = Outcomes([], [])
     with PerceiverPool() as perceivers:
         for task in tasks:
@@ -40,5 +43,7 @@ def run_serial(tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:
             try:
                 outcomes.results.append(run_stream(task, perceivers, tick))
             except UserError as error:
+                if strict:
+                    raise
                 outcomes.failures.append(Failure(task.name, str(error)))
     return outcomes

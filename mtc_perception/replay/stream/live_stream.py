@@ -1,6 +1,6 @@
 """A stream replayed live: the same records as in lock-step, of what the real node answered."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.protocol import Published, Transport
+from mtc_perception.replay.live.protocol import Published
 from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult
 from mtc_perception.replay.live.run import Phase, expected_frames, node_files, run_live
 from mtc_perception.replay.recordings.recording import (
@@ -19,6 +19,7 @@ from mtc_perception.replay.recordings.recording import (
     LabelledFrame,
     Notes,
     SourceFrame,
+    Transport,
 )
 from mtc_perception.replay.records.record import Status
 from mtc_perception.replay.stream.lockstep import Judge, ReplayedImage
@@ -63,24 +64,22 @@ def replay_live(
         topic=task.topic,
         fps=task.fps,
         seconds=task.seconds,
-        transport=_transport(source),
+        transport=task.transport or _transport(source),
         parameters={
             "engine": task.engine,
             "precision": task.precision or "auto",
             "threads": task.threads or 0,
             "max_frame_age_ms": task.max_frame_age_ms,
         },
-        faithful=True,
+        faithful=task.transport is None,
         speed=task.rate,
     )
     ticks = _Ticks(tick, expected_frames(source.info, task.seconds))
     with node_files(folder) as scratch:
         result = run_live(config, scratch, ticks.observe)
         _note_trouble(result, notes)
-        published = {one.index: one for one in result.published}
-        for number, labelled in enumerate(frames, start=1):
-            one = published.get(labelled.frame.index)
-            judge(_seen(labelled, one, result, bundle, reference))
+        for number, seen in enumerate(seen_live(frames, result, bundle, reference), start=1):
+            judge(seen)
             ticks.advance_to(number)
         result.answers.close()
     status = result.engine
@@ -89,6 +88,16 @@ def replay_live(
         **{name: status[name] for name in ("precision", "device", "why")},
     }
     return LiveRun(engine, _figures(result))
+
+
+def seen_live(
+    frames: Iterable[LabelledFrame], result: LiveResult, bundle: Bundle, reference: Perceiver | None
+) -> Iterator[ReplayedImage]:
+    """What became of each of `frames`, the images of the recording that was played."""
+    published = {one.index: one for one in result.published}
+    for labelled in frames:
+        one = published.get(labelled.frame.index)
+        yield _seen(labelled, one, result, bundle, reference)
 
 
 class _Ticks:
@@ -151,7 +160,7 @@ def _ending(
     frame: SourceFrame, one: Published | None, result: LiveResult, problem: str
 ) -> tuple[Status, str]:
     """How an image without an answer ended; `problem` is why it cannot be decoded, if so."""
-    if isinstance(frame.pixels, BrokenPixels):
+    if isinstance(frame.pixels, BrokenPixels) or (problem and one is None):
         return "unreadable", problem
     if problem:
         return "malformed", problem
@@ -182,6 +191,7 @@ def _figures(result: LiveResult) -> dict[str, Any]:
     return {
         "rate": result.config.speed,
         "transport": result.config.transport,
+        "degraded": result.engine["degraded"],
         "frames_published": len(published),
         "frames_received_by_node": int(result.recording.status[CAMERA]["frames_in"]),
         "ready_s": round(result.ready_s, 3),

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -20,6 +20,7 @@ from mtc_perception.replay.recordings.sources import fitted, open_source, watche
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
+from mtc_perception.replay.stream.annotated_video import AnnotatedVideo
 from mtc_perception.replay.stream.gallery import PICTURES, Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import PerceiverPool
@@ -27,10 +28,13 @@ from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamT
 from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.worker_process import ReplayError
 
 if TYPE_CHECKING:
     from mtc_perception.replay.stream.live_stream import LiveRun
 
+NODE_LOG = "node.log"
+"""Of a live run, in the stream's folder."""
 Tick = Callable[[int, int], None]
 """Told the images done, and how many the recording claims to have."""
 
@@ -39,19 +43,26 @@ def run_stream(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> Strea
     """Replay `task` and return its result, which `task.out` holds afterwards.
 
     An older result there is replaced when the new one is complete; what a killed run has left is
-    removed. Raises UserError; then, and with every other exception, nothing is left of it.
+    removed. Raises UserError; then, and with every other exception, nothing is left of it but the
+    log of a node that failed, as `<task.out>.node.log`.
     """
     task.out.parent.mkdir(parents=True, exist_ok=True)
     for left in task.out.parent.glob(f".{task.out.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
     work = task.out.with_name(f".{task.out.name}.{os.getpid()}")
     work.mkdir()
+    log = task.out.with_name(f"{task.out.name}.{NODE_LOG}")
+    log.unlink(missing_ok=True)
     try:
         result = _replay(task, perceivers, work, tick)
         write_text_atomic(work / STREAM_FILE, result.to_json())
         if task.out.exists():
             shutil.rmtree(task.out)
         work.rename(task.out)
+    except ReplayError:
+        with suppress(FileNotFoundError):
+            os.replace(work / NODE_LOG, log)
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return result
@@ -158,7 +169,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         manifest = bundle.manifest
         begin_s = monotonic()  # engines that load or are built are no property of the recording
         judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
-        books = stack.enter_context(_Books(judge, folder, _sinks(task, folder), notes))
+        books = stack.enter_context(_Books(judge, folder, _sinks(task, source, folder), notes))
         done = 0
 
         def count() -> None:
@@ -220,11 +231,13 @@ def import_live() -> Callable[..., "LiveRun"]:
     return replay_live
 
 
-def _sinks(task: StreamTask, folder: Path) -> list[Sink]:
+def _sinks(task: StreamTask, source: FrameSource, folder: Path) -> list[Sink]:
     """The sinks that `task` wants; they write to `folder`, which exists."""
     sinks: list[Sink] = [Gallery(folder / PICTURES)]
     if task.annotate:
         sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
+    if task.video:
+        sinks.append(AnnotatedVideo(folder, source.info.rate_hz))
     return sinks
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mtc_perception.core.engine import EngineChoice
 from mtc_perception.replay.recordings.bag_labels import TruthTopics
-from mtc_perception.replay.recordings.recording import Note, SourceKind
+from mtc_perception.replay.recordings.recording import Note, SourceKind, Transport
 from mtc_perception.util.errors import UserError
 
 STREAM_FILE = "stream.json"
@@ -43,8 +43,12 @@ class StreamTask:
     """Playing speed, 1 is real time; live only."""
     max_frame_age_ms: float
     """The node's parameter; live only."""
+    transport: Transport | None
+    """Play as a camera does that publishes now, in this form; None: as recorded. Live only."""
     annotate: bool
     """Write an annotated bag."""
+    video: bool
+    """Write an annotated video."""
     out: Path
     """Folder of this stream, in the run's."""
     key: str

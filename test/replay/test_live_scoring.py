@@ -1,4 +1,4 @@
-"""How the demo scores what a node sent, without a node: its answers are made here."""
+"""How what a node sent is scored, without a node: its answers are made here."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.timing import FrameTimes
 from mtc_perception.metrics.tasks import PerceptionMetrics
-from mtc_perception.replay.demo.scoring import score_run
 from mtc_perception.replay.live.answers import (
     OUTPUTS,
     Answer,
@@ -19,7 +18,10 @@ from mtc_perception.replay.live.protocol import Published, Recording
 from mtc_perception.replay.live.result import LiveConfig, LiveResult
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import Notes
-from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.sources import fitted, open_source
+from mtc_perception.replay.records.judge import FrameJudge
+from mtc_perception.replay.results.run_result import Figures
+from mtc_perception.replay.stream.live_stream import seen_live
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from support.bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
 
@@ -71,16 +73,30 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
     answers = AnswerReader(tmp_path / "answers.bin")
     config = LiveConfig(bag, toy_bundle)
     result = LiveResult(config, source.info, published, recording, answers, [], 0, "", 1.0)
-    scored: list[int] = []
-    scores = score_run(source, bundle, result, scored.append)
+    notes = Notes()
+    judge = FrameJudge(thresholds, bundle.manifest.classes, 5, notes)
+    figures = Figures(
+        *(
+            PerceptionMetrics(thresholds.drivable, thresholds.lane, 5, thresholds.score)
+            for _ in "123"
+        )
+    )
+    for seen in seen_live(fitted(source.labelled_frames(notes), notes), result, bundle, None):
+        frame, truth = seen.labelled
+        if seen.perception is None:
+            figures.add(judge.unanswered(frame, seen.status, seen.reason, truth))
+        else:
+            figures.add(judge.answered(frame, seen.perception, truth))
     answers.close()
-    assert scored == list(range(1, COUNT + 1))
-    assert scores.labelled == COUNT
-    assert scores.metrics["drivable"]["images"] == COUNT - 1
-    assert scores.metrics["lane"]["images"] == COUNT - 2
+    found = figures.to_json()
+    assert (found["frames_processed"], found["frames_dropped"]) == (COUNT - 1, 1)
+    assert found["labelled_frames"] == COUNT
+    alone = found["answered"]
+    assert (alone["drivable"]["images"], found["drivable"]["images"]) == (COUNT - 1, COUNT)
+    assert (alone["lane"]["images"], found["lane"]["images"]) == (COUNT - 2, COUNT - 1)
     for task, name in (("drivable", "miou"), ("lane", "iou")):
         values = getattr(expected, task).at(getattr(thresholds, task))
-        assert scores.metrics[task][name] == pytest.approx(values[name])
-    assert len(scores.agreement) == COUNT - 1
-    [note] = scores.notes
+        assert alone[task][name] == pytest.approx(values[name])
+        assert found[task][name] != alone[task][name]
+    [note] = notes.all()
     assert note.kind == "label of another size"

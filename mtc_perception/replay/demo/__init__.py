@@ -1,1 +1,0 @@
-"""`make demo`: a recording through the real node, with a table, a video and a page."""

@@ -1,0 +1,94 @@
+"""A recording's images with what was seen in them, as a video that browsers play."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.replay.records.record import FrameRecord
+from mtc_perception.replay.report.pictures import Rgb, add_caption, shrink
+from mtc_perception.replay.stream.annotated_bag import ANNOTATED
+from mtc_perception.replay.stream.gallery import draw_record
+from mtc_perception.replay.stream.lockstep import ReplayedImage
+from mtc_perception.util.worker_process import ReplayError
+
+_WIDTH_PX = 720
+# Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write. VP8 takes 50 ms per image of
+# the width above.
+_CODECS = ((".webm", "VP80"), (".mp4", "mp4v"))
+
+
+class AnnotatedVideo:
+    """A sink that draws every image with its answer and says how long that took.
+
+    An image without an answer is grey; one that cannot be decoded is left out.
+    """
+
+    def __init__(self, folder: Path, rate_hz: float) -> None:
+        """`folder` gets the video, named by what OpenCV can write here: `.webm`, else `.mp4`."""
+        self._folder, self._rate_hz = folder, rate_hz
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+
+    def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
+        """Raises ReplayError where no video can be written."""
+        if replayed.image is None:
+            return
+        picture = draw_record(to_rgb(replayed.image), record, replayed.perception)
+        caption = _caption(record, replayed.latency_ms)
+        alarm = replayed.perception is None
+        self._write(add_caption(shrink(picture, _WIDTH_PX), caption, alarm=alarm))
+
+    def close(self, complete: bool) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def _write(self, rgb: Rgb) -> None:
+        if self._writer is None:
+            self._size = (rgb.shape[1], rgb.shape[0])
+            self._writer = self._open()
+        if rgb.shape[1::-1] != self._size:  # the camera's resolution changed
+            rgb = np.asarray(cv2.resize(rgb, self._size), np.uint8)
+        self._writer.write(np.ascontiguousarray(rgb[..., ::-1]))
+
+    def _open(self) -> "cv2.VideoWriter":
+        for suffix, codec in _CODECS:
+            path = self._folder / f"{ANNOTATED}{suffix}"
+            with _quiet_stderr():
+                code = cv2.VideoWriter.fourcc(*codec)
+                writer = cv2.VideoWriter(str(path), code, self._rate_hz, self._size)
+            if writer.isOpened():
+                return writer
+            path.unlink(missing_ok=True)
+        raise ReplayError(f"OpenCV can write no video here (tried {', '.join(map(str, _CODECS))})")
+
+
+def find_video(folder: Path) -> Path | None:
+    """What an `AnnotatedVideo` wrote to `folder`; None if there is none."""
+    paths = [folder / f"{ANNOTATED}{suffix}" for suffix, _ in _CODECS]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _caption(record: FrameRecord, latency_ms: Mapping[str, float]) -> str:
+    if record.status != "processed":
+        return f"image {record.index}: no answer, {record.status}"
+    vehicles = len(record.scores)
+    words = f"{vehicles} vehicle{'' if vehicles == 1 else 's'}"
+    return f"image {record.index}: {words}, {latency_ms['end_to_end']:.1f} ms end to end"
+
+
+class _quiet_stderr:
+    """Keeps FFmpeg's remarks on codec tags, written past Python, off the terminal."""
+
+    def __enter__(self) -> None:
+        self._saved = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+    def __exit__(self, *_: object) -> None:
+        os.dup2(self._saved, 2)
+        os.close(self._saved)
