@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.core.decode import threshold_level
+from mtc_perception.core.perception import threshold_level
 from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, judge
 from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
 

@@ -1,6 +1,7 @@
 """One camera of the node: its subscription, its publishers, and how its input is doing."""
 
 import time
+from enum import Enum
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
@@ -18,8 +19,6 @@ from mtc_perception.core.images import SUPPORTED_ENCODINGS, SourceImage
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import Perception
-from mtc_perception.core.timing import FrameTimes, TimingWindow
-from mtc_perception.node.inputs import InputMonitor
 from mtc_perception.node.messages import (
     ImageWriter,
     detections_message,
@@ -30,7 +29,14 @@ from mtc_perception.node.messages import (
     timing_message,
 )
 from mtc_perception.node.parameters import CameraSettings
-from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
+from mtc_perception.runtime.frames import (
+    Clock,
+    Frame,
+    FrameSlots,
+    FrameTimes,
+    Outcome,
+    TimingWindow,
+)
 from mtc_perception.runtime.host import EngineHost
 
 try:
@@ -47,12 +53,95 @@ LATCHED_QOS = QoSProfile(
 )
 RAW_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 WARN_PERIOD_NS = 5_000_000_000
+LOST_AFTER_S = 1.0
+LOST_AFTER_PERIODS = 5.0
+"""A slow camera is lost only after this many of its own periods."""
+
+RATE_OVER_S = 0.5
+"""Shortest time to measure a rate over."""
+
+
+class InputState(Enum):
+    WAITING = "waiting"
+    """No image since activation."""
+    OK = "ok"
+    LOST = "lost"
+    """Images came and have stopped."""
+    REJECTED = "rejected"
+    """Images come, and the last one could not be used."""
+
+
+class InputMonitor:
+    """Follows one camera from activation on.
+
+    The inference thread calls `accepted` and `rejected`, the executor's thread everything else;
+    they share single attributes that are only replaced, so no lock is needed.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock.OK
+        self.offset_ms = 0.0
+        """Node clock minus stamp at the last receipt: the age, where the clocks agree."""
+        self.stamps_back = 0
+        """Stamps earlier than the one before: a looping replay, or a clock that was set."""
+        self.qos_problem = ""
+        self.resolution = ""
+        self._rejection = ""
+        self._stamp_ns = 0
+        self._arrived_ns = 0
+        self._period_s = 0.0
+        self._count = 0
+        self._rate_hz = 0.0
+        self._counted_since_ns = time.monotonic_ns()
+
+    def arrived(self, frame: Frame) -> None:
+        if self._arrived_ns:
+            period_s = (frame.arrived_ns - self._arrived_ns) / 1e9
+            self._period_s = period_s if self._period_s == 0 else _blend(self._period_s, period_s)
+        self._arrived_ns = frame.arrived_ns
+        self._count += 1
+        if frame.stamp_ns < self._stamp_ns:
+            self.stamps_back += 1
+        self._stamp_ns = frame.stamp_ns
+        self.clock = frame.clock
+        self.offset_ms = (frame.received_ns - frame.stamp_ns) / 1e6
+
+    def accepted(self, width: int, height: int) -> None:
+        self._rejection = ""
+        self.resolution = f"{width}x{height}"
+
+    def rejected(self, reason: str) -> None:
+        self._rejection = reason
+
+    def state(self, silence: str) -> tuple[InputState, str]:
+        """The state and, unless it is OK, the reason in words.
+
+        `silence` is why no image would be coming, as far as the publishers tell.
+        """
+        if self._arrived_ns == 0:
+            return InputState.WAITING, self.qos_problem or silence
+        silent_s = (time.monotonic_ns() - self._arrived_ns) / 1e9
+        if silent_s > max(LOST_AFTER_S, LOST_AFTER_PERIODS * self._period_s):
+            return InputState.LOST, f"no image for {silent_s:.1f} s: {silence}"
+        if self._rejection:
+            return InputState.REJECTED, self._rejection
+        return InputState.OK, ""
+
+    def rate_hz(self) -> float:
+        """Images per second since the last call, or the last answer if that was just now."""
+        now_ns = time.monotonic_ns()
+        elapsed_s = (now_ns - self._counted_since_ns) / 1e9
+        if elapsed_s >= RATE_OVER_S:
+            self._rate_hz = self._count / elapsed_s
+            self._count, self._counted_since_ns = 0, now_ns
+        return self._rate_hz
 
 
 class Camera:
     """Made by configure; `subscribe` and `unsubscribe` follow activate and deactivate.
 
-    The methods of `worker.CameraPort` run in the inference thread, all others in the executor's.
+    The methods of `CameraPort` run in the inference thread (`now_ns` in both), all others in the
+    executor's.
     """
 
     def __init__(
@@ -157,7 +246,7 @@ class Camera:
             camera=self._index,
             payload=message,
             stamp_ns=stamp_ns(message.header),
-            received_ns=self._clock.now().nanoseconds,
+            received_ns=self.now_ns(),
             arrived_ns=time.monotonic_ns(),
         )
         self.monitor.arrived(frame)
@@ -172,6 +261,9 @@ class Camera:
             "set parameter reliability to best_effort"
         )
         self._node.get_logger().error(f"{self.name}: {self.monitor.qos_problem}")
+
+    def now_ns(self) -> int:
+        return int(self._clock.now().nanoseconds)
 
     def read(self, frame: Frame) -> SourceImage:
         return source_image(frame.payload)
@@ -199,16 +291,19 @@ class Camera:
         height, width = perception.lane.shape
         self.monitor.accepted(width, height)
 
-    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
+    def report(
+        self, frame: Frame, image: SourceImage, perception: Perception, times: FrameTimes
+    ) -> None:
         self.window.add(times)
-        engine = self._host.perceiver.engine.name
+        header, perceiver = frame.payload.header, self._host.perceiver
         self._timing.publish(
-            timing_message(frame.payload.header, self.name, engine, times, clock.value)
+            timing_message(header, self.name, perceiver.engine.name, times, frame.clock.value)
         )
+        if self._overlay.get_subscription_count():
+            classes = perceiver.bundle.manifest.classes
+            picture = draw_overlay(to_rgb(image), perception, classes)
+            self._overlay.publish(self._overlay_writer.write(header, picture))
 
-    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
-        if self._overlay.get_subscription_count() == 0:
-            return
-        classes = self._host.perceiver.bundle.manifest.classes
-        picture = draw_overlay(to_rgb(image), perception, classes)
-        self._overlay.publish(self._overlay_writer.write(frame.payload.header, picture))
+
+def _blend(mean: float, value: float) -> float:
+    return mean + (value - mean) / 8

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mtc_perception.core.bundle import Limits
-from mtc_perception.node.camera import Camera
-from mtc_perception.node.inputs import InputState
+from mtc_perception.node.camera import Camera, InputState
 from mtc_perception.node.messages import status_message
 from mtc_perception.runtime.frames import Clock, Counters
 from mtc_perception.runtime.host import EngineHost

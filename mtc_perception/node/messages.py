@@ -18,7 +18,7 @@ from vision_msgs.msg import (
 
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.core.perception import Perception
-from mtc_perception.core.timing import STAGES, FrameTimes
+from mtc_perception.runtime.frames import STAGES, FrameTimes
 
 
 def stamp_ns(header: Header) -> int:

@@ -192,14 +192,12 @@ class PerceptionNode(LifecycleNode):
             camera.subscribe(configured.settings.reliable)
             camera.announce(configured.limits.thresholds.score)
         configured.slots.open()
-        clock = self.get_clock()
         self._worker = InferenceWorker(
             configured.slots,
             configured.host,
             configured.cameras,
             configured.limits,
             configured.max_frame_age_ms,
-            now_ns=lambda: clock.now().nanoseconds,
             on_degraded=self._warn,
             on_failure=self._fail,
         )

@@ -1,12 +1,17 @@
-"""Newest-frame slot per camera: bounded memory, fair turns, every frame accounted for."""
+"""Frames from arrival to outcome: the newest of each camera, bounded memory, fair turns, each
+accounted for, and where its time went."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.core.timing import percentiles
 from mtc_perception.util.errors import EngineError
 
 NS_PER_MS = 1_000_000
@@ -19,6 +24,21 @@ Such an image is processed, whatever `max_frame_age_ms` is, and flagged."""
 PAUSE_S = 30.0
 """How long a pause waits for the frame under way: a device that hangs is given up sooner, and
 another engine may be loaded in its place meanwhile."""
+
+
+class Clock(Enum):
+    """What an image's stamp says about the clocks of camera and node."""
+
+    OK = "ok"
+    UNSET = "stamp is zero: the camera driver does not set it"
+    NO_TIME = "node clock is zero: use_sim_time is set but nobody publishes /clock"
+    FUTURE = "stamp is in the future: camera and node clocks differ"
+    FAR_PAST = "stamp is far in the past: clocks differ, or a replay without use_sim_time"
+
+    @property
+    def age_known(self) -> bool:
+        """Whether the difference of stamp and node clock is an age at all."""
+        return self is Clock.OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +55,18 @@ class Frame:
     arrived_ns: int
     """Monotonic clock at the same moment: the only one to take durations from."""
 
+    @property
+    def clock(self) -> Clock:
+        """What its stamp says about the clocks, at receipt."""
+        if self.received_ns == 0:
+            return Clock.NO_TIME
+        if self.stamp_ns == 0:
+            return Clock.UNSET
+        age_ms = (self.received_ns - self.stamp_ns) / NS_PER_MS
+        if age_ms < -FUTURE_TOLERANCE_MS:
+            return Clock.FUTURE
+        return Clock.FAR_PAST if age_ms > FAR_PAST_MS else Clock.OK
+
 
 class Outcome(Enum):
     """How a frame ended; each frame put into a slot ends in exactly one of these."""
@@ -43,6 +75,27 @@ class Outcome(Enum):
     DROPPED = "dropped"
     STALE = "stale"
     MALFORMED = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTimes:
+    """Where the time of one frame went. NaN where the clocks do not allow to say."""
+
+    receive: float
+    """Image stamp to subscription callback: camera, driver and transport."""
+    wait: float
+    """In the slot until the inference thread took it."""
+    preprocess: float
+    """Reading or decompressing the message, and the letterbox."""
+    inference: float
+    decode: float
+    publish: float
+    """Detections and both masks."""
+    end_to_end: float
+    """Image stamp to the last of these published."""
+
+
+STAGES: tuple[str, ...] = tuple(field.name for field in fields(FrameTimes))
 
 
 @dataclass(slots=True)
@@ -153,33 +206,6 @@ class FrameSlots:
         return None
 
 
-class Clock(Enum):
-    """What an image's stamp says about the clocks of camera and node."""
-
-    OK = "ok"
-    UNSET = "stamp is zero: the camera driver does not set it"
-    NO_TIME = "node clock is zero: use_sim_time is set but nobody publishes /clock"
-    FUTURE = "stamp is in the future: camera and node clocks differ"
-    FAR_PAST = "stamp is far in the past: clocks differ, or a replay without use_sim_time"
-
-    @property
-    def age_known(self) -> bool:
-        """Whether the difference of stamp and node clock is an age at all."""
-        return self is Clock.OK
-
-
-def judge_stamp(stamp_ns: int, now_ns: int) -> Clock:
-    """Name the relation of an image stamp to the node's clock at receipt."""
-    if now_ns == 0:
-        return Clock.NO_TIME
-    if stamp_ns == 0:
-        return Clock.UNSET
-    age_ms = (now_ns - stamp_ns) / NS_PER_MS
-    if age_ms < -FUTURE_TOLERANCE_MS:
-        return Clock.FUTURE
-    return Clock.FAR_PAST if age_ms > FAR_PAST_MS else Clock.OK
-
-
 def stale_age_ms(clock: Clock, stamp_ns: int, now_ns: int, max_age_ms: float) -> float | None:
     """Age in ms of a frame too old to process, or None if it is to be processed.
 
@@ -190,3 +216,23 @@ def stale_age_ms(clock: Clock, stamp_ns: int, now_ns: int, max_age_ms: float) ->
         return None
     age_ms = (now_ns - stamp_ns) / NS_PER_MS
     return age_ms if age_ms > max_age_ms else None
+
+
+class TimingWindow:
+    """The last `capacity` frames' times; one thread adds, any thread summarises."""
+
+    def __init__(self, capacity: int = 300) -> None:
+        self._rows: npt.NDArray[np.float64] = np.full((capacity, len(STAGES)), np.nan)
+        self._added = 0
+        self._lock = threading.Lock()
+
+    def add(self, times: FrameTimes) -> None:
+        with self._lock:
+            self._rows[self._added % len(self._rows)] = astuple(times)
+            self._added += 1
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Percentiles per stage, by the names in `STAGES`."""
+        with self._lock:
+            rows = self._rows[: self._added].copy()
+        return {stage: percentiles(rows[:, column]) for column, stage in enumerate(STAGES)}

@@ -9,11 +9,10 @@ import cv2
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Limits, read_bundle
-from mtc_perception.core.decode import decode_boxes, decode_mask
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.perception import Perception, StageTimes, decode_boxes, decode_mask
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 

@@ -9,14 +9,12 @@ from typing import Protocol
 from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
-from mtc_perception.core.timing import FrameTimes, StageClock
 from mtc_perception.runtime.frames import (
     NS_PER_MS,
-    Clock,
     Frame,
     FrameSlots,
+    FrameTimes,
     Outcome,
-    judge_stamp,
     stale_age_ms,
 )
 from mtc_perception.runtime.host import EngineHost
@@ -25,6 +23,9 @@ from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 class CameraPort(Protocol):
     """What the worker needs of a camera; called from the inference thread only."""
+
+    def now_ns(self) -> int:
+        """The clock of the frames' `received_ns`."""
 
     def read(self, frame: Frame) -> SourceImage:
         """The pixels of a frame. Raises ImageError."""
@@ -35,11 +36,10 @@ class CameraPort(Protocol):
     def publish(self, frame: Frame, perception: Perception) -> None:
         """Send what was perceived."""
 
-    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
-        """Send where the time went."""
-
-    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
-        """Send the overlay, if anybody looks at it."""
+    def report(
+        self, frame: Frame, image: SourceImage, perception: Perception, times: FrameTimes
+    ) -> None:
+        """Send where the time went, and the picture of it all if anybody looks at it."""
 
 
 class InferenceWorker:
@@ -52,18 +52,16 @@ class InferenceWorker:
         ports: Sequence[CameraPort],
         limits: Limits,
         max_frame_age_ms: float,
-        now_ns: Callable[[], int],
         on_degraded: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
         """`limits` and `max_frame_age_ms` (0 is no limit) may be replaced at any time, each as a
-        whole. `now_ns` is the node's (ROS) clock. `on_failure` is called once, at the end."""
+        whole. `on_failure` is called once, at the end."""
         self.limits = limits
         self.max_frame_age_ms = max_frame_age_ms
         self._slots = slots
         self._host = host
         self._ports = ports
-        self._now_ns = now_ns
         self._on_degraded = on_degraded
         self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -88,17 +86,17 @@ class InferenceWorker:
 
     def _process(self, frame: Frame) -> Outcome:
         wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
-        lap = StageClock()
         port, max_age_ms = self._ports[frame.camera], self.max_frame_age_ms
-        clock = judge_stamp(frame.stamp_ns, frame.received_ns)
-        age_ms = stale_age_ms(clock, frame.stamp_ns, self._now_ns(), max_age_ms)
+        clock = frame.clock
+        age_ms = stale_age_ms(clock, frame.stamp_ns, port.now_ns(), max_age_ms)
         if age_ms is not None:
             reason = f"image is {age_ms:.0f} ms old, max_frame_age_ms is {max_age_ms:g}"
             port.reject(frame, Outcome.STALE, reason)
             return Outcome.STALE
+        begin_s = time.perf_counter()
         try:
             image = port.read(frame)
-            read_ms = lap.lap_ms()
+            read_s = time.perf_counter() - begin_s
             perception = self._host.perceiver.perceive(image, self.limits)
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
@@ -106,21 +104,20 @@ class InferenceWorker:
         except EngineError as error:  # anything else is no fault of the engine's
             self._on_degraded(self._host.replace(error))
             return Outcome.DROPPED
-        lap.lap_ms()
+        perceived_s = time.perf_counter()
         port.publish(frame, perception)
-        publish_ms = lap.lap_ms()
-        end_ms = (self._now_ns() - frame.stamp_ns) / NS_PER_MS
+        published_s = time.perf_counter()
+        end_ms = (port.now_ns() - frame.stamp_ns) / NS_PER_MS
         times = FrameTimes(
             receive=(frame.received_ns - frame.stamp_ns) / NS_PER_MS
             if clock.age_known
             else math.nan,
             wait=wait_ms,
-            preprocess=read_ms + perception.times.preprocess_ms,
+            preprocess=read_s * 1e3 + perception.times.preprocess_ms,
             inference=perception.times.inference_ms,
             decode=perception.times.decode_ms,
-            publish=publish_ms,
+            publish=(published_s - perceived_s) * 1e3,
             end_to_end=end_ms if clock.age_known else math.nan,
         )
-        port.report(frame, times, clock)
-        port.draw(frame, image, perception)
+        port.report(frame, image, perception, times)
         return Outcome.PROCESSED

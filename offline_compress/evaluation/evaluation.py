@@ -16,11 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
-from mtc_perception.core.decode import SCORE_FLOOR, binary_mask, decode_boxes
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.perception import (
+    SCORE_FLOOR,
+    Perception,
+    StageTimes,
+    binary_mask,
+    decode_boxes,
+)
 from mtc_perception.datasets.layout import Sample, read_image, read_truth
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
 from offline_compress.evaluation.subject import Subject

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.core.decode import threshold_level
+from mtc_perception.core.perception import threshold_level
 from mtc_perception.metrics.masks import MaskMetric
 from mtc_perception.metrics.tasks import dilate
 

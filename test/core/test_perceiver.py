@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtc_perception.core.bundle import Limits, Thresholds
-from mtc_perception.core.decode import decode_boxes, decode_mask
 from mtc_perception.core.engine import EngineChoice, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
-from mtc_perception.core.perception import Perception
+from mtc_perception.core.perception import Perception, decode_boxes, decode_mask
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import BundleError

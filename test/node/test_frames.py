@@ -1,16 +1,19 @@
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtc_perception.runtime.frames import (
+    STAGES,
     Clock,
     Frame,
     FrameSlots,
+    FrameTimes,
     Outcome,
-    judge_stamp,
+    TimingWindow,
     stale_age_ms,
 )
 from mtc_perception.util.errors import EngineError
@@ -234,7 +237,7 @@ def test_no_frame_is_lost_or_doubled_between_threads():
     ],
 )
 def test_stamps_are_judged(stamp_ns, now_ns, clock):
-    assert judge_stamp(stamp_ns, now_ns) is clock
+    assert Frame(0, None, stamp_ns, now_ns, arrived_ns=0).clock is clock
 
 
 @pytest.mark.parametrize(
@@ -251,3 +254,15 @@ def test_stamps_are_judged(stamp_ns, now_ns, clock):
 )
 def test_only_a_known_age_makes_a_frame_stale(clock, age_ms, limit_ms, stale):
     assert stale_age_ms(clock, NOW - age_ms * MS, NOW, limit_ms) == stale
+
+
+def test_window_keeps_the_last_frames_only():
+    times = FrameTimes(*range(1, 8))
+    window = TimingWindow(capacity=3)
+    assert window.summary()["end_to_end"] == {"count": 0}
+    for value in (100.0, 1.0, 2.0, 3.0):
+        window.add(replace(times, end_to_end=value))
+    summary = window.summary()
+    assert tuple(summary) == STAGES
+    assert summary["end_to_end"]["max"] == 3.0
+    assert summary["receive"]["p50"] == times.receive

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from mtc_perception.node.inputs import RATE_OVER_S, InputMonitor, InputState
+from mtc_perception.node.camera import RATE_OVER_S, InputMonitor, InputState
 from mtc_perception.runtime.frames import Clock, Frame
 
 SECOND = 1_000_000_000

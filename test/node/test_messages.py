@@ -7,7 +7,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.core.timing import FrameTimes
 from mtc_perception.node.messages import (
     ImageWriter,
     detections_message,
@@ -20,6 +19,7 @@ from mtc_perception.node.messages import (
     times_from_message,
     timing_message,
 )
+from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.util.errors import ImageError
 
 

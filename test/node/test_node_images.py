@@ -18,8 +18,8 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.core.images import SUPPORTED_ENCODINGS
-from mtc_perception.core.timing import STAGES
 from mtc_perception.node.messages import rejection, source_image, times_from_message
+from mtc_perception.runtime.frames import STAGES
 from support.node_rig import PATIENCE_S, image_message, solid
 
 pytestmark = pytest.mark.dds
@@ -56,7 +56,7 @@ def as_encoding(rgb, encoding):
 @pytest.fixture(autouse=True)
 def _busy_machine(monkeypatch):
     """A pause of this process must not look like a lost camera."""
-    monkeypatch.setattr("mtc_perception.node.inputs.LOST_AFTER_S", PATIENCE_S)
+    monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -388,7 +388,7 @@ def test_input_state_goes_from_waiting_over_ok_to_lost(active, monkeypatch):
     active.wait_for_value("front", "reason", "1 publisher(s) on /image_raw, no image")
     active.perceive(publish, image_message(solid(*RED), "rgb8", active), active.drivable)
     active.wait_for_value("front", "input", "ok")
-    monkeypatch.setattr("mtc_perception.node.inputs.LOST_AFTER_S", 1.0)
+    monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", 1.0)
     active.wait_for_value("front", "input", "lost")
     assert active.diagnostics["front"].level == b"\x02"
 

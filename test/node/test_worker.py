@@ -11,8 +11,7 @@ import pytest
 from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
-from mtc_perception.core.timing import FrameTimes
-from mtc_perception.runtime.frames import Clock, Frame, FrameSlots, Outcome
+from mtc_perception.runtime.frames import Frame, FrameSlots, FrameTimes, Outcome
 from mtc_perception.runtime.host import EngineHost
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.runtime.worker import InferenceWorker
@@ -31,6 +30,9 @@ class Port:
         self.times: list[FrameTimes] = []
         self.reported = threading.Event()
 
+    def now_ns(self) -> int:
+        return time.time_ns()
+
     def read(self, frame: Frame) -> SourceImage:
         return self.make()
 
@@ -41,12 +43,11 @@ class Port:
     def publish(self, frame: Frame, perception: Perception) -> None:
         pass
 
-    def report(self, frame: Frame, times: FrameTimes, clock: Clock) -> None:
+    def report(
+        self, frame: Frame, image: SourceImage, perception: Perception, times: FrameTimes
+    ) -> None:
         self.times.append(times)
         self.reported.set()
-
-    def draw(self, frame: Frame, image: SourceImage, perception: Perception) -> None:
-        pass
 
 
 class Bench:
@@ -69,7 +70,6 @@ class Bench:
             [self.port],
             bundle.manifest.limits,
             0.0,
-            time.time_ns,
             self._degrade,
             self._fail,
         )

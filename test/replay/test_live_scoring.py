@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.core.timing import FrameTimes
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.live.answers import (
     OUTPUTS,
@@ -22,6 +21,7 @@ from mtc_perception.replay.recordings.sources import fitted, open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.results.run_result import Figures
 from mtc_perception.replay.stream.live_stream import seen_live
+from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from support.bag_messages import COUNT, HEIGHT, IMAGE, WIDTH, mask, raw, write_bag
 

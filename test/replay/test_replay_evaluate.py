@@ -11,8 +11,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.core.bundle import Limits, Thresholds
-from mtc_perception.core.decode import SCORE_FLOOR
-from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.perception import SCORE_FLOOR, Perception, StageTimes
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics

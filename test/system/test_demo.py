@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import bench.run
-from mtc_perception.core.timing import STAGES
+from mtc_perception.runtime.frames import STAGES
 from support.checkout import ROOT
 
 pytestmark = pytest.mark.dds

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.core.timing import FrameTimes
 from mtc_perception.replay.recordings.bag_labels import PackedMask
+from mtc_perception.runtime.frames import FrameTimes
 
 OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
 

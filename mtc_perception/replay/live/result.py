@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.core.timing import STAGES, percentiles
+from mtc_perception.core.timing import percentiles
 from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
 from mtc_perception.replay.live.protocol import Published, Recording
 from mtc_perception.replay.recordings.recording import SourceInfo, Transport
+from mtc_perception.runtime.frames import STAGES
 
 CAMERA = "front"
 """Name that the node knows its one camera by."""

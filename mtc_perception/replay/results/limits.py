@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mtc_perception.core.timing import STAGES as NODE_STAGES
 from mtc_perception.core.timing import percentiles
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
 from mtc_perception.replay.stream.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.stream.task import Failure
+from mtc_perception.runtime.frames import STAGES as NODE_STAGES
 
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold, as those that colour a log."""

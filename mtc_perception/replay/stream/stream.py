@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Limits, read_bundle
-from mtc_perception.core.decode import SCORE_FLOOR
+from mtc_perception.core.perception import SCORE_FLOOR
 from mtc_perception.replay.recordings.label_folder import LabelFolder
 from mtc_perception.replay.recordings.recording import NS_PER_S, FrameSource, LabelledFrame, Notes
 from mtc_perception.replay.recordings.sources import fitted, open_source, watched
