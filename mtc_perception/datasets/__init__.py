@@ -1,0 +1,1 @@
+"""Labelled data sets of every layout as lists of samples."""

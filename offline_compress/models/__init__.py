@@ -1,0 +1,1 @@
+"""Networks by name, their parts, and checkpoints that carry their shape."""

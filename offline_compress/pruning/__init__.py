@@ -1,1 +1,1 @@
-"""Structured pruning: which channels belong together, and cutting them out."""
+"""Structured pruning to a budget: what goes is chosen, tried, cut, recovered and judged."""

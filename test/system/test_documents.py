@@ -10,6 +10,7 @@ import typer
 from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
+from bench import architecture
 from bench.method import evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
 from bench.tables import read_results, with_numbers
@@ -103,6 +104,17 @@ def test_every_output_topic_is_listed() -> None:
     assert len(topics) >= 6
     for topic in topics:
         assert f"`{topic}`" in text("docs/node.md"), topic
+
+
+def test_the_architecture_is_that_of_the_code() -> None:
+    for place, content in architecture.pages(ROOT).items():
+        assert text(place) == content, "python -m bench.architecture"
+    for way in architecture.read_ways(ROOT):
+        for step in way["steps"]:
+            assert re.search(rf"(?:def|class) {step.symbol}\b", text(step.file)), step
+    assert all(
+        room.words for top in architecture.PACKAGES for room in architecture.rooms(ROOT, top)
+    )
 
 
 def test_the_changelog_is_one_for_ros_tools() -> None:
