@@ -25,12 +25,12 @@ from rich.text import Text
 
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Progress
 from offline_compress.pipeline.folder import LOG_FILE
 from offline_compress.recipe.parts import Strict
 from offline_compress.recipe.recipe import load_recipe
 from offline_compress.report.compression_report import settings_tables, terminal_table, write_report
 from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
-from offline_compress.training.stage_progress import Progress
 
 MTC_COMPRESS = (sys.executable, "-m", "offline_compress.cli")
 RUNS, PAGES = Path("runs/ablation"), Path("out/ablation")
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None, program: Sequence[str] = MTC_CO
         if finished:
             finished, rows = read_rows(finished, lambda line: print(line, file=sys.stderr))
             page = PAGES / f"{matrix.name}.html"
-            with Progress() as progress:
+            with Progress(alone=True) as progress:
                 write_report(page, finished, rows, progress.count)
             for table in settings_tables(settings_of(rows)):
                 console.print(terminal_table(table))

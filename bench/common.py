@@ -2,14 +2,20 @@
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from rich.console import Console
 
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Progress
 from mtc_perception.util.provenance import provenance
+
+Item = TypeVar("Item")
 
 
 def time_engine(engine: Engine, runs: int) -> list[float]:
@@ -28,6 +34,12 @@ def time_engine(engine: Engine, runs: int) -> list[float]:
 def brief(times_ms: list[float]) -> dict[str, float]:
     """Percentiles rounded to what can be told apart."""
     return {name: round(value, 3) for name, value in percentiles(times_ms).items()}
+
+
+def tracked(items: Iterable[Item], what: str, console: Console) -> Iterator[Item]:
+    """The items, with a bar of how many are done."""
+    with Progress(console=console) as progress:
+        yield from progress.track(items, what)
 
 
 def write_result(folder: Path, name: str, content: dict[str, Any]) -> Path:

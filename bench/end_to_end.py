@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.engines.open import open_engine
+from mtc_perception.metrics.figures import STAGE_LABELS
 from mtc_perception.replay.live.result import LiveConfig, LiveResult, Usage
-from mtc_perception.replay.live.run import Phase, run_live
+from mtc_perception.replay.live.run import run_live
 from mtc_perception.replay.recordings.synthetic_drive import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,
     SYNTHETIC_WIDTH,
 )
+from mtc_perception.util.progress import Progress
 
 ENGINE_RUNS = 150
 # Enough different images; more would only fill memory.
@@ -36,7 +37,7 @@ def bench_end_to_end(
     Raises UserError.
     """
     before_ms = _bare_engine_ms(bundle)
-    with tempfile.TemporaryDirectory() as folder, _bars(console) as progress:
+    with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
         config = LiveConfig(
             input=bag,
             bundle=bundle.path,
@@ -44,7 +45,7 @@ def bench_end_to_end(
             repeat_s=seconds,
             keep_results=False,
         )
-        result = run_live(config, Path(folder), _Show(progress))
+        result = run_live(config, Path(folder), progress.count)
     after_ms = _bare_engine_ms(bundle)
     content = _evaluate(bundle, result, before_ms, after_ms, seconds)
     console.print(_table(content))
@@ -130,27 +131,5 @@ def _table(content: dict[str, Any]) -> Table:
     for stage, values in rows.items():
         style = "bold" if stage == "end_to_end" else ""
         cells = (f"{values[q]:.2f}" if q in values else "-" for q in ("p50", "p95", "p99", "max"))
-        table.add_row(stage.replace("_", " "), *cells, style=style)
+        table.add_row(STAGE_LABELS.get(stage, stage), *cells, style=style)
     return table
-
-
-class _Show:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[Phase, TaskID] = {}
-
-    def __call__(self, phase: Phase, done: float, total: float | None) -> None:
-        if phase not in self._tasks:
-            self._tasks[phase] = self._progress.add_task(f"end to end, {phase}", total=total)
-        self._progress.update(self._tasks[phase], completed=done, total=total)
-
-
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<21}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        refresh_per_second=1,  # drawing takes time from the node under test
-    )

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from bench.common import brief, time_engine, write_result
+from bench.common import brief, time_engine, tracked, write_result
 from bench.peers import CONDITIONS, PEERS
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Engine
@@ -29,7 +28,7 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> None:
             stack.callback(engine.close)
             engines[name] = engine
         blocks: dict[str, list[list[float]]] = {name: [] for name in ENGINES}
-        for _ in track(range(BLOCKS), "engines", console=console, transient=True):
+        for _ in tracked(range(BLOCKS), "engines", console):
             for name, engine in engines.items():
                 time_engine(engine, 1)  # the other engine has just had the caches
                 blocks[name].append(time_engine(engine, RUNS_PER_BLOCK))

@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
 from bench.common import write_result
 from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Progress
 from offline_compress.data.dataset import TrainingSet, collate
 from offline_compress.data.targets import Targets
 from offline_compress.export import normalise
@@ -66,7 +66,7 @@ def measure(
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     stream = samples(root, 0)
     rows = []
-    bar = progress.add_task(f"{model_name}, {mask_loss}", total=marks[-1] + len(marks) * BATCHES)
+    tick = progress.ticker(f"{model_name}, {mask_loss}", marks[-1] + 1 + len(marks) * BATCHES)
     for step in range(marks[-1] + 1):
         if step in marks:
             norms, values = [], []
@@ -75,7 +75,7 @@ def measure(
                 losses = task_losses(model(normalise(images), targets), targets, mask_loss)
                 norms.append(trunk_norms(model, losses))
                 values.append([getattr(losses, task).item() for task in TASKS])
-                progress.advance(bar)
+                tick()
             rows.append(
                 {"model": model_name, "mask_loss": mask_loss, "step": step}
                 | {f"{task}_norm": n for task, n in zip(TASKS, _mean(norms), strict=True)}
@@ -87,7 +87,7 @@ def measure(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        progress.advance(bar)
+        tick()
     return rows
 
 

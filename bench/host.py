@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from bench.common import brief, write_result
+from bench.common import brief, tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.replay.recordings.sources import open_source
@@ -38,7 +37,7 @@ def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> No
         device = perceiver.engine.device
         for name, read in inputs.items():
             times: dict[str, list[float]] = {stage: [] for stage in STAGES}
-            for _ in track(range(RUNS), f"host, {name}", console=console, transient=True):
+            for _ in tracked(range(RUNS), f"host, {name}", console):
                 begin = time.perf_counter()
                 source = read()
                 times["read"].append((time.perf_counter() - begin) * 1e3)

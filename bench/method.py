@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.criteria import REFERENCE
 from bench.tables import Result, read_results, render, with_numbers
 from mtc_perception.core.perception import TASKS
-from offline_compress.evaluation.headlines import HEADLINES, task_scores
+from mtc_perception.metrics.figures import HEADLINES, task_scores
 from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")

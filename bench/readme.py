@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bench.tables import read_results, render, with_numbers
-from offline_compress.evaluation.headlines import HEADLINES
+from mtc_perception.metrics.figures import HEADLINES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")

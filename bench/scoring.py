@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from bench.common import write_result
+from bench.common import tracked, write_result
 from bench.training import RECIPES, ROADS
 from mtc_perception.util.memory import keep_memory
 from offline_compress.channels.groups import channel_groups
@@ -102,7 +101,7 @@ def measure(name: str, device: torch.device, console: Console) -> Cost:
     plain_s: list[float] = []
     scoring_s: list[float] = []
     with scoring_mode(model):
-        for number in track(range(-1, ROUNDS), f"scoring {name}", console=console):
+        for number in tracked(range(-1, ROUNDS), f"scoring {name}", console):
             batch = batches[number % len(batches)].to(device)
 
             # Whatever else the machine does, it does it to both.

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from bench.common import brief, time_engine, write_result
+from bench.common import brief, time_engine, tracked, write_result
 from bench.engines import ENGINES
 from bench.peers import CONDITIONS, PEERS
 from mtc_perception.core.engine import Engine, Network
@@ -89,7 +88,7 @@ def bench_teacher(results: Path, console: Console) -> None:
     rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         engines: list[dict[str, Engine]] = []
-        for candidate in track(CANDIDATES, "building", console=console, transient=True):
+        for candidate in tracked(CANDIDATES, "building", console):
             model = candidate.build()
             graph = onnx_graph(model, candidate.height, candidate.width)
             gmacs = count_gmacs(model, candidate.height, candidate.width)
@@ -108,7 +107,7 @@ def bench_teacher(results: Path, console: Console) -> None:
             for engine in engines[-1].values():
                 stack.callback(engine.close)
         times: list[dict[str, list[list[float]]]] = [{name: [] for name in ENGINES} for _ in rows]
-        for _ in track(range(BLOCKS), "measuring", console=console, transient=True):
+        for _ in tracked(range(BLOCKS), "measuring", console):
             for own, taken in zip(engines, times, strict=True):
                 for name, engine in own.items():
                     time_engine(engine, 1)  # the engine before has just had the caches

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from bench.common import write_result
@@ -25,6 +24,7 @@ from mtc_perception.engines.tensorrt.build import (
     fitting_variants,
 )
 from mtc_perception.util.errors import EngineError
+from mtc_perception.util.progress import Progress
 from offline_compress.export import onnx_graph
 from offline_compress.models.registry import MODELS, ModelSpec
 from offline_compress.quantization import fp16
@@ -40,10 +40,9 @@ def bench_tensorrt(results: Path, console: Console) -> None:
     """Build everything, print and write `tensorrt.json`. Raises UserError."""
     check_available(BuildSettings("tensorrt_rtx", RTX_TARGETS))
     rows: list[dict[str, Any]] = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("exporting", total=None)
+    with Progress(console=console, alone=True) as progress:
+        progress.count("exporting", 0)
         networks = dict(_networks())
-        progress.update(task, total=len(networks) * len(RTX_TARGETS))
         for name, network in networks.items():
             row: dict[str, Any] = {
                 "network": name,
@@ -52,10 +51,8 @@ def bench_tensorrt(results: Path, console: Console) -> None:
                 "onnx_mib": round(len(network.model) / 2**20, 2),
                 "targets": {},
             }
-            for target in RTX_TARGETS:
-                progress.update(task, description=f"{name} {network.precision}, {target}")
+            for target in progress.track(RTX_TARGETS, f"{name} {network.precision}"):
                 row["targets"][target] = _built(network, target, row)
-                progress.advance(task)
             rows.append(row)
     versions = {row.pop("version") for row in rows if "version" in row}
     content = {"tensorrt_rtx": versions.pop() if versions else None, "networks": rows}

@@ -1,6 +1,5 @@
 """`mtc-compress`: the offline commands. Each command only parses and prints; work lives beside."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -104,9 +103,9 @@ def evaluate(
     Example: [bold]mtc-compress evaluate models/mtc_nano.mtc --data DATA/camvid[/bold]
     """
     from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
 
     from mtc_perception.datasets.layout import read_split
+    from mtc_perception.util.progress import Progress
     from offline_compress.evaluation.evaluation import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
@@ -123,20 +122,14 @@ def evaluate(
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
     description = describe(subject, data, split, limit)
     out = result_folder(description, out)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-
-        def ticks(name: str) -> Callable[[int, int], None]:
-            task = progress.add_task(name, total=None)
-            return lambda done, total: progress.update(task, completed=done, total=total)
-
-        evaluation = evaluate_subject(subject, progress.track(samples, description="evaluating"))
+    with Progress(keep=True) as progress:
+        evaluation = evaluate_subject(subject, progress.track(samples, "evaluating", unit="img"))
         # The last image is still in the engine's input.
-        speed = measure_speed(subject.engine, ticks("timing"))
-        result = result_json(subject, evaluation, speed, description, ticks("scoring"))
+        speed = measure_speed(subject.engine, progress.counter("timing"))
+        result = result_json(subject, evaluation, speed, description, progress.counter("scoring"))
         out.mkdir(parents=True, exist_ok=True)
         write_result(out / RESULT_FILE, result)
-        write_report(out / "report.html", subject, evaluation, result, ticks("drawing"))
+        write_report(out / "report.html", subject, evaluation, result, progress.counter("drawing"))
     print(title_of(result))
     for table in result_tables(result):
         Console().print(table)

@@ -19,6 +19,8 @@ _REFRESH_HZ = 2
 
 Count = Callable[[float, float | None], None]
 """Told how much of a work is done, of how much; None where that is not known."""
+NamedCount = Callable[[str, float, float | None], None]
+"""The same of one of several works, told by name."""
 Item = TypeVar("Item")
 
 
@@ -26,14 +28,20 @@ class Progress:
     """Context in which works are counted, by their names, several at a time if need be."""
 
     def __init__(
-        self, *, shown: bool = True, keep: bool = False, console: Console | None = None
+        self,
+        *,
+        shown: bool = True,
+        keep: bool = False,
+        alone: bool = False,
+        console: Console | None = None,
     ) -> None:
         """`console` is stderr by default; `keep` leaves the bars there at the end.
 
+        `alone`: works come one after the other, and the bar of the one before goes.
         Not `shown`: every method does nothing, as in all but one of several processes.
         """
         self._console = console or Console(stderr=True)
-        self._shown = shown
+        self._shown, self._alone = shown, alone
         self._works: dict[str, Task] = {}
         self._lines_s: dict[str, float] = {}
         self._bars = Bars(
@@ -75,6 +83,8 @@ class Progress:
         if not self._shown:
             return
         if (work := self._works.get(what)) is None:
+            for before in list(self._works) if self._alone else ():
+                self.done(before)
             self._bars.add_task(what, total=total, status=status, unit=unit)
             work = self._works[what] = self._bars.tasks[-1]
             self._lines_s[what] = time.monotonic()

@@ -26,33 +26,15 @@ def check_data(
     [bold]mtc-compress check-data DATA/bdd100k --split val[/bold]
     """
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from mtc_perception.util.files import write_text_atomic
+    from mtc_perception.util.progress import Progress
     from mtc_perception.util.provenance import provenance
     from offline_compress.data.check import check_data as check
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("indexing", total=None)
-
-        def advance(name: str, done: int, total: int) -> None:
-            progress.update(bar, description=name, completed=done, total=total)
-
-        report = check(root, split, advance)
+    with Progress(alone=True) as progress:
+        progress.count("indexing", 0)
+        report = check(root, split, progress.count)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({**report.to_json(), **provenance()}, indent=2)

@@ -137,16 +137,16 @@ def report(
     from rich.console import Console
 
     from mtc_perception.util.files import write_text_atomic
+    from mtc_perception.util.progress import Progress
     from offline_compress.report.compression_report import (
         settings_tables,
         terminal_table,
         write_report,
     )
     from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
-    from offline_compress.training.stage_progress import Progress
 
     runs, rows = read_rows(runs, lambda line: print(line, file=sys.stderr))
-    with Progress() as progress:
+    with Progress(alone=True) as progress:
         write_report(out, runs, rows, progress.count)
     for table in settings_tables(settings_of(rows)):
         Console().print(terminal_table(table))

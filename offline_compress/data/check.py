@@ -1,7 +1,7 @@
 """Decode a whole data set: what is in it, and everything that is broken."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -27,6 +27,7 @@ from mtc_perception.datasets.pixels import (
 )
 from mtc_perception.datasets.sample import HARMLESS, MaskShapes, MaskSource, Problem
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import NamedCount
 from offline_compress.data.loader_workers import usable_cores
 
 BORDER_PX = 1.5
@@ -105,11 +106,7 @@ class _Checked:
     problems: list[Problem] = field(default_factory=list)
 
 
-Advance = Callable[[str, int, int], None]
-"""Told after each image: the split, how many of it are done, how many there are."""
-
-
-def check_data(root: Path, split: str | None, advance: Advance) -> DataReport:
+def check_data(root: Path, split: str | None, count: NamedCount) -> DataReport:
     """Decode every file of one split, or of all, with a thread for each core.
 
     Raises LayoutError for a missing data set or split.
@@ -130,7 +127,7 @@ def check_data(root: Path, split: str | None, advance: Advance) -> DataReport:
         for done, checked in enumerate(_decode_all(samples), start=1):
             _add(summary, checked)
             report.problems += checked.problems
-            advance(name, done, len(samples))
+            count(name, done, len(samples))
     return report
 
 

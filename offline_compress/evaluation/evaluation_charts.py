@@ -4,19 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from mtc_perception.metrics.figures import CURVE_LABELS, TASK_LABELS
 from mtc_perception.pages.line_chart import WIDTH, Chart, Mark, line
 from offline_compress.evaluation.evaluation import Evaluation
-
-_NAMES = {
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "miou": "mIoU",
-    "iou": "IoU",
-    "accuracy": "accuracy",
-    "iou_dilated8": "IoU, 8 px label",
-    "accuracy_dilated8": "accuracy, 8 px label",
-}
 
 
 def charts(evaluation: Evaluation, result: dict[str, Any]) -> list[Chart]:
@@ -31,11 +21,10 @@ def charts(evaluation: Evaluation, result: dict[str, Any]) -> list[Chart]:
         )
     for task, sweep in result["sweep"].items():
         lines = [
-            line(_NAMES[name], index, sweep["threshold"], sweep[name])
-            for index, name in enumerate(name for name in _NAMES if name in sweep)
+            line(CURVE_LABELS[name], index, sweep["threshold"], sweep[name])
+            for index, name in enumerate(name for name in CURVE_LABELS if name in sweep)
         ]
         marks = [Mark("used", result[task]["threshold"] * WIDTH)]
-        title = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}[task]
         x_title = "score threshold" if task == "detection" else "threshold"
-        found.append(Chart(f"{title} over threshold", x_title, lines, marks))
+        found.append(Chart(f"{TASK_LABELS[task]} over threshold", x_title, lines, marks))
     return found

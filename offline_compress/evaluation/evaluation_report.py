@@ -15,12 +15,19 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
 from mtc_perception.core.perception import TASKS, Perception, StageTimes
 from mtc_perception.datasets.layout import read_image, read_truth
+from mtc_perception.metrics.figures import (
+    ACCURACY,
+    CURVE_LABELS,
+    HEADLINES,
+    IMAGE_LABELS,
+    TASK_LABELS,
+)
 from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Count
 from offline_compress.evaluation.evaluation import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation.evaluation_charts import charts
-from offline_compress.evaluation.metrics_file import Tick
 from offline_compress.evaluation.subject import Subject
 
 PICTURES_PER_RANK = 3
@@ -35,36 +42,8 @@ OVERLAY_COLORS = {
 }
 """CSS colours of what is drawn into frames."""
 _TEMPLATE = "evaluation_page.html.j2"
-_TASK_WORDS = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}
-_HEADLINE_WORDS = {"detection": "F1", "drivable": "mIoU", "lane": "IoU"}
-_WORDS = {
-    "recall": "recall, every detection counted",
-    "map50": "mAP50",
-    "map50_95": "mAP50-95",
-    "recall_at_threshold": "recall at the score threshold",
-    "precision_at_threshold": "precision at the score threshold",
-    "f1_at_threshold": "F1 at the score threshold",
-    "best_f1": "F1 at the best score threshold",
-    "recall_at_best_f1": "recall at the best score threshold",
-    "precision_at_best_f1": "precision at the best score threshold",
-    "miou": "mIoU",
-    "iou": "IoU",
-    "accuracy": "accuracy",
-    "miou_pooled": "mIoU, pooled",
-    "iou_pooled": "IoU, pooled",
-    "accuracy_pooled": "accuracy, pooled",
-    "iou_dilated8": "IoU, 8 px label",
-    "accuracy_dilated8": "accuracy, 8 px label",
-    "iou_dilated8_pooled": "IoU, 8 px label, pooled",
-    "accuracy_dilated8_pooled": "accuracy, 8 px label, pooled",
-}
-_CONDITION_COLUMNS = {
-    "recall": ("detection", "recall"),
-    "mAP50": ("detection", "map50"),
-    "drivable mIoU": ("drivable", "miou"),
-    "lane IoU": ("lane", "iou"),
-    "lane accuracy": ("lane", "accuracy"),
-}
+_CONDITIONS = (*HEADLINES, ACCURACY["lane.accuracy"])
+"""Figures of the images of one condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +66,7 @@ class TextTable:
 def tables(result: dict[str, Any]) -> list[TextTable]:
     """The figures of a result JSON, its thresholds, and its conditions where there are any."""
     sections = [
-        _named(_TASK_WORDS[task], _figures(result[task])) for task in TASKS if task in result
+        _named(TASK_LABELS[task], _figures(task, result)) for task in TASKS if task in result
     ]
     speed = result["speed"]
     latency = speed["latency_ms"]
@@ -104,7 +83,7 @@ def tables(result: dict[str, Any]) -> list[TextTable]:
         columns = ["threshold of", "used", "best", "by", "value"]
         found.append(TextTable("thresholds", columns, [list(_thresholds(result))]))
     if "conditions" in result:
-        columns = ["condition", "", "images", *_CONDITION_COLUMNS]
+        columns = ["condition", "", "images", *(one.title for one in _CONDITIONS)]
         found.append(TextTable("conditions", columns, list(_conditions(result["conditions"]))))
     return found
 
@@ -136,11 +115,11 @@ def write_report(
     subject: Subject,
     evaluation: Evaluation,
     result: dict[str, Any],
-    tick: Tick = lambda _done, _total: None,
+    count: Count = lambda _done, _total: None,
 ) -> None:
     """Write the HTML page atomically. The chosen frames are run once more to be drawn.
 
-    `tick` is told pictures drawn and pictures in all.
+    `count` is told pictures drawn and pictures in all.
     """
     chosen = []
     for task in TASKS:
@@ -154,9 +133,9 @@ def write_report(
             frame = evaluation.frames[index]
             pictures.append(FramePair(_caption(task, frame), draw_sample(subject, frame)))
             done += 1
-            tick(done, total)
+            count(done, total)
         if pictures:
-            rankings.append((f"{_TASK_WORDS[task]}: {rank}", pictures))
+            rankings.append((f"{TASK_LABELS[task]}: {rank}", pictures))
     text = render(
         __package__ or "",
         _TEMPLATE,
@@ -207,10 +186,10 @@ def _named(name: str, rows: Iterable[tuple[str, ...]]) -> list[list[str]]:
     return [["" if index else name, *row] for index, row in enumerate(rows)]
 
 
-def _figures(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, words in _WORDS.items():
-        if name in figures:
-            yield words, _text(figures[name])
+def _figures(task: str, result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for figure in ACCURACY.values():
+        if figure.task == task and figure.key in result[task]:
+            yield figure.label, _text(figure.of(result))
 
 
 def _thresholds(result: dict[str, Any]) -> Iterator[list[str]]:
@@ -224,8 +203,8 @@ def _thresholds(result: dict[str, Any]) -> Iterator[list[str]]:
         else:
             value = None if best is None else sweep[figure][sweep["threshold"].index(best)]
         used = f"{result[task]['threshold']:g}"
-        by = {"f1": "F1", "miou": "mIoU", "iou": "IoU"}[figure]
-        yield [name, used, "undefined" if best is None else f"{best:g}", by, _text(value)]
+        best_text = "undefined" if best is None else f"{best:g}"
+        yield [name, used, best_text, CURVE_LABELS[figure], _text(value)]
 
 
 def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:
@@ -234,10 +213,7 @@ def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:
             (
                 value,
                 str(max((figures[task]["images"] for task in figures), default=0)),
-                *(
-                    _text(figures[task][name]) if task in figures else ""
-                    for task, name in _CONDITION_COLUMNS.values()
-                ),
+                *(_text(one.of(figures)) if one.task in figures else "" for one in _CONDITIONS),
             )
             for value, figures in values.items()
         ]
@@ -245,22 +221,17 @@ def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:
 
 
 def _cards(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for task, name, words in (
-        ("detection", "map50", "vehicle mAP50"),
-        ("detection", "recall", "vehicle recall"),
-        ("drivable", "miou", "drivable mIoU"),
-        ("lane", "iou", "lane IoU"),
-    ):
-        if task in result:
-            value = result[task][name]
-            yield words, "undefined" if value is None else f"{value:.3f}"
+    for figure in HEADLINES:
+        if figure.task in result:
+            value = figure.of(result)
+            yield figure.title, "undefined" if value is None else f"{value:.3f}"
     yield "latency, p50", f"{result['latency_ms']:.1f} ms"
     yield "parameters", f"{result['params'] / 1e6:.2f} M"
 
 
 def _caption(task: str, frame: FrameScore) -> str:
     about = ", ".join(frame.sample.attributes.values())
-    value = f"{frame.sample.stem}: {_HEADLINE_WORDS[task]} {frame.figures[task]:.3f}"
+    value = f"{frame.sample.stem}: {IMAGE_LABELS[task]} {frame.figures[task]:.3f}"
     return f"{value} ({about})" if about else value
 
 

@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from mtc_perception.core.engine import Engine, Network
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
 from mtc_perception.engines.open import load_engine
+from mtc_perception.util.progress import Count
 
 THREADS = min(2, len(os.sched_getaffinity(0)))
 LOADS, BLOCKS, RUNS_PER_BLOCK = 3, 9, 8
@@ -23,8 +24,6 @@ FEWEST_BLOCKS = 2
 
 Key = tuple[str, str]
 """Network and engine."""
-Tick = Callable[[int, int], None]
-"""Told blocks done, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def interleaved(networks: Mapping[Key, Network], tick: Tick = lambda _d, _t: None) -> Latencies:
+def interleaved(networks: Mapping[Key, Network], count: Count = lambda _d, _t: None) -> Latencies:
     """Measure networks on engines at batch 1, block by block, all in turn in every block.
 
     Timed is the engine alone: uint8 image in, boxes and masks out. Raises EngineError if an engine
@@ -73,7 +72,7 @@ def interleaved(networks: Mapping[Key, Network], tick: Tick = lambda _d, _t: Non
     blocks: dict[Key, list[list[float]]] = {key: [] for key in networks}
     begin = time.monotonic()
     for load in range(LOADS):
-        tick(load * BLOCKS, LOADS * BLOCKS)
+        count(load * BLOCKS, LOADS * BLOCKS)
         with ExitStack() as stack:
             engines: dict[Key, Engine] = {}
             for key, network in networks.items():
@@ -87,7 +86,7 @@ def interleaved(networks: Mapping[Key, Network], tick: Tick = lambda _d, _t: Non
                 for key, engine in engines.items():
                     _time_ms(engine)  # the engine before has just had the caches
                     blocks[key].append([_time_ms(engine) for _ in range(RUNS_PER_BLOCK)])
-                tick(load * BLOCKS + block + 1, LOADS * BLOCKS)
+                count(load * BLOCKS + block + 1, LOADS * BLOCKS)
     return Latencies(blocks)
 
 

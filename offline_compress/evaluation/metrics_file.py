@@ -1,7 +1,6 @@
 """The result file of an evaluation, `metrics.json`: written by `evaluate`, read by `export`."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Count
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.evaluation import Evaluation
 from offline_compress.evaluation.subject import Subject
@@ -26,9 +26,6 @@ _SAME = (
     ("data", "limit"),
 )
 """What two results must share for one to replace the other."""
-
-Tick = Callable[[int, int], None]
-"""Told how much is done, of how much."""
 
 
 def describe(subject: Subject, data: Path, split: str, limit: int | None) -> dict[str, Any]:
@@ -75,11 +72,11 @@ def result_json(
     evaluation: Evaluation,
     speed: dict[str, Any] | None,
     description: dict[str, Any],
-    tick: Tick = lambda _done, _total: None,
+    count: Count = lambda _done, _total: None,
 ) -> dict[str, Any]:
     """The metric JSON of an evaluation, with thresholds swept and everything it depended on.
 
-    `speed` comes from `measure_speed`, None leaves it out; `tick` is told images scored, each
+    `speed` comes from `measure_speed`, None leaves it out; `count` is told images scored, each
     attribute anew.
     """
     values = {
@@ -94,7 +91,7 @@ def result_json(
         nonlocal done
         found = part.to_json()
         done += part.images
-        tick(done, total)
+        count(done, total)
         return found
 
     result = {

@@ -1,11 +1,11 @@
 """How long one image takes, measured by itself."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.timing import percentiles
+from mtc_perception.util.progress import Count
 
 WARM_UP_RUNS = 5
 RUNS = 100
@@ -14,11 +14,11 @@ LIMIT_S = 10.0
 FEWEST_RUNS = 10
 
 
-def measure_speed(engine: Engine, on_run: Callable[[int, int], None]) -> dict[str, Any]:
+def measure_speed(engine: Engine, count: Count) -> dict[str, Any]:
     """Latency at batch 1 of what lies in the engine's input, one run after the other.
 
     Timed is the engine alone: uint8 image in, boxes and masks out, transfers to and from a GPU
-    included; neither decoding of files nor letterbox nor scoring. `on_run` is told runs done and
+    included; neither decoding of files nor letterbox nor scoring. `count` is told runs done and
     runs expected. Raises EngineError if the engine fails.
     """
     times_ms: list[float] = []
@@ -31,8 +31,8 @@ def measure_speed(engine: Engine, on_run: Callable[[int, int], None]) -> dict[st
         engine.start()
         engine.wait()
         times_ms.append((time.perf_counter() - start) * 1e3)
-        on_run(run + 1, runs)
-    on_run(len(times_ms), len(times_ms))
+        count(run + 1, runs)
+    count(len(times_ms), len(times_ms))
     timed = percentiles(times_ms[WARM_UP_RUNS:])
     return {
         "batch": 1,

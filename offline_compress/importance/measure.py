@@ -5,7 +5,7 @@ but sums is kept between batches. Memory, beside the network: the activations of
 fp32 gradient of the filters for each task, and seven float64 sums for every channel.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtc_perception.core.perception import TASKS
+from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.export import normalise
@@ -23,9 +24,6 @@ from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.training.samples import Batch
 
-Tick = Callable[[int, int], None]
-"""Told how many of this process's batches are done, of how many."""
-
 
 def measure(
     model: nn.Module,
@@ -33,7 +31,7 @@ def measure(
     batches: Sequence[Batch],
     mask_loss: MaskLoss,
     accelerator: Accelerator | None = None,
-    on_batch: Tick | None = None,
+    count: Count | None = None,
 ) -> ChannelScores:
     """Score the channels of all groups that are not protected; the same in every process.
 
@@ -54,8 +52,8 @@ def measure(
         for done, number in enumerate(mine, 1):
             batch = batches[number].to(device)
             scorer.add(labelled_losses(model, batch, mask_loss), len(batch.images))
-            if on_batch:
-                on_batch(done, len(mine))
+            if count:
+                count(done, len(mine))
     if accelerator:
         scorer.sums = accelerator.reduce(scorer.sums, "sum")
     return scorer.scores()

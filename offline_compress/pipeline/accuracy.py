@@ -1,6 +1,6 @@
 """Accuracy of networks in a pipeline: every one by the same code, at the same thresholds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample, read_split
 from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.evaluation import evaluate_subject
 from offline_compress.evaluation.latency import THREADS
 from offline_compress.evaluation.metrics_file import describe, result_json
@@ -17,9 +18,6 @@ from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, 
 from offline_compress.export import detections_per_image, onnx_graph
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource
-
-Count = Callable[[str, int, int], None]
-"""Told what is under way, how much of it is done, and of how much."""
 
 
 def labelled_samples(source: DataSource) -> list[Sample]:
@@ -33,20 +31,20 @@ def labelled_samples(source: DataSource) -> list[Sample]:
     return samples
 
 
-def checkpoint_metrics(checkpoint: Path, source: DataSource, count: Count) -> dict[str, Any]:
+def checkpoint_metrics(checkpoint: Path, source: DataSource, count: NamedCount) -> dict[str, Any]:
     """The metric JSON of a checkpoint in PyTorch, as `mtc-compress evaluate` writes it."""
     return _metrics(open_subject(checkpoint), source, checkpoint.parent.name, count)
 
 
 def variant_metrics(
-    bundle: Bundle, variant: str, engine: str, source: DataSource, count: Count
+    bundle: Bundle, variant: str, engine: str, source: DataSource, count: NamedCount
 ) -> dict[str, Any]:
     """The same of one variant of a bundle on an engine, at a checkpoint's neutral thresholds."""
     with _open_variant(bundle, variant, engine) as subject:
         return _metrics(subject, source, f"{variant} on {engine}", count)
 
 
-def _metrics(subject: Subject, source: DataSource, what: str, count: Count) -> dict[str, Any]:
+def _metrics(subject: Subject, source: DataSource, what: str, count: NamedCount) -> dict[str, Any]:
     samples = labelled_samples(source)
 
     def counted() -> Iterator[Sample]:

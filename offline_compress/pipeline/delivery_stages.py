@@ -13,6 +13,7 @@ from accelerate import PartialState
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Progress
 from offline_compress.evaluation.latency import THREADS, Key, interleaved
 from offline_compress.evaluation.metrics_file import accuracy, recommended_thresholds, write_result
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
@@ -31,7 +32,6 @@ from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
 from offline_compress.recipe.compression import QuantisedVariant
-from offline_compress.training.stage_progress import Progress
 
 MANIFEST = "manifest.json"
 EVALUATED_FILE = "evaluated"
@@ -69,7 +69,7 @@ class Export:
         """Write both."""
         self._run.metrics.mkdir(exist_ok=True)
         self._run.exported.parent.mkdir(exist_ok=True)
-        with Progress() as progress:
+        with Progress(alone=True) as progress:
             measure = partial(
                 checkpoint_metrics,
                 self._run.student,
@@ -128,7 +128,7 @@ class Quantise:
         )
         made: dict[QuantisedVariant, QuantisedGraph] = {}
         if settings.variants:
-            with Progress() as progress:
+            with Progress(alone=True) as progress:
                 made = quantise(
                     exported.model_bytes(STUDENT),
                     list(calibration_frames(images, size.height, size.width)),
@@ -188,7 +188,7 @@ class Evaluate:
         run, begin_s = self._run, time.monotonic()
         source = run.recipe.validate_on
         bundle = read_bundle(run.bundle)
-        with Progress() as progress:
+        with Progress(alone=True) as progress:
             teacher = _measured(
                 run.metrics / "teacher.json",
                 partial(checkpoint_metrics, run.teacher, source, progress.count),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import Bundle
+from mtc_perception.metrics.figures import BRIEF, nested
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.latency import Key, Latencies, conditions
 from offline_compress.pipeline.folder import RunFolder
@@ -15,12 +16,6 @@ SCHEMA = 3
 MEASURED_SLACK = 1.05
 """Latency over its budget that still counts as kept: by how much two measurements may differ."""
 ENGINES = ("openvino", "onnxruntime")
-FIGURES = {
-    "detection": ("recall", "map50", "map50_95"),
-    "drivable": ("miou", "iou"),
-    "lane": ("iou", "accuracy"),
-}
-"""What a row keeps of a metric JSON."""
 TEACHER, STUDENT = "teacher", "fp32"
 """Networks of `Latencies`: the teacher, and variants of the student by their names."""
 
@@ -107,12 +102,9 @@ def counted_steps(plan: Plan) -> list[PlanStep]:
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The headline figures of the tasks that a metric JSON has."""
-    return {
-        task: {name: metrics[task][name] for name in names}
-        for task, names in FIGURES.items()
-        if task in metrics
-    }
+    """What a row keeps of a metric JSON, of the tasks that it has."""
+    known = [figure for figure in BRIEF if figure.task in metrics]
+    return nested(known, lambda figure: metrics[figure.task][figure.key])
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:

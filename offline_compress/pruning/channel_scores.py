@@ -1,7 +1,5 @@
 """What the steps of a pruning score channels with, in all processes of a launch together."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +8,12 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.importance.calibration import CalibrationBatches, calibration_batches
-from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.training.stage_progress import Progress
 
 SCORES_FILE = "scores.safetensors"
 SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
@@ -38,7 +35,7 @@ def measured_scores(
     batches: CalibrationBatches,
     folder: Path,
     accelerator: Accelerator,
-    tick: Tick,
+    count: NamedCount,
 ) -> ChannelScores:
     """Scores of a network's channels, from `folder` if they are there, else measured and written.
 
@@ -49,7 +46,7 @@ def measured_scores(
         groups = channel_groups(model, problem.pruning.protect)
         model.to(accelerator.device)
         scores = measure(
-            model, groups, batches, problem.mask_loss, accelerator, partial(tick, "scoring")
+            model, groups, batches, problem.mask_loss, accelerator, partial(count, "scoring")
         )
         model.to("cpu")
         if accelerator.is_main_process:
@@ -63,13 +60,3 @@ def exists_at_first(path: Path, accelerator: Accelerator) -> bool:
     found = [accelerator.is_main_process and path.exists()]
     broadcast_object_list(found)
     return found[0]
-
-
-@contextmanager
-def progress(shown: bool) -> Iterator[Tick]:
-    """Shows how far work is, or nothing."""
-    if not shown:
-        yield lambda _what, _done, _total: None
-        return
-    with Progress() as display:
-        yield display.count

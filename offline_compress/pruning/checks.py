@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtc_perception.core.self_test import run_self_test, self_test_frame
 from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.evaluation.latency import Tick
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import normalise
 from offline_compress.pruning.latency_table import deployed
@@ -25,7 +25,7 @@ MASK_DIFFERENCE = 0.05
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Batch], tick: Tick) -> None:
+def recalibrate(model: nn.Module, batches: Sequence[Batch], count: Count) -> None:
     """Measure the statistics of all BatchNorms anew, in place: the mean over `batches`.
 
     All else is in eval mode, so that the result depends on weights and batches alone.
@@ -39,7 +39,7 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch], tick: Tick) -> None:
         norm.momentum = None  # the plain mean over all batches
         norm.train()
     for number, batch in enumerate(batches):
-        tick(number, len(batches))
+        count(number, len(batches))
         model(normalise(batch.images.to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
-from offline_compress.pruning.latency_table import Tick, deployed, time_pair
+from offline_compress.pruning.latency_table import deployed, time_pair
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.selection import (
@@ -135,7 +136,7 @@ def measured_choice(
     batches: Sequence[Batch],
     step: int,
     before: PlanStep | None,
-    tick: Tick,
+    count: NamedCount,
 ) -> Choice:
     """Select for a step, try the cuts on `batches`, and time the result in turn with the teacher.
 
@@ -152,14 +153,14 @@ def measured_choice(
         problem.mask_loss,
         pruning.largest_rise,
         pruning.round_to,
-        tick,
+        count,
     )
     aim = budget.get("latency")
     if aim is None:
         kept = found.tried(budget, trial)
         if not _is_timed(problem):
             return Choice(kept)
-        return _timed(problem, model, groups, kept, _correction(problem, before), tick)
+        return _timed(problem, model, groups, kept, _correction(problem, before), count)
     correction = _correction(problem, before)
     best: Choice | None = None
     tried: dict[str, int] = {}
@@ -169,7 +170,7 @@ def measured_choice(
         if counts == tried:
             break  # another budget decides, a block is more than what is missing, or no more can go
         tried = counts
-        choice = _timed(problem, model, groups, kept, correction, tick)
+        choice = _timed(problem, model, groups, kept, correction, count)
         if best is None or _better(choice, best, aim):
             best = choice
         assert choice.ratio is not None
@@ -199,7 +200,7 @@ def _timed(
     groups: list[ChannelGroup],
     kept: Kept,
     correction: float,
-    tick: Tick,
+    count: NamedCount,
 ) -> Choice:
     """Time what `kept` leaves; of two measurements, if one is implausible, the more plausible."""
     cut = copy.deepcopy(model).to("cpu")
@@ -212,7 +213,7 @@ def _timed(
             deployed(cut, *problem.size),
             problem.network,
             problem.pruning.engine,
-            partial(tick, "timing the selection"),
+            partial(count, "timing the selection"),
         )
         return Choice(kept, *pair)
 

@@ -19,11 +19,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mtc_perception.metrics.figures import task_scores
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import NamedCount, Progress
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, pruned_spec
-from offline_compress.evaluation.headlines import task_scores
 from offline_compress.importance import ChannelScores
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
 from offline_compress.pruning.channel_scores import (
@@ -31,7 +32,6 @@ from offline_compress.pruning.channel_scores import (
     calibration,
     exists_at_first,
     measured_scores,
-    progress,
 )
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.choice import (
@@ -40,7 +40,6 @@ from offline_compress.pruning.choice import (
     require_end,
     step_budget,
 )
-from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.picture import draw_channels
 from offline_compress.pruning.plan import Plan, read_plan, write_plan
 from offline_compress.pruning.problem import PruningProblem, open_problem
@@ -65,8 +64,8 @@ class PruningRun:
         self._accelerator = start_accelerator(recipe.precision, 1)
         self._batches = calibration(recipe)
         self._main = self._accelerator.is_main_process
-        with self._accelerator.main_process_first(), progress(self._main) as tick:
-            self.problem = open_problem(recipe, teacher, out, self._main, tick)
+        with self._accelerator.main_process_first(), self._progress() as progress:
+            self.problem = open_problem(recipe, teacher, out, self._main, progress.count)
         self.plan = self.problem.empty_plan()
         """All steps that are over."""
         if self._exists(out / PLAN_FILE):
@@ -126,12 +125,13 @@ class PruningRun:
         cut = folder / "cut"
         if not self._exists(cut / PLAN_FILE):
             scored = self._out / f"step_{number}"  # A second attempt begins with the same network.
-            with progress(self._main) as tick, memory_advice(SCORING_ADVICE):
+            with self._progress() as progress, memory_advice(SCORING_ADVICE):
+                count = progress.count
                 scores = measured_scores(
-                    self.problem, self._model, self._batches, scored, self._accelerator, tick
+                    self.problem, self._model, self._batches, scored, self._accelerator, count
                 )
                 if self._main:
-                    self._choose_and_cut(number, scores, share, cut, tick)
+                    self._choose_and_cut(number, scores, share, cut, count)
             self._accelerator.wait_for_everyone()
         plan = self._read(cut / PLAN_FILE)
         if not plan.steps[-1].cut:
@@ -140,7 +140,7 @@ class PruningRun:
         return plan
 
     def _choose_and_cut(
-        self, number: int, scores: ChannelScores, share: float, cut: Path, tick: Tick
+        self, number: int, scores: ChannelScores, share: float, cut: Path, count: NamedCount
     ) -> None:
         problem, model = self.problem, copy.deepcopy(self._model)
         groups = channel_groups(model, problem.pruning.protect)
@@ -158,14 +158,14 @@ class PruningRun:
             self._batches,
             number,
             before,
-            tick,
+            count,
         )
         model.to("cpu")
         kept = lists(choice.kept)
         keep_channels(model, groups, kept)
         spec = pruned_spec(self._spec, model, groups, kept)
         model.to(self._accelerator.device)
-        recalibrate(model, self._batches, partial(tick, "recalibrating"))
+        recalibrate(model, self._batches, partial(count, "recalibrating"))
         model.to("cpu")
         check_network(
             model, channel_groups(model, problem.pruning.protect), problem.floors, problem.size
@@ -195,8 +195,9 @@ class PruningRun:
 
     def _validated(self, checkpoint: Path, what: str) -> dict[str, float]:
         spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
-        with progress(self._main) as tick:
-            metrics = self._validate(model.to(self._accelerator.device), spec, partial(tick, what))
+        with self._progress() as progress:
+            model.to(self._accelerator.device)
+            metrics = self._validate(model, spec, progress.counter(what, "img"))
         return task_scores(metrics)
 
     def _read(self, path: Path) -> Plan:
@@ -213,6 +214,9 @@ class PruningRun:
         if self._main:
             write_plan(path, plan)
         self._accelerator.wait_for_everyone()
+
+    def _progress(self) -> Progress:
+        return Progress(shown=self._main, alone=True)
 
     def _say(self, line: str) -> None:
         if self._main:

@@ -9,7 +9,7 @@ between layers) by a factor and a constant, from the time of the whole network w
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import nn
 from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Count, NamedCount
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
@@ -44,9 +45,6 @@ LIMIT_S = 60.0
 
 LARGEST_MISFIT = 0.2
 """Root mean square of the relative errors with which a fit gives the networks it was made of."""
-
-Tick = Callable[[str, int, int], None]
-"""Told what is under way, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ def measure_table(
     engine: EngineName,
     round_to: int,
     unpruned: nn.Module,
-    tick: Tick,
+    count: NamedCount,
 ) -> LatencyTable:
     """Profile copies of `model` at several widths, for images of `size` (height, width).
 
@@ -158,20 +156,20 @@ def measure_table(
     wanted = sample_counts(groups, round_to)
     graphs, networks = [], []
     for number, counts in enumerate(wanted):
-        tick("exporting networks", number, len(wanted))
+        count("exporting networks", number, len(wanted))
         narrow = copy.deepcopy(model)
         keep_channels(narrow, groups, {name: range(count) for name, count in counts.items()})
         networks.append(narrow)
         graphs.append(deployed(narrow, *size))
     others = [] if unpruned is model else [deployed(unpruned, *size)]
-    total_ms = time_networks(graphs + others, engine, partial(tick, "timing networks"))
+    total_ms = time_networks(graphs + others, engine, partial(count, "timing networks"))
     unpruned_ms = total_ms.pop() if others else total_ms[0]
     profilers = [profiler(engine, graph.model, *size) for graph in graphs]
     begin_s = time.monotonic()
     for done in range(ROUNDS):
         if done >= FEWEST_ROUNDS and time.monotonic() - begin_s > LIMIT_S:
             break
-        tick("profiling networks", done, ROUNDS)
+        count("profiling networks", done, ROUNDS)
         for profiled in profilers:
             profiled.run()
     samples = []
@@ -207,22 +205,20 @@ def deployed(model: nn.Module, height: int, width: int) -> Network:
     return Network(onnx_graph(model, height, width), "fp32", height, width, count)
 
 
-def time_networks(
-    networks: Sequence[Network], engine: EngineName, tick: Callable[[int, int], None]
-) -> list[float]:
+def time_networks(networks: Sequence[Network], engine: EngineName, count: Count) -> list[float]:
     """Milliseconds of one image of each network, all in turn. Raises EngineError."""
-    return _typical_ms(interleaved(_keyed(networks, engine), tick))
+    return _typical_ms(interleaved(_keyed(networks, engine), count))
 
 
 def time_pair(
-    own: Network, other: Network, engine: EngineName, tick: Callable[[int, int], None]
+    own: Network, other: Network, engine: EngineName, count: Count
 ) -> tuple[float, float, float]:
     """Milliseconds of one image of two networks in turn, and the ratio of own to other.
 
     The ratio is that of `Latencies.ratio`, not of these times. Raises EngineError.
     """
     keyed = _keyed([own, other], engine)
-    latencies = interleaved(keyed, tick)
+    latencies = interleaved(keyed, count)
     own_ms, other_ms = _typical_ms(latencies)
     return own_ms, other_ms, latencies.ratio(*keyed)
 

@@ -11,6 +11,7 @@ from torch import nn
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import NamedCount
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_decoder_layers
@@ -27,7 +28,6 @@ from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
 from offline_compress.pruning.latency_table import (
     LatencyTable,
     Misfit,
-    Tick,
     deployed,
     measure_table,
     with_latency,
@@ -81,7 +81,7 @@ class PruningProblem:
 
 
 def open_problem(
-    recipe: Recipe, teacher: Path, out: Path, measures: bool, tick: Tick
+    recipe: Recipe, teacher: Path, out: Path, measures: bool, count: NamedCount
 ) -> PruningProblem:
     """Load the teacher and find out what its layers cost.
 
@@ -121,7 +121,7 @@ def open_problem(
                 pruning.engine,
                 pruning.round_to,
                 unpruned,
-                tick,
+                count,
             )
             table = measured()
             try:

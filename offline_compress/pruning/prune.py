@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.progress import Progress
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.models.registry import ModelSpec, save_checkpoint
@@ -12,7 +13,6 @@ from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
     calibration,
     measured_scores,
-    progress,
 )
 from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.iterative import PruningRun, draw
@@ -61,9 +61,9 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     accelerator = start_accelerator(recipe.precision, 1)
     batches = calibration(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    with progress(True) as tick, memory_advice(SCORING_ADVICE):
-        problem = open_problem(recipe, teacher, out, True, tick)
-        scores = measured_scores(problem, problem.model, batches, out, accelerator, tick)
+    with Progress(alone=True) as progress, memory_advice(SCORING_ADVICE):
+        problem = open_problem(recipe, teacher, out, True, progress.count)
+        scores = measured_scores(problem, problem.model, batches, out, accelerator, progress.count)
     plan = problem.empty_plan()
     model, groups = copy.deepcopy(problem.model), problem.groups
     for step in range(1, problem.pruning.steps + 1):

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.core.perception import TASKS
+from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.losses.mask_losses import MaskLoss
-from offline_compress.pruning.latency_table import Tick
 from offline_compress.pruning.selection import round_up
 from offline_compress.training.samples import Batch
 
@@ -52,7 +52,7 @@ class Trial:
         mask_loss: MaskLoss,
         largest_rise: float | None,
         round_to: int,
-        tick: Tick,
+        count: NamedCount,
     ) -> None:
         """Try cuts of `model`, which is not changed, on `batches`.
 
@@ -62,7 +62,7 @@ class Trial:
         """
         self._model, self._groups, self._value = model, groups, value
         self._batches, self._mask_loss = batches, mask_loss
-        self._largest_rise, self._round_to, self._tick = largest_rise, round_to, tick
+        self._largest_rise, self._round_to, self._count = largest_rise, round_to, count
         self._borne = {name: len(channels) for name, channels in value.items()}
         self.fewest: dict[str, int] = {}
         """Channels that a group keeps at least, for those whose deeper cuts were not borne."""
@@ -79,7 +79,7 @@ class Trial:
         cuts = [name for name, channels in kept.items() if len(channels) < self._borne[name]]
         stopped = False
         for done, name in enumerate(cuts):
-            self._tick("trying the cuts", done, len(cuts))
+            self._count("trying the cuts", done, len(cuts))
             channels = kept[name]
             while len(channels) < self._borne[name] and not self._bears(
                 name, channels, largest_rise

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -10,8 +11,9 @@ import onnx
 from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.open import load_engine
+from mtc_perception.metrics.figures import ACCURACY, HEADLINES
+from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.evaluation import evaluate_engine
-from offline_compress.evaluation.headlines import HEADLINES, figure
 from offline_compress.quantization import fp16
 from offline_compress.quantization import int8_onnxruntime as onnxruntime
 from offline_compress.quantization import int8_openvino as openvino
@@ -30,10 +32,8 @@ from offline_compress.recipe.compression import Quantisation, QuantisedVariant
 Metrics = dict[str, Any]
 Evaluate = Callable[[str, bytes], Metrics]
 """Metric JSON of a variant (`fp32` among them), given its graph."""
-Tell = Callable[[str, int, int], None]
-"""Told what is under way, how much of it is done, and of how much."""
 
-WATCHED = (*HEADLINES, ("lane", "accuracy"))
+WATCHED = (*HEADLINES, ACCURACY["lane.accuracy"])
 """Figures that int8 must not lose."""
 RANKING_FRAMES = 8
 MOST_FLOAT = 1 / 6
@@ -97,7 +97,7 @@ def quantise(
     variants: Sequence[QuantisedVariant],
     evaluate: Evaluate,
     settings: Quantisation,
-    tell: Tell = lambda _what, _done, _total: None,
+    count: NamedCount = lambda _what, _done, _total: None,
 ) -> dict[QuantisedVariant, QuantisedGraph]:
     """Make `variants` of an exported float32 graph.
 
@@ -108,17 +108,17 @@ def quantise(
 
     Raises UserError if a runtime crashes on or refuses a variant, naming both.
     """
-    tell("evaluating fp32", 0, 1)
+    count("evaluating fp32", 0, 1)
     baseline = evaluate("fp32", graph)
     model = folded(graph)
     found: dict[QuantisedVariant, QuantisedGraph] = {}
     for variant in variants:
         if variant == "fp16":
-            tell("making fp16", 0, 1)
+            count("making fp16", 0, 1)
             made = _attempt(variant, fp16.convert(model), [], evaluate, baseline)
             found[variant] = made.finished({}, settings.tolerance)
         else:
-            found[variant] = _int8(variant, model, frames, evaluate, baseline, settings, tell)
+            found[variant] = _int8(variant, model, frames, evaluate, baseline, settings, count)
     return found
 
 
@@ -144,10 +144,10 @@ def evaluator(
 def losses(baseline: Metrics, metrics: Metrics) -> dict[str, float]:
     """Points (hundredths) by which each of `WATCHED` that both define fell; gains are < 0."""
     lost = {}
-    for task, name in WATCHED:
-        before, after = (figure(one, (task, name)) for one in (baseline, metrics))
+    for figure in WATCHED:
+        before, after = figure.of(baseline), figure.of(metrics)
         if before is not None and after is not None:
-            lost[f"{task}.{name}"] = round(100 * (before - after), 3)
+            lost[figure.name] = round(100 * (before - after), 3)
     return lost
 
 
@@ -201,21 +201,21 @@ def _int8(
     evaluate: Evaluate,
     baseline: Metrics,
     settings: Quantisation,
-    tell: Tell,
+    count: NamedCount,
 ) -> QuantisedGraph:
     way = _INT8[variant]
-    tell(f"calibrating {variant}", 0, 1)
+    count(f"calibrating {variant}", 0, 1)
     whole = way.quantise(model, frames)
     layers = way.layers(model)
     ranked: list[Sensitivity] = []
     kept: list[str] = []
     attempts: list[_Attempt] = []
     while True:
-        tell(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, 1)
+        count(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, 1)
         mixed = with_float_layers(whole, model, kept)
         attempts.append(_attempt(variant, mixed, kept, evaluate, baseline))
-        count = max(len(kept) + 1, len(kept) * 3 // 2)
-        if attempts[-1].worst <= settings.tolerance or count > MOST_FLOAT * len(layers):
+        in_float = max(len(kept) + 1, len(kept) * 3 // 2)
+        if attempts[-1].worst <= settings.tolerance or in_float > MOST_FLOAT * len(layers):
             break
         if not ranked:
             ranked = ranking(
@@ -223,9 +223,9 @@ def _int8(
                 model,
                 layers,
                 frames[:: -(-len(frames) // RANKING_FRAMES)],
-                lambda done, total: tell(f"ranking the layers of {variant}", done, total),
+                partial(count, f"ranking the layers of {variant}"),
             )
-        kept = [one.layer for one in ranked[:count]]
+        kept = [one.layer for one in ranked[:in_float]]
     best = min(attempts, key=lambda attempt: attempt.worst)
     more: dict[str, Any] = {
         "frames": len(frames),

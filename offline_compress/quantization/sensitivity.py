@@ -1,6 +1,6 @@
 """Which layers a quantised network suffers from: measured, layer by layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from mtc_perception.core.engine import Outputs
+from mtc_perception.util.progress import Count
 from offline_compress.quantization.activation_ranges import Frames
 from offline_compress.quantization.graph import with_float_layers
 
@@ -67,11 +68,11 @@ def ranking(
     reference: onnx.ModelProto,
     layers: Sequence[str],
     frames: Frames,
-    on_layer: Callable[[int, int], None] = lambda _done, _total: None,
+    count: Count = lambda _done, _total: None,
 ) -> list[Sensitivity]:
     """The `layers` of `quantised`, the most sensitive first; each is measured alone in int8.
 
-    `reference` is the float graph, `on_layer` is told layers done, and of how many.
+    `reference` is the float graph, `count` is told layers done, and of how many.
     """
     expected = outputs_of(reference, frames)
 
@@ -83,11 +84,11 @@ def ranking(
     rest = error(layers)  # of operators between the layers
     found = []
     for done, layer in enumerate(layers):
-        on_layer(done, len(layers))
+        count(done, len(layers))
         others = [other for other in layers if other != layer]
         share = float(((error(others) - rest) / whole).max())
         found.append(Sensitivity(layer, round(share, 4)))
-    on_layer(len(layers), len(layers))
+    count(len(layers), len(layers))
     return sorted(found, key=lambda one: -one.share)
 
 

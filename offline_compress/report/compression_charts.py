@@ -9,12 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from offline_compress.evaluation.headlines import HEADLINES, figure
-from offline_compress.report.compression_rows import (
-    HEADLINE_WORDS,
-    Row,
-    Setting,
-)
+from mtc_perception.metrics.figures import HEADLINES
+from mtc_perception.metrics.figures import Figure as Accuracy
+from offline_compress.report.compression_rows import Row, Setting
 
 # Okabe and Ito: told apart by everyone.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -44,9 +41,9 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
     with mpl.rc_context(_STYLE):
         page = Figure(figsize=(10.5, 6.4), layout="constrained")
         panels = page.subplots(2, 2).flat
-        for axes, (task, name) in zip(panels, HEADLINES, strict=True):
-            _trade_off(axes, settings, x, task, name)
-            axes.set_title(HEADLINE_WORDS[task, name], loc="left", fontsize=10)
+        for axes, accuracy in zip(panels, HEADLINES, strict=True):
+            _trade_off(axes, settings, x, accuracy)
+            axes.set_title(accuracy.title, loc="left", fontsize=10)
             axes.set_xlabel(x_title)
             axes.set_xlim(0, 1.1 * most)
             axes.grid(color="#e4e7eb", linewidth=0.7)
@@ -56,15 +53,15 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
 
 
 def _trade_off(
-    axes: Axes, settings: Sequence[Setting], x: Callable[[Row, str], float], task: str, name: str
+    axes: Axes, settings: Sequence[Setting], x: Callable[[Row, str], float], accuracy: Accuracy
 ) -> None:
     teachers = {row["teacher"]["sha256"]: row for one in settings for row in one.rows}
-    stars = [(x(row, "teacher"), figure(row["teacher"], (task, name))) for row in teachers.values()]
+    stars = [(x(row, "teacher"), accuracy.of(row["teacher"])) for row in teachers.values()]
     axes.plot(*zip(*stars, strict=True), "*", color="#1f2933", markersize=12, label="teacher")
     marks = []
     for index, setting in enumerate(settings):
         across = setting.spread(lambda row: x(row, "student"))
-        along = setting.spread(lambda row: figure(row["student"], (task, name)))
+        along = setting.spread(lambda row: accuracy.of(row["student"]))
         if across is None or along is None:
             continue
         axes.errorbar(

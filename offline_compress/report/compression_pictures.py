@@ -9,19 +9,20 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
+from mtc_perception.metrics.figures import IMAGE_LABELS
+from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.evaluation import evaluate_subject, infer
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
-from offline_compress.pipeline.accuracy import Count, labelled_samples
+from offline_compress.pipeline.accuracy import labelled_samples
 from offline_compress.recipe.parts import DataSource
 
 COMPARED = 60
 """Images of a validation set, evenly spread, that both networks are compared on."""
-WORDS = {"detection": "vehicles, F1", "drivable": "drivable area, mIoU", "lane": "lane lines, IoU"}
 
 
 def side_by_side(
-    teacher: Path, student: Path, source: DataSource, count: Count
+    teacher: Path, student: Path, source: DataSource, count: NamedCount
 ) -> Iterator[FramePair]:
     """The frame on which the student loses most, for every task, and one on which nothing stands
     out: teacher left, student right, at neutral thresholds.
@@ -59,7 +60,7 @@ def chosen(
             total[index] += change
         if known:
             change, index = min(known)
-            yield f"the largest loss in {WORDS[task]} ({100 * change:+.1f} points)", index
+            yield f"the largest loss in {IMAGE_LABELS[task]} ({100 * change:+.1f} points)", index
     if len(total):
         middle = int(np.argsort(total, kind="stable")[len(total) // 2])
         yield f"the median change ({100 * total[middle]:+.1f} points over the tasks)", middle

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import LayoutError
+from mtc_perception.metrics.figures import HEADLINES, task_scores
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
 from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FramePair, TextTable
-from offline_compress.evaluation.headlines import HEADLINES, figure, task_scores
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
-from offline_compress.pipeline.accuracy import Count
 from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
 from offline_compress.pipeline.row import ENGINES
 from offline_compress.pipeline.stages import digest_of
@@ -25,7 +25,6 @@ from offline_compress.recipe.recipe import load_recipe
 from offline_compress.report.compression_charts import channels, conflict_map, trade_off
 from offline_compress.report.compression_pictures import side_by_side
 from offline_compress.report.compression_rows import (
-    HEADLINE_WORDS,
     Row,
     Setting,
     Spread,
@@ -53,8 +52,8 @@ def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
     costs = ["setting", "seeds", "budget", "parameters", "GMACs"]
     costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
     costs += [f"x {ENGINE_WORDS[engine]}" for engine in ENGINES]
-    words = [HEADLINE_WORDS[key] for key in HEADLINES]
-    losses = ["setting", *words, *(f"Δ {word}" for word in words)]
+    titles = [figure.title for figure in HEADLINES]
+    losses = ["setting", *titles, *(f"Δ {title}" for title in titles)]
     teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
     return [
         TextTable(
@@ -98,7 +97,7 @@ def _teacher_costs(row: Row) -> list[str]:
 
 
 def _teacher_figures(row: Row) -> list[str]:
-    figures = [_number(figure(row["teacher"], key), ".4f") for key in HEADLINES]
+    figures = [_number(figure.of(row["teacher"]), ".4f") for figure in HEADLINES]
     return [f"teacher {row['teacher']['name']}", *figures, *("" for _ in HEADLINES)]
 
 
@@ -138,12 +137,12 @@ def _setting_costs(setting: Setting) -> list[str]:
 
 def _setting_figures(setting: Setting) -> list[str]:
     values = [
-        setting.spread(lambda row, k=key: figure(row["student"], k))  # type: ignore[misc]
-        for key in HEADLINES
+        setting.spread(lambda row, f=figure: f.of(row["student"]))  # type: ignore[misc]
+        for figure in HEADLINES
     ]
     losses = [
-        setting.spread(lambda row, k=key: points(row, *k))  # type: ignore[misc]
-        for key in HEADLINES
+        setting.spread(lambda row, f=figure: points(row, f))  # type: ignore[misc]
+        for figure in HEADLINES
     ]
     return [
         setting.name,
@@ -154,8 +153,8 @@ def _setting_figures(setting: Setting) -> list[str]:
 
 def variants_table(row: Row) -> TextTable:
     """The variants of one run on the engines they were evaluated on, beside the checkpoint."""
-    columns = ["variant", "engine", "MB", "ms", "x fp32", *(HEADLINE_WORDS[k] for k in HEADLINES)]
-    columns += [f"Δ {HEADLINE_WORDS[key]}" for key in HEADLINES]
+    columns = ["variant", "engine", "MB", "ms", "x fp32", *(one.title for one in HEADLINES)]
+    columns += [f"Δ {one.title}" for one in HEADLINES]
     sections = []
     for variant, about in row["variants"].items():
         size = f"{about['bytes'] / 1e6:.2f}"
@@ -178,8 +177,8 @@ def variants_table(row: Row) -> TextTable:
 
 def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
     """Headline figures, then their points against the student's checkpoint."""
-    values = [figures.get(task, {}).get(name) for task, name in HEADLINES]
-    base = [figure(row["student"], key) for key in HEADLINES]
+    values = [figure.of(figures) for figure in HEADLINES]
+    base = [figure.of(row["student"]) for figure in HEADLINES]
     losses = [
         None if after is None or before is None else 100 * (after - before)
         for after, before in zip(values, base, strict=True)
@@ -202,7 +201,9 @@ def terminal_table(table: TextTable) -> Table:
     return shown
 
 
-def write_report(path: Path, folders: Sequence[Path], rows: Sequence[Row], count: Count) -> None:
+def write_report(
+    path: Path, folders: Sequence[Path], rows: Sequence[Row], count: NamedCount
+) -> None:
     """Write the HTML page of runs atomically; the first one is shown in detail.
 
     Where its networks or its data set are no longer there, or are others than those of its
@@ -255,10 +256,10 @@ def _cards(row: Row) -> list[tuple[str, str]]:
             for engine in ENGINES
         ),
     ]
-    for key in HEADLINES:
-        change = points(row, *key)
+    for figure in HEADLINES:
+        change = points(row, figure)
         if change is not None:
-            cards.append((f"{change:+.2f}", f"points of {HEADLINE_WORDS[key]}"))
+            cards.append((f"{change:+.2f}", f"points of {figure.title}"))
     return cards
 
 
@@ -296,7 +297,7 @@ def _inside(run: RunFolder | None) -> list[SvgChart]:
     ]
 
 
-def _pictures(run: RunFolder | None, count: Count) -> list[FramePair]:
+def _pictures(run: RunFolder | None, count: NamedCount) -> list[FramePair]:
     if run is None:
         return []
     try:

@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.metrics.figures import BRIEF, Figure, nested
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
-from offline_compress.evaluation.headlines import figure
 from offline_compress.pipeline.folder import RESULT_FILE
-from offline_compress.pipeline.row import ENGINES, FIGURES, SCHEMA
-
-HEADLINE_WORDS = {
-    ("detection", "recall"): "recall",
-    ("detection", "map50"): "mAP50",
-    ("drivable", "miou"): "drivable mIoU",
-    ("lane", "iou"): "lane IoU",
-}
+from offline_compress.pipeline.row import ENGINES, SCHEMA
 
 Row = dict[str, Any]
 """A `result.json`."""
@@ -129,9 +122,9 @@ def missed(row: Row) -> str:
     )
 
 
-def points(row: Row, task: str, name: str) -> float | None:
+def points(row: Row, figure: Figure) -> float | None:
     """Student minus teacher, in points (hundredths)."""
-    student, teacher = (figure(row[who], (task, name)) for who in ("student", "teacher"))
+    student, teacher = (figure.of(row[who]) for who in ("student", "teacher"))
     return None if student is None or teacher is None else 100 * (student - teacher)
 
 
@@ -170,20 +163,8 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
         "seeds": [row["seed"] for row in setting.rows],
         "taken_back": setting.rows[0]["taken_back"],
         "budget_kept": all(not missed(row) for row in setting.rows),
-        "student": {
-            task: {
-                name: spread(lambda row, t=task, n=name: figure(row["student"], (t, n)))  # type: ignore[misc]
-                for name in names
-            }
-            for task, names in FIGURES.items()
-        },
-        "points": {
-            task: {
-                name: spread(lambda row, t=task, n=name: points(row, t, n))  # type: ignore[misc]
-                for name in names
-            }
-            for task, names in FIGURES.items()
-        },
+        "student": nested(BRIEF, lambda figure: spread(lambda row: figure.of(row["student"]))),
+        "points": nested(BRIEF, lambda figure: spread(lambda row: points(row, figure))),
         "params_share": spread(lambda row: share(row, "params")),
         "gmacs_share": spread(lambda row: share(row, "gmacs")),
         "latency_ratio": {

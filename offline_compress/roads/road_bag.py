@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter, new_bag
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Progress
 from offline_compress.roads.render import Drive, Scene
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"
@@ -74,14 +74,11 @@ def write_bag(
 
 def _write(writer: BagWriter, count: int, drive: tuple[int, int, int, float], workers: int) -> None:
     _, width, height, fps = drive
-    with Progress(
-        TextColumn("synthetic drive"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as progress:
-        task = progress.add_task("", total=count)
-        for index, frame in enumerate(_frames(drive, count, workers)):
+    with Progress() as progress:
+        frames = progress.track(_frames(drive, count, workers), "synthetic drive", count, "img")
+        for index, frame in enumerate(frames):
             stamp_ns = START_NS + round(index * 1e9 / fps)
             _write_frame(writer, frame, stamp_ns, (height, width))
-            progress.advance(task)
 
 
 def _frames(drive: tuple[int, int, int, float], count: int, workers: int) -> Iterator[_PackedScene]:

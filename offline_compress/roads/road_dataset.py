@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Progress
 from offline_compress.recipe.parts import DataSource
 from offline_compress.roads.render import render_scene
 
@@ -81,12 +81,10 @@ def write_dataset(
     _prepare(work, spec, overwrite)
     todo = [i for i in range(count) if not _label_file(work, spec, i).exists()]
     workers = workers or min(os.cpu_count() or 1, 8)
-    with Progress(
-        TextColumn("synthetic roads"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    ) as progress:
-        task = progress.add_task("", total=count, completed=count - len(todo))
-        for _ in _run(partial(_write_scene, work, spec), todo, workers):
-            progress.advance(task)
+    with Progress() as progress:
+        rendered = _run(partial(_write_scene, work, spec), todo, workers)
+        for done, _ in enumerate(rendered, count - len(todo) + 1):
+            progress.count("synthetic roads", done, count, unit="img")
     for split in sorted({spec.split(i) for i in range(count)}):
         _write_detections(work, spec, split)
     shutil.rmtree(work / "labels")

@@ -16,7 +16,7 @@ from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import average_norms, seed_pass
 from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
-from offline_compress.training.progress import describe_losses
+from offline_compress.training.running_figures import describe_losses
 from offline_compress.training.samples import Batch
 from offline_compress.training.step_schedule import StepSchedule, parameter_groups
 from offline_compress.training.teaching import Teaching

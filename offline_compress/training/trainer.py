@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
+from rich.console import Console
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import held
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.progress import Progress
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
@@ -25,7 +27,7 @@ from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import progressed, trained_spec
 from offline_compress.training.log import RunLog
-from offline_compress.training.progress import Display, LossMean, Speed, describe_losses
+from offline_compress.training.running_figures import LossMean, Speed, describe_losses
 from offline_compress.training.samples import (
     Batch,
     batches,
@@ -162,16 +164,16 @@ class Trainer:
             held(self.out, main),
             memory_advice(),
             StopRequest() as request,
-            Display(main) as display,
+            Progress(shown=main, console=Console()) as progress,
             RunLog(self.out if main else None, self.step - self._epoch_is_due) as log,
         ):
-            self._run(request, display, log)
+            self._run(request, progress, log)
 
-    def _run(self, request: StopRequest, display: Display, log: RunLog) -> None:
+    def _run(self, request: StopRequest, progress: Progress, log: RunLog) -> None:
         for done in self.data.preload():
             self._leave_if_alone(request)
-            display.count("decoding images", done, len(self.data))
-        display.done("decoding images")
+            progress.count("decoding images", done, len(self.data))
+        progress.done("decoding images")
         accelerator = self.accelerator
         numbers = sample_numbers(
             self.step,
@@ -182,27 +184,27 @@ class Trainer:
         )
         pin = accelerator.device.type == "cuda"
         with closing(batches(self.data, numbers, self._per_pass, pin)) as stream:
-            self._train(stream, request, display, log)
+            self._train(stream, request, progress, log)
 
     def _train(
-        self, stream: Iterator[Batch], request: StopRequest, display: Display, log: RunLog
+        self, stream: Iterator[Batch], request: StopRequest, progress: Progress, log: RunLog
     ) -> None:
         schedule, accelerator = self.recipe.schedule, self.accelerator
-        speed = Speed(schedule.batch, self.schedule.steps - self.step)
+        speed = Speed(schedule.batch)
         saved_s = time.monotonic()
         if self._epoch_is_due:
-            self._end_epoch(display, log, request)
+            self._end_epoch(progress, log, request)
         while not self.over:
             losses = self.learner.train_step(take(stream, schedule.accumulate))
             self._losses.add(losses)
             speed.step()
-            self._show(display, log, losses, speed)
+            self._show(progress, log, losses, speed)
             if self._epoch_is_due:
                 self.save()  # validation can take minutes, in which anything may happen
-                self._end_epoch(display, log, request)
+                self._end_epoch(progress, log, request)
             if stop := self._agreed(request.signal):
                 self.save()
-                display.line(f"stopped at step {self.step}; the same command resumes")
+                progress.line(f"stopped at step {self.step}; the same command resumes")
                 # A process that leaves makes the launcher end the others, also one that saves.
                 accelerator.wait_for_everyone()
                 raise Interrupted(stop)
@@ -212,7 +214,7 @@ class Trainer:
             speed.resume()
         self.save()
         if self.step < self.schedule.steps:
-            display.line(f"no better score since epoch {self.best_epoch}: stopped early")
+            progress.line(f"no better score since epoch {self.best_epoch}: stopped early")
         accelerator.wait_for_everyone()
 
     @property
@@ -233,22 +235,25 @@ class Trainer:
         stopped = self.accelerator.reduce(flag, "sum").item() > 0
         return (own or signal.SIGTERM) if stopped else 0
 
-    def _show(self, display: Display, log: RunLog, losses: dict[str, float], speed: Speed) -> None:
+    def _show(
+        self, progress: Progress, log: RunLog, losses: dict[str, float], speed: Speed
+    ) -> None:
         epoch = (self.step - 1) // self.schedule.steps_per_epoch + 1
         best = f" | best {self.best:.4f}" if self.best_epoch else ""
-        display.count(
+        batch, epochs = self.recipe.schedule.batch, self.recipe.schedule.epochs
+        progress.count(
             "training",
-            self.step,
-            self.schedule.steps,
-            f"epoch {epoch}/{self.recipe.schedule.epochs} | {speed.left} left | "
-            f"{speed.images_per_s:.1f} images/s | {describe_losses(losses)}{best}",
+            self.step * batch,
+            self.schedule.steps * batch,
+            f"epoch {epoch}/{epochs} | {describe_losses(losses)}{best}",
+            "img",
         )
         if self.step % LOGGED_EVERY_STEPS == 0:
             rate = self.learner.optimizer.param_groups[-1]["lr"]
             log.scalars(self.step, {f"train/{name}": value for name, value in losses.items()})
             log.scalars(self.step, {"train/rate": rate, "train/images_per_s": speed.images_per_s})
 
-    def _end_epoch(self, display: Display, log: RunLog, request: StopRequest) -> None:
+    def _end_epoch(self, progress: Progress, log: RunLog, request: StopRequest) -> None:
         """Validate if it is time, keep the best network, record."""
         epoch = self.step // self.schedule.steps_per_epoch
         schedule = self.recipe.schedule
@@ -258,12 +263,12 @@ class Trainer:
         if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
             model = self.learner.averaged()
 
-            def tick(done: int, total: int) -> None:
+            def count(done: float, total: float | None) -> None:
                 self._leave_if_alone(request)
-                display.count("validating", done, total)
+                progress.count("validating", done, total, unit="img")
 
-            metrics = self.validate(model, self.spec, tick)
-            display.done("validating")
+            metrics = self.validate(model, self.spec, count)
+            progress.done("validating")
             row["metrics"] = metrics
             current = score(metrics)
             self.validated_epoch = epoch
@@ -274,7 +279,7 @@ class Trainer:
             text += f" | {describe(metrics)} | score {current:.4f} best {self.best:.4f}"
         log.epoch(row)
         self.ended_epochs, self._saved_step = epoch, -1
-        display.line(f"epoch {epoch}/{schedule.epochs} {text}")
+        progress.line(f"epoch {epoch}/{schedule.epochs} {text}")
 
 
 def essence(recipe: Recipe) -> dict[str, Any]:

@@ -8,19 +8,18 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from mtc_perception.datasets.layout import read_split
+from mtc_perception.metrics.figures import HEADLINES, task_scores
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Count
 from offline_compress.evaluation.evaluation import evaluate_engine
-from offline_compress.evaluation.headlines import HEADLINES, figure, task_scores
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS
 from offline_compress.models.registry import ModelSpec
 from offline_compress.recipe.parts import DataSource
 
-Tick = Callable[[int, int], None]
-"""Told how many images are done, of how many."""
-Validator = Callable[[nn.Module, ModelSpec, Tick], dict[str, Any]]
+Validator = Callable[[nn.Module, ModelSpec, Count], dict[str, Any]]
 """Metric JSON of a network, the same in every process; all processes call it together."""
 
 
@@ -33,7 +32,7 @@ def validator(source: DataSource) -> Validator:
             f"`mtc-compress check-data {source.root}` tells what is there"
         )
 
-    def validate(model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+    def validate(model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:
         state = PartialState()
         # Consecutive samples, so that merging the parts restores the order of a single process.
         bounds = [
@@ -43,7 +42,7 @@ def validator(source: DataSource) -> Validator:
 
         def counted() -> Any:
             for done, sample in enumerate(part):
-                tick(done, len(part))
+                count(done, len(part))
                 yield sample
 
         engine = TorchEngine(model, spec.height, spec.width)
@@ -71,7 +70,7 @@ def score(metrics: dict[str, Any]) -> float:
 def describe(metrics: dict[str, Any]) -> str:
     """The headline metrics of the labelled tasks as one line."""
     return " ".join(
-        f"{task} {name} {value:.4f}"
-        for task, name in HEADLINES
-        if (value := figure(metrics, (task, name))) is not None
+        f"{figure.title} {value:.4f}"
+        for figure in HEADLINES
+        if (value := figure.of(metrics)) is not None
     )

@@ -52,6 +52,17 @@ def test_elsewhere_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(r"drawing 3/10 [\d.]+ img/s 0:00:0\d left well", last), last
 
 
+def test_alone_the_bar_of_the_work_before_goes() -> None:
+    terminal = console(True)
+    with Progress(keep=True, alone=True, console=terminal) as progress:
+        progress.count("scoring", 1, 2)
+        progress.count("cutting", 1, 3)
+        progress.count("cutting", 2, 3)
+    *_, last = text(terminal).split("\x1b[2K")  # since lines were erased
+    assert "2/3" in last
+    assert "scoring" not in last
+
+
 def test_items_are_counted_when_they_are_done() -> None:
     terminal = console(True)
     with Progress(keep=True, console=terminal) as progress:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
 from offline_compress.pipeline.row import budget_kept
 from offline_compress.report.compression_charts import channels, conflict_map, front, trade_off
@@ -27,6 +28,8 @@ from offline_compress.report.compression_rows import (
     read_rows,
     settings_of,
 )
+
+LANE_IOU = ACCURACY["lane.iou"]
 
 
 def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[str, Any]:
@@ -131,11 +134,11 @@ def test_runs_without_a_result_and_runs_of_one_seed_are_left_out(tmp_path: Path)
 def test_mean_and_spread_are_those_of_numpy() -> None:
     ours, l2 = settings_of(ROWS)
     changes = [-0.5, -0.9, -0.1]
-    found = ours.spread(lambda one: points(one, "lane", "iou"))
+    found = ours.spread(lambda one: points(one, LANE_IOU))
     assert found is not None
     assert found.mean == pytest.approx(np.mean(changes))
     assert found.deviation == pytest.approx(np.std(changes, ddof=1))
-    alone = l2.spread(lambda one: points(one, "lane", "iou"))
+    alone = l2.spread(lambda one: points(one, LANE_IOU))
     assert alone is not None
     assert alone.deviation is None
 
@@ -146,13 +149,13 @@ def test_a_task_without_labels_is_undefined_not_zero() -> None:
         del one["student"]["lane"], one["teacher"]["lane"]
         one["student"]["detection"]["map50"] = None
     (ours, _) = settings_of(rows)
-    assert ours.spread(lambda one: points(one, "lane", "iou")) is None
+    assert ours.spread(lambda one: points(one, LANE_IOU)) is None
     del rows[0]["pruned"]["lane"]
     _, accuracy, pruned = settings_tables([ours])
     assert pruned.sections[1] == [[ours.name, "0.5000 ± 0.0000", "0.6000 ± 0.0000", "undefined"]]
     cells = dict(zip(accuracy.columns, accuracy.sections[1][0], strict=True))
-    assert cells["Δ lane IoU"] == cells["mAP50"] == "undefined"
-    assert cells["Δ recall"] == "-0.50 ± 0.40"
+    assert cells["Δ lane IoU"] == cells["vehicle mAP50"] == "undefined"
+    assert cells["Δ vehicle recall"] == "-0.50 ± 0.40"
     json.dumps(compression_json(rows), allow_nan=False)
     assert "<svg" in trade_off([ours], "ms", lambda one, who: one[who]["latency_ms"])
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mtc_perception.metrics.figures import task_scores
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
-from offline_compress.evaluation.headlines import task_scores
 from offline_compress.export import count_parameters, normalise
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, model_spec

@@ -11,9 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench import training
+from mtc_perception.util import progress
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec
 from offline_compress.recipe.parts import DataSource
-from offline_compress.training import progress
 from offline_compress.training.accelerator import choose_precision
 from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
@@ -143,9 +143,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     lines = capsys.readouterr().out.splitlines()
     number = r"\d+\.\d+"
     losses = f"detection {number} drivable {number} lane {number}"
-    line = (
-        rf"training 3/4 epoch 2/2 \| \d:\d\d:\d\d left \| {number} images/s \| {losses} \| best 0"
-    )
+    batch = tiny_recipe(dataset).schedule.batch
+    done = rf"training {3 * batch}/{4 * batch} {number} img/s \d:\d\d:\d\d left"
+    line = rf"{done} epoch 2/2 \| {losses} \| best 0"
     assert any(re.match(line, one) for one in lines), lines
     assert sum(one.startswith("epoch 1/2") for one in lines) == 1
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Count
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.models.registry import ModelSpec
 from offline_compress.training import stopping
@@ -19,7 +20,6 @@ from offline_compress.training.log import LOG_FILE
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.trainer import Trainer
-from offline_compress.training.validation import Tick
 from support.tiny_training import digest, tiny_recipe
 from support.training_rig import Scores, dataset, interrupt_at, rows, tiny_model, weights
 
@@ -54,9 +54,9 @@ def test_a_run_stopped_while_it_validates_does_that_again(dataset: Path, tmp_pat
     whole = Trainer(recipe, tmp_path / "whole", Scores(0.5))
     whole.run()
 
-    def stop(_model: nn.Module, _spec: ModelSpec, tick: Tick) -> dict[str, Any]:
+    def stop(_model: nn.Module, _spec: ModelSpec, count: Count) -> dict[str, Any]:
         signal.raise_signal(signal.SIGTERM)
-        tick(0, 1)
+        count(0, 1)
         raise AssertionError("the run goes on")
 
     for epoch in (1, 2):

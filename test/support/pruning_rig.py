@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mtc_perception.util.progress import Count
 from offline_compress.export import count_parameters
 from offline_compress.models.registry import (
     MODELS,
@@ -21,7 +22,6 @@ from offline_compress.pruning import choice, problem
 from offline_compress.pruning import iterative as schedule
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import write_dataset
-from offline_compress.training.validation import Tick
 from support.tiny_training import register, tiny_recipe
 
 HEIGHT, WIDTH = 128, 192
@@ -103,8 +103,8 @@ class Validation:
     parameters: list[int] = field(default_factory=list)
     fails_at: int | None = None
 
-    def __call__(self, model: nn.Module, spec: ModelSpec, tick: Tick) -> dict[str, Any]:
-        tick(0, 1)
+    def __call__(self, model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:
+        count(0, 1)
         if len(self.parameters) == self.fails_at:
             raise KeyboardInterrupt
         self.parameters.append(count_parameters(model))

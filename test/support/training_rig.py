@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from mtc_perception.util.progress import Count
 from offline_compress.models.registry import MODELS, ModelSpec
 from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.trainer import Trainer
-from offline_compress.training.validation import Tick
 from support.tiny_training import digest, register
 
 
@@ -43,7 +43,7 @@ class Scores:
     def __init__(self, *scores: float) -> None:
         self.left = list(scores)
 
-    def __call__(self, _model: nn.Module, _spec: ModelSpec, _tick: Tick) -> dict[str, Any]:
+    def __call__(self, _model: nn.Module, _spec: ModelSpec, _count: Count) -> dict[str, Any]:
         value = self.left.pop(0) if len(self.left) > 1 else self.left[0]
         return {
             "detection": {"recall": value, "map50": value},

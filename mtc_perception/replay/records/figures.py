@@ -4,6 +4,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from mtc_perception.core.perception import TASKS
+from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.record import Change, FrameRecord
@@ -83,9 +84,7 @@ def mean(one: float | None, other: float | None) -> float | None:
 
 
 FIGURE_WORDS = {
-    "detection": "vehicles, F1",
-    "drivable": "drivable area, mIoU",
-    "lane": "lane lines, IoU",
+    **IMAGE_LABELS,
     "steady_detection": "vehicles of the image before, found again",
     "steady_drivable": "drivable area, IoU with the image before",
     "steady_lane": "lane lines, IoU with the image before",

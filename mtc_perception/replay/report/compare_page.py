@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.metrics.figures import unit_of
 from mtc_perception.pages import render
 from mtc_perception.pages.line_chart import Chart, Line, line
 from mtc_perception.replay.records.figures import FIGURE_WORDS
@@ -94,7 +95,7 @@ class Row:
 
 
 def _row(figure: Mapping[str, Any]) -> Row:
-    digits = 1 if figure["name"].startswith("latency_ms.") else 4
+    digits = 1 if unit_of(figure["name"]) == "ms" else 4
 
     def text(value: float | None, sign: str = "") -> str:
         return "undefined" if value is None else format(value, f"{sign}.{digits}f")

@@ -31,7 +31,6 @@ Estimate = Callable[[Weights], float]
 """A figure of the images so weighted; NaN where it is undefined."""
 
 Values = npt.NDArray[np.float64]
-LOWER_IS_BETTER = ("latency_ms.",)
 _MASK_FIGURES: tuple[tuple[str, str, Callable[[MaskCounts | None], float | None]], ...] = (
     ("drivable", "miou", miou),
     ("drivable", "iou", iou),

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.core.perception import TASKS
+from mtc_perception.metrics.figures import lower_is_better
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.figures import figures
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.results.bootstrap import (
-    LOWER_IS_BETTER,
     Difference,
     Estimate,
     Resamples,
@@ -237,7 +237,7 @@ def _verdict(name: str, found: Difference) -> str:
         return "too few images"
     if found.low <= 0.0 <= found.high:
         return "no difference"
-    return "worse" if (found.change > 0) == name.startswith(LOWER_IS_BETTER) else "better"
+    return "worse" if (found.change > 0) == lower_is_better(name) else "better"
 
 
 def _changed(paired: Paired) -> list[dict[str, Any]]:

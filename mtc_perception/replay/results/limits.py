@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.core.timing import percentiles
+from mtc_perception.metrics.figures import value_of
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
 from mtc_perception.replay.stream.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.stream.task import Failure
@@ -55,7 +56,7 @@ def check_limits(result: Mapping[str, Any], limits: Sequence[Limits]) -> list[Ch
     """Every limit against a result; a figure that the result does not have fails."""
     checks = []
     for limit in limits:
-        value = figure(result, limit.name)
+        value = value_of(result, limit.name)
         passed = (
             value is not None
             and (limit.min is None or value >= limit.min)
@@ -63,14 +64,6 @@ def check_limits(result: Mapping[str, Any], limits: Sequence[Limits]) -> list[Ch
         )
         checks.append(Check(limit.name, value, limit.min, limit.max, passed))
     return checks
-
-
-def figure(result: Mapping[str, Any], name: str) -> float | None:
-    """A number of a result by its dotted name; None if there is none."""
-    value: Any = result
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 def unknown_figure(name: str) -> str | None:

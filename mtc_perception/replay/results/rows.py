@@ -3,46 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-_FRAME_WORDS = {
-    "frames_in": "frames in",
-    "frames_processed": "processed",
-    "frames_dropped": "dropped",
-    "frames_stale": "stale",
-    "frames_malformed": "malformed",
-    "frames_unreadable": "unreadable",
-}
-STAGE_WORDS = {
-    "receive": "receive (stamp to callback)",
-    "wait": "wait for the engine",
-    "read": "read the image",
-    "preprocess": "preprocess",
-    "inference": "inference",
-    "decode": "decode",
-    "publish": "publish",
-    "published": "stamp to published",
-    "end_to_end": "end to end",
-    "jitter": "change from image to image",
-}
-_METRIC_WORDS = {
-    ("detection", "recall_at_threshold"): "vehicle recall, deployed",
-    ("detection", "precision_at_threshold"): "vehicle precision, deployed",
-    ("detection", "recall"): "vehicle recall (IoU 0.5)",
-    ("detection", "map50"): "vehicle mAP50",
-    ("detection", "map50_95"): "vehicle mAP50:95",
-    ("drivable", "miou"): "drivable area mIoU",
-    ("drivable", "iou"): "drivable area IoU",
-    ("lane", "iou"): "lane IoU",
-    ("lane", "accuracy"): "lane accuracy",
-}
+from mtc_perception.metrics.figures import BRIEF, COUNT_LABELS, STAGE_LABELS, figures
+
+_ACCURACY = figures("detection.recall_at_threshold", "detection.precision_at_threshold") + BRIEF
 
 
 def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, value) of every accuracy figure there is."""
     rows = []
-    for (task, name), words in _METRIC_WORDS.items():
-        if task in result:
-            value = result[task][name]
-            rows.append((words, "undefined" if value is None else f"{value:.3f}"))
+    for figure in _ACCURACY:
+        if figure.task in result:
+            value = figure.of(result)
+            rows.append((figure.title, "undefined" if value is None else f"{value:.3f}"))
     return rows
 
 
@@ -67,14 +39,14 @@ def times_ms(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 
 def frame_rows(result: Mapping[str, Any]) -> list[tuple[str, int]]:
     """(what, number) of images."""
-    return [(words, result[name]) for name, words in _FRAME_WORDS.items() if name in result]
+    return [(words, result[name]) for name, words in COUNT_LABELS.items() if name in result]
 
 
 def latency_rows(latency_ms: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[str]]]:
     """(stage, [p50, p95, p99, max]) in ms, of the stages there are."""
     return [
         (words, [_ms(latency_ms[stage].get(q)) for q in ("p50", "p95", "p99", "max")])
-        for stage, words in STAGE_WORDS.items()
+        for stage, words in STAGE_LABELS.items()
         if stage in latency_ms
     ]
 
