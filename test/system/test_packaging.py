@@ -31,19 +31,10 @@ def declared(name: str) -> dict[str, Requirement]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     copy_checkout(folder / "source")
+    command = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "..", "."]
     built = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            ".",
-            "source",
-        ],
-        cwd=folder,
+        [sys.executable, "-m", *command],
+        cwd=folder / "source",
         capture_output=True,
         text=True,
         check=False,
@@ -77,11 +68,9 @@ def test_a_wheel_has_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
     installed = wheel.namelist()
     assert any(source.endswith(".j2") for source in sources)
     assert any(source.endswith(".cu") for source in sources)
-    assert sources <= set(wheel.namelist())
-    assert any(
-        name.endswith("share/mtc_perception/models/mtc_nano.mtc/manifest.json")
-        for name in wheel.namelist()
-    )
+    assert sources <= set(installed)
+    shared = "share/mtc_perception/models/mtc_nano.mtc/manifest.json"
+    assert any(name.endswith(shared) for name in installed)
 
 
 def test_locks_are_made_from_what_is_declared() -> None:
