@@ -6,15 +6,16 @@ import pytest
 
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.metrics.tasks import PerceptionMetrics
-from mtc_perception.replay.live.answers import (
+from mtc_perception.replay.live.live_result import LiveConfig, LiveResult
+from mtc_perception.replay.live.player import Published
+from mtc_perception.replay.live.recorder import (
     OUTPUTS,
     Answer,
     AnswerReader,
     AnswerWriter,
     RecordedFrame,
+    Recording,
 )
-from mtc_perception.replay.live.protocol import Published, Recording
-from mtc_perception.replay.live.result import LiveConfig, LiveResult
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import fitted, open_source

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,6 @@ import psutil
 from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
-from mtc_perception.replay.live.protocol import Loaded, PlayerConfig
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -35,6 +35,35 @@ _TO_BGR = {
 }
 _BUDGET_BYTES = 2**30
 _MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class PlayerConfig:
+    """What to play and how; the fields of `open_source` and more."""
+
+    path: Path
+    topic: str | None
+    """Which camera of a bag."""
+    fps: float | None
+    seconds: float | None
+    """Play only so much of the beginning; None is all."""
+    repeat_s: float | None
+    """Begin again until this much time has passed; None is once."""
+    transport: Transport
+    publish_topic: str
+    """Base topic; compressed images go to `<publish_topic>/compressed`."""
+    faithful: bool = False
+    """Recorded stamps, /clock, and images as they are; else as a camera would now."""
+    speed: float = 1.0
+    """Of the recording's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Sent while images are prepared; the rest of a long recording is read while it plays."""
+
+    frames: int
+    done: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,21 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mtc_perception.replay.live.answers import AnswerReader
-from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
-from mtc_perception.replay.live.player import run_player
-from mtc_perception.replay.live.protocol import (
+from mtc_perception.replay.live.domain import private_ros_domain
+from mtc_perception.replay.live.live_result import CAMERA, LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.node_process import NodeProcess
+from mtc_perception.replay.live.player import Matched, Played, run_player
+from mtc_perception.replay.live.recorder import (
+    AnswerReader,
     Finish,
     Listening,
-    Loaded,
-    Matched,
-    Played,
-    PlayerConfig,
     Recording,
     Seen,
+    run_recorder,
 )
-from mtc_perception.replay.live.recorder import run_recorder
-from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.reel import Loaded, PlayerConfig
 from mtc_perception.replay.recordings.recording import SourceInfo
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.worker_process import ReplayError, WorkerProcess

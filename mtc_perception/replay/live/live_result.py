@@ -10,8 +10,8 @@ import numpy as np
 
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
-from mtc_perception.replay.live.protocol import Published, Recording
+from mtc_perception.replay.live.player import Published
+from mtc_perception.replay.live.recorder import AnswerReader, RecordedFrame, Recording
 from mtc_perception.replay.recordings.recording import SourceInfo, Transport
 from mtc_perception.runtime.frames import STAGES
 
