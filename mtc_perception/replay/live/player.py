@@ -69,8 +69,11 @@ class Played:
     """Why the first of these cannot be read."""
 
 
-def run_player(connection: Connection, config: PlayerConfig) -> None:
-    """Worker: prepare, wait for a word, find the subscription, wait for a word, play."""
+def run_player(connection: Connection, config: PlayerConfig, topic: str) -> None:
+    """Worker: prepare, wait for a word, find the subscription, wait for a word, play.
+
+    Images go to `topic`, or compressed to `<topic>/compressed`.
+    """
     keep_memory()
     reel = Reel(config)
     context = rclpy.Context()
@@ -80,7 +83,7 @@ def run_player(connection: Connection, config: PlayerConfig) -> None:
         rclpy.init(context=context)
         node = rclpy.create_node("replay_player", context=context)
         compressed = config.transport == "compressed"
-        topic = f"{config.publish_topic}/compressed" if compressed else config.publish_topic
+        topic = f"{topic}/compressed" if compressed else topic
         publisher = node.create_publisher(
             CompressedImage if compressed else Image, topic, CAMERA_QOS
         )

@@ -117,7 +117,7 @@ class AnswerReader:
 
 
 @dataclass(slots=True, eq=False)
-class Recording:
+class Recorded:
     """Sent at the end."""
 
     frames: dict[int, RecordedFrame] = field(default_factory=dict)
@@ -132,15 +132,15 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Ended:
     """Answer to any word before the last: of how many images it is known how they ended."""
 
-    ended: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Asks for the recording."""
+    """Asks for all of it."""
 
 
 class _Recorder(Node):
@@ -148,7 +148,7 @@ class _Recorder(Node):
         self, context: rclpy.Context, node_name: str, answers: AnswerWriter | None
     ) -> None:
         super().__init__("replay_recorder", context=context)
-        self.recording = Recording()
+        self.recorded = Recorded()
         self.ended = 0
         self._node_name = node_name
         self._answers = answers
@@ -181,7 +181,7 @@ class _Recorder(Node):
 
     def _on_timing(self, message: DiagnosticArray) -> None:
         if reason := rejection(message):
-            frame = self.recording.frames.setdefault(stamp_ns(message.header), RecordedFrame())
+            frame = self.recorded.frames.setdefault(stamp_ns(message.header), RecordedFrame())
             frame.rejected = reason
             self.ended += 1
             return
@@ -190,7 +190,7 @@ class _Recorder(Node):
     def _arrived(self, output: str, header: Any, message: Any) -> None:
         now_ns = time.monotonic_ns()
         stamp = stamp_ns(header)
-        frame = self.recording.frames.setdefault(stamp, RecordedFrame())
+        frame = self.recorded.frames.setdefault(stamp, RecordedFrame())
         if output in frame.arrived_ns:
             return
         frame.arrived_ns[output] = now_ns
@@ -208,14 +208,14 @@ class _Recorder(Node):
         if len(self._under_way) > _UNDER_WAY:
             # Its other outputs are lost; without this one it stays incomplete whatever comes.
             oldest = next(iter(self._under_way))
-            del self._under_way[oldest], self.recording.frames[oldest]
+            del self._under_way[oldest], self.recorded.frames[oldest]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         own = f"{self._node_name.rpartition('/')[2]}: "
         for status in message.status:
             if status.name.startswith(own):
                 values = {entry.key: entry.value for entry in status.values}
-                self.recording.status[status.name.removeprefix(own)] = values
+                self.recorded.status[status.name.removeprefix(own)] = values
 
 
 def run_recorder(connection: Connection, node_name: str, answers: Path | None) -> None:
@@ -246,9 +246,9 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
             if isinstance(connection.recv(), Finish):
                 if writer is not None:
                     writer.close()
-                connection.send(recorder.recording)
+                connection.send(recorder.recorded)
                 connection.recv()  # until the parent has read it all and closes
-            connection.send(Seen(recorder.ended))
+            connection.send(Ended(recorder.ended))
     finally:
         context.try_shutdown()
 

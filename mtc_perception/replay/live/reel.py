@@ -42,16 +42,14 @@ class PlayerConfig:
     """What to play and how; the fields of `open_source` and more."""
 
     path: Path
-    topic: str | None
+    topic: str | None = None
     """Which camera of a bag."""
-    fps: float | None
-    seconds: float | None
+    fps: float | None = None
+    seconds: float | None = None
     """Play only so much of the beginning; None is all."""
-    repeat_s: float | None
+    repeat_s: float | None = None
     """Begin again until this much time has passed; None is once."""
-    transport: Transport
-    publish_topic: str
-    """Base topic; compressed images go to `<publish_topic>/compressed`."""
+    transport: Transport = "raw"
     faithful: bool = False
     """Recorded stamps, /clock, and images as they are; else as a camera would now."""
     speed: float = 1.0
@@ -59,7 +57,7 @@ class PlayerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Prepared:
     """Sent while images are prepared; the rest of a long recording is read while it plays."""
 
     frames: int
@@ -92,13 +90,13 @@ class Reel:
         full = False
         while not full:
             frames, full = self._ahead.fill(0.1)
-            connection.send(Loaded(frames, done=False))
+            connection.send(Prepared(frames, done=False))
         if not frames:
             reason = self.reason and f"; {self.reason}"
             raise SourceError(f"{self._config.path} holds no usable image{reason}")
         if self._config.repeat_s is not None and not self._ahead.complete:
             raise SourceError(f"{frames} images fill the memory to repeat from: use --seconds")
-        connection.send(Loaded(frames, done=True))
+        connection.send(Prepared(frames, done=True))
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._ahead) if self._config.repeat_s is None else itertools.cycle(self._ahead)
