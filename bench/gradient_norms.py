@@ -15,8 +15,8 @@ from bench.common import write_result
 from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
-from offline_compress.data.dataset import TrainingSet, collate
-from offline_compress.data.targets import Targets
+from offline_compress.data.batch import Batch, collate
+from offline_compress.data.dataset import TrainingSet
 from offline_compress.export import normalise
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import TaskLosses, task_losses
@@ -29,7 +29,7 @@ BATCH, BATCHES = 4, 4
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 10.0
 
 
-def samples(root: Path, seed: int) -> Iterator[tuple[torch.Tensor, Targets]]:
+def samples(root: Path, seed: int) -> Iterator[Batch]:
     """Endless augmented batches of split `train`."""
     data = TrainingSet([DataSource(root=root, split="train")], CROP, CROP, (0.8, 1.7), seed)
     number = 0
@@ -71,8 +71,9 @@ def measure(
         if step in marks:
             norms, values = [], []
             for _ in range(BATCHES):
-                images, targets = next(stream)
-                losses = task_losses(model(normalise(images), targets), targets, mask_loss)
+                batch = next(stream)
+                output = model(normalise(batch.images), batch.targets)
+                losses = task_losses(output, batch.targets, mask_loss)
                 norms.append(trunk_norms(model, losses))
                 values.append([getattr(losses, task).item() for task in TASKS])
                 tick()
@@ -81,8 +82,9 @@ def measure(
                 | {f"{task}_norm": n for task, n in zip(TASKS, _mean(norms), strict=True)}
                 | {f"{task}_loss": v for task, v in zip(TASKS, _mean(values), strict=True)}
             )
-        images, targets = next(stream)
-        loss = task_losses(model(normalise(images), targets), targets, mask_loss).total()
+        batch = next(stream)
+        output = model(normalise(batch.images), batch.targets)
+        loss = task_losses(output, batch.targets, mask_loss).total()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)

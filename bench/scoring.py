@@ -17,6 +17,7 @@ from bench.common import tracked, write_result
 from bench.training import RECIPES, ROADS
 from mtc_perception.util.memory import keep_memory
 from offline_compress.channels.groups import channel_groups
+from offline_compress.data.batch import Batch
 from offline_compress.export import normalise
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.measure import labelled_losses, scoring_mode
@@ -27,7 +28,6 @@ from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.recipe import load_recipe
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
-from offline_compress.training.samples import Batch
 
 MODELS = ("mtc_nano", "mtc_s", "rmt_ppad_n")
 ROUNDS = 6

@@ -25,11 +25,11 @@ from mtc_perception.engines.tensorrt.build import (
 )
 from mtc_perception.util.errors import EngineError
 from mtc_perception.util.progress import Progress
-from offline_compress.export import onnx_graph
+from offline_compress.export import network_of, onnx_graph
 from offline_compress.models.registry import MODELS, ModelSpec
 from offline_compress.quantization import fp16
 from offline_compress.quantization import int8_tensorrt as tensorrt
-from offline_compress.quantization.graph import folded, network_of, serialised
+from offline_compress.quantization.graph import folded, serialised
 
 TEACHER = "rmt_ppad_l"
 """Grid sampling, top-k and attention, what TensorRT finds hardest."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import write_result
+from offline_compress.data.batch import Batch
 from offline_compress.data.loader_workers import worker_count
 from offline_compress.recipe.parts import DataSource, Schedule, SyntheticRoads
 from offline_compress.recipe.recipe import Recipe, load_recipe
@@ -19,7 +20,7 @@ from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import trained_spec
-from offline_compress.training.samples import Batch, batches, training_set
+from offline_compress.training.samples import batches, training_set
 
 RECIPES = Path("config/recipes")
 ROADS = DataSource(

@@ -17,6 +17,7 @@ from mtc_perception.core.bundle import (
     InputSpec,
     LineageStep,
     Manifest,
+    Precision,
     Thresholds,
     Training,
     Variant,
@@ -139,14 +140,6 @@ def probability_bytes(logits: torch.Tensor) -> torch.Tensor:
     return (logits.sigmoid() * 255 + 0.5).to(torch.uint8)
 
 
-@torch.no_grad()
-def detections_per_image(model: nn.Module, height: int, width: int) -> int:
-    """Boxes that the deployable graph yields: fewer than MAX_DETECTIONS with as few queries."""
-    image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
-    scores = DeployGraph(model).eval()(image)[1]
-    return int(scores.shape[1])
-
-
 def count_parameters(model: nn.Module) -> int:
     """Parameters as deployed: fused, a BatchNorm folded into its convolution as one bias each."""
     count = 0
@@ -202,6 +195,22 @@ def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
     return graph.SerializeToString()
 
 
+def network_of(graph: bytes, precision: Precision) -> Network:
+    """An exported graph as engines take it; sizes are read from its input and outputs."""
+    found = onnx.load_model_from_string(graph).graph
+    shapes = {
+        value.name: [one.dim_value for one in value.type.tensor_type.shape.dim]
+        for value in (*found.input, *found.output)
+    }
+    _, height, width, _ = shapes["image"]
+    return Network(graph, precision, height, width, max_detections=shapes["scores"][1])
+
+
+def deployed(model: nn.Module, height: int, width: int) -> Network:
+    """`model` in fp32 as engines take it, for one `height` x `width` image."""
+    return network_of(onnx_graph(model, height, width), "fp32")
+
+
 def export_bundle(
     checkpoint: Path,
     out: Path,
@@ -217,10 +226,8 @@ def export_bundle(
     Raises UserError when the checkpoint does not load or holds non-finite weights.
     """
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
-    graph = onnx_graph(model, spec.height, spec.width)
+    network = deployed(model, spec.height, spec.width)
     file = "model.onnx"
-    max_detections = detections_per_image(model, spec.height, spec.width)
-    network = Network(graph, "fp32", spec.height, spec.width, max_detections)
     engine = load_engine(network, "onnxruntime")
     golden = measure_self_test(run_self_test(engine))
     engine.close()
@@ -230,7 +237,7 @@ def export_bundle(
         variants={
             "fp32": Variant(
                 file=file,
-                sha256=sha256_hex(graph),
+                sha256=sha256_hex(network.model),
                 precision="fp32",
                 engines=["tensorrt", "openvino", "onnxruntime"],
                 accuracy=accuracy,
@@ -239,7 +246,7 @@ def export_bundle(
         input=InputSpec(height=spec.height, width=spec.width),
         classes=spec.classes,
         thresholds=thresholds,
-        max_detections=max_detections,
+        max_detections=network.max_detections,
         params=count_parameters(model),
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),
         training=Training(data=spec.data, licence=spec.licence),
@@ -256,7 +263,7 @@ def export_bundle(
         exporter={"torch": torch.__version__, "onnx": onnx.__version__},
         self_test={"fp32": golden},
     )
-    write_bundle(out, manifest, {file: graph})
+    write_bundle(out, manifest, {file: network.model})
     return manifest
 
 

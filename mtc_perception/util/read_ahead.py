@@ -1,13 +1,36 @@
-"""Computes ahead in a thread of its own, as far as a budget goes."""
+"""Computes ahead of who takes the items, as far as a budget goes: in a thread, or in a pool."""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
 
 from typing_extensions import Self
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Generator[Result, None, None]:
+    """`function` of each item in order, by `pool`, with at most `ahead` results not asked for yet.
+
+    As `Executor.map`, which takes all of its items at once. What has not begun is cancelled when
+    the iteration ends early.
+    """
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 class ReadAhead(Generic[Item]):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
+from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.loader_workers import CGROUP, local_processes, usable_cores
 
@@ -57,14 +58,14 @@ class DecodedImages:
         threads = usable_cores()
         left = budget_bytes
         with ThreadPoolExecutor(threads) as pool:
-            for begin in range(0, len(self._order), 2 * threads):
-                part = self._order[begin : begin + 2 * threads]
-                for index, image in zip(part, pool.map(self._load, part), strict=True):
-                    left -= size_bytes(image)
-                    if left < 0:
-                        return
-                    self._kept[index] = image
-                    yield len(self._kept)
+            images = map_ahead(pool, self._load, self._order, 2 * threads)
+            for index, image in zip(self._order, images, strict=True):
+                left -= size_bytes(image)
+                if left < 0:
+                    images.close()
+                    return
+                self._kept[index] = image
+                yield len(self._kept)
 
     def __len__(self) -> int:
         return len(self._kept)

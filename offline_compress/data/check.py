@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from mtc_perception.datasets.pixels import (
 from mtc_perception.datasets.sample import HARMLESS, MaskShapes, MaskSource, Problem
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
+from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.data.loader_workers import usable_cores
 
 BORDER_PX = 1.5
@@ -138,11 +138,8 @@ def _is_test(split: str) -> bool:
 
 def _decode_all(samples: list[Sample]) -> Iterable[_Checked]:
     threads = usable_cores()
-    left = iter(samples)
     with ThreadPoolExecutor(threads) as pool:
-        # In parts: `map` takes all of its input at once, and Ctrl-C waits for what it took.
-        while part := list(islice(left, 8 * threads)):
-            yield from pool.map(check_sample, part)
+        yield from map_ahead(pool, check_sample, samples, 8 * threads)
 
 
 def check_sample(sample: Sample) -> _Checked:

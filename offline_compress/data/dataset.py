@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from rich.console import Console
 from torch.utils.data import Dataset
 
@@ -17,13 +16,13 @@ from mtc_perception.datasets.layout import (
     LayoutError,
     Sample,
     read_image,
-    read_split,
     read_truth,
 )
 from offline_compress.data.augment import LabelledImage, augment
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes
+from offline_compress.data.labelled import labelled_split
 from offline_compress.data.mosaic import mosaic
-from offline_compress.data.targets import IGNORE, Targets
+from offline_compress.data.targets import IGNORE
 from offline_compress.recipe.parts import DataSource, SizePx
 
 
@@ -82,12 +81,7 @@ class TrainingSet(Dataset[LabelledImage]):
         for source in sources:
             # Some 20 s for all of BDD100K, most of them for its lane polygons.
             with Console(stderr=True).status(f"reading the labels of {source.root}"):
-                samples = read_split(source.root, source.split)
-            if not any(sample.labelled for sample in samples):
-                raise LayoutError(
-                    f"split {source.split} of {source.root} has no labels to train on: "
-                    f"see mtc-compress check-data {source.root}"
-                )
+                samples = labelled_split(source, "train on")
             self._samples += samples
             weights += [source.weight / len(samples)] * len(samples)
         self._ends = cumulative_shares(weights)
@@ -145,21 +139,3 @@ def cumulative_shares(weights: Sequence[float]) -> npt.NDArray[np.float64]:
     """
     ends = np.cumsum(weights, dtype=np.float64)
     return ends / ends[-1]
-
-
-def collate(samples: Sequence[LabelledImage]) -> tuple[torch.Tensor, Targets]:
-    """Stack samples: uint8 images [N, 3, H, W] (channels-last memory) and their targets."""
-    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
-    most = max(1, *(len(s.boxes) for s in samples))
-    boxes = torch.zeros(len(samples), most, 4)
-    kinds = torch.full((len(samples), most), -1, dtype=torch.int64)
-    for row, s in enumerate(samples):
-        boxes[row, : len(s.boxes)] = torch.from_numpy(s.boxes)
-        kinds[row, : len(s.boxes)] = torch.from_numpy(s.kinds)
-    return images, Targets(
-        boxes,
-        kinds,
-        torch.tensor([s.has_boxes for s in samples]),
-        torch.from_numpy(np.stack([s.drivable for s in samples])),
-        torch.from_numpy(np.stack([s.lane for s in samples])),
-    )

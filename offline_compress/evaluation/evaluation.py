@@ -6,11 +6,9 @@ at the given ones they are the very masks that `Perceiver` returns.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +26,11 @@ from mtc_perception.core.perception import (
 )
 from mtc_perception.datasets.layout import Sample, read_image, read_truth
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.evaluation.subject import Subject
 
 MOST_WORKERS = 8
 """Threads that decode and score images beside the network; more than keep one GPU busy."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +123,7 @@ def evaluate_engine(
         return sample, pixels, read_truth(sample, pixels.shape[:2])
 
     def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, RawPerception]]:
-        for sample, pixels, truth in _ahead(pool, load, samples):
+        for sample, pixels, truth in map_ahead(pool, load, samples, MOST_WORKERS):
             yield sample, truth, infer(engine, SourceImage(pixels, "rgb"), max_detections)
 
     def score(
@@ -139,20 +135,9 @@ def evaluate_engine(
         return FrameScore(sample, alone.headlines()), alone
 
     with ThreadPoolExecutor(min(MOST_WORKERS, len(os.sched_getaffinity(0)))) as pool:
-        for frame_score, alone in _ahead(pool, score, frames(pool)):
+        for frame_score, alone in map_ahead(pool, score, frames(pool), MOST_WORKERS):
             evaluation.add(frame_score, alone)
     return evaluation
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`function` of each item in order, computed by `pool` a little ahead of who takes them."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > MOST_WORKERS:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:

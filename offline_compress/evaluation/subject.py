@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mtc_perception.core.bundle import Thresholds, sha256_hex
+from mtc_perception.core.bundle import Bundle, Thresholds, sha256_hex
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
@@ -93,23 +93,43 @@ def _open_checkpoint(
 
 def _open_bundle(
     path: Path,
-    engine: str,
+    wanted: str,
     precision: str | None,
     changes: dict[str, float],
     max_detections: int | None,
 ) -> Subject:
     # `open_engine` itself refuses a name it does not know.
-    perceiver = open_perceiver(Selection(path, cast(EngineChoice, engine), precision))
-    manifest = perceiver.bundle.manifest
-    variant = perceiver.bundle.variant_for(perceiver.engine.name, precision)
+    perceiver = open_perceiver(Selection(path, cast(EngineChoice, wanted), precision))
+    bundle, engine = perceiver.bundle, perceiver.engine
+    manifest = bundle.manifest
     if max_detections and max_detections > manifest.max_detections:
         raise UserError(
             f"{path} yields {manifest.max_detections} detections at most, not {max_detections}"
         )
+    return subject_of(
+        bundle,
+        bundle.variant_for(engine.name, precision),
+        engine,
+        perceiver.why,
+        manifest.thresholds.model_copy(update=changes),
+        max_detections,
+    )
+
+
+def subject_of(
+    bundle: Bundle,
+    variant: str,
+    engine: Engine,
+    why: str,
+    thresholds: Thresholds,
+    max_detections: int | None = None,
+) -> Subject:
+    """A variant of a bundle that `engine` has loaded; `why` that engine, in words."""
+    manifest = bundle.manifest
     return Subject(
-        engine=perceiver.engine,
-        engine_reason=perceiver.why,
-        thresholds=manifest.thresholds.model_copy(update=changes),
+        engine=engine,
+        engine_reason=why,
+        thresholds=thresholds,
         max_detections=max_detections or manifest.max_detections,
         classes=manifest.classes,
         params=manifest.params,
@@ -117,7 +137,7 @@ def _open_bundle(
         identity={
             "kind": "bundle",
             "name": manifest.name,
-            "label": path.resolve().name.split(".mtc")[0],
+            "label": bundle.path.resolve().name.split(".mtc")[0],
             "version": manifest.version,
             "variant": variant,
             "sha256": next(v.sha256 for key, v in manifest.variants.items() if key == variant),

@@ -11,13 +11,13 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample, read_split
 from offline_compress.data.augment import LabelledImage, warp
+from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import load_labelled
 from offline_compress.importance.scorer import require_labels
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.parts import SizePx
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
-from offline_compress.training.samples import Batch, collate_batch
 
 _Tasks = tuple[bool, bool, bool]
 
@@ -38,7 +38,7 @@ class CalibrationBatches(Sequence[Batch]):
         part = self.samples[number * self.batch : (number + 1) * self.batch]
         if not part:
             raise IndexError(number)
-        return collate_batch([letterboxed(load_labelled(sample), self.size) for sample in part])
+        return collate([letterboxed(load_labelled(sample), self.size) for sample in part])
 
 
 def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:

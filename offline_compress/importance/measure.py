@@ -16,13 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtc_perception.core.perception import TASKS
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
+from offline_compress.data.batch import Batch
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.export import normalise
 from offline_compress.importance.scorer import Scorer
 from offline_compress.importance.scores import ChannelScores
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import task_losses
-from offline_compress.training.samples import Batch
 
 
 def measure(

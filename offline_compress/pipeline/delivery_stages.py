@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,28 @@ from accelerate import PartialState
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.engines.open import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
+from offline_compress.data.labelled import labelled_split
+from offline_compress.evaluation.evaluation import evaluate_subject
 from offline_compress.evaluation.latency import THREADS, Key, interleaved
-from offline_compress.evaluation.metrics_file import accuracy, recommended_thresholds, write_result
-from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
-from offline_compress.export import export_bundle
-from offline_compress.importance.calibration import calibration_samples
-from offline_compress.pipeline.accuracy import (
-    checkpoint_metrics,
-    fp32_network,
-    labelled_samples,
-    variant_metrics,
+from offline_compress.evaluation.metrics_file import (
+    accuracy,
+    describe,
+    recommended_thresholds,
+    result_json,
+    write_result,
 )
+from offline_compress.evaluation.subject import (
+    CHECKPOINT_THRESHOLDS,
+    Subject,
+    open_subject,
+    subject_of,
+)
+from offline_compress.export import deployed, export_bundle
+from offline_compress.importance.calibration import calibration_samples
+from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.row import ENGINES, STUDENT, TEACHER, row, stage_seconds
 from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
@@ -32,6 +42,7 @@ from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
 from offline_compress.recipe.compression import QuantisedVariant
+from offline_compress.recipe.parts import DataSource
 
 MANIFEST = "manifest.json"
 EVALUATED_FILE = "evaluated"
@@ -70,12 +81,8 @@ class Export:
         self._run.metrics.mkdir(exist_ok=True)
         self._run.exported.parent.mkdir(exist_ok=True)
         with Progress(alone=True) as progress:
-            measure = partial(
-                checkpoint_metrics,
-                self._run.student,
-                self._run.recipe.validate_on,
-                progress.count,
-            )
+            source = self._run.recipe.validate_on
+            measure = partial(_checkpoint_metrics, self._run.student, source, progress)
             metrics = _measured(self._metrics, measure)
         thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
         run = self._run
@@ -124,7 +131,7 @@ class Quantise:
         exported = read_bundle(run.exported)
         size = exported.manifest.input
         evaluate = evaluator(
-            labelled_samples(run.recipe.validate_on), CHECKPOINT_THRESHOLDS, THREADS
+            labelled_split(run.recipe.validate_on, "evaluate on"), CHECKPOINT_THRESHOLDS, THREADS
         )
         made: dict[QuantisedVariant, QuantisedGraph] = {}
         if settings.variants:
@@ -191,13 +198,13 @@ class Evaluate:
         with Progress(alone=True) as progress:
             teacher = _measured(
                 run.metrics / "teacher.json",
-                partial(checkpoint_metrics, run.teacher, source, progress.count),
+                partial(_checkpoint_metrics, run.teacher, source, progress),
             )
             variants: dict[str, dict[str, dict[str, Any]]] = {}
             for variant, engine in runnable(bundle):
                 found = _measured(
                     run.metrics / f"{variant}-{engine}.json",
-                    partial(variant_metrics, bundle, variant, engine, source, progress.count),
+                    partial(_variant_metrics, bundle, variant, engine, source, progress),
                 )
                 variants.setdefault(variant, {})[engine] = found
             networks = latency_networks(run, bundle)
@@ -228,7 +235,8 @@ def runnable(bundle: Bundle) -> list[tuple[str, str]]:
 
 def latency_networks(run: RunFolder, bundle: Bundle) -> dict[Key, Network]:
     """The teacher, the student, and the student's variants, on every engine that runs them."""
-    teacher = fp32_network(run.teacher)
+    spec = load_spec(run.teacher)
+    teacher = deployed(load_checkpoint(run.teacher), spec.height, spec.width)
     fp32 = Network.of(bundle, STUDENT)
     networks: dict[Key, Network] = {}
     for engine in ENGINES:
@@ -237,6 +245,30 @@ def latency_networks(run: RunFolder, bundle: Bundle) -> dict[Key, Network]:
     for variant, engine in runnable(bundle):
         networks[variant, engine] = Network.of(bundle, variant)
     return networks
+
+
+def _checkpoint_metrics(checkpoint: Path, source: DataSource, progress: Progress) -> dict[str, Any]:
+    """The metric JSON of a checkpoint in PyTorch, as `mtc-compress evaluate` writes it."""
+    return _metrics(open_subject(checkpoint), source, checkpoint.parent.name, progress)
+
+
+def _variant_metrics(
+    bundle: Bundle, variant: str, engine: str, source: DataSource, progress: Progress
+) -> dict[str, Any]:
+    """The same of one variant of a bundle on an engine, at a checkpoint's neutral thresholds."""
+    why = "the pipeline evaluates every engine that runs here"
+    with closing(load_engine(Network.of(bundle, variant), engine, THREADS)) as loaded:
+        subject = subject_of(bundle, variant, loaded, why, CHECKPOINT_THRESHOLDS)
+        return _metrics(subject, source, f"{variant} on {engine}", progress)
+
+
+def _metrics(subject: Subject, source: DataSource, what: str, progress: Progress) -> dict[str, Any]:
+    samples = labelled_split(source, "evaluate on")
+    counted = progress.track(samples, f"evaluating {what}", unit="img")
+    evaluation = evaluate_subject(subject, counted)
+    # Speed is measured by itself, all networks in turn.
+    description = describe(subject, source.root, source.split, None)
+    return result_json(subject, evaluation, None, description)
 
 
 def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -30,18 +30,13 @@ class RunFolder:
     @classmethod
     def of(cls, recipe: Recipe, out: Path | None) -> "RunFolder":
         """`out`, or runs/NAME-compressed. Raises UserError for a recipe without `compress`."""
-        if recipe.compress is None:
-            raise UserError(
-                f"recipe {recipe.name} says nothing about compression: add `compress`, see "
-                "docs/compression.md"
-            )
+        recipe.compression()
         return cls(recipe, out or RUNS / f"{recipe.name}-compressed")
 
     @property
     def compress(self) -> Compression:
         """The recipe's `compress`."""
-        assert self.recipe.compress is not None
-        return self.recipe.compress
+        return self.recipe.compression()
 
     @property
     def compressing(self) -> Recipe:

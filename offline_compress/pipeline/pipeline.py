@@ -9,9 +9,9 @@ from accelerate import Accelerator
 
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import held
+from offline_compress.data.labelled import labelled_split
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
-from offline_compress.pipeline.accuracy import labelled_samples
 from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
 from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.stages import Stage, run_stages
@@ -79,7 +79,7 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
         torch.set_num_threads(threads)
     with accelerator.local_main_process_first():
         render_missing([*recipe.train, recipe.validate_on])
-    labelled_samples(recipe.validate_on)
+    labelled_split(recipe.validate_on, "evaluate on")
     calibration_batches(recipe, run.compress.scoring)
     if run.compress.teacher or weights(run.teacher).exists():
         require_fitting_teacher(run)
@@ -94,7 +94,7 @@ def _check_untrained(recipe: Recipe, pruning: Pruning) -> None:
     # Nothing is known of its latency yet.
     budget = pruning.budget.model_copy(update={"latency": None})
     pruning = pruning.model_copy(update={"budget": budget, "cost": "none"})
-    compress = recipe.compress.model_copy(update={"prune": pruning}) if recipe.compress else None
+    compress = recipe.compression().model_copy(update={"prune": pruning})
     with TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), spec, spec.build())
         open_problem(

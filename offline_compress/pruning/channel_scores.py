@@ -7,26 +7,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
-from offline_compress.importance.calibration import CalibrationBatches, calibration_batches
+from offline_compress.importance.calibration import CalibrationBatches
 from offline_compress.pruning.problem import PruningProblem
-from offline_compress.recipe.recipe import Recipe
 
 SCORES_FILE = "scores.safetensors"
 SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
-
-
-def calibration(recipe: Recipe) -> CalibrationBatches:
-    """The images that channels are scored by, and BatchNorms measured.
-
-    Raises UserError for a recipe without `compress`, and for images without labels for a task.
-    """
-    if recipe.compress is None:
-        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
-    return calibration_batches(recipe, recipe.compress.scoring)
 
 
 def measured_scores(

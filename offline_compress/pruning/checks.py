@@ -13,11 +13,10 @@ from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
+from offline_compress.data.batch import Batch
 from offline_compress.evaluation.torch_engine import TorchEngine
-from offline_compress.export import normalise
-from offline_compress.pruning.latency_table import deployed
+from offline_compress.export import deployed, normalise
 from offline_compress.recipe.compression import Guard
-from offline_compress.training.samples import Batch
 
 SCORE_DIFFERENCE = 1e-3
 MASK_DIFFERENCE = 0.05

@@ -14,9 +14,11 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
+from offline_compress.data.batch import Batch
+from offline_compress.export import deployed
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
-from offline_compress.pruning.latency_table import deployed, time_pair
+from offline_compress.pruning.latency_table import time_pair
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.selection import (
@@ -27,7 +29,6 @@ from offline_compress.pruning.selection import (
     select,
 )
 from offline_compress.pruning.trial import Trial
-from offline_compress.training.samples import Batch
 
 ATTEMPTS = 4
 """Selections in a last step, each from what was measured of the one before."""

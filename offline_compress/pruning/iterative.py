@@ -26,10 +26,10 @@ from mtc_perception.util.progress import NamedCount, Progress
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, pruned_spec
 from offline_compress.importance import ChannelScores
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
-    calibration,
     exists_at_first,
     measured_scores,
 )
@@ -62,7 +62,7 @@ class PruningRun:
         self._recipe, self._teacher, self._out = recipe, teacher, out
         self._validate = validate
         self._accelerator = start_accelerator(recipe.precision, 1)
-        self._batches = calibration(recipe)
+        self._batches = calibration_batches(recipe, recipe.compression().scoring)
         self._main = self._accelerator.is_main_process
         with self._accelerator.main_process_first(), self._progress() as progress:
             self.problem = open_problem(recipe, teacher, out, self._main, progress.count)

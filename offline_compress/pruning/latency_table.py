@@ -29,7 +29,7 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation.latency import Key, Latencies, conditions, interleaved
-from offline_compress.export import detections_per_image, onnx_graph
+from offline_compress.export import deployed
 from offline_compress.pruning.cost import LayerCosts, layer_cost
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, profiler, typical_ms
 from offline_compress.pruning.selection import round_up
@@ -197,12 +197,6 @@ def sample_counts(groups: Sequence[ChannelGroup], round_to: int) -> list[dict[st
         }
         for row in shares
     ]
-
-
-def deployed(model: nn.Module, height: int, width: int) -> Network:
-    """The network as engines load it."""
-    count = detections_per_image(model, height, width)
-    return Network(onnx_graph(model, height, width), "fp32", height, width, count)
 
 
 def time_networks(networks: Sequence[Network], engine: EngineName, count: Count) -> list[float]:

@@ -16,7 +16,7 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_decoder_layers
 from offline_compress.evaluation.latency import conditions
-from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.export import count_gmacs, count_parameters, deployed
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
@@ -28,7 +28,6 @@ from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
 from offline_compress.pruning.latency_table import (
     LatencyTable,
     Misfit,
-    deployed,
     measure_table,
     with_latency,
 )
@@ -88,8 +87,7 @@ def open_problem(
     The latency table is read from `out`; if it is not there and `measures`, it is measured first.
     Raises UserError for a teacher that does not load, and a budget that cannot be reached.
     """
-    assert recipe.compress is not None
-    pruning = recipe.compress.prune
+    pruning = recipe.compression().prune
     spec, unpruned = load_spec(teacher), load_checkpoint(teacher)
     name, size = spec.name, (spec.height, spec.width)
     model = unpruned

@@ -8,10 +8,10 @@ from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.progress import Progress
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import ModelSpec, save_checkpoint
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
-    calibration,
     measured_scores,
 )
 from offline_compress.pruning.choice import candidates, require_end, step_budget
@@ -59,7 +59,7 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     besides the latency table and the scores; no checkpoint. Raises what `prune_network` raises.
     """
     accelerator = start_accelerator(recipe.precision, 1)
-    batches = calibration(recipe)
+    batches = calibration_batches(recipe, recipe.compression().scoring)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(alone=True) as progress, memory_advice(SCORING_ADVICE):
         problem = open_problem(recipe, teacher, out, True, progress.count)

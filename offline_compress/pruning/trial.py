@@ -17,10 +17,10 @@ from mtc_perception.core.perception import TASKS
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
+from offline_compress.data.batch import Batch
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.pruning.selection import round_up
-from offline_compress.training.samples import Batch
 
 
 @torch.no_grad()

@@ -7,9 +7,6 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from mtc_perception.core.bundle import Precision
-from mtc_perception.core.engine import Network
-
 FIXED_KERNELS = 2
 """Least input channels of a layer that leaves out resampling kernels (one channel, not learnt)."""
 
@@ -34,17 +31,6 @@ def folded(graph: bytes) -> onnx.ModelProto:
         node.name = node.name or f"{node.op_type}_{number}"
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def network_of(graph: bytes, precision: Precision) -> Network:
-    """An exported graph as engines take it; sizes are read from its input and outputs."""
-    found = onnx.load_model_from_string(graph).graph
-    shapes = {
-        value.name: [one.dim_value for one in value.type.tensor_type.shape.dim]
-        for value in (*found.input, *found.output)
-    }
-    _, height, width, _ = shapes["image"]
-    return Network(graph, precision, height, width, max_detections=shapes["scores"][1])
 
 
 def convolutions(model: onnx.ModelProto, least_channels: int) -> list[str]:

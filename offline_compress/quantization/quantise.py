@@ -14,6 +14,7 @@ from mtc_perception.engines.open import load_engine
 from mtc_perception.metrics.figures import ACCURACY, HEADLINES
 from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.evaluation import evaluate_engine
+from offline_compress.export import network_of
 from offline_compress.quantization import fp16
 from offline_compress.quantization import int8_onnxruntime as onnxruntime
 from offline_compress.quantization import int8_openvino as openvino
@@ -22,7 +23,6 @@ from offline_compress.quantization.activation_ranges import Frames
 from offline_compress.quantization.compile_trial import trial
 from offline_compress.quantization.graph import (
     folded,
-    network_of,
     serialised,
     with_float_layers,
 )

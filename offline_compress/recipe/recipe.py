@@ -65,6 +65,15 @@ class Recipe(Strict):
     compress: Compression | None = None
     """What `mtc-compress run` does with the trained network; `train` reads past it."""
 
+    def compression(self) -> Compression:
+        """What `compress` says. Raises UserError for a recipe without."""
+        if self.compress is None:
+            raise UserError(
+                f"recipe {self.name} says nothing about compression: add `compress`, see "
+                "docs/compression.md"
+            )
+        return self.compress
+
     @model_validator(mode="after")
     def _one_start(self) -> "Recipe":
         if sum(map(bool, (self.start_from, self.backbone_weights, self.shape_of))) > 1:

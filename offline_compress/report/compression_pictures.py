@@ -11,10 +11,10 @@ from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount
+from offline_compress.data.labelled import labelled_split
 from offline_compress.evaluation.evaluation import evaluate_subject, infer
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
-from offline_compress.pipeline.accuracy import labelled_samples
 from offline_compress.recipe.parts import DataSource
 
 COMPARED = 60
@@ -29,7 +29,7 @@ def side_by_side(
 
     Raises UserError if a network or the data set cannot be read.
     """
-    samples = evenly(labelled_samples(source), COMPARED)
+    samples = evenly(labelled_split(source, "compare on"), COMPARED)
     first, second = open_subject(teacher), open_subject(student)
     scores = []
     for name, subject in (("teacher", first), ("student", second)):

@@ -7,9 +7,8 @@ the id "ignore"), `drivable_mask` and `lane_mask` (mono8 Image, 0 or 255).
 
 import multiprocessing
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter, new_bag
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
+from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.roads.render import Drive, Scene
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"
@@ -91,13 +91,7 @@ def _frames(drive: tuple[int, int, int, float], count: int, workers: int) -> Ite
     # Not forked: the caller may hold threads (OpenCV, a progress bar) that a fork would break.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start, (drive,)) as pool:
-        pending: deque[Future[_PackedScene]] = deque()
-        for index in range(count):
-            pending.append(pool.submit(_render, index))
-            if len(pending) > 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from map_ahead(pool, _render, range(count), 4 * workers)
 
 
 _drive: Drive | None = None

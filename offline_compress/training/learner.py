@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtc_perception.core.perception import TASKS
+from offline_compress.data.batch import Batch
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.pretrained import load_backbone
@@ -17,7 +18,6 @@ from offline_compress.training.accelerator import average_norms, seed_pass
 from offline_compress.training.advice import divergence
 from offline_compress.training.average import MovingAverage
 from offline_compress.training.running_figures import describe_losses
-from offline_compress.training.samples import Batch
 from offline_compress.training.step_schedule import StepSchedule, parameter_groups
 from offline_compress.training.teaching import Teaching
 

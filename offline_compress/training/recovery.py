@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import load_spec
-from offline_compress.recipe.compression import Compression
 from offline_compress.recipe.recipe import Recipe
 
 BETWEEN_WARMUP = 0.1
@@ -23,7 +21,7 @@ def recover_recipe(recipe: Recipe, pruned: Path, teacher: Path) -> Recipe:
 
     Raises UserError if `pruned` is no checkpoint or the recipe says nothing about compression.
     """
-    recover = _compression(recipe).recover
+    recover = recipe.compression().recover
     weight = recover.distillation
     origin = {"shape_of" if recover.from_scratch else "start_from": pruned}
     name = f"{recipe.name}-recovered"
@@ -36,7 +34,7 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
 
     Where `epochs_between` is 0 there is to be none. Otherwise as `recover_recipe`.
     """
-    compression = _compression(recipe)
+    compression = recipe.compression()
     whole, own = compression.recover.schedule, compression.prune.distillation
     samples = round(compression.prune.epochs_between * whole.samples_per_epoch)
     schedule = whole.model_copy(
@@ -61,16 +59,10 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
     )
 
 
-def _compression(recipe: Recipe) -> Compression:
-    if recipe.compress is None:
-        raise UserError(f"recipe {recipe.name} says nothing about compression: add `compress`")
-    return recipe.compress
-
-
 def _applied(
     recipe: Recipe, pruned: Path, teacher: Path, distillation: float, **fields: Any
 ) -> Recipe:
-    recover = _compression(recipe).recover
+    recover = recipe.compression().recover
     changes: dict[str, Any] = {
         # Those of the checkpoint: removing decoder layers changes an argument.
         "arguments": load_spec(pruned).arguments,

@@ -4,43 +4,18 @@ The k-th sample of a run depends on the seed and k alone (`TrainingSet`). A step
 `batch` samples, whatever the number of processes and of passes it is split into.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from mtc_perception.util.errors import UserError
-from offline_compress.data.augment import LabelledImage
-from offline_compress.data.dataset import TrainingSet, collate
+from offline_compress.data.batch import Batch, collate
+from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.loader_workers import start_worker, worker_count
-from offline_compress.data.targets import Targets
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.step_schedule import StepSchedule
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Images and labels of one forward pass."""
-
-    images: torch.Tensor
-    """[N, 3, H, W] uint8, channels-last memory."""
-    targets: Targets
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same on `device`; copies from pinned memory run beside the computation."""
-        moved = {
-            f.name: getattr(self.targets, f.name).to(device, non_blocking=True)
-            for f in fields(Targets)
-        }
-        return Batch(self.images.to(device, non_blocking=True), Targets(**moved))
-
-    def pin_memory(self) -> "Batch":
-        """Called by a DataLoader that pins memory."""
-        pinned = {f.name: getattr(self.targets, f.name).pin_memory() for f in fields(Targets)}
-        return Batch(self.images.pin_memory(), Targets(**pinned))
 
 
 def training_set(recipe: Recipe) -> TrainingSet:
@@ -57,11 +32,6 @@ def training_set(recipe: Recipe) -> TrainingSet:
         recipe.mosaic,
         with_mosaics * schedule.batch,
     )
-
-
-def collate_batch(samples: Sequence[LabelledImage]) -> Batch:
-    """Stack samples."""
-    return Batch(*collate(samples))
 
 
 def samples_per_pass(batch: int, accumulate: int, processes: int) -> int:
@@ -94,7 +64,7 @@ def batches(
         data,
         size,
         sampler=numbers,
-        collate_fn=collate_batch,
+        collate_fn=collate,
         num_workers=worker_count(),
         worker_init_fn=start_worker,
         prefetch_factor=4,

@@ -19,6 +19,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import held
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.progress import Progress
+from offline_compress.data.batch import Batch
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
@@ -29,7 +30,6 @@ from offline_compress.training.lineage import progressed, trained_spec
 from offline_compress.training.log import RunLog
 from offline_compress.training.running_figures import LossMean, Speed, describe_losses
 from offline_compress.training.samples import (
-    Batch,
     batches,
     sample_numbers,
     samples_per_pass,

@@ -7,11 +7,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
-from mtc_perception.datasets.layout import read_split
 from mtc_perception.metrics.figures import HEADLINES, task_scores
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
+from offline_compress.data.labelled import labelled_split
 from offline_compress.evaluation.evaluation import evaluate_engine
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine
@@ -25,12 +25,7 @@ Validator = Callable[[nn.Module, ModelSpec, Count], dict[str, Any]]
 
 def validator(source: DataSource) -> Validator:
     """Validation on a split of a data set at neutral thresholds. Raises LayoutError."""
-    samples = read_split(source.root, source.split)
-    if not any(sample.labelled for sample in samples):
-        raise UserError(
-            f"split {source.split} of {source.root} has no labels to validate on: "
-            f"`mtc-compress check-data {source.root}` tells what is there"
-        )
+    samples = labelled_split(source, "validate on")
 
     def validate(model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:
         state = PartialState()

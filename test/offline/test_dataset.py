@@ -17,8 +17,9 @@ from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.util.errors import UserError
 from offline_compress.data import cache, loader_workers
 from offline_compress.data.augment import LabelledImage
+from offline_compress.data.batch import collate
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
-from offline_compress.data.dataset import TrainingSet, collate, cumulative_shares, load_labelled
+from offline_compress.data.dataset import TrainingSet, cumulative_shares, load_labelled
 from offline_compress.data.loader_workers import (
     MOST_WORKERS,
     start_worker,
@@ -79,10 +80,10 @@ def test_workers_make_the_same_samples_in_the_same_order(sources: list[DataSourc
         )
         for workers in (0, 2)
     ]
-    for (images, targets), (images_2, targets_2) in zip(*loaders, strict=True):
-        torch.testing.assert_close(images, images_2)
-        torch.testing.assert_close(targets.boxes, targets_2.boxes)
-        torch.testing.assert_close(targets.lane, targets_2.lane)
+    for batch, other in zip(*loaders, strict=True):
+        torch.testing.assert_close(batch.images, other.images)
+        torch.testing.assert_close(batch.targets.boxes, other.targets.boxes)
+        torch.testing.assert_close(batch.targets.lane, other.targets.lane)
 
 
 def test_mosaics_end_where_asked(sources: list[DataSource]) -> None:
@@ -200,7 +201,7 @@ def test_cores_respect_the_containers_limit(
 def test_a_split_without_any_label_is_refused(sources: list[DataSource], tmp_path: Path) -> None:
     mini.write_images(tmp_path / "images/train")
     bare = DataSource(root=tmp_path, split="train")
-    with pytest.raises(LayoutError, match=rf"split train of {tmp_path} .*check-data {tmp_path}$"):
+    with pytest.raises(LayoutError, match=rf"split train of {tmp_path} .*check-data {tmp_path}`"):
         training_set([sources[0], bare])
 
 

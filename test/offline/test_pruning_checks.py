@@ -10,17 +10,26 @@ from pydantic import ValidationError
 from mtc_perception.metrics.figures import task_scores
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
-from offline_compress.export import count_parameters, normalise
+from offline_compress.export import count_parameters, deployed, normalise
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.pruning import checks
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
-from offline_compress.pruning.latency_table import deployed
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.compression import Guard
-from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
+from support.pruning_rig import (
+    HEIGHT,
+    WIDTH,
+    Validation,
+    dataset,
+    quick,
+    recipe_of,
+    same_weights,
+    teacher,
+    unchecked,
+)
 
-pytestmark = pytest.mark.usefixtures("untimed")
+__all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig
 
 
 @pytest.mark.usefixtures("unchecked")

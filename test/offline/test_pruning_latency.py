@@ -1,7 +1,7 @@
 """Latency tables: layers are found in profiles, fits are exact where they can be, and real."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation import latency as timing
-from offline_compress.export import onnx_graph
+from offline_compress.export import deployed, onnx_graph
 from offline_compress.pruning import latency_table
 from offline_compress.pruning import profiler as profiling
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost, layer_costs
@@ -23,7 +24,6 @@ from offline_compress.pruning.latency_table import (
     LatencySample,
     LatencyTable,
     Misfit,
-    deployed,
     fit_layer,
     measure_table,
     sample_counts,
@@ -32,6 +32,15 @@ from offline_compress.pruning.latency_table import (
 )
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, node_layers, profiler
 from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, spec_of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 MS = KINDS.index("latency")
 

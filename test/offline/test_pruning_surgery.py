@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from mtc_perception.core.engine import Network
 from mtc_perception.engines.open import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
@@ -21,8 +20,7 @@ from offline_compress.export import (
     DeployGraph,
     count_gmacs,
     count_parameters,
-    detections_per_image,
-    onnx_graph,
+    deployed,
 )
 from offline_compress.models.fuse import fuse
 from offline_compress.models.registry import (
@@ -44,6 +42,11 @@ from support.pruning_tools import (
 )
 
 TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
@@ -86,9 +89,8 @@ def test_pruned_networks_export(name: str) -> None:
     unpruned = spec_of(name).build()
     assert count_parameters(model) < 0.55 * count_parameters(unpruned)
     assert count_gmacs(model, 64, 96) < 0.75 * count_gmacs(unpruned, 64, 96)
-    graph = onnx_graph(model, 64, 96)  # Checks shapes through the whole graph.
-    count = detections_per_image(model, 64, 96)
-    engine = load_engine(Network(graph, "fp32", 64, 96, count), "onnxruntime")
+    # Checks shapes through the whole graph.
+    engine = load_engine(deployed(model, 64, 96), "onnxruntime")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     engine.input[:] = pixels
     engine.start()

@@ -18,7 +18,7 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import BundleError, UserError
-from offline_compress.export import export_bundle
+from offline_compress.export import export_bundle, network_of
 from offline_compress.models.registry import model_spec, save_checkpoint
 from offline_compress.quantization import compile_trial as trial
 from offline_compress.quantization import fp16, sensitivity
@@ -28,7 +28,7 @@ from offline_compress.quantization import int8_tensorrt as tensorrt
 from offline_compress.quantization import quantise as quantising
 from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
-from offline_compress.quantization.graph import convolutions, folded, network_of, serialised
+from offline_compress.quantization.graph import convolutions, folded, serialised
 from offline_compress.quantization.quantise import losses, quantise
 from offline_compress.quantization.sensitivity import disagreement, mean_disagreement
 from offline_compress.recipe.compression import Quantisation

@@ -18,7 +18,9 @@ from offline_compress.training.accelerator import choose_precision
 from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
-from support.training_rig import Scores, rows
+from support.training_rig import Scores, dataset, rows, tiny_model
+
+__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
 
 
 def test_it_learns_and_leaves_a_record(dataset: Path, tmp_path: Path) -> None:
@@ -78,9 +80,9 @@ def test_a_step_in_several_passes_is_the_mean_of_their_gradients(
 
 
 def iter_batches(trainer: Trainer, size: int) -> Iterator[Any]:
-    from offline_compress.training.samples import collate_batch
+    from offline_compress.data.batch import collate
 
-    yield collate_batch([trainer.data[number] for number in range(size)])
+    yield collate([trainer.data[number] for number in range(size)])
 
 
 def test_the_backbone_may_learn_slower(dataset: Path, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import score, validator
 from support.tiny_training import tiny_recipe
+from support.training_rig import dataset, tiny_model
+
+__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
 
 
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
         source = DataSource(root=bare, split="train")
         return TrainingSet([source], size, size, (1.0, 1.0), seed=0)[0]
 
-    with pytest.raises(UserError, match="no labels to train on: see mtc-compress check-data"):
+    with pytest.raises(UserError, match="no labels to train on: `mtc-compress check-data"):
         first_sample()
     (bare / "det").symlink_to(dataset / "det")
     sample = first_sample()

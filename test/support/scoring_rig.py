@@ -11,15 +11,24 @@ import torch
 from torch import nn
 
 from offline_compress.channels.groups import channel_groups
+from offline_compress.data.batch import Batch
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.importance import measure, save
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.training.accelerator import start_accelerator
-from offline_compress.training.samples import Batch
 from support.random_norms import randomise_norms
-from support.tiny_networks import TINY
 
+CONV: dict[str, Any] = {
+    "stem": 8,
+    "widths": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "pyramid": 8,
+    "pyramid_depth": 1,
+    "mask": 8,
+    "drivable": 8,
+    "lane": 8,
+}
 QUERY: dict[str, Any] = {
     "backbone": {
         "stem": [8, 8],
@@ -72,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     accelerator = start_accelerator("fp32", 1)
     for name, model in (
-        ("conv", network(ConvMultiTask, TINY)),
+        ("conv", network(ConvMultiTask, CONV)),
         ("query", network(RmtPpad, QUERY)),
     ):
         batches = [batch(seed) for seed in range(BATCHES)]

@@ -21,14 +21,9 @@ def run(*command: str, cwd: Path = ROOT, timeout_s: float = 90) -> str:
     return done.stdout
 
 
-def copy_checkout(folder: Path) -> None:
-    """The sources of this checkout, and nothing that was made from them."""
-    shutil.copytree(ROOT, folder, ignore=NOT_SOURCES)
-
-
 def build_workspace(folder: Path) -> Path:
     """Build a copy of the checkout in `folder` with colcon; the install prefix of the package."""
-    copy_checkout(folder / "src" / "mtc_perception")
+    shutil.copytree(ROOT, folder / "src" / "mtc_perception", ignore=NOT_SOURCES)
     run("colcon", "build", cwd=folder)
     return folder / "install" / "mtc_perception"
 

@@ -1,4 +1,4 @@
-"""One storage file of a rosbag2, read without a ROS installation; here those of sqlite3."""
+"""One storage file of a rosbag2 (mcap or sqlite3), read without a ROS installation."""
 
 import sqlite3
 import sys
@@ -41,22 +41,19 @@ class Storage(Protocol):
     end_ns: int
     """Recording times of the first and last message."""
 
-    def messages(
-        self, topics: Collection[str], notes: Notes
-    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        """Topic, recording time in ns and stored content of each message of these topics.
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        """Topic, recording time in ns and serialised content of each message of these topics.
 
-        Damage is noted and read around. Raises SourceError, or the errors of its parser, where
-        that cannot be done.
+        Raises the errors of its parser where the file is damaged.
         """
 
     def deserialize(self, data: bytes, kind: str) -> Any:
-        """The message, of what it was serialised to; raises the errors of its parser."""
+        """The message; raises the errors of its parser."""
 
     def close(self) -> None: ...
 
 
-class WholeSqlite:
+class IndexedFile:
     """A whole file, read by rosbags in the order of recording."""
 
     def __init__(self, path: Path, typestore: Typestore) -> None:
@@ -67,15 +64,13 @@ class WholeSqlite:
         self.topics = [TopicInfo(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
         self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time - 1
 
-    def messages(
-        self, topics: Collection[str], notes: Notes
-    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
         wanted = [c for c in self._reader.connections if c.topic in topics]
         if not wanted:
             return  # no connections would mean all of them
         infos = {c.id: TopicInfo(c.topic, c.msgtype, c.msgcount) for c in wanted}
         for connection, recorded_ns, data in self._reader.messages(wanted):
-            yield infos[connection.id], recorded_ns, data
+            yield infos[connection.id], recorded_ns, message_bytes(data)
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._reader.deserialize(data, kind)
@@ -87,7 +82,7 @@ class WholeSqlite:
 class SalvagedSqlite:
     """A damaged sqlite3 file, read message by message until the damage."""
 
-    def __init__(self, path: Path, typestore: Typestore) -> None:
+    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
         """Raises SourceError if no message can be read."""
         self.path, self._typestore = path, typestore
         try:
@@ -96,27 +91,25 @@ class SalvagedSqlite:
             self._database.execute("PRAGMA writable_schema = ON")
             rows = self._database.execute("SELECT id, name, type FROM topics").fetchall()
         except sqlite3.Error as error:
-            raise SourceError(f"{path} cannot be read as a rosbag2: {error}") from None
+            raise SourceError(f"{path} is damaged from its beginning: {error}") from None
         self._kinds = {number: (name, kind) for number, name, kind in rows}
         counts: dict[int, int] = {}
         first_ns, last_ns = 2**63, -1
-        for number, recorded_ns, _ in self._rows("length(data)", Notes()):
+        for number, recorded_ns, _ in self._rows("length(data)", notes):
             counts[number] = counts.get(number, 0) + 1
             first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
         if not counts:
             self.close()
-            raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
+            raise SourceError(f"{path} is damaged before its first message")
         self.start_ns, self.end_ns = first_ns, last_ns
         self.topics = [TopicInfo(*self._kinds[number], n) for number, n in counts.items()]
 
-    def messages(
-        self, topics: Collection[str], notes: Notes
-    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
+    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
         known = {info.name: info for info in self.topics if info.name in topics}
-        for number, recorded_ns, data in self._rows("data", notes):
+        for number, recorded_ns, data in self._rows("data", Notes()):
             name, _ = self._kinds[number]
             if name in known:
-                yield known[name], recorded_ns, data
+                yield known[name], recorded_ns, message_bytes(data)
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._typestore.deserialize_cdr(data, kind)
