@@ -12,8 +12,9 @@ from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.engines.open import open_engine
 from mtc_perception.metrics.figures import STAGE_LABELS
-from mtc_perception.replay.live.result import LiveConfig, LiveResult, Usage
-from mtc_perception.replay.live.run import run_live
+from mtc_perception.replay.live.live_result import LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.live_run import run_live
+from mtc_perception.replay.live.reel import PlayerConfig
 from mtc_perception.replay.recordings.synthetic_drive import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,
@@ -39,10 +40,8 @@ def bench_end_to_end(
     before_ms = _bare_engine_ms(bundle)
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
         config = LiveConfig(
-            input=bag,
-            bundle=bundle.path,
-            seconds=RECORDED_S,
-            repeat_s=seconds,
+            PlayerConfig(bag, seconds=RECORDED_S, repeat_s=seconds),
+            bundle.path,
             keep_results=False,
         )
         result = run_live(config, Path(folder), progress.count)

@@ -1,9 +1,12 @@
+"""What every test of this project runs in: a home, a ROS domain and processes of its own."""
+
 import importlib.util
 import multiprocessing
 import os
 import re
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,18 +18,25 @@ from support.toy_bundle import write_toy_bundle
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
-# Each run talks in a domain of its own and stays on this machine, whatever else runs here.
+# A run in the background of a script ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Each process that runs tests talks in a domain of its own and stays on this machine, whatever
+# else runs here.
 _domain = ClaimedDomain()  # until the end of the process
 os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-# A run in the background of a script ignores Ctrl-C, and so would all that it starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 # Programs that tests start find `support`, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
-# What engines somebody has built on this machine is none of the tests' business.
-os.environ["MTC_ENGINE_CACHE"] = str(Path(tempfile.gettempdir()) / f"mtc_no_engines_{os.getpid()}")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Logs, caches, what killed processes leave: all of it goes when the run ends, and neither what
+    # this machine's user has set up nor another run has a say. pytest keeps its own folders.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    _home = tempfile.TemporaryDirectory(prefix="mtc_", ignore_cleanup_errors=True)
+    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = _home.name
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MTC_ENGINE_CACHE"):
+        os.environ.pop(name, None)
 
 
 _IMPORT = re.compile(r"^(?:from|import) (?:support(?:\.| import ))?(\w+)", re.MULTILINE)
@@ -35,7 +45,7 @@ _IMPORT = re.compile(r"^(?:from|import) (?:support(?:\.| import ))?(\w+)", re.MU
 def _needing_torch() -> list[str]:
     """Paths of modules here that import torch, the offline package, or another one that does."""
     folder = Path(__file__).parent
-    paths = list(folder.rglob("*.py"))
+    paths = [path for path in folder.rglob("*.py") if path.name != "conftest.py"]
     imported = {path.stem: set(_IMPORT.findall(path.read_text())) for path in paths}
     needing = {"torch", "offline_compress"}
     while more := {name for name, others in imported.items() if others & needing} - needing:
@@ -44,16 +54,17 @@ def _needing_torch() -> list[str]:
 
 
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.
-collect_ignore = [] if importlib.util.find_spec("torch") else _needing_torch()
+collect_ignore = [] if importlib.util.find_spec("torch") else ["offline", *_needing_torch()]
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
     """A process that a test leaves behind fails the run: Python would wait for it at its end."""
-    if left := multiprocessing.active_children():
-        print(f"\nerror: tests left processes behind: {left}")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        for process in left:
-            process.kill()
+    yield
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+    assert not left
 
 
 @pytest.fixture(scope="session")

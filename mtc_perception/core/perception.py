@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.util.errors import EngineError
 
 TASKS = ("detection", "drivable", "lane")
 """Names of the tasks, in the order of everything that is kept per task."""
@@ -45,6 +46,22 @@ class Perception:
     times: StageTimes
 
 
+def check_outputs(outputs: Outputs, class_count: int) -> None:
+    """Raise EngineError unless boxes, scores and labels of the first image can be what it shows.
+
+    Cheap enough for every image: a device that fails may answer all the same.
+    """
+    boxes, scores, labels = outputs.boxes[0], outputs.scores[0], outputs.labels[0]
+    # No comparison with what is no number is true: in between there can be none.
+    descending = bool((scores[1:] <= scores[:-1]).all())
+    if not (descending and math.isfinite(scores[0]) and math.isfinite(scores[-1])):
+        raise EngineError("scores are not finite numbers in descending order")
+    if labels.min() < 0 or labels.max() >= class_count:
+        raise EngineError(f"labels are not all within the {class_count} classes")
+    if not np.isfinite(boxes).all():
+        raise EngineError("boxes are not all finite numbers")
+
+
 def decode_boxes(
     outputs: Outputs, letterbox: Letterbox, threshold: float, max_detections: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -53,11 +70,11 @@ def decode_boxes(
     At most `max_detections`, none below `threshold`, none without area inside the image.
     """
     scores = outputs.scores[0, :max_detections]
-    count = int(np.count_nonzero(scores >= np.float32(threshold)))  # they are sorted
-    boxes = letterbox.boxes_to_source(outputs.boxes[0, :count])
+    chosen = np.flatnonzero(scores >= np.float32(threshold))
+    boxes = letterbox.boxes_to_source(outputs.boxes[0, chosen])
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    labels = outputs.labels[0, :count][inside].astype(np.int32)
-    return boxes[inside], scores[:count][inside], labels
+    chosen = chosen[inside]
+    return boxes[inside], scores[chosen], outputs.labels[0, chosen].astype(np.int32)
 
 
 def decode_mask(

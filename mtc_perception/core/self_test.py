@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from mtc_perception.core.bundle import SelfTest
 from mtc_perception.core.engine import Engine, Outputs
+from mtc_perception.core.perception import check_outputs
 from mtc_perception.util.errors import EngineError
 
 # Golden values below this are compared as if they were this large: relative differences of
@@ -72,14 +73,12 @@ def measure_self_test(outputs: Outputs, tolerance: float = 0.05) -> SelfTest:
 
 def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> None:
     """Raise EngineError unless `outputs` are well-formed and agree with `golden`."""
-    if not (np.isfinite(outputs.boxes).all() and np.isfinite(outputs.scores).all()):
-        raise EngineError("self-test: boxes or scores are not finite numbers")
     if outputs.scores.min() < 0.0 or outputs.scores.max() > 1.0:
         raise EngineError("self-test: scores are not all within 0..1")
-    if (np.diff(outputs.scores, axis=1) > 0.0).any():
-        raise EngineError("self-test: scores are not in descending order")
-    if outputs.labels.min() < 0 or outputs.labels.max() >= class_count:
-        raise EngineError(f"self-test: labels are not all within the {class_count} classes")
+    try:
+        check_outputs(outputs, class_count)
+    except EngineError as error:
+        raise EngineError(f"self-test: {error}") from error
     _check_boxes(outputs)
     measured = measure_self_test(outputs)
     for quantity in ("drivable_mean", "lane_mean", "top_score"):

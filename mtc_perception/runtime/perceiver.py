@@ -12,7 +12,13 @@ from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.core.perception import Perception, StageTimes, decode_boxes, decode_mask
+from mtc_perception.core.perception import (
+    Perception,
+    StageTimes,
+    check_outputs,
+    decode_boxes,
+    decode_mask,
+)
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
@@ -49,7 +55,7 @@ class Perceiver:
         """What the network sees in `image`, within `limits` or else those of the bundle.
 
         Raises ImageError if OpenCV cannot scale or convert the image, EngineError if the engine
-        fails, whatever it raises.
+        fails, whatever it raises, or if its outputs make no sense.
 
         The result shares no memory with the image, the engine or any other result.
         """
@@ -69,6 +75,7 @@ class Perceiver:
             raise
         except Exception as error:  # the bindings of the runtimes raise what they like
             raise EngineError(one_line(error)) from error
+        check_outputs(outputs, len(self.bundle.manifest.classes))
         boxes, scores, labels = decode_boxes(
             outputs, letterbox, limits.thresholds.score, limits.max_detections
         )

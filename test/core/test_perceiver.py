@@ -138,6 +138,14 @@ def test_boxes_in_the_padding_are_dropped_and_others_clipped() -> None:
     np.testing.assert_array_equal(scores, np.array([0.8, 0.5], np.float32))
 
 
+def test_a_score_that_is_no_number_does_not_shift_the_others() -> None:
+    outputs = outputs_with([[0, 0, 8, 8], [0, 0, 9, 9], [0, 0, 7, 7]], [math.nan, 0.9, 0.8])
+    letterbox = Letterbox.fit(96, 160, NET_HEIGHT, NET_WIDTH)
+    boxes, scores, _ = decode_boxes(outputs, letterbox, threshold=0.5, max_detections=3)
+    np.testing.assert_array_equal(boxes, [[0, 0, 9, 9], [0, 0, 7, 7]])
+    np.testing.assert_array_equal(scores, np.array([0.9, 0.8], np.float32))
+
+
 def test_numbers_that_are_none_give_no_boxes() -> None:
     nan = math.nan
     outputs = outputs_with([[0, 0, nan, 9], [nan] * 4, [0, 0, 9, 9]], [0.9, 0.8, nan])

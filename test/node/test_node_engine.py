@@ -1,6 +1,7 @@
 """What the node does when its engine fails under it: the real engine, really closed."""
 
 import threading
+from typing import Any
 
 import pytest
 from sensor_msgs.msg import Image
@@ -41,6 +42,23 @@ def test_a_failed_engine_is_replaced_by_the_next_cpu_engine(start_node):
     # Live settings hold on the new engine.
     assert rig.set(max_detections=1) == ""
     assert rig.values("engine")["max_detections"] == "1"
+
+
+def test_a_label_out_of_range_is_the_engines_failure(start_node, monkeypatch):
+    rig = start(start_node)
+    engine = rig.node._configured.host.perceiver.engine
+    wait = engine.wait
+
+    def wrong() -> Any:
+        outputs = wait()
+        outputs.labels[:] = 7
+        return outputs
+
+    monkeypatch.setattr(engine, "wait", wrong)
+    rig.publish(image_message(solid(255, 0, 0), "rgb8", rig))
+    rig.wait_for_value("engine", "degraded", "openvino failed: labels are not all within the 2")
+    assert rig.values("engine")["state"] == "active"
+    perceive(rig)
 
 
 def test_with_no_engine_left_the_node_goes_through_the_error_state_and_can_start_again(start_node):

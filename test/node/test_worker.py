@@ -1,14 +1,25 @@
 """The inference worker without ROS: real engines on the toy bundle, and what is not their fault."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mtc_perception.core.bundle import Bundle, Variant, read_bundle, sha256_hex, write_bundle
+from mtc_perception.core.bundle import (
+    Bundle,
+    Limits,
+    Thresholds,
+    Variant,
+    read_bundle,
+    sha256_hex,
+    write_bundle,
+)
+from mtc_perception.core.engine import Engine, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.runtime.frames import Frame, FrameSlots, FrameTimes, Outcome
@@ -27,6 +38,7 @@ class Port:
     def __init__(self, make: Callable[[], SourceImage]) -> None:
         self.make = make
         self.rejected: list[tuple[Outcome, str]] = []
+        self.perceptions: list[Perception] = []
         self.times: list[FrameTimes] = []
         self.reported = threading.Event()
 
@@ -41,7 +53,7 @@ class Port:
         self.reported.set()
 
     def publish(self, frame: Frame, perception: Perception) -> None:
-        pass
+        self.perceptions.append(perception)
 
     def report(
         self, frame: Frame, image: SourceImage, perception: Perception, times: FrameTimes
@@ -97,6 +109,21 @@ def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> Engine
     return EngineHost(selection, open_perceiver(selection), fallback=True)
 
 
+class Spoiled:
+    """A real engine whose outputs are changed, as a device that fails without saying so would."""
+
+    def __init__(self, engine: Engine, spoil: Callable[[Outputs], None]) -> None:
+        self._engine, self._spoil = engine, spoil
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def wait(self) -> Outputs:
+        outputs = self._engine.wait()
+        self._spoil(outputs)
+        return outputs
+
+
 def grey() -> SourceImage:
     return SourceImage(np.full((96, 160, 3), 128, np.uint8), "rgb")
 
@@ -143,6 +170,83 @@ def test_whatever_an_engine_raises_it_is_replaced(toy: Bundle) -> None:
     assert bench.failures == []
     counters = bench.slots.counters()[0]
     assert (counters.processed, counters.dropped) == (2, 1)
+
+
+def unknown_label(outputs: Outputs) -> None:
+    outputs.labels[0, 1] = 99
+
+
+def negative_label(outputs: Outputs) -> None:
+    outputs.labels[0, 0] = -1
+
+
+def leading_nan(outputs: Outputs) -> None:
+    outputs.scores[0, 0] = math.nan
+
+
+def nan_scores(outputs: Outputs) -> None:
+    outputs.scores[:] = math.nan
+
+
+def endless_score(outputs: Outputs) -> None:
+    outputs.scores[0, 0] = math.inf
+
+
+def rising_scores(outputs: Outputs) -> None:
+    outputs.scores[:] = outputs.scores[:, ::-1].copy()
+
+
+def endless_box(outputs: Outputs) -> None:
+    outputs.boxes[0, 0, 2] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (unknown_label, "labels are not all within the 2 classes"),
+        (negative_label, "labels are not all within the 2 classes"),
+        (leading_nan, "scores are not finite numbers in descending order"),
+        (nan_scores, "scores are not finite numbers in descending order"),
+        (endless_score, "scores are not finite numbers in descending order"),
+        (rising_scores, "scores are not finite numbers in descending order"),
+        (endless_box, "boxes are not all finite numbers"),
+    ],
+)
+def test_an_engine_whose_outputs_make_no_sense_is_replaced(
+    toy: Bundle, spoil: Callable[[Outputs], None], words: str
+) -> None:
+    bench = Bench(toy, grey, "onnxruntime")
+    bench.host.perceiver.engine = Spoiled(bench.host.perceiver.engine, spoil)
+    bench.send()
+    assert bench.replaced.wait(20)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    assert bench.degraded == [f"onnxruntime failed: {words}; running on openvino"]
+    assert (bench.failures, bench.port.rejected) == ([], [])
+    counters = bench.slots.counters()[0]
+    assert (counters.processed, counters.dropped) == (1, 1)
+
+
+def test_limits_that_change_while_an_image_is_perceived_are_for_the_next(toy: Bundle) -> None:
+    bench = Bench(toy, grey)
+    low, high = (Thresholds(score=v, drivable=v, lane=v) for v in (0.0, 1.0))
+    bench.worker.limits = Limits(low, 5)
+
+    def change(_: Outputs) -> None:
+        bench.worker.limits = Limits(high, 5)
+
+    bench.host.perceiver.engine = Spoiled(bench.host.perceiver.engine, change)
+    for _ in range(2):
+        bench.send()
+        assert bench.port.reported.wait(20)
+        bench.port.reported.clear()
+    bench.stop()
+    before, after = bench.port.perceptions
+    assert len(before.boxes) == 5
+    assert before.drivable.min() == before.lane.min() == 255
+    assert len(after.boxes) == 0
+    assert after.drivable.max() == after.lane.max() == 0
 
 
 def test_an_image_that_cannot_be_scaled_is_malformed(toy: Bundle) -> None:

@@ -5,7 +5,6 @@ import json
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,59 +27,9 @@ from offline_compress.report.compression_rows import (
     read_rows,
     settings_of,
 )
+from support.compression_rows import ROWS, row
 
 LANE_IOU = ACCURACY["lane.iou"]
-
-
-def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[str, Any]:
-    """A result like those of `mtc-compress run`; the student is `gain` points better than 0.9."""
-
-    def network(score: float, params: int, ms: float) -> dict[str, Any]:
-        return {
-            "name": "net",
-            "sha256": f"{params}",
-            "detection": {"recall": score, "map50": score, "map50_95": score / 2},
-            "drivable": {"miou": score, "iou": score},
-            "lane": {"iou": score, "accuracy": score},
-            "params": params,
-            "gmacs": params / 1e6,
-            "latency_ms": ms,
-            "latency_ms_by_engine": {"openvino": ms, "onnxruntime": 2 * ms},
-            "latency_p95_ms_by_engine": {"openvino": ms, "onnxruntime": 2 * ms},
-        }
-
-    return {
-        "schema": 3,
-        "name": name,
-        "recipe": "net",
-        "seed": seed,
-        "settings": {
-            "prune": {"criterion": "tci_max", "conflict": 0.3, "engine": "openvino"} | settings
-        },
-        "data": {"name": "roads", "split": "val", "limit": 0, "images": 3},
-        "teacher": network(0.9, 4_000_000, 20.0),
-        "student": network(0.9 + gain / 100, 1_000_000, 8.0 + seed),
-        "pruned": {"detection": 0.5, "drivable": 0.6, "lane": 0.7},
-        "latency_ratio": {"openvino": 0.4, "onnxruntime": 0.45},
-        "latency_conditions": {"batch": 1, "threads": 2},
-        "variants": {},
-        "seconds": {"prune": 1800.0, "recover": 1800.0},
-        "machine": {"cpu": "C", "cores": 2, "memory_gib": 8.0, "system": "Linux"},
-        "versions": {"python": "3.11"},
-        "commit": "0123456789abcdef",
-        "taken_back": "",
-        "budget": {"parameters": {"limit": 0.5, "achieved": 0.25, "kept": True}},
-        "command": f"mtc-compress run --recipe r.yaml --set compress.seed={seed} --out runs/{name}",
-        "time": "2026-01-01T00:00:00+00:00",
-    }
-
-
-ROWS = [
-    row("ours-s0", 0, -0.5),
-    row("l2-s0", 0, -2.0, criterion="l2"),
-    row("ours-s1", 1, -0.9),
-    row("ours-s2", 2, -0.1),
-]
 
 
 def test_seeds_of_one_setting_are_grouped_and_nothing_else() -> None:

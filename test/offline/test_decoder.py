@@ -20,12 +20,9 @@ from support.decoder_rig import (
     decoder,
     in_training,
     lively,
-    one_thread,
     pyramid,
     two_images,
 )
-
-__all__ = ["one_thread"]  # the fixture of decoder_rig
 
 
 def test_evaluation_gives_the_last_training_layer_and_nothing_else() -> None:

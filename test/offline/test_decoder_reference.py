@@ -8,19 +8,7 @@ from torch import nn
 
 from offline_compress.models.decoder import QueryDecoder
 from offline_compress.models.deformable import DeformableAttention
-from support.decoder_rig import (
-    CLASSES,
-    QUERIES,
-    SIZE,
-    WIDTH,
-    decoder,
-    in_training,
-    lively,
-    one_thread,
-    pyramid,
-)
-
-__all__ = ["one_thread"]  # the fixture of decoder_rig
+from support.decoder_rig import CLASSES, QUERIES, SIZE, WIDTH, decoder, in_training, lively, pyramid
 
 
 def slow_bilinear(level: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -12,13 +12,10 @@ from support.decoder_rig import (
     SIZE,
     decoder,
     in_training,
-    one_thread,
     pyramid,
     targets,
     two_images,
 )
-
-__all__ = ["one_thread"]  # the fixture of decoder_rig
 
 
 def test_real_queries_do_not_notice_the_denoising_ones() -> None:

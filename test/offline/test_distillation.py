@@ -1,7 +1,6 @@
 """Feature distillation: its mathematics, whose channels are whose, and what a run makes of it."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from test_rmt_ppad import TINY as TINY_QUERIES
 from torch import nn
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.models.registry import (
-    MODELS,
     ModelSpec,
     load_checkpoint,
     load_spec,
@@ -25,7 +22,6 @@ from offline_compress.models.registry import (
     save_checkpoint,
 )
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training.distillation import (
     NORM_EPS,
     TAP_WEIGHTS,
@@ -41,7 +37,8 @@ from offline_compress.training.state import REQUIRED, STATE_FILE
 from offline_compress.training.stopping import Interrupted
 from offline_compress.training.trainer import Trainer
 from support.random_norms import randomise_norms
-from support.tiny_training import TINY, digest, register, tiny_recipe
+from support.tiny_networks import TINY, TINY_QUERIES
+from support.tiny_training import digest, tiny_recipe
 from support.training_rig import Scores, interrupt_at, rows, weights
 
 IMAGE = (2, 3, 64, 96)
@@ -49,22 +46,8 @@ WIDE = TINY | {"widths": [8, 16, 16, 24], "pyramid": 16}
 
 
 @pytest.fixture(autouse=True)
-def _tiny_model() -> Iterator[None]:
-    register()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seed() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    del MODELS["tiny"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "roads"
-    write_dataset(root, 4, 192, 128, seed=3, workers=1)
-    return root
 
 
 def spec_of(architecture: str, arguments: dict[str, Any]) -> ModelSpec:

@@ -19,9 +19,7 @@ from offline_compress.evaluation.evaluation import (
 )
 from offline_compress.evaluation.metrics_file import describe, result_json
 from offline_compress.evaluation.subject import Subject, open_subject
-from support.labelled_roads import HEIGHT, WIDTH, DataSet, data, road, single_threaded
-
-__all__ = ["data", "single_threaded"]  # the fixtures of labelled_roads
+from support.labelled_roads import HEIGHT, WIDTH, DataSet, road
 
 SPEED = {"latency_ms": {"p50": 1.0, "p95": 2.0, "mean": 1.5}, "fps": 666.67}
 

@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_export import checkpoint
 
 from mtc_perception.core.bundle import read_bundle
-from support.checkout import ROOT
-from support.labelled_roads import SHIPPED, DataSet, road
-
-__all__ = ["checkpoint"]
+from support.checkout import ROOT, SHIPPED
+from support.labelled_roads import DataSet, road
 
 
 def run(cwd: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -6,12 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_export import checkpoint
 
 from offline_compress import cli
-from support.labelled_roads import DataSet, data, road, single_threaded
-
-__all__ = ["checkpoint", "data", "single_threaded"]  # test_export: a spread-out network
+from support.labelled_roads import DataSet, road
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

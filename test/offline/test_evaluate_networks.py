@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_export import checkpoint
-from test_rmt_ppad import TINY
 
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.images import SourceImage
@@ -18,19 +16,10 @@ from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, open_subj
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS, export_bundle
 from offline_compress.models.registry import ModelSpec, load_checkpoint, load_spec, save_checkpoint
-from support.labelled_roads import (
-    HEIGHT,
-    ROOT,
-    SHIPPED,
-    WIDTH,
-    DataSet,
-    data,
-    road,
-    single_threaded,
-)
+from support.checkout import ROOT, SHIPPED
+from support.labelled_roads import HEIGHT, WIDTH, DataSet, road
 from support.random_norms import randomise_norms
-
-__all__ = ["checkpoint", "data", "single_threaded"]  # test_export: a spread-out network
+from support.tiny_networks import TINY_QUERIES
 
 CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 
@@ -39,7 +28,7 @@ CAMVID = ROOT.parent / "shared" / "data" / "camvid"
 def query_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network whose detections are those of queries, with spread-out answers."""
     torch.manual_seed(1)
-    arguments = TINY | {"queries": 120, "segmentation": "stride4"}
+    arguments = TINY_QUERIES | {"queries": 120, "segmentation": "stride4"}
     spec = ModelSpec("tiny_queries", "rmt_ppad", arguments, ["vehicle"], HEIGHT, WIDTH)
     model = spec.build().eval()
     randomise_norms(model)

@@ -21,30 +21,10 @@ from offline_compress.export import (
     suppress,
 )
 from offline_compress.losses.boxes import box_iou
-from offline_compress.models.registry import ModelSpec, load_checkpoint, model_spec, save_checkpoint
+from offline_compress.models.registry import load_checkpoint, load_spec, model_spec, save_checkpoint
 
 HEIGHT, WIDTH = 128, 192
 THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
-
-
-def spec() -> ModelSpec:
-    made = model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH)
-    return replace(made, data=["roads train"], licence="test", lineage=["trained", "tuned"])
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "c"
-    model = spec().build()
-    # Heads as initialised answer nearly the same everywhere; spread them so that order matters.
-    for parameter in model.detection_head.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.3)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.bias, 0, 0.1)
-    save_checkpoint(path, spec(), model)
-    return path
 
 
 @pytest.mark.parametrize("engine_name", ["openvino", "onnxruntime"])
@@ -134,7 +114,7 @@ def test_nan_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     model = load_checkpoint(checkpoint)
     with torch.no_grad():
         next(model.lane_head.parameters()).fill_(float("nan"))
-    save_checkpoint(tmp_path / "c", spec(), model)
+    save_checkpoint(tmp_path / "c", load_spec(checkpoint), model)
     with pytest.raises(UserError, match="NaN"):
         export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
     assert not (tmp_path / "t.mtc").exists()

@@ -22,7 +22,8 @@ from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from support.gated_net import MAKERS, SIZES, GatedNet, gated_net, groups, images, losses
-from support.scoring_rig import CONV, QUERY, batch, network
+from support.scoring_rig import QUERY, batch, network
+from support.tiny_networks import TINY
 
 SEEDS = (1, 2, 3)
 PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -195,7 +196,7 @@ def test_a_network_of_which_all_is_protected_is_refused() -> None:
 
 def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
     """gamma dL/dgamma + beta dL/dbeta over a group's BatchNorms (see scorer.py)."""
-    model = network(ConvMultiTask, CONV)
+    model = network(ConvMultiTask, TINY)
     found = channel_groups(model)
     batches = [batch(seed) for seed in SEEDS[:2]]
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -233,7 +234,7 @@ def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
             )
 
 
-@pytest.mark.parametrize(("kind", "arguments"), [(ConvMultiTask, CONV), (RmtPpad, QUERY)])
+@pytest.mark.parametrize(("kind", "arguments"), [(ConvMultiTask, TINY), (RmtPpad, QUERY)])
 def test_scoring_is_repeatable_and_leaves_the_model_as_it_was(
     kind: type[nn.Module], arguments: dict[str, Any]
 ) -> None:
@@ -271,7 +272,7 @@ def test_every_decoder_layer_has_its_say_but_no_noise_does() -> None:
 
 
 def test_labels_are_looked_for_in_every_batch() -> None:
-    model = network(ConvMultiTask, CONV)
+    model = network(ConvMultiTask, TINY)
     found = channel_groups(model)
     some = [batch(1, (True, False, True)), batch(2, (False, True, True))]
     scores = measure(model, found, some, "dice")

@@ -1,6 +1,6 @@
 """The losses against independent, slow references."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -21,15 +21,6 @@ from offline_compress.losses.mask_losses import (
     tversky_loss,
 )
 from offline_compress.models.heads import DenseDetections
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads and wait for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def slow_iou_and_giou(a: list[float], b: list[float]) -> tuple[float, float]:

@@ -6,12 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import torch
 import yaml
 
 from mtc_perception.core.bundle import read_bundle
@@ -19,7 +17,7 @@ from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import command_line
 from offline_compress import cli
-from offline_compress.models.registry import MODELS, load_checkpoint, load_spec
+from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pipeline.delivery_stages import Evaluate
 from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.pipeline import STAGES, run_pipeline
@@ -30,7 +28,6 @@ from offline_compress.report.compression_rows import read_row
 from offline_compress.training.trainer import Trainer
 from support.checkout import ROOT
 from support.tiny_pipeline import outcome, run, write_workspace
-from support.tiny_training import TINY
 
 HOLDER = """
 import fcntl, time
@@ -51,14 +48,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
-    monkeypatch.setitem(MODELS, "tiny", ("conv_multitask", TINY))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:

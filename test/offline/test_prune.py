@@ -21,20 +21,10 @@ from offline_compress.pruning.selection import floor_of
 from offline_compress.recipe.parts import SizePx
 from offline_compress.training.trainer import Trainer
 from support.checkout import ROOT
-from support.pruning_rig import (
-    HEIGHT,
-    WIDTH,
-    Validation,
-    dataset,
-    quick,
-    recipe_of,
-    same_weights,
-    teacher,
-    unchecked,
-)
+from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
 from support.tiny_training import tiny_recipe
 
-__all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 @pytest.fixture(scope="module")

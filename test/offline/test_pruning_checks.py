@@ -17,19 +17,9 @@ from offline_compress.pruning import checks
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.compression import Guard
-from support.pruning_rig import (
-    HEIGHT,
-    WIDTH,
-    Validation,
-    dataset,
-    quick,
-    recipe_of,
-    same_weights,
-    teacher,
-    unchecked,
-)
+from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
 
-__all__ = ["dataset", "quick", "teacher", "unchecked"]  # the fixtures of pruning_rig
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 @pytest.mark.usefixtures("unchecked")

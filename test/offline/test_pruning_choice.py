@@ -30,9 +30,9 @@ from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.steps import predicted_step
 from offline_compress.pruning.trial import Trial
-from support.pruning_rig import HEIGHT, WIDTH, dataset, quick, recipe_of, teacher
+from support.pruning_rig import HEIGHT, WIDTH, recipe_of
 
-__all__ = ["dataset", "quick", "teacher"]  # the fixtures of pruning_rig
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:

@@ -26,11 +26,6 @@ from support.pruning_tools import (
 ALL = [*MODELS, FULL_DECODER]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def tiny() -> nn.Module:
     arguments = {"stem": 8, "widths": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "pyramid": 16}
     arguments |= {"pyramid_depth": 1, "mask": 8, "drivable": 4, "lane": 6}

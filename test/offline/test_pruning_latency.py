@@ -1,7 +1,7 @@
 """Latency tables: layers are found in profiles, fits are exact where they can be, and real."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
@@ -32,15 +31,6 @@ from offline_compress.pruning.latency_table import (
 )
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, node_layers, profiler
 from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, spec_of
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 MS = KINDS.index("latency")
 

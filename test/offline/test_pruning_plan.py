@@ -23,11 +23,6 @@ from offline_compress.pruning.plan import (
 from support.pruning_tools import network, some_channels, spec_of
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def teacher(name: str, folder: Path) -> tuple[ModelSpec, nn.Module, str]:
     spec = spec_of(name)
     model = network(spec)

@@ -1,12 +1,11 @@
 """Costs of layers against the counters of whole networks; selection against plain greedy search."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from mtc_perception.util.errors import UserError
@@ -35,14 +34,6 @@ def test_costs_are_those_of_the_pruned_network(name: str) -> None:
     found = costs.total({group: len(channels) for group, channels in kept.items()})
     assert found[0] == pytest.approx(count_parameters(model), rel=1e-9)
     assert found[1] == pytest.approx(count_gmacs(model, HEIGHT, WIDTH) * 1e9, rel=1e-9)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def chain(widths: tuple[int, ...]) -> LayerCosts:

@@ -44,11 +44,6 @@ from support.pruning_tools import (
 TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
     spec = spec_of(name)
     model = network(spec)

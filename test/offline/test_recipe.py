@@ -14,7 +14,8 @@ from offline_compress.recipe.compression import Distillation
 from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 from support.checkout import ROOT
-from support.tiny_training import TINY, tiny_recipe
+from support.tiny_networks import TINY
+from support.tiny_training import tiny_recipe
 
 FOLDER = ROOT / "config" / "recipes"
 

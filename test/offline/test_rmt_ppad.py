@@ -1,7 +1,6 @@
 """The RMT-PPAD-class network: gates, mask decoders, deployment, one step of training."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -19,29 +18,12 @@ from offline_compress.models.registry import MODELS, model_spec
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.models.segmentation import FullMaskDecoder, LevelWeights
 from support.random_norms import randomise_norms
-
-TINY: dict[str, Any] = {
-    "backbone": {
-        "stem": [8, 8],
-        "middle": [8, 8, 8, 8],
-        "widths": [16, 24, 32, 40],
-        "blocks": [1, 1, 2, 1],
-        "depth": 2,
-        "light": True,
-    },
-    "width": 32,
-    "fusion": 16,
-    "fusion_depth": 2,
-    "ffn": 32,
-    "layers": 2,
-    "queries": 20,
-    "mask": 16,
-}
+from support.tiny_networks import TINY_QUERIES
 
 
 def tiny(segmentation: str = "stride4") -> RmtPpad:
     torch.manual_seed(0)
-    model = RmtPpad(**TINY, segmentation=segmentation).eval()  # type: ignore[arg-type]
+    model = RmtPpad(**TINY_QUERIES, segmentation=segmentation).eval()
     randomise_norms(model)
     # As initialised, all boxes are their anchors and all scores nearly 0.
     head = model.detection_head

@@ -18,9 +18,7 @@ from offline_compress.training.accelerator import choose_precision
 from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
-from support.training_rig import Scores, dataset, rows, tiny_model
-
-__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
+from support.training_rig import Scores, rows
 
 
 def test_it_learns_and_leaves_a_record(dataset: Path, tmp_path: Path) -> None:

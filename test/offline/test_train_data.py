@@ -13,9 +13,6 @@ from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import score, validator
 from support.tiny_training import tiny_recipe
-from support.training_rig import dataset, tiny_model
-
-__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
 
 
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ from offline_compress.training.learner import Learner
 from offline_compress.training.state import STATE_FILE
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
-from support.training_rig import Scores, dataset, tiny_model
-
-__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
+from support.training_rig import Scores
 
 
 def test_what_does_not_fit_the_machine_is_refused(dataset: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from offline_compress.data.batch import collate
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import (
-    MODELS,
     WEIGHTS_FILE,
     ModelSpec,
     load_checkpoint,
@@ -32,7 +30,6 @@ from offline_compress.models.registry import (
     save_checkpoint,
 )
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training import lineage
 from offline_compress.training.average import MovingAverage
 from offline_compress.training.distillation import feature_distillation
@@ -43,29 +40,10 @@ from offline_compress.training.step_schedule import StepSchedule, parameter_grou
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import validator
 from support.checkout import ROOT
-from support.tiny_training import TINY, WEIGHTS_ENV, digest, register, tiny_recipe
+from support.tiny_networks import TINY
+from support.tiny_training import LAUNCH, TIMEOUT_S, WEIGHTS_ENV, digest, tiny_recipe
 
 PROGRAM = ROOT / "test" / "support" / "tiny_training.py"
-LAUNCH = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-TIMEOUT_S = 300
-
-
-@pytest.fixture(autouse=True)
-def _tiny_model() -> Iterator[None]:
-    register()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    del MODELS["tiny"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "roads"
-    write_dataset(root, 5, 192, 128, seed=3, workers=1)
-    return root
 
 
 def written(recipe: Recipe, folder: Path) -> Path:

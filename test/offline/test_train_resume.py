@@ -21,9 +21,7 @@ from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.stopping import Interrupted, StopRequest
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import digest, tiny_recipe
-from support.training_rig import Scores, dataset, interrupt_at, rows, tiny_model, weights
-
-__all__ = ["dataset", "tiny_model"]  # the fixtures of training_rig
+from support.training_rig import Scores, interrupt_at, rows, weights
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

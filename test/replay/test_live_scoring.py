@@ -6,15 +6,17 @@ import pytest
 
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.metrics.tasks import PerceptionMetrics
-from mtc_perception.replay.live.answers import (
+from mtc_perception.replay.live.live_result import LiveConfig, LiveResult
+from mtc_perception.replay.live.player import Published
+from mtc_perception.replay.live.recorder import (
     OUTPUTS,
     Answer,
     AnswerReader,
     AnswerWriter,
+    Recorded,
     RecordedFrame,
 )
-from mtc_perception.replay.live.protocol import Published, Recording
-from mtc_perception.replay.live.result import LiveConfig, LiveResult
+from mtc_perception.replay.live.reel import PlayerConfig
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import fitted, open_source
@@ -43,7 +45,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
     source, bundle = open_source(bag), read_bundle(toy_bundle)
     thresholds = bundle.manifest.thresholds
     expected = PerceptionMetrics(thresholds.drivable, thresholds.lane, 5, thresholds.score)
-    recording, published = Recording(), []
+    recorded, published = Recorded(), []
     writer = AnswerWriter(tmp_path / "answers.bin")
     with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         for frame, truth in source.labelled_frames(Notes()):
@@ -58,7 +60,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
                 PackedMask.pack(found.drivable),
                 PackedMask.pack(found.lane),
             )
-            recording.frames[frame.index + 1] = RecordedFrame(
+            recorded.frames[frame.index + 1] = RecordedFrame(
                 dict.fromkeys(OUTPUTS, 5), FrameTimes(*[1.0] * 7), offset=writer.add(answer)
             )
             assert truth is not None
@@ -67,12 +69,12 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
                 if label.shape == found.lane.shape:
                     getattr(expected, task).update(getattr(found, task), label)
     writer.close()
-    recording.status["engine"] = {
+    recorded.status["engine"] = {
         f"{task}_threshold": str(value) for task, value in thresholds.model_dump().items()
     }
     answers = AnswerReader(tmp_path / "answers.bin")
-    config = LiveConfig(bag, toy_bundle)
-    result = LiveResult(config, source.info, published, recording, answers, [], 0, "", 1.0)
+    config = LiveConfig(PlayerConfig(bag), toy_bundle)
+    result = LiveResult(config, source.info, published, recorded, answers, [], 0, "", 1.0)
     notes = Notes()
     judge = FrameJudge(thresholds, bundle.manifest.classes, 5, notes)
     figures = Figures(

@@ -1,25 +1,10 @@
 """Whole bags: every storage, cameras, which topic is played."""
 
-import struct
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from mtc_perception.replay.recordings.mcap import (
-    CHUNK,
-    CHUNK_INDEX,
-    DATA_END,
-    FOOTER,
-    HEAD,
-    MAGIC,
-    STATISTICS,
-    IndexedMcap,
-    chunk_content,
-    split_records,
-)
 from mtc_perception.replay.recordings.recording import (
     EncodedPixels,
     Notes,
@@ -27,14 +12,12 @@ from mtc_perception.replay.recordings.recording import (
     SourceError,
 )
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.replay.recordings.storage import IndexedFile
 from support.bag_messages import (
     COMPRESSED,
     COUNT,
     DETECTIONS,
     HEIGHT,
     IMAGE,
-    STORE,
     WIDTH,
     compressed,
     detections,
@@ -43,11 +26,8 @@ from support.bag_messages import (
     raw,
     split_bag,
     stamp,
-    storage_file,
     write_bag,
 )
-
-MESSAGE_INDEX, SUMMARY_OFFSET = 0x07, 0x0E
 
 
 @pytest.mark.parametrize(
@@ -120,101 +100,6 @@ def test_a_missing_topic_is_answered_with_what_is_there(tmp_path: Path) -> None:
         open_source(bag)
     with pytest.raises(SourceError, match=r"no images on /cam; it has /ground_truth/detections"):
         open_source(bag, topic="/cam")
-
-
-@pytest.mark.parametrize("compression", [None, CompressionMode.STORAGE])
-def test_chunks_are_merged_as_rosbags_does(
-    tmp_path: Path, compression: CompressionMode | None
-) -> None:
-    """Two topics, chunks that overlap in time, and one far behind all others."""
-    random = np.random.default_rng(3)
-    writer = Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP)
-    if compression is not None:
-        writer.set_compression(compression, CompressionFormat.ZSTD)
-    with writer:
-        connections = [
-            writer.add_connection(topic, IMAGE, typestore=STORE) for topic in ("/a", "/b", "/c")
-        ]
-        for index in range(900):
-            message = raw(index)
-            message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
-            late_ns = int(random.integers(0, 200)) * 10**8 + index
-            recorded_ns = 7 if index == 450 else stamp(index) + late_ns
-            data = STORE.serialize_cdr(message, IMAGE)
-            writer.write(connections[index % 2 + (index > 800)], recorded_ns, data)
-    file = storage_file(tmp_path / "bag")
-    ours = IndexedMcap(file, STORE)
-    rosbags = IndexedFile(file, STORE)
-    assert (ours.start_ns, ours.end_ns) == (rosbags.start_ns, rosbags.end_ns)
-    assert sorted(ours.topics, key=str) == sorted(rosbags.topics, key=str)
-    for topics in (["/a"], ["/c"], ["/a", "/b"], ["/none"]):
-        assert list(ours.messages(topics)) == list(rosbags.messages(topics))
-    rosbags.close()
-
-
-def records_of(content: bytes, begin: int = len(MAGIC)) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of every record of an MCAP file, up to the magic bytes at its end."""
-    while begin < len(content) - len(MAGIC):
-        kind, length = HEAD.unpack_from(content, begin)
-        begin += HEAD.size + length
-        yield kind, content[begin - length : begin]
-
-
-def rewritten(records: Iterable[tuple[int, bytes]]) -> bytes:
-    """An MCAP file of these records, whose footer points to the summary behind DATA_END."""
-    content, summary = bytearray(MAGIC), 0
-    for kind, body in records:
-        if kind == FOOTER:
-            body = struct.pack("<QQI", summary, 0, 0)
-        content += HEAD.pack(kind, len(body)) + body
-        if kind == DATA_END:
-            summary = len(content)
-    return bytes(content + MAGIC)
-
-
-def without_chunks(content: bytes) -> bytes:
-    """As rosbag2's preset `fastwrite` leaves a file: no chunks, and a summary."""
-    records: list[tuple[int, bytes]] = []
-    for kind, body in records_of(content):
-        if kind == CHUNK:
-            inside = split_records(chunk_content(memoryview(body)))
-            records += [(inner, bytes(part)) for inner, part in inside]
-        elif kind == STATISTICS:
-            # Behind messages, schemas, channels, attachments and metadata is the number of chunks.
-            records.append((kind, body[:22] + bytes(4) + body[26:]))
-        elif kind not in (MESSAGE_INDEX, CHUNK_INDEX, SUMMARY_OFFSET):
-            records.append((kind, body))
-    return rewritten(records)
-
-
-def without_message_index(content: bytes) -> bytes:
-    """As rosbag2's option `noMessageIndex` leaves a file: chunks do not tell their topics."""
-    summary = content.index(HEAD.pack(DATA_END, 4)) + HEAD.size + 4
-    records = []
-    for kind, body in records_of(content, summary):
-        if kind == CHUNK_INDEX:
-            (length,) = struct.unpack_from("<I", body, 32)
-            body = body[:32] + bytes(4) + body[36 + length :]
-        if kind == FOOTER:
-            body = struct.pack("<QQI", summary, 0, 0)
-        records.append(HEAD.pack(kind, len(body)) + body)
-    return content[:summary] + b"".join(records) + MAGIC
-
-
-@pytest.mark.parametrize("thin", [without_chunks, without_message_index])
-def test_files_without_an_index_of_their_messages_are_read(
-    tmp_path: Path, thin: Callable[[bytes], bytes]
-) -> None:
-    topics = {"/a": (IMAGE, images()), "/b": (IMAGE, images())}
-    bag = write_bag(tmp_path / "bag", topics, StoragePlugin.MCAP)
-    file = storage_file(bag)
-    whole = list(open_source(bag, "/b").frames())
-    file.write_bytes(thin(file.read_bytes()))
-    source, notes = open_source(bag, "/b"), Notes()
-    assert source.info.frames == COUNT
-    found = [frame for frame, _ in source.labelled_frames(notes)]
-    assert [frame.stamp_ns for frame in found] == [frame.stamp_ns for frame in whole]
-    assert notes.all() == []
 
 
 def test_the_files_of_a_split_bag_are_read_in_order(tmp_path: Path) -> None:

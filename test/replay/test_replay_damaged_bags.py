@@ -1,12 +1,14 @@
 """Damaged bags: what can be read is, what cannot is noted."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
 from mtc_perception.replay.recordings.recording import (
+    BrokenPixels,
     RawPixels,
     SourceError,
 )
@@ -24,7 +26,22 @@ from support.bag_messages import (
     storage_file,
     write_bag,
 )
-from support.replay_rig import read
+from support.replay_rig import evaluate, read
+
+
+def noise_bag(
+    path: Path,
+    count: int,
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    compression: CompressionMode | None = None,
+) -> tuple[Path, list[Any]]:
+    """A bag of images that no compression makes small, and its messages."""
+    random = np.random.default_rng(0)
+    messages = [raw(0) for _ in range(count)]
+    for index, message in enumerate(messages):
+        message.header.stamp = header(stamp(index)).stamp
+        message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
+    return write_bag(path, {"/cam": (IMAGE, messages)}, storage, compression), messages
 
 
 @pytest.mark.parametrize(
@@ -42,13 +59,7 @@ from support.replay_rig import read
 def test_what_a_truncated_bag_still_holds_is_read(
     tmp_path: Path, storage: StoragePlugin, compression: CompressionMode | None, keep: float
 ) -> None:
-    random = np.random.default_rng(0)
-    noise = [raw(0) for _ in range(300)]
-    for index, message in enumerate(noise):  # nothing that compression could make small
-        message.header.stamp = header(stamp(index)).stamp
-        message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
-    topics = {"/cam": (IMAGE, noise)}
-    bag = write_bag(tmp_path / "bag", topics, storage, compression)
+    bag, noise = noise_bag(tmp_path / "bag", 300, storage, compression)
     file = storage_file(bag)
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep)])
@@ -64,17 +75,7 @@ def test_what_a_truncated_bag_still_holds_is_read(
 
 
 def test_a_bag_with_a_damaged_middle_is_read_around_it(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    noise = [raw(0) for _ in range(500)]
-    for index, message in enumerate(noise):
-        message.header.stamp = header(stamp(index)).stamp
-        message.data = random.integers(0, 256, message.data.size, dtype=np.uint8)
-    bag = write_bag(
-        tmp_path / "bag",
-        {"/cam": (IMAGE, noise)},
-        StoragePlugin.MCAP,
-        CompressionMode.STORAGE,
-    )
+    bag, _ = noise_bag(tmp_path / "bag", 500, compression=CompressionMode.STORAGE)
     file = storage_file(bag)
     content = bytearray(file.read_bytes())
     chunk = content.index(b"\x28\xb5\x2f\xfd", len(content) // 2)  # begins each compressed chunk
@@ -87,7 +88,7 @@ def test_a_bag_with_a_damaged_middle_is_read_around_it(tmp_path: Path) -> None:
     # All but the one chunk of three.
     assert (stamps[0], stamps[-1]) == (stamp(0), stamp(499))
     assert 300 < len(stamps) < 450
-    assert [note.kind for note in notes] == ["damaged file", "damaged chunk"]
+    assert [note.kind for note in notes] == ["damaged chunk"]
 
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
@@ -152,3 +153,78 @@ def test_messages_that_are_damaged_are_images_that_cannot_be_decoded(tmp_path: P
     with pytest.raises(ImageError, match="/cam: "):
         frames[1].pixels.decode()
     assert frames[1].stamp_ns == stamp(1)  # the time of recording is left
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_a_message_whose_compression_is_damaged_is_an_image_that_cannot_be_decoded(
+    tmp_path: Path, storage: StoragePlugin
+) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())}, storage, CompressionMode.MESSAGE)
+    file = storage_file(bag)
+    content = bytearray(file.read_bytes())
+    frame = -1
+    for _ in range(3):
+        frame = content.index(b"\x28\xb5\x2f\xfd", frame + 1)
+    content[frame + 4 : frame + 12] = b"\xff" * 8  # the head of the third message's frame
+    file.write_bytes(content)
+    frames = list(open_source(bag).frames())
+    assert [frame.index for frame in frames] == list(range(COUNT))
+    broken = [frame.index for frame in frames if isinstance(frame.pixels, BrokenPixels)]
+    assert len(broken) == 1
+
+
+def test_a_split_bag_is_read_on_behind_a_file_that_turns_out_to_be_damaged(tmp_path: Path) -> None:
+    """Its index is sound, its only chunk is not."""
+    bag = split_bag(tmp_path, CompressionMode.STORAGE)
+    spoil(bag / "split_0.mcap")
+    indices, notes = read(open_source(bag))
+    assert indices == list(range(11))
+    assert [note.kind for note in notes] == ["damaged chunk", "unreadable file"]
+    assert "split_0.mcap" in notes[1].first
+
+
+def test_a_bag_of_nothing_but_damaged_chunks_is_an_error_that_names_it(tmp_path: Path) -> None:
+    bag = split_bag(tmp_path, CompressionMode.STORAGE)
+    for index in range(12):
+        spoil(bag / f"split_{index}.mcap")
+    with pytest.raises(SourceError, match=r"split_0.mcap cannot be read as a rosbag2"):
+        read(open_source(bag))
+
+
+def spoil(file: Path) -> None:
+    """Damage the compressed content of the file's only chunk."""
+    content = bytearray(file.read_bytes())
+    chunk = content.index(b"\x28\xb5\x2f\xfd")
+    content[chunk : chunk + 4] = bytes(4)
+    file.write_bytes(content)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="Linux counts the bytes read")
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [
+        (StoragePlugin.MCAP, None),
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),
+        (StoragePlugin.SQLITE3, None),
+    ],
+)
+def test_a_cut_off_recording_is_read_at_most_twice(
+    tmp_path: Path, toy_bundle: Path, storage: StoragePlugin, compression: CompressionMode | None
+) -> None:
+    """By a whole evaluation: to plan it, and to replay it."""
+    costs, sizes = [], []
+    for index, count in enumerate((5, 5, 1000)):  # the first one loads what later ones have
+        bag, _ = noise_bag(tmp_path / str(index), count, storage, compression)
+        file = storage_file(bag)
+        content = file.read_bytes()
+        file.write_bytes(content[: int(len(content) * 0.98)])
+        before = bytes_read()
+        evaluate(tmp_path / f"run_{index}", toy_bundle, bag)
+        costs.append(bytes_read() - before)
+        sizes.append(file.stat().st_size)
+    assert costs[2] - costs[1] < 2 * sizes[2]
+
+
+def bytes_read() -> int:
+    """By this process, so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])

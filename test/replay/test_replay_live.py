@@ -186,7 +186,7 @@ def test_ctrl_c_stops_the_node_and_leaves_nothing(
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert marked(mark) == []
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -115,35 +114,46 @@ def cluster() -> Iterator[str]:
     """Address of a Ray cluster of two nodes with one processor each, on this machine."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: pip install -r requirements/ray.txt")
-    # Its sockets must have short paths.
-    folder = tempfile.mkdtemp(prefix="ray.", dir="/tmp")
     program = (
         "import sys\n"
         "from ray.cluster_utils import Cluster\n"
         "size = {'num_cpus': 1, 'object_store_memory': 80_000_000}\n"
-        "head = {**size, 'include_dashboard': False, 'temp_dir': sys.argv[1]}\n"
+        "head = {**size, 'include_dashboard': False}\n"
         "cluster = Cluster(initialize_head=True, head_node_args=head)\n"
         "cluster.add_node(**size)\n"
         "print('address', cluster.address, flush=True)\n"
         "sys.stdin.read()\n"
         "cluster.shutdown()\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield next(line.split()[1] for line in process.stdout if line.startswith("address"))
-    finally:
+    # All that Ray writes lies in a folder of its own, none in that of other clusters of this
+    # machine. Its sockets must have short paths.
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="ray.", dir="/tmp", ignore_cleanup_errors=True
+        ) as folder,
+        (Path(folder) / "said").open("w+") as said,
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"},
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if line.startswith("address"):
+                yield line.split()[1]
+                break
+        else:
+            said.seek(0)
+            pytest.fail(f"no Ray cluster: exit code {process.wait()}\n{printed}{said.read()}")
         process.stdin.close()
         process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["processes", "ray"])

@@ -23,9 +23,9 @@ from hypothesis.extra import numpy as hnp
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.live.answers import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
-from mtc_perception.replay.live.schedule import Stamps, schedule
+from mtc_perception.replay.live.player import Stamps, schedule
+from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status

@@ -101,13 +101,16 @@ def storage_file(bag: Path) -> Path:
     return next(file for file in bag.iterdir() if file.suffix in (".mcap", ".db3", ".zstd"))
 
 
-def split_bag(tmp_path: Path) -> Path:
+def split_bag(tmp_path: Path, compression: CompressionMode | None = None) -> Path:
     """A bag of twelve files with one image each, as `ros2 bag record -b` makes them."""
     bag = tmp_path / "split"
     bag.mkdir()
     names = [f"split_{index}.mcap" for index in range(12)]
     for index, name in enumerate(names):
-        whole = write_bag(tmp_path / name.removesuffix(".mcap"), {"/cam": (IMAGE, [raw(index)])})
+        topics = {"/cam": (IMAGE, [raw(index)])}
+        whole = write_bag(
+            tmp_path / name.removesuffix(".mcap"), topics, StoragePlugin.MCAP, compression
+        )
         storage_file(whole).rename(bag / name)
     lines = [
         "rosbag2_bagfile_information:",

@@ -1,9 +1,7 @@
 """A small query decoder with random weights, features for it and labels."""
 
 import math
-from collections.abc import Iterator
 
-import pytest
 import torch
 from torch import nn
 
@@ -12,15 +10,6 @@ from offline_compress.models.decoder import QueryDecoder
 
 SIZE = (64, 96)
 WIDTH, CLASSES, QUERIES = 32, 2, 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads and wait for them on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pyramid(seed: int = 0, images: int = 2, size: tuple[int, int] = SIZE) -> list[torch.Tensor]:

@@ -5,27 +5,13 @@ the top-left part of the input scaled by m / (k + 1), with m the mean of all byt
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-import torch
-
-from support.checkout import ROOT
 
 HEIGHT, WIDTH = 96, 160
-SHIPPED = ROOT / "models" / "mtc_nano.mtc"
-
-
-@pytest.fixture(autouse=True)
-def single_threaded() -> Iterator[None]:
-    # Threads that wait for each other on a busy machine cost more than these tiny images gain.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class DataSet:
@@ -82,10 +68,3 @@ def road() -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float]]:
     rgb[:, 40:60, 1] = 255
     mean = float(rgb.mean()) / 255
     return rgb, rgb[..., 0] > 0, rgb[..., 1] > 0, [0, 0, WIDTH * mean, HEIGHT * mean]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> DataSet:
-    root = tmp_path / "roads"
-    root.mkdir()
-    return DataSet(root)

@@ -1,28 +1,20 @@
 """A miniature teacher to prune, with its recipe and a validation that says what it is told."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from mtc_perception.util.progress import Count
 from offline_compress.export import count_parameters
 from offline_compress.models.registry import (
-    MODELS,
     ModelSpec,
     load_checkpoint,
-    model_spec,
-    save_checkpoint,
 )
-from offline_compress.pruning import choice, problem
-from offline_compress.pruning import iterative as schedule
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import write_dataset
-from support.tiny_training import register, tiny_recipe
+from support.tiny_training import tiny_recipe
 
 HEIGHT, WIDTH = 128, 192
 SCHEDULE = {
@@ -35,45 +27,6 @@ SCHEDULE = {
     "ema_decay": 0.9,
     "validate_every_epochs": 1,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    register()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        # The engines themselves are timed in test_pruning_latency.py.
-        patch.setattr(choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
-        for module in (choice, problem):
-            patch.setattr(module, "deployed", lambda model, *_: model)
-        yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    del MODELS["tiny"]
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what takes seconds and is tested elsewhere: picture, export of every cut."""
-    monkeypatch.setattr(schedule, "draw_channels", lambda *_: None)
-    monkeypatch.setattr(schedule, "check_network", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "roads"
-    write_dataset(root, 4, WIDTH, HEIGHT, seed=3, workers=1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    spec = model_spec("tiny", ["vehicle"], HEIGHT, WIDTH)
-    path = tmp_path_factory.mktemp("teacher") / "best"
-    save_checkpoint(path, spec, spec.build().eval())
-    return path
 
 
 def recipe_of(dataset: Path, **prune: Any) -> Recipe:

@@ -18,17 +18,8 @@ from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.training.accelerator import start_accelerator
 from support.random_norms import randomise_norms
+from support.tiny_networks import TINY
 
-CONV: dict[str, Any] = {
-    "stem": 8,
-    "widths": [8, 8, 16, 16],
-    "depths": [1, 1, 1, 1],
-    "pyramid": 8,
-    "pyramid_depth": 1,
-    "mask": 8,
-    "drivable": 8,
-    "lane": 8,
-}
 QUERY: dict[str, Any] = {
     "backbone": {
         "stem": [8, 8],
@@ -81,7 +72,7 @@ def main() -> None:
     torch.set_num_threads(1)
     accelerator = start_accelerator("fp32", 1)
     for name, model in (
-        ("conv", network(ConvMultiTask, CONV)),
+        ("conv", network(ConvMultiTask, TINY)),
         ("query", network(RmtPpad, QUERY)),
     ):
         batches = [batch(seed) for seed in range(BATCHES)]

@@ -13,7 +13,7 @@ from offline_compress.models.registry import MODELS, model_spec, save_checkpoint
 from offline_compress.pruning import latency_table
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.recipe import Recipe
-from support.tiny_training import TINY
+from support.tiny_networks import TINY
 
 WIDE = {name: [8 * n for n in v] if name == "widths" else v for name, v in TINY.items()}
 """With layers whose width is to be seen in their time."""

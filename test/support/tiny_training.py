@@ -16,17 +16,11 @@ from offline_compress.models.registry import MODELS
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training import lineage
 from offline_compress.training.trainer import Trainer
+from support.tiny_networks import TINY
 
-TINY = {
-    "stem": 8,
-    "widths": [8, 8, 16, 16],
-    "depths": [1, 1, 1, 1],
-    "pyramid": 8,
-    "pyramid_depth": 1,
-    "mask": 8,
-    "drivable": 8,
-    "lane": 8,
-}
+LAUNCH = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+TIMEOUT_S = 300
+"""Only a failing test waits so long."""
 WEIGHTS_ENV = "TINY_TRAINING_DIGESTS"
 """Folder in which each process leaves the digest of its final weights."""
 

@@ -2,39 +2,18 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from mtc_perception.util.progress import Count
-from offline_compress.models.registry import MODELS, ModelSpec
-from offline_compress.roads.road_dataset import write_dataset
+from offline_compress.models.registry import ModelSpec
 from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.trainer import Trainer
-from support.tiny_training import digest, register
-
-
-@pytest.fixture(autouse=True)
-def tiny_model() -> Iterator[None]:
-    register()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    del MODELS["tiny"]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "roads"
-    write_dataset(root, 6, 192, 128, seed=3, workers=1)
-    return root
+from support.tiny_training import digest
 
 
 class Scores:

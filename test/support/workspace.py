@@ -21,9 +21,14 @@ def run(*command: str, cwd: Path = ROOT, timeout_s: float = 90) -> str:
     return done.stdout
 
 
+def copy_checkout(folder: Path) -> None:
+    """The sources of this checkout, and nothing that was made from them."""
+    shutil.copytree(ROOT, folder, ignore=NOT_SOURCES)
+
+
 def build_workspace(folder: Path) -> Path:
     """Build a copy of the checkout in `folder` with colcon; the install prefix of the package."""
-    shutil.copytree(ROOT, folder / "src" / "mtc_perception", ignore=NOT_SOURCES)
+    copy_checkout(folder / "src" / "mtc_perception")
     run("colcon", "build", cwd=folder)
     return folder / "install" / "mtc_perception"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from test_compression_report import row
 
 from bench import ablation
 from bench.ablation import jobs_of, load_matrix, main
 from mtc_perception.util.errors import UserError
 from support.checkout import ROOT
+from support.compression_rows import row
 from support.tiny_training import tiny_recipe
 
 STUB = """

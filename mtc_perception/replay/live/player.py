@@ -11,7 +11,8 @@ that playing costs little more than the copy into the middleware. There are two 
 import gc
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import rclpy
@@ -21,9 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from mtc_perception.replay.live.protocol import Matched, Played, PlayerConfig, Published
-from mtc_perception.replay.live.reel import Reel
-from mtc_perception.replay.live.schedule import Stamps, schedule
+from mtc_perception.replay.live.reel import PlayerConfig, Reel
 from mtc_perception.replay.recordings.recording import NS_PER_S
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import ReplayError, stop_if_alone
@@ -35,10 +34,46 @@ MATCH_TIMEOUT_S = 20.0
 _LEAD_NS = 200_000_000
 # Ages are known to this; each tick costs the node a tenth of a millisecond.
 _TICK_NS = 10_000_000
+# A longer gap is a pause in the recording: not waited for.
+_LONGEST_GAP_NS = 2 * NS_PER_S
 
 
-def run_player(connection: Connection, config: PlayerConfig) -> None:
-    """Worker: prepare, wait for a word, find the subscription, wait for a word, play."""
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Sent when the subscription is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One image on its way."""
+
+    index: int
+    """In the recording."""
+    source_stamp_ns: int
+    stamp_ns: int
+    """Its header stamp."""
+    published_ns: int
+    """On the monotonic clock, which all processes of a machine share: wall clocks get corrected."""
+    late_ms: float
+    """Behind the schedule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """Sent at the end."""
+
+    frames: list[Published]
+    unreadable: int
+    """Images left out because nobody could use them."""
+    reason: str
+    """Why the first of these cannot be read."""
+
+
+def run_player(connection: Connection, config: PlayerConfig, topic: str) -> None:
+    """Worker: prepare, wait for a word, find the subscription, wait for a word, play.
+
+    Images go to `topic`, or compressed to `<topic>/compressed`.
+    """
     keep_memory()
     reel = Reel(config)
     context = rclpy.Context()
@@ -48,7 +83,7 @@ def run_player(connection: Connection, config: PlayerConfig) -> None:
         rclpy.init(context=context)
         node = rclpy.create_node("replay_player", context=context)
         compressed = config.transport == "compressed"
-        topic = f"{config.publish_topic}/compressed" if compressed else config.publish_topic
+        topic = f"{topic}/compressed" if compressed else topic
         publisher = node.create_publisher(
             CompressedImage if compressed else Image, topic, CAMERA_QOS
         )
@@ -68,6 +103,42 @@ def run_player(connection: Connection, config: PlayerConfig) -> None:
     finally:
         reel.close()
         context.try_shutdown()
+
+
+def schedule(stamps_ns: Iterable[int], rate_hz: float) -> Iterator[int]:
+    """When each image is due, ns after the first one: as recorded, always moving ahead.
+
+    A stamp that jumps back, stands still or jumps far ahead counts as one period.
+    """
+    period_ns = round(NS_PER_S / rate_hz)
+    due_ns, before_ns = 0, None
+    for stamp_ns in stamps_ns:
+        if before_ns is not None:
+            step_ns = stamp_ns - before_ns
+            due_ns += step_ns if 0 < step_ns <= _LONGEST_GAP_NS else period_ns
+        before_ns = stamp_ns
+        yield due_ns
+
+
+class Stamps:
+    """The stamps to play with: those of the recording, where a node can live with them.
+
+    A recording that begins at 0 (a video) is moved by a second, for 0 means "not set". A stamp that
+    an earlier image had gets the next free nanosecond, for outputs are told apart by it.
+    """
+
+    def __init__(self) -> None:
+        self._shift_ns: int | None = None
+        self._used: set[int] = set()
+
+    def of(self, source_stamp_ns: int) -> int:
+        if self._shift_ns is None:
+            self._shift_ns = NS_PER_S if source_stamp_ns < NS_PER_S else 0
+        stamp_ns = max(source_stamp_ns + self._shift_ns, 1)
+        while stamp_ns in self._used:
+            stamp_ns += 1
+        self._used.add(stamp_ns)
+        return stamp_ns
 
 
 class _Ticker:

@@ -5,12 +5,16 @@ time at which the image was published is the end-to-end latency that a consumer 
 """
 
 import gc
+import pickle
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
@@ -19,10 +23,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
+from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
-from mtc_perception.replay.live.answers import Answer, AnswerWriter, RecordedFrame
-from mtc_perception.replay.live.protocol import Finish, Listening, Recording, Seen
 from mtc_perception.replay.recordings.bag_labels import PackedMask, detection_boxes
+from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import ReplayError, stop_if_alone
 
@@ -30,6 +34,113 @@ RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
 # Outputs of one image come together: this many images may be under way at once.
 _UNDER_WAY = 64
+OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The results of one image."""
+
+    boxes: npt.NDArray[np.float32]
+    """[n, 4] x1, y1, x2, y2"""
+    scores: npt.NDArray[np.float32]
+    classes: list[str]
+    drivable: PackedMask
+    lane: PackedMask
+
+    def perception(self, classes: Sequence[str], times: StageTimes) -> Perception:
+        """The answer as the network gave it; `classes` are all that the network tells apart."""
+        return Perception(
+            boxes=self.boxes,
+            scores=self.scores,
+            labels=np.array([classes.index(name) for name in self.classes], np.int32),
+            drivable=self.drivable.unpack(),
+            lane=self.lane.unpack(),
+            times=times,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class RecordedFrame:
+    """When the outputs of one image came, as far as they did."""
+
+    arrived_ns: dict[str, int] = field(default_factory=dict)
+    """On the monotonic clock by output name, of `OUTPUTS`."""
+    times: FrameTimes | None = None
+    rejected: str = ""
+    """Why the node did not process it: "stale: ..." or "malformed: ..."."""
+    offset: int | None = None
+    """Where its `Answer` is in the file, if answers are kept."""
+
+    @property
+    def complete(self) -> bool:
+        return len(self.arrived_ns) == len(OUTPUTS)
+
+    @property
+    def last_arrival_ns(self) -> int:
+        return max(self.arrived_ns.values())
+
+
+class AnswerWriter:
+    """Appends answers to a new file; memory does not grow with their number."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
+
+    def add(self, answer: Answer) -> int:
+        """Returns the answer's offset."""
+        offset = self._file.tell()
+        pickle.dump(answer, self._file, pickle.HIGHEST_PROTOCOL)
+        return offset
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class AnswerReader:
+    """Reads what an `AnswerWriter` of this program wrote, in any order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def read(self, offset: int) -> Answer:
+        if self._file is None:
+            self._file = self._path.open("rb")
+        self._file.seek(offset)
+        answer: Answer = pickle.load(self._file)
+        return answer
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(slots=True, eq=False)
+class Recorded:
+    """Sent at the end."""
+
+    frames: dict[int, RecordedFrame] = field(default_factory=dict)
+    """By image stamp in ns."""
+    status: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The last /diagnostics of the node: values by the status's name behind the node's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Sent when every output's publisher is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Answer to any word before the last: of how many images it is known how they ended."""
+
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Asks for all of it."""
 
 
 class _Recorder(Node):
@@ -37,7 +148,7 @@ class _Recorder(Node):
         self, context: rclpy.Context, node_name: str, answers: AnswerWriter | None
     ) -> None:
         super().__init__("replay_recorder", context=context)
-        self.recording = Recording()
+        self.recorded = Recorded()
         self.ended = 0
         self._node_name = node_name
         self._answers = answers
@@ -70,7 +181,7 @@ class _Recorder(Node):
 
     def _on_timing(self, message: DiagnosticArray) -> None:
         if reason := rejection(message):
-            frame = self.recording.frames.setdefault(stamp_ns(message.header), RecordedFrame())
+            frame = self.recorded.frames.setdefault(stamp_ns(message.header), RecordedFrame())
             frame.rejected = reason
             self.ended += 1
             return
@@ -79,7 +190,7 @@ class _Recorder(Node):
     def _arrived(self, output: str, header: Any, message: Any) -> None:
         now_ns = time.monotonic_ns()
         stamp = stamp_ns(header)
-        frame = self.recording.frames.setdefault(stamp, RecordedFrame())
+        frame = self.recorded.frames.setdefault(stamp, RecordedFrame())
         if output in frame.arrived_ns:
             return
         frame.arrived_ns[output] = now_ns
@@ -97,14 +208,14 @@ class _Recorder(Node):
         if len(self._under_way) > _UNDER_WAY:
             # Its other outputs are lost; without this one it stays incomplete whatever comes.
             oldest = next(iter(self._under_way))
-            del self._under_way[oldest], self.recording.frames[oldest]
+            del self._under_way[oldest], self.recorded.frames[oldest]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         own = f"{self._node_name.rpartition('/')[2]}: "
         for status in message.status:
             if status.name.startswith(own):
                 values = {entry.key: entry.value for entry in status.values}
-                self.recording.status[status.name.removeprefix(own)] = values
+                self.recorded.status[status.name.removeprefix(own)] = values
 
 
 def run_recorder(connection: Connection, node_name: str, answers: Path | None) -> None:
@@ -135,9 +246,9 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
             if isinstance(connection.recv(), Finish):
                 if writer is not None:
                     writer.close()
-                connection.send(recorder.recording)
+                connection.send(recorder.recorded)
                 connection.recv()  # until the parent has read it all and closes
-            connection.send(Seen(recorder.ended))
+            connection.send(Ended(recorder.ended))
     finally:
         context.try_shutdown()
 

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,6 @@ import psutil
 from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
-from mtc_perception.replay.live.protocol import Loaded, PlayerConfig
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -35,6 +35,33 @@ _TO_BGR = {
 }
 _BUDGET_BYTES = 2**30
 _MEMORY_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class PlayerConfig:
+    """What to play and how; the fields of `open_source` and more."""
+
+    path: Path
+    topic: str | None = None
+    """Which camera of a bag."""
+    fps: float | None = None
+    seconds: float | None = None
+    """Play only so much of the beginning; None is all."""
+    repeat_s: float | None = None
+    """Begin again until this much time has passed; None is once."""
+    transport: Transport = "raw"
+    faithful: bool = False
+    """Recorded stamps, /clock, and images as they are; else as a camera would now."""
+    speed: float = 1.0
+    """Of the recording's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Sent while images are prepared; the rest of a long recording is read while it plays."""
+
+    frames: int
+    done: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,13 +90,13 @@ class Reel:
         full = False
         while not full:
             frames, full = self._ahead.fill(0.1)
-            connection.send(Loaded(frames, done=False))
+            connection.send(Prepared(frames, done=False))
         if not frames:
             reason = self.reason and f"; {self.reason}"
             raise SourceError(f"{self._config.path} holds no usable image{reason}")
         if self._config.repeat_s is not None and not self._ahead.complete:
             raise SourceError(f"{frames} images fill the memory to repeat from: use --seconds")
-        connection.send(Loaded(frames, done=True))
+        connection.send(Prepared(frames, done=True))
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._ahead) if self._config.repeat_s is None else itertools.cycle(self._ahead)

@@ -2,28 +2,30 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from mtc_perception.replay.recordings.mcap import IndexedMcap, ScannedMcap
+from mtc_perception.replay.recordings.mcap import McapFile
 from mtc_perception.replay.recordings.recording import Notes, SourceError
 from mtc_perception.replay.recordings.storage import (
     STORAGE_SUFFIXES,
-    IndexedFile,
     SalvagedSqlite,
     Storage,
     TopicInfo,
+    WholeSqlite,
+    message_bytes,
     ros_typestore,
     unpack_file,
 )
 
 METADATA = "metadata.yaml"
 _PACKED = ".zstd"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,7 @@ class BagFiles:
         """Topics and duration. Raises SourceError if no file can be read."""
         topics: dict[str, TopicInfo] = {}
         spans: list[tuple[int, int]] = []
-        for storage in self._storages(notes):
+        for storage in self._each(lambda storage: [storage], notes):
             for info in storage.topics:
                 before = topics.get(info.name, TopicInfo(info.name, info.kind, 0))
                 topics[info.name] = TopicInfo(info.name, before.kind, before.count + info.count)
@@ -72,41 +74,32 @@ class BagFiles:
 
     def messages(self, topics: Collection[str], notes: Notes) -> Iterator[Message]:
         """Messages of these topics, file by file. Raises SourceError if no file can be read."""
-        for storage in self._storages(notes):
-            for info, recorded_ns, data in self._through(storage, topics, notes):
-                try:
-                    content, problem = storage.deserialize(data, info.kind), ""
-                except Exception as error:  # of whichever parser
-                    content, problem = None, f"{info.name}: {_reason(error)}"
-                yield Message(info.name, recorded_ns, content, problem)
+        return self._each(lambda storage: _messages(storage, topics, notes), notes)
 
-    def _through(
-        self, storage: Storage, topics: Collection[str], notes: Notes
-    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        """The messages of a file; where it turns out to be damaged, those behind it, too."""
-        count, latest_ns = 0, -1
-        try:
-            for item in storage.messages(topics):
-                yield item
-                count, latest_ns = count + 1, item[1]
-            return
-        except Exception as error:  # of whichever parser
-            notes.add("damaged file", f"{storage.path.name}: {_reason(error)}, message {count}")
-        if storage.path.suffix == ".mcap" and not isinstance(storage, ScannedMcap):
-            scanned = ScannedMcap(storage.path, self._typestore, notes)
-            yield from (item for item in scanned.messages(topics) if item[1] > latest_ns)
+    def _each(self, read: Callable[[Storage], Iterable[T]], notes: Notes) -> Iterator[T]:
+        """What is read of each file, one after the other; what cannot be read is noted.
 
-    def _storages(self, notes: Notes) -> Iterator[Storage]:
-        """Every file that can be opened, closed again when the next is asked for."""
+        Raises SourceError if that is all of them.
+        """
         for note in self._notes.all():
             notes.add(note.kind, note.first, note.count)
         problems: list[str] = []
         for file in self.files:
+            count = 0
             try:
                 with self._opened(file, notes) as storage:
-                    yield storage
+                    for item in read(storage):
+                        yield item
+                        count += 1
             except SourceError as error:
                 problems.append(str(error))
+            # A damaged file surfaces as whatever its parser happened to be doing, each with its
+            # own family of errors.
+            except Exception as error:
+                if count:
+                    notes.add("damaged file", f"{file.name}: {_reason(error)}, message {count}")
+                else:
+                    problems.append(f"{file} cannot be read as a rosbag2: {_reason(error)}")
         if len(problems) == len(self.files):
             raise SourceError(problems[0])
         for problem in problems:
@@ -131,23 +124,11 @@ class BagFiles:
         if write_ahead.exists() and write_ahead.stat().st_size:
             notes.add("unfinished file", f"{write_ahead.name} holds messages that are not read")
         if file.suffix == ".mcap":
-            with suppress(Exception):  # rosbags reads what is laid out in another way
-                return IndexedMcap(file, self._typestore)
+            return McapFile(file, self._typestore, notes)
         try:
-            return IndexedFile(file, self._typestore)
-        except SourceError:
-            raise
-        # A damaged file surfaces as whatever its parser happened to be doing, each with its own
-        # family of errors.
-        except Exception as error:
-            reason = _reason(error)
-        salvage: Callable[..., Storage] = ScannedMcap if file.suffix == ".mcap" else SalvagedSqlite
-        try:
-            return salvage(file, self._typestore, notes)
-        except Exception as error:
-            raise SourceError(
-                f"{file} cannot be read as a rosbag2: {reason}; {_reason(error)}"
-            ) from None
+            return WholeSqlite(file, self._typestore)
+        except Exception:  # of rosbags, or of SQLite
+            return SalvagedSqlite(file, self._typestore)
 
     def _listed(self) -> list[Path]:
         there = sorted(
@@ -168,6 +149,15 @@ class BagFiles:
                 self._notes.add("missing file", f"{file.name}, which {METADATA} lists")
         # Whoever renames a file seldom edits the metadata.
         return [file for file in listed if file.is_file()] or there
+
+
+def _messages(storage: Storage, topics: Collection[str], notes: Notes) -> Iterator[Message]:
+    for info, recorded_ns, data in storage.messages(topics, notes):
+        try:
+            content, problem = storage.deserialize(message_bytes(data), info.kind), ""
+        except Exception as error:  # of whichever parser
+            content, problem = None, f"{info.name}: {_reason(error)}"
+        yield Message(info.name, recorded_ns, content, problem)
 
 
 def is_bag(path: Path) -> bool:

@@ -1,13 +1,18 @@
-"""Reads whole MCAP files by their index, with a few bytes of memory per chunk.
+"""MCAP files (https://mcap.dev/spec), whole or cut off, with a few bytes of memory per chunk.
 
-rosbags reads them as well, with some kilobytes per chunk: in an hour of raw images that is more
-than everything else together. Messages come in the same order, that of their times of recording.
+A whole file has an index of its chunks at its end. A recorder that dies leaves a file without one:
+it is made anew by stepping from chunk to chunk, since behind each stands which messages are in it.
+
+rosbags reads whole files as well, with some kilobytes per chunk: in an hour of raw images that is
+more than everything else together. Messages come in the same order, that of their times of
+recording.
 """
 
 import heapq
+import os
 import struct
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
@@ -18,15 +23,83 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from mtc_perception.replay.recordings.recording import Notes, SourceError
-from mtc_perception.replay.recordings.storage import TopicInfo, message_bytes, unzstd
+from mtc_perception.replay.recordings.storage import TopicInfo, unzstd
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
-CHUNK_INDEX, STATISTICS, DATA_END = 0x08, 0x0B, 0x0F
+MESSAGE_INDEX, CHUNK_INDEX, STATISTICS, DATA_END = 0x07, 0x08, 0x0B, 0x0F
 HEAD = struct.Struct("<BQ")
 """Kind of a record, and the length of its body."""
 _CHUNK_HEAD = struct.Struct("<QQQI")
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
+_MESSAGE_INDEX_HEAD = struct.Struct("<HI")
+_CHUNK_INDEX_HEAD = struct.Struct("<QQQQI")
+_STATISTICS_HEAD = struct.Struct("<QHIIIIQQI")
+_CHANNEL_AT = struct.Struct("<HQ")
+_FOOTER_BODY = struct.Struct("<QQI")
+_TIME_AND_PLACE_BYTES = 16
+_FOOTER_BYTES = HEAD.size + _FOOTER_BODY.size + len(MAGIC)
+
+
+class McapFile:
+    """One MCAP file."""
+
+    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
+        """`typestore` is for files that define no types.
+
+        Raises SourceError if it is no MCAP file, or one that ends before its first message.
+        """
+        self.path = path
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise SourceError(f"{path} cannot be read as a rosbag2: it is no MCAP file")
+            try:
+                self._index = _read_index(file)
+            except Exception:  # a damaged record fails in any way
+                self._index = _made_index(file, path, notes)
+        self.start_ns, self.end_ns = self._index.start_ns, self._index.end_ns
+        self._topics = {
+            channel: TopicInfo(*self._index.channels.topic(channel), count)
+            for channel, count in self._index.counts.items()
+        }
+        self.topics = list(self._topics.values())
+        self._typestore = self._index.channels.typestore(typestore)
+
+    def messages(
+        self, topics: Collection[str], notes: Notes
+    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        """Messages by time of recording; of equal ones, in the order of the file.
+
+        Notes damaged chunks. Raises SourceError if all chunks with these topics are damaged.
+        """
+        infos = {channel: info for channel, info in self._topics.items() if info.name in topics}
+        waiting: list[tuple[int, int, TopicInfo, bytes]] = []
+        number = damaged = 0
+        with self.path.open("rb") as file:
+            for start_ns, offset in self._index.places(infos):
+                while waiting and waiting[0][0] < start_ns:
+                    recorded_ns, _, info, data = heapq.heappop(waiting)
+                    yield info, recorded_ns, data
+                try:
+                    for channel, recorded_ns, body in _messages_at(file, offset):
+                        if channel in infos:
+                            item = recorded_ns, number, infos[channel], bytes(body)
+                            heapq.heappush(waiting, item)
+                            number += 1
+                except Exception as error:  # each compression has errors of its own
+                    damaged += 1
+                    notes.add("damaged chunk", f"{self.path.name}, byte {offset}: {error}")
+            while waiting:
+                recorded_ns, _, info, data = heapq.heappop(waiting)
+                yield info, recorded_ns, data
+        if damaged and not number:
+            raise SourceError(f"{self.path} cannot be read as a rosbag2: its chunks are damaged")
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        return self._typestore.deserialize_cdr(data, kind)
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
 
 class Channels:
@@ -50,6 +123,9 @@ class Channels:
             topic, _ = text(rest)
             self._topics[number] = (topic, schema)
 
+    def __contains__(self, channel: int) -> bool:
+        return channel in self._topics
+
     def topic(self, channel: int) -> tuple[str, str]:
         """Topic and message type of a channel; empty where no record tells."""
         name, schema = self._topics.get(channel, ("", 0))
@@ -68,6 +144,189 @@ class Channels:
         store = get_typestore(Stores.EMPTY)
         store.register(types)
         return store
+
+
+class _Index:
+    """What a file holds, and where: chunks, and messages that are in none."""
+
+    def __init__(self) -> None:
+        self.channels = Channels()
+        self.counts: dict[int, int] = {}
+        """Messages by channel."""
+        self.start_ns, self.end_ns = 2**63, 0
+        self._starts_ns, self._offsets = array("Q"), array("Q")
+        self._sets = array("H")
+        self._channel_sets: dict[frozenset[int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def add(self, start_ns: int, end_ns: int, offset: int, counts: Mapping[int, int]) -> None:
+        """A chunk or a message: first and last time, place, and messages by channel."""
+        self.start_ns, self.end_ns = min(self.start_ns, start_ns), max(self.end_ns, end_ns)
+        for channel, count in counts.items():
+            self.counts[channel] = self.counts.get(channel, 0) + count
+        self.add_place(start_ns, offset, counts)
+
+    def add_place(self, start_ns: int, offset: int, channels: Iterable[int]) -> None:
+        """No `channels` where it is unknown which a chunk has."""
+        self._starts_ns.append(start_ns)
+        self._offsets.append(offset)
+        one = frozenset(channels)
+        self._sets.append(self._channel_sets.setdefault(one, len(self._channel_sets)))
+
+    def places(self, channels: Collection[int]) -> Iterator[tuple[int, int]]:
+        """First time and byte of what holds, or may hold, these channels, by first time."""
+        sets = [
+            number
+            for there, number in self._channel_sets.items()
+            if not there or not there.isdisjoint(channels)
+        ]
+        chosen = np.flatnonzero(np.isin(np.array(self._sets), sets))
+        starts_ns = np.array(self._starts_ns)[chosen]
+        offsets = np.array(self._offsets)[chosen]
+        for place in np.lexsort((offsets, starts_ns)):
+            yield int(starts_ns[place]), int(offsets[place])
+
+
+def _read_index(file: BinaryIO) -> _Index:
+    """The index at the end of a whole file.
+
+    Raises ValueError, or the errors of struct, where there is none or it is not complete: rosbag2's
+    preset `fastwrite` writes no chunks, and so no index of them.
+    """
+    end = file.seek(-_FOOTER_BYTES, 2)
+    footer = file.read()
+    start, _, checksum = _FOOTER_BODY.unpack_from(footer, HEAD.size)
+    if footer[0] != FOOTER or not footer.endswith(MAGIC) or not 0 < start <= end:
+        raise ValueError("no summary at the end of the file")
+    file.seek(start)
+    summary = memoryview(file.read(end - start))
+    # The checksum covers all of the footer but itself.
+    if checksum and crc32(footer[: HEAD.size + 16], crc32(summary)) != checksum:
+        raise ValueError("the summary's checksum is wrong")
+    index = _Index()
+    messages = chunks = 0
+    for kind, body in split_records(summary):
+        index.channels.learn(kind, body)
+        if kind == CHUNK_INDEX:
+            start_ns, _, offset, _, length = _CHUNK_INDEX_HEAD.unpack_from(body)
+            entries = body[_CHUNK_INDEX_HEAD.size : _CHUNK_INDEX_HEAD.size + length]
+            channels = [channel for channel, _ in _CHANNEL_AT.iter_unpack(entries)]
+            index.add_place(start_ns, offset, channels)
+        elif kind == STATISTICS:
+            messages, _, _, _, _, chunks, index.start_ns, index.end_ns, length = (
+                _STATISTICS_HEAD.unpack_from(body)
+            )
+            entries = body[_STATISTICS_HEAD.size : _STATISTICS_HEAD.size + length]
+            index.counts = dict(_CHANNEL_AT.iter_unpack(entries))
+    complete = chunks == len(index) and messages == sum(index.counts.values())
+    if not complete or (messages and not chunks):
+        raise ValueError("the index is not complete")
+    return index
+
+
+def _made_index(file: BinaryIO, path: Path, notes: Notes) -> _Index:
+    """An index of what is there of a file, from its beginning to where it ends or breaks off.
+
+    Chunks are stepped over where the message indices behind them tell all. Raises SourceError if
+    there is no message.
+    """
+    index = _Index()
+    chunk: tuple[int, int, int] | None = None
+    """First and last time, and place, of the chunk whose message indices come now."""
+    counts: dict[int, int] = {}
+
+    def add_chunk() -> None:
+        nonlocal chunk, counts
+        if chunk is None:
+            return
+        try:
+            if not counts or any(channel not in index.channels for channel in counts):
+                counts = _learn_chunk(file, chunk[2], index.channels)
+            if counts:
+                index.add(*chunk, counts)
+        except Exception as error:  # each compression has errors of its own
+            notes.add("damaged chunk", f"{path.name}, byte {chunk[2]}: {error}")
+        chunk, counts = None, {}
+
+    for kind, offset, length in _record_places(file, path, notes):
+        if kind != MESSAGE_INDEX:
+            add_chunk()
+        file.seek(offset + HEAD.size)
+        if kind == MESSAGE_INDEX:
+            channel, entries = _MESSAGE_INDEX_HEAD.unpack(file.read(_MESSAGE_INDEX_HEAD.size))
+            if entries:
+                counts[channel] = entries // _TIME_AND_PLACE_BYTES
+        elif kind == CHUNK:
+            start_ns, end_ns, _, _ = _CHUNK_HEAD.unpack(file.read(_CHUNK_HEAD.size))
+            chunk = start_ns, end_ns, offset
+        elif kind == MESSAGE:
+            channel, _, recorded_ns, _ = _MESSAGE_HEAD.unpack(file.read(_MESSAGE_HEAD.size))
+            index.add(recorded_ns, recorded_ns, offset, {channel: 1})
+        elif kind in (SCHEMA, CHANNEL):
+            index.channels.learn(kind, memoryview(file.read(length)))
+    counts = {}  # the file breaks off here, perhaps between the message indices
+    add_chunk()
+    if not index.counts:
+        raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
+    return index
+
+
+def _record_places(file: BinaryIO, path: Path, notes: Notes) -> Iterator[tuple[int, int, int]]:
+    """Kind, place and length of body of every record.
+
+    Ends behind DATA_END, or with a note where the file breaks off.
+    """
+    size, offset = os.fstat(file.fileno()).st_size, len(MAGIC)
+    while offset + HEAD.size <= size:
+        file.seek(offset)
+        kind, length = HEAD.unpack(file.read(HEAD.size))
+        if offset + HEAD.size + length > size:
+            break
+        yield kind, offset, length
+        if kind == DATA_END:
+            return
+        offset += HEAD.size + length
+    notes.add("truncated file", f"{path.name} breaks off after {size} bytes")
+
+
+def _learn_chunk(file: BinaryIO, offset: int, channels: Channels) -> dict[int, int]:
+    """Messages by channel in the chunk at `offset`; `channels` learns what it says of them."""
+    counts: dict[int, int] = {}
+    _, body = _record_at(file, offset)
+    for kind, part in split_records(chunk_content(body)):
+        channels.learn(kind, part)
+        if kind == MESSAGE:
+            channel, _, _ = read_message(part)
+            counts[channel] = counts.get(channel, 0) + 1
+    return counts
+
+
+def _messages_at(file: BinaryIO, offset: int) -> Iterator[tuple[int, int, memoryview]]:
+    """Channel, time of recording and content of the message, or those in the chunk, at `offset`.
+
+    Raises ValueError, or the errors of struct and of compressions, where it is damaged.
+    """
+    kind, body = _record_at(file, offset)
+    if kind == MESSAGE:
+        yield read_message(body)
+    elif kind == CHUNK:
+        for inner, part in split_records(chunk_content(body)):
+            if inner == MESSAGE:
+                yield read_message(part)
+    else:
+        raise ValueError("no chunk, where the index says so")
+
+
+def _record_at(file: BinaryIO, offset: int) -> tuple[int, memoryview]:
+    """Kind and body of the record at `offset`."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(offset)
+    kind, length = HEAD.unpack(file.read(HEAD.size))
+    if offset + HEAD.size + length > size:
+        raise ValueError("a record beyond the end of the file")
+    return kind, memoryview(file.read(length))
 
 
 def read_message(body: memoryview) -> tuple[int, int, memoryview]:
@@ -92,18 +351,20 @@ def chunk_content(body: memoryview) -> memoryview:
     else:
         raise ValueError(f"compression {compression}")
     if len(content) != size:
-        raise ValueError("a chunk of another size than it says")
+        raise ValueError("another size than it says")
     if checksum and crc32(content) != checksum:
-        raise ValueError("a chunk's checksum is wrong")
+        raise ValueError("the checksum is wrong")
     return memoryview(content)
 
 
 def split_records(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Kind and body of the records that follow each other in `content`."""
+    """Kind and body of the records that follow each other in `content`. Raises ValueError."""
     position = 0
     while position + HEAD.size <= len(content):
         kind, length = HEAD.unpack_from(content, position)
         position += HEAD.size
+        if position + length > len(content):
+            raise ValueError("a record beyond the end of its chunk")
         yield kind, content[position : position + length]
         position += length
 
@@ -116,209 +377,3 @@ def text(body: memoryview) -> tuple[str, memoryview]:
 
 def _number(body: memoryview) -> tuple[int, memoryview]:
     return struct.unpack_from("<H", body)[0], body[2:]
-
-
-class ScannedMcap:
-    """An MCAP file read from its beginning to where it ends or breaks off."""
-
-    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
-        """Reads the file once. Raises SourceError if it is no MCAP file or holds no message."""
-        self.path = path
-        self._channels = Channels()
-        counts: dict[int, int] = {}
-        first_ns, last_ns = 2**63, -1
-        for channel, recorded_ns, _ in scan_messages(path, self._channels, notes):
-            counts[channel] = counts.get(channel, 0) + 1
-            first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
-        if not counts:
-            raise SourceError(f"{path} is cut off before its first message")
-        self.start_ns, self.end_ns = first_ns, last_ns
-        self.topics = [
-            TopicInfo(*self._channels.topic(channel), count) for channel, count in counts.items()
-        ]
-        self._typestore = self._channels.typestore(typestore)
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        """Messages in the order of the file."""
-        known = {info.name: info for info in self.topics if info.name in topics}
-        for channel, recorded_ns, data in scan_messages(self.path, self._channels, Notes()):
-            name, _ = self._channels.topic(channel)
-            if name in known:
-                yield known[name], recorded_ns, message_bytes(bytes(data))
-
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        return self._typestore.deserialize_cdr(data, kind)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-def scan_messages(
-    path: Path, channels: Channels, notes: Notes
-) -> Iterator[tuple[int, int, memoryview]]:
-    """Channel, time and content of every message; `channels` learns on the way.
-
-    Raises SourceError for what is no MCAP file.
-    """
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise SourceError(f"{path} is no MCAP file")
-        for kind, body in _records(path, file, notes):
-            if kind == DATA_END:
-                return
-            if kind != CHUNK:
-                yield from _message(channels, kind, body)
-                continue
-            try:
-                content = chunk_content(body)
-            except Exception as error:  # each compression has errors of its own
-                notes.add("damaged chunk", f"{path.name}: {type(error).__name__}")
-                continue
-            for inner, part in split_records(content):
-                yield from _message(channels, inner, part)
-
-
-def _records(path: Path, file: BinaryIO, notes: Notes) -> Iterator[tuple[int, memoryview]]:
-    size = path.stat().st_size
-    while len(head := file.read(HEAD.size)) == HEAD.size:
-        kind, length = HEAD.unpack(head)
-        if file.tell() + length > size:
-            break
-        yield kind, memoryview(file.read(length))
-    notes.add("truncated file", f"{path.name} breaks off after {size} bytes")
-
-
-def _message(
-    channels: Channels, kind: int, body: memoryview
-) -> Iterator[tuple[int, int, memoryview]]:
-    if kind == MESSAGE:
-        yield read_message(body)
-    else:
-        channels.learn(kind, body)
-
-
-_FOOTER_BYTES = HEAD.size + 20 + len(MAGIC)
-_INDEX_HEAD = struct.Struct("<QQQQI")
-_CHANNEL_AT = struct.Struct("<HQ")
-_STATISTICS_HEAD = struct.Struct("<QHIIIIQQI")
-
-
-class IndexedMcap:
-    """A whole MCAP file.
-
-    rosbag2's preset `fastwrite` leaves out chunks, its option `noMessageIndex` what the index says
-    of a chunk's topics. Such a file is read from its beginning, in the order it was written.
-    """
-
-    def __init__(self, path: Path, typestore: Typestore) -> None:
-        """`typestore` is for files that define no types.
-
-        Raises ValueError, or the errors of struct, where the file is damaged or laid out in another
-        way.
-        """
-        self.path = path
-        self._channels = Channels()
-        self._starts_ns, self._offsets = array("Q"), array("Q")
-        self._sets = array("H")
-        self._channel_sets: dict[frozenset[int], int] = {}
-        statistics: tuple[int, int, int, int, dict[int, int]] | None = None
-        with path.open("rb") as file:
-            for kind, body in self._summary(file):
-                self._channels.learn(kind, body)
-                if kind == CHUNK_INDEX:
-                    self._add_chunk(body)
-                elif kind == STATISTICS:
-                    statistics = _statistics(body)
-        if statistics is None:
-            raise ValueError("no statistics in the summary")
-        messages, chunks, self.start_ns, self.end_ns, counts = statistics
-        if chunks != len(self._offsets) or messages != sum(counts.values()):
-            raise ValueError("the index is not complete")
-        self.topics = [TopicInfo(*self._channels.topic(one), n) for one, n in counts.items()]
-        self._indexed = bool(chunks) and frozenset() not in self._channel_sets
-        self._typestore = self._channels.typestore(typestore)
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        """Messages by time of recording; of equal ones, in the order of the file."""
-        infos = {info.name: info for info in self.topics if info.name in topics}
-        if not self._indexed:
-            for channel, recorded_ns, body in scan_messages(self.path, self._channels, Notes()):
-                name, _ = self._channels.topic(channel)
-                if name in infos:
-                    yield infos[name], recorded_ns, message_bytes(bytes(body))
-            return
-        waiting: list[tuple[int, int, TopicInfo, bytes]] = []
-        number = 0
-        with self.path.open("rb") as file:
-            for start_ns, offset in self._wanted(infos):
-                while waiting and waiting[0][0] < start_ns:
-                    recorded_ns, _, info, data = heapq.heappop(waiting)
-                    yield info, recorded_ns, data
-                for channel, recorded_ns, body in _chunk_messages(file, offset):
-                    name, _ = self._channels.topic(channel)
-                    if name in infos:
-                        data = message_bytes(bytes(body))
-                        heapq.heappush(waiting, (recorded_ns, number, infos[name], data))
-                        number += 1
-            while waiting:
-                recorded_ns, _, info, data = heapq.heappop(waiting)
-                yield info, recorded_ns, data
-
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        return self._typestore.deserialize_cdr(data, kind)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def _summary(self, file: BinaryIO) -> Iterator[tuple[int, memoryview]]:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError("no MCAP file")
-        file.seek(-_FOOTER_BYTES, 2)
-        end = file.tell()
-        footer = file.read()
-        kind, _ = HEAD.unpack_from(footer)
-        (start,) = struct.unpack_from("<Q", footer, HEAD.size)
-        if kind != FOOTER or not footer.endswith(MAGIC) or not 0 < start <= end:
-            raise ValueError("no summary at the end of the file")
-        file.seek(start)
-        while file.tell() < end:
-            kind, length = HEAD.unpack(file.read(HEAD.size))
-            yield kind, memoryview(file.read(length))
-
-    def _add_chunk(self, body: memoryview) -> None:
-        start_ns, _, offset, _, length = _INDEX_HEAD.unpack_from(body)
-        entries = body[_INDEX_HEAD.size : _INDEX_HEAD.size + length]
-        channels = frozenset(channel for channel, _ in _CHANNEL_AT.iter_unpack(entries))
-        self._starts_ns.append(start_ns)
-        self._offsets.append(offset)
-        self._sets.append(self._channel_sets.setdefault(channels, len(self._channel_sets)))
-
-    def _wanted(self, topics: Collection[str]) -> Iterator[tuple[int, int]]:
-        """Begin and place of the chunks that hold these topics, by their begin."""
-        sets = [
-            number
-            for channels, number in self._channel_sets.items()
-            if any(self._channels.topic(channel)[0] in topics for channel in channels)
-        ]
-        chosen = np.flatnonzero(np.isin(np.array(self._sets), sets))
-        starts_ns = np.array(self._starts_ns)[chosen]
-        offsets = np.array(self._offsets)[chosen]
-        for place in np.lexsort((offsets, starts_ns)):
-            yield int(starts_ns[place]), int(offsets[place])
-
-
-def _statistics(body: memoryview) -> tuple[int, int, int, int, dict[int, int]]:
-    """Messages, chunks, first and last time of recording, messages by channel."""
-    messages, _, _, _, _, chunks, start_ns, end_ns, length = _STATISTICS_HEAD.unpack_from(body)
-    entries = body[_STATISTICS_HEAD.size : _STATISTICS_HEAD.size + length]
-    return messages, chunks, start_ns, end_ns, dict(_CHANNEL_AT.iter_unpack(entries))
-
-
-def _chunk_messages(file: BinaryIO, offset: int) -> Iterator[tuple[int, int, memoryview]]:
-    file.seek(offset)
-    kind, length = HEAD.unpack(file.read(HEAD.size))
-    if kind != CHUNK:
-        raise ValueError(f"no chunk at byte {offset}, where the index says so")
-    for inner, body in split_records(chunk_content(memoryview(file.read(length)))):
-        if inner == MESSAGE:
-            yield read_message(body)

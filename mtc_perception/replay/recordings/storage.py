@@ -1,4 +1,4 @@
-"""One storage file of a rosbag2 (mcap or sqlite3), read without a ROS installation."""
+"""One storage file of a rosbag2, read without a ROS installation; here those of sqlite3."""
 
 import sqlite3
 import sys
@@ -41,19 +41,22 @@ class Storage(Protocol):
     end_ns: int
     """Recording times of the first and last message."""
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        """Topic, recording time in ns and serialised content of each message of these topics.
+    def messages(
+        self, topics: Collection[str], notes: Notes
+    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
+        """Topic, recording time in ns and stored content of each message of these topics.
 
-        Raises the errors of its parser where the file is damaged.
+        Damage is noted and read around. Raises SourceError, or the errors of its parser, where
+        that cannot be done.
         """
 
     def deserialize(self, data: bytes, kind: str) -> Any:
-        """The message; raises the errors of its parser."""
+        """The message, of what it was serialised to; raises the errors of its parser."""
 
     def close(self) -> None: ...
 
 
-class IndexedFile:
+class WholeSqlite:
     """A whole file, read by rosbags in the order of recording."""
 
     def __init__(self, path: Path, typestore: Typestore) -> None:
@@ -64,13 +67,15 @@ class IndexedFile:
         self.topics = [TopicInfo(c.topic, c.msgtype, c.msgcount) for c in self._reader.connections]
         self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time - 1
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+    def messages(
+        self, topics: Collection[str], notes: Notes
+    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
         wanted = [c for c in self._reader.connections if c.topic in topics]
         if not wanted:
             return  # no connections would mean all of them
         infos = {c.id: TopicInfo(c.topic, c.msgtype, c.msgcount) for c in wanted}
         for connection, recorded_ns, data in self._reader.messages(wanted):
-            yield infos[connection.id], recorded_ns, message_bytes(data)
+            yield infos[connection.id], recorded_ns, data
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._reader.deserialize(data, kind)
@@ -82,7 +87,7 @@ class IndexedFile:
 class SalvagedSqlite:
     """A damaged sqlite3 file, read message by message until the damage."""
 
-    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
+    def __init__(self, path: Path, typestore: Typestore) -> None:
         """Raises SourceError if no message can be read."""
         self.path, self._typestore = path, typestore
         try:
@@ -91,25 +96,27 @@ class SalvagedSqlite:
             self._database.execute("PRAGMA writable_schema = ON")
             rows = self._database.execute("SELECT id, name, type FROM topics").fetchall()
         except sqlite3.Error as error:
-            raise SourceError(f"{path} is damaged from its beginning: {error}") from None
+            raise SourceError(f"{path} cannot be read as a rosbag2: {error}") from None
         self._kinds = {number: (name, kind) for number, name, kind in rows}
         counts: dict[int, int] = {}
         first_ns, last_ns = 2**63, -1
-        for number, recorded_ns, _ in self._rows("length(data)", notes):
+        for number, recorded_ns, _ in self._rows("length(data)", Notes()):
             counts[number] = counts.get(number, 0) + 1
             first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
         if not counts:
             self.close()
-            raise SourceError(f"{path} is damaged before its first message")
+            raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
         self.start_ns, self.end_ns = first_ns, last_ns
         self.topics = [TopicInfo(*self._kinds[number], n) for number, n in counts.items()]
 
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[TopicInfo, int, bytes]]:
+    def messages(
+        self, topics: Collection[str], notes: Notes
+    ) -> Iterator[tuple[TopicInfo, int, bytes]]:
         known = {info.name: info for info in self.topics if info.name in topics}
-        for number, recorded_ns, data in self._rows("data", Notes()):
+        for number, recorded_ns, data in self._rows("data", notes):
             name, _ = self._kinds[number]
             if name in known:
-                yield known[name], recorded_ns, message_bytes(data)
+                yield known[name], recorded_ns, data
 
     def deserialize(self, data: bytes, kind: str) -> Any:
         return self._typestore.deserialize_cdr(data, kind)

@@ -9,9 +9,10 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.protocol import Published
-from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult
-from mtc_perception.replay.live.run import Phase, expected_frames, node_files, run_live
+from mtc_perception.replay.live.live_result import CAMERA, LiveConfig, LiveResult
+from mtc_perception.replay.live.live_run import Phase, expected_frames, node_files, run_live
+from mtc_perception.replay.live.player import Published
+from mtc_perception.replay.live.reel import PlayerConfig
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -55,32 +56,34 @@ def replay_live(
     """Play `source` to the node, then have every image of `frames` judged by what came of it.
 
     `frames` are the images of `source` in the same order. `folder` gets the node's log. `tick` is
-    called once per image, most of them while it plays. Raises UserError, and `NodeFailure` where
+    called once per image, half of them while it plays. Raises UserError, and `NodeFailure` where
     the node fails.
     """
     config = LiveConfig(
-        input=task.path,
+        PlayerConfig(
+            path=task.path,
+            topic=task.topic,
+            fps=task.fps,
+            seconds=task.seconds,
+            transport=task.transport or _transport(source),
+            faithful=task.transport is None,
+            speed=task.rate,
+        ),
         bundle=task.bundle,
-        topic=task.topic,
-        fps=task.fps,
-        seconds=task.seconds,
-        transport=task.transport or _transport(source),
         parameters={
             "engine": task.engine,
             "precision": task.precision or "auto",
             "threads": task.threads or 0,
             "max_frame_age_ms": task.max_frame_age_ms,
         },
-        faithful=task.transport is None,
-        speed=task.rate,
     )
     ticks = _Ticks(tick, expected_frames(source.info, task.seconds))
     with node_files(folder) as scratch:
-        result = run_live(config, scratch, ticks.observe)
+        result = run_live(config, scratch, ticks.played)
         _note_trouble(result, notes)
         for number, seen in enumerate(seen_live(frames, result, bundle, reference), start=1):
             judge(seen)
-            ticks.advance_to(number)
+            ticks.judged(number)
         result.answers.close()
     status = result.engine
     engine = {
@@ -101,18 +104,21 @@ def seen_live(
 
 
 class _Ticks:
-    """Turns the seconds of playing into images."""
+    """Half of an image's work is to play it, the other half to judge it."""
 
     def __init__(self, tick: Callable[[], None], frames: int) -> None:
         self._tick = tick
         self._frames = frames
         self._done = 0
 
-    def observe(self, phase: Phase, done: float, total: float | None) -> None:
+    def played(self, phase: Phase, done: float, total: float | None) -> None:
         if phase == "play" and total:
-            self.advance_to(int(self._frames * done / total))
+            self._advance_to(int(self._frames * done / total) // 2)
 
-    def advance_to(self, frames: int) -> None:
+    def judged(self, frames: int) -> None:
+        self._advance_to((self._frames + frames + 1) // 2)
+
+    def _advance_to(self, frames: int) -> None:
         while self._done < frames:
             self._done += 1
             self._tick()
@@ -170,7 +176,7 @@ def _ending(
 
 
 def _note_trouble(result: LiveResult, notes: Notes) -> None:
-    period_ms = 1e3 / result.source.rate_hz / result.config.speed
+    period_ms = 1e3 / result.source.rate_hz / result.config.play.speed
     late = [one for one in result.published if one.late_ms > _LATE_PERIODS * period_ms]
     if late:
         first = late[0]
@@ -189,11 +195,11 @@ def _figures(result: LiveResult) -> dict[str, Any]:
     frames = [frame for one in published if (frame := result.frame(one)) is not None]
     first_output_ns = min((frame.last_arrival_ns for frame in frames), default=None)
     return {
-        "rate": result.config.speed,
-        "transport": result.config.transport,
+        "rate": result.config.play.speed,
+        "transport": result.config.play.transport,
         "degraded": result.engine["degraded"],
         "frames_published": len(published),
-        "frames_received_by_node": int(result.recording.status[CAMERA]["frames_in"]),
+        "frames_received_by_node": int(result.recorded.status[CAMERA]["frames_in"]),
         "ready_s": round(result.ready_s, 3),
         "time_to_first_output_ms": None
         if first_output_ns is None

@@ -1,29 +1,27 @@
-"""A live run: the real node under real DDS, fed at the real rate, observed from outside."""
+"""A live run: the real node under real DDS, fed at the real rate, watched from outside."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from mtc_perception.replay.live.answers import AnswerReader
-from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
-from mtc_perception.replay.live.player import run_player
-from mtc_perception.replay.live.protocol import (
+from mtc_perception.replay.live.domain import private_ros_domain
+from mtc_perception.replay.live.live_result import CAMERA, LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.node_process import NodeProcess
+from mtc_perception.replay.live.player import Matched, Played, run_player
+from mtc_perception.replay.live.recorder import (
+    AnswerReader,
+    Ended,
     Finish,
     Listening,
-    Loaded,
-    Matched,
-    Played,
-    PlayerConfig,
-    Recording,
-    Seen,
+    Recorded,
+    run_recorder,
 )
-from mtc_perception.replay.live.recorder import run_recorder
-from mtc_perception.replay.live.result import CAMERA, LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.reel import Prepared
 from mtc_perception.replay.recordings.recording import SourceInfo
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.worker_process import ReplayError, WorkerProcess
@@ -38,11 +36,8 @@ _SAMPLE_S = 1.0
 Phase = Literal["load", "configure", "play"]
 
 
-class Observer(Protocol):
-    """Is told how far a run is."""
-
-    def __call__(self, phase: Phase, done: float, total: float | None) -> None:
-        """`done` of `total` images or seconds; None where the total is not known."""
+PhaseCount = Callable[[Phase, float, float | None], None]
+"""Told how much of a phase is done, in images or seconds, of how much; None where not known."""
 
 
 @contextlib.contextmanager
@@ -57,40 +52,30 @@ def node_files(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
+def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
     """Start the node, play, record, stop everything; `folder` gets the node's log and the answers.
 
     Playing starts when the node is active and its subscription and publishers are found, so
     whatever is lost after that is lost for real. Raises UserError for what the user gave, and
     `NodeFailure` where the node fails. Leaves no process behind, also on KeyboardInterrupt.
     """
-    source = open_source(config.input, config.topic, config.fps).info
-    player_config = PlayerConfig(
-        path=config.input,
-        topic=config.topic,
-        fps=config.fps,
-        seconds=config.seconds,
-        repeat_s=config.repeat_s,
-        transport=config.transport,
-        publish_topic=IMAGE_TOPIC,
-        faithful=config.faithful,
-        speed=config.speed,
-    )
+    play = config.play
+    source = open_source(play.path, play.topic, play.fps).info
     parameters = {
         "bundle": str(config.bundle.absolute()),
         "cameras": [CAMERA],
         f"{CAMERA}.image_topic": IMAGE_TOPIC,
-        f"{CAMERA}.transport": config.transport,
-        "use_sim_time": config.faithful,
+        f"{CAMERA}.transport": play.transport,
+        "use_sim_time": play.faithful,
         **config.parameters,
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(private_ros_domain())
-        player = stack.enter_context(WorkerProcess("player", run_player, player_config))
-        expected = expected_frames(source, config.seconds)
-        while not (loaded := _take(player, Loaded)).done:
-            observe("load", loaded.frames, expected)
-        observe("load", loaded.frames, loaded.frames)
+        player = stack.enter_context(WorkerProcess("player", run_player, play, IMAGE_TOPIC))
+        expected = expected_frames(source, play.seconds)
+        while not (prepared := _take(player, Prepared)).done:
+            count("load", prepared.frames, expected)
+        count("load", prepared.frames, prepared.frames)
         # Started only now, so that decoding the input does not slow the engine's start.
         node = stack.enter_context(NodeProcess(parameters, NAMESPACE, folder))
         began = time.monotonic()
@@ -102,7 +87,7 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         )
 
         def tick() -> None:
-            observe("configure", time.monotonic() - began, None)
+            count("configure", time.monotonic() - began, None)
 
         node.configure(tick)
         _take(recorder, Listening)
@@ -111,23 +96,23 @@ def run_live(config: LiveConfig, folder: Path, observe: Observer) -> LiveResult:
         _take(player, Matched)
         took_s = time.monotonic() - began
         time.sleep(_SETTLE_S)  # the other ends of these matches need a moment as well
-        observe("configure", took_s, took_s)
+        count("configure", took_s, took_s)
 
         player.send("play")
-        duration_s = config.repeat_s or expected / source.rate_hz / config.speed
-        played, usage = _watch(player, node, duration_s, observe)
+        duration_s = play.repeat_s or expected / source.rate_hz / play.speed
+        played, usage = _watch(player, node, duration_s, count)
         _wait_for_answers(recorder, len(played.frames))
         player.send("end")
         node.deactivate(lambda: None)
         recorder.send(Finish())
-        recording = _take(recorder, Recording)
-        if not {"engine", CAMERA} <= recording.status.keys():
+        recorded = _take(recorder, Recorded)
+        if not {"engine", CAMERA} <= recorded.status.keys():
             raise ReplayError("the node's diagnostics never arrived")
         return LiveResult(
             config=config,
             source=source,
             published=played.frames,
-            recording=recording,
+            recorded=recorded,
             answers=AnswerReader(answers),
             usage=usage,
             unreadable=played.unreadable,
@@ -149,17 +134,17 @@ def _take(worker: WorkerProcess, kind: type[Any]) -> Any:
 
 
 def _watch(
-    player: WorkerProcess, node: NodeProcess, duration_s: float, observe: Observer
+    player: WorkerProcess, node: NodeProcess, duration_s: float, count: PhaseCount
 ) -> tuple[Played, list[Usage]]:
     began = time.monotonic()
     usage: list[Usage] = []
     while True:
         since_s = time.monotonic() - began
         usage.append(Usage(since_s, *node.usage()))
-        observe("play", min(since_s, duration_s), duration_s)
+        count("play", min(since_s, duration_s), duration_s)
         played = player.receive(Played, _SAMPLE_S)
         if played is not None:
-            observe("play", duration_s, duration_s)
+            count("play", duration_s, duration_s)
             return played, usage
 
 
@@ -169,7 +154,7 @@ def _wait_for_answers(recorder: WorkerProcess, frames: int) -> None:
     ended = -1
     while time.monotonic() < end and ended < frames:
         recorder.send("how many?")
-        seen = _take(recorder, Seen).ended
-        if seen > ended:
-            ended, end = seen, time.monotonic() + _LAST_ANSWER_S
+        count = _take(recorder, Ended).images
+        if count > ended:
+            ended, end = count, time.monotonic() + _LAST_ANSWER_S
         time.sleep(0.1)

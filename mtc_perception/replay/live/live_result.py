@@ -10,9 +10,10 @@ import numpy as np
 
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.answers import AnswerReader, RecordedFrame
-from mtc_perception.replay.live.protocol import Published, Recording
-from mtc_perception.replay.recordings.recording import SourceInfo, Transport
+from mtc_perception.replay.live.player import Published
+from mtc_perception.replay.live.recorder import AnswerReader, Recorded, RecordedFrame
+from mtc_perception.replay.live.reel import PlayerConfig
+from mtc_perception.replay.recordings.recording import SourceInfo
 from mtc_perception.runtime.frames import STAGES
 
 CAMERA = "front"
@@ -26,22 +27,14 @@ Outcome = Literal["processed", "dropped", "stale", "malformed"]
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
-    """One live run; the fields that `PlayerConfig` has too mean the same."""
+    """One live run."""
 
-    input: Path
+    play: PlayerConfig
     bundle: Path
-    topic: str | None = None
-    fps: float | None = None
-    seconds: float | None = None
-    repeat_s: float | None = None
-    """Play in a circle for so long."""
-    transport: Transport = "raw"
     parameters: dict[str, Any] = field(default_factory=dict)
     """Further parameters of the node, such as `engine`."""
     keep_results: bool = True
     """Keep boxes and masks, not only times."""
-    faithful: bool = False
-    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class LiveResult:
     config: LiveConfig
     source: SourceInfo
     published: list[Published]
-    recording: Recording
+    recorded: Recorded
     answers: AnswerReader
     """To be read while the folder of the run is there, and to be closed."""
     usage: list[Usage]
@@ -73,11 +66,11 @@ class LiveResult:
     @property
     def engine(self) -> dict[str, str]:
         """The node's engine status: engine, device, precision, why, degraded, ..."""
-        return self.recording.status["engine"]
+        return self.recorded.status["engine"]
 
     def frame(self, published: Published) -> RecordedFrame | None:
         """The times of an image whose every output arrived; None for all others."""
-        frame = self.recording.frames.get(published.stamp_ns)
+        frame = self.recorded.frames.get(published.stamp_ns)
         return frame if frame is not None and frame.complete else None
 
     def perception(self, published: Published, classes: Sequence[str]) -> Perception | None:
@@ -100,7 +93,7 @@ class LiveResult:
         refused; dropped are the others, wherever they were lost: in the node's slot or on the way
         to or from it.
         """
-        frame = self.recording.frames.get(published.stamp_ns)
+        frame = self.recorded.frames.get(published.stamp_ns)
         if frame is not None and frame.complete:
             return "processed", ""
         if frame is not None and frame.rejected:
@@ -117,7 +110,7 @@ class LiveResult:
             "frames_dropped": ended["dropped"],
             "frames_stale": ended["stale"],
             "frames_malformed": ended["malformed"],
-            "frames_received_by_node": int(self.recording.status[CAMERA]["frames_in"]),
+            "frames_received_by_node": int(self.recorded.status[CAMERA]["frames_in"]),
         }
 
     def latency_ms(self, published: Published) -> float:
@@ -137,7 +130,7 @@ class LiveResult:
         own = {
             "published" if stage == "end_to_end" else stage: getattr(frame.times, stage)
             for stage in STAGES
-            if not (self.config.faithful and stage in _ROS_STAGES)
+            if not (self.config.play.faithful and stage in _ROS_STAGES)
         }
         return own | {"end_to_end": self.latency_ms(published)}
 

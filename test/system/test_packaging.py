@@ -1,0 +1,146 @@
+"""What pip installs, and that everything it needs is declared once."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from support.checkout import ROOT
+from support.workspace import copy_checkout
+
+REQUIREMENTS = ROOT / "requirements"
+BY_HAND = {"build", "ros"}
+LOCKS = {"numpy": ["numpy1", "numpy2"]}
+"""Locks of declarations that have another name than their own."""
+
+
+def declared(name: str) -> dict[str, Requirement]:
+    lines = (REQUIREMENTS / f"{name}.in").read_text().splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_checkout(folder / "source")
+    command = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "..", "."]
+    built = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder / "source",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    [path] = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_a_wheel_needs_what_is_declared_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    [name] = [name for name in wheel.namelist() if name.endswith("dist-info/METADATA")]
+    needed: dict[str, set[str]] = {}
+    for line in message_from_bytes(wheel.read(name)).get_all("Requires-Dist", []):
+        requirement = Requirement(line)
+        extra = re.search(r"extra == ['\"]([\w-]+)", line)
+        needed.setdefault(extra[1] if extra else "", set()).add(canonicalize_name(requirement.name))
+    assert needed[""] == set(declared("numpy")) | set(declared("runtime"))
+    for extra in ("offline", "openvino", "ray"):
+        assert needed[extra] == set(declared(extra))
+    assert needed["tensorrt-rtx"] == set(declared("tensorrt"))
+    assert "tensorrt" in needed["tensorrt"]
+
+
+def test_a_wheel_has_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
+    sources = {
+        str(path.relative_to(ROOT))
+        for package in ("mtc_perception", "offline_compress")
+        for path in (ROOT / package).rglob("*.*")
+        if path.suffix != ".pyc"
+    }
+    installed = wheel.namelist()
+    assert any(source.endswith(".j2") for source in sources)
+    assert any(source.endswith(".cu") for source in sources)
+    assert sources <= set(installed)
+    shared = "share/mtc_perception/models/mtc_nano.mtc/manifest.json"
+    assert any(name.endswith(shared) for name in installed)
+
+
+def test_locks_are_made_from_what_is_declared() -> None:
+    declarations = {path.stem for path in REQUIREMENTS.glob("*.in")}
+    locks = {path.stem for path in REQUIREMENTS.glob("*.txt")} - BY_HAND
+    assert locks == {lock for name in declarations for lock in LOCKS.get(name, [name])}
+    for name in declarations:
+        for lock in LOCKS.get(name, [name]):
+            pinned: dict[str, list[Requirement]] = {}
+            for line in (REQUIREMENTS / f"{lock}.txt").read_text().splitlines():
+                if not line.startswith("#"):
+                    pin = Requirement(line)
+                    pinned.setdefault(canonicalize_name(pin.name), []).append(pin)
+            assert set(pinned) == set(declared(name)), f"run tools/lock.sh ({lock}.txt)"
+            for package, requirement in declared(name).items():
+                for pin in pinned[package]:
+                    [version] = [one.version for one in pin.specifier]
+                    assert requirement.specifier.contains(version, prereleases=True), pin
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_lock_has_one_version_for_each_python(python: str) -> None:
+    environment = {
+        **{str(key): str(value) for key, value in default_environment().items()},
+        "python_version": python,
+        "python_full_version": f"{python}.4",
+        "platform_machine": "x86_64",
+    }
+    for path in REQUIREMENTS.glob("*.txt"):
+        names = [
+            canonicalize_name(pin.name)
+            for line in path.read_text().splitlines()
+            if line and not line.startswith("#")
+            for pin in [Requirement(line)]
+            if pin.marker is None or pin.marker.evaluate(environment)
+        ]
+        assert len(names) == len(set(names)), path
+
+
+BROKEN = {
+    "torch on the vehicle": ("mtc_perception/runtime/broken.py", "import torch"),
+    "the offline package on the vehicle": (
+        "mtc_perception/core/broken.py",
+        "import offline_compress.export",
+    ),
+    "ROS below the node": ("mtc_perception/runtime/broken.py", "import rclpy"),
+    "replay from below": ("mtc_perception/node/broken.py", "import mtc_perception.replay.cli"),
+    "replay from the offline package": (
+        "offline_compress/models/broken.py",
+        "import mtc_perception.replay.cli",
+    ),
+    "a layer of the offline package": (
+        "offline_compress/models/broken.py",
+        "import offline_compress.pruning",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [None, *BROKEN])
+def test_a_broken_rule_of_imports_is_found(what: str | None, tmp_path: Path) -> None:
+    copy_checkout(tmp_path / "checkout")
+    if what:
+        path, line = BROKEN[what]
+        (tmp_path / "checkout" / path).write_text(f"{line}\n")
+    checked = subprocess.run(
+        ["lint-imports", "--no-cache"],
+        cwd=tmp_path / "checkout",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode != 0) == bool(what), checked.stdout
+    assert ("BROKEN" in checked.stdout) == bool(what)
