@@ -18,8 +18,9 @@ from mtc_perception.replay.live.recorder import (
 )
 from mtc_perception.replay.live.reel import PlayerConfig
 from mtc_perception.replay.recordings.bag_labels import PackedMask
+from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import Notes
-from mtc_perception.replay.recordings.sources import fitted, open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.results.run_result import Figures
 from mtc_perception.replay.stream.live_stream import seen_live
@@ -83,7 +84,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
             for _ in "123"
         )
     )
-    for seen in seen_live(fitted(source.labelled_frames(notes), notes), result, bundle, None):
+    for seen in seen_live(labelled_frames(source, None, None, notes), result, bundle, None):
         frame, truth = seen.labelled
         if seen.perception is None:
             figures.add(judge.unanswered(frame, seen.status, seen.reason, truth))

@@ -10,7 +10,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.replay.recordings.bag_labels import TruthTopics
-from mtc_perception.replay.recordings.label_folder import stamp_of
+from mtc_perception.replay.recordings.labels import stamp_of
 from mtc_perception.replay.recordings.recording import (
     Notes,
     SourceError,

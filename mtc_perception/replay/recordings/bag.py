@@ -31,32 +31,59 @@ COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 _NO_CAMERA = ("_mask", "/overlay", "/overlay/compressed", "/compressedDepth", "/theora")
 
 
-class BagSource:
-    """The images of one camera of a rosbag2, and the labels recorded for it."""
+class Bag:
+    """What a rosbag2 holds, of all its cameras."""
 
-    def __init__(
-        self, path: Path, topic: str | None = None, truth: TruthTopics | None = None
-    ) -> None:
-        """`topic` may be left out where there is only one camera.
+    def __init__(self, path: Path) -> None:
+        """Raises SourceError."""
+        self.path = path
+        self.files = BagFiles(path)
+        summary = self.files.summary(Notes())
+        self.counts = {name: info.count for name, info in summary.topics.items() if info.count}
+        """Messages by topic."""
+        self.kinds = {name: summary.topics[name].kind for name in self.counts}
+        """Message types by topic."""
+        self.duration_s = summary.duration_ns / NS_PER_S
+
+    def cameras(self, truth: TruthTopics | None = None) -> list[str]:
+        """Topics of images that are none of labels, sorted. Raises SourceError if there is none."""
+        labels = [] if truth is None else truth.names()
+        cameras = _cameras({name: kind for name, kind in self.kinds.items() if name not in labels})
+        if not cameras:
+            raise SourceError(f"{self.path} has no camera images; it has {self.listed()}")
+        return cameras
+
+    def source(self, topic: str | None = None, truth: TruthTopics | None = None) -> "BagSource":
+        """The images on `topic`, which may be left out where there is only one camera.
 
         `truth` names the labels' topics; by default they are looked for. Raises SourceError.
         """
-        self._files = BagFiles(path)
-        summary = self._files.summary(Notes())
-        kinds = {name: info.kind for name, info in summary.topics.items() if info.count}
-        self.cameras = _cameras(kinds)
-        self._topic = _choose_topic(path, kinds, self.cameras, topic)
+        return BagSource(self, topic, truth)
+
+    def listed(self) -> str:
+        """Topics and types, for messages."""
+        kinds = sorted(self.kinds.items())
+        return ", ".join(f"{name} ({kind})" for name, kind in kinds) or "nothing"
+
+
+class BagSource:
+    """The images of one camera of a rosbag2, and the labels recorded for it."""
+
+    def __init__(self, bag: Bag, topic: str | None, truth: TruthTopics | None) -> None:
+        """As `Bag.source`."""
+        self._files = bag.files
+        self._topic = _choose_topic(bag, topic)
         # A camera that is asked for by name has a bag with one set of labels to itself.
-        others = [self._topic] if topic is not None else self.cameras
-        self.truth = truth or find_truth_topics(self._topic, kinds, others)
+        cameras = _cameras(bag.kinds)
+        others = [self._topic] if topic is not None else cameras
+        self.truth = truth or find_truth_topics(self._topic, bag.kinds, others)
         for name in self.truth.names():
-            if name not in kinds:
-                raise SourceError(f"{path} has no labels on {name}; it has {_there(kinds)}")
-        self._nobodys = [] if self.truth.names() else unclaimed_labels(kinds, self.cameras)
-        count = summary.topics[self._topic].count
-        duration_s = summary.duration_ns / NS_PER_S
-        rate_hz = (count - 1) / duration_s if count > 1 and duration_s > 0 else 30.0
-        self.info = SourceInfo(path.name, "bag", self._topic, count, rate_hz)
+            if name not in bag.kinds:
+                raise SourceError(f"{bag.path} has no labels on {name}; it has {bag.listed()}")
+        self._nobodys = [] if self.truth.names() else unclaimed_labels(bag.kinds, cameras)
+        count = bag.counts[self._topic]
+        rate_hz = (count - 1) / bag.duration_s if count > 1 and bag.duration_s > 0 else 30.0
+        self.info = SourceInfo(bag.path.name, "bag", self._topic, count, rate_hz)
 
     def frames(self) -> Iterator[SourceFrame]:
         for index, message in enumerate(self._files.messages([self._topic], Notes())):
@@ -77,14 +104,6 @@ class BagSource:
         yield from join.rest()
 
 
-def camera_topics(path: Path, kinds: Mapping[str, str]) -> list[str]:
-    """The cameras among a bag's topics and their types, sorted. Raises SourceError if none."""
-    cameras = _cameras(kinds)
-    if not cameras:
-        raise SourceError(f"{path} has no camera images; it has {_there(kinds)}")
-    return cameras
-
-
 def _cameras(kinds: Mapping[str, str]) -> list[str]:
     images = [name for name, kind in kinds.items() if kind in (RAW_TYPE, COMPRESSED_TYPE)]
     cameras = {t for t in images if not t.endswith(_NO_CAMERA) and f"/{FOLDER}/" not in t}
@@ -92,22 +111,16 @@ def _cameras(kinds: Mapping[str, str]) -> list[str]:
     return sorted(t for t in cameras if t.removesuffix("/compressed") not in cameras - {t})
 
 
-def _choose_topic(
-    path: Path, kinds: Mapping[str, str], cameras: list[str], topic: str | None
-) -> str:
+def _choose_topic(bag: Bag, topic: str | None) -> str:
     if topic is not None:
-        if kinds.get(topic) in (RAW_TYPE, COMPRESSED_TYPE):
+        if bag.kinds.get(topic) in (RAW_TYPE, COMPRESSED_TYPE):
             return topic
-        raise SourceError(f"{path} has no images on {topic}; it has {_there(kinds)}")
+        raise SourceError(f"{bag.path} has no images on {topic}; it has {bag.listed()}")
+    cameras = bag.cameras()
     if len(cameras) == 1:
         return cameras[0]
-    if not cameras:
-        raise SourceError(f"{path} has no camera images; it has {_there(kinds)}")
-    raise SourceError(f"{path} has several cameras: {', '.join(cameras)}; choose one with --topic")
-
-
-def _there(kinds: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items())) or "nothing"
+    several = ", ".join(cameras)
+    raise SourceError(f"{bag.path} has several cameras: {several}; choose one with --topic")
 
 
 def _frame(index: int, message: Message, notes: Notes) -> SourceFrame:

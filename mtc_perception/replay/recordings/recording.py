@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from mtc_perception.core.images import (
     ByteData,
@@ -101,6 +101,11 @@ class LabelledFrame(NamedTuple):
     frame: SourceFrame
     truth: GroundTruth | None
 
+    @property
+    def stamp_ns(self) -> int:
+        """The image's."""
+        return self.frame.stamp_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -164,7 +169,15 @@ class FrameSource(Protocol):
         """
 
 
-def first_seconds(frames: Iterator[SourceFrame], seconds: float | None) -> Iterator[SourceFrame]:
+class _Stamped(Protocol):
+    @property
+    def stamp_ns(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Stamped)
+
+
+def first_seconds(frames: Iterable[T], seconds: float | None) -> Iterator[T]:
     """The frames whose stamp is less than `seconds` after the first one's; None is all."""
     first_ns: int | None = None
     for frame in frames:

@@ -1,8 +1,7 @@
-"""Recordings that are no bags: video files, and image folders with or without labels."""
+"""Recordings of every kind: bags, video files, and image folders with or without labels."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,21 @@ from mtc_perception.datasets.layout import (
     read_split,
     split_of,
 )
-from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.bag import BagSource
+from mtc_perception.replay.recordings.bag import Bag
 from mtc_perception.replay.recordings.bag_files import is_bag
-from mtc_perception.replay.recordings.bag_labels import TruthTopics
-from mtc_perception.replay.recordings.label_folder import fingerprint, labels_of
+from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
+from mtc_perception.replay.recordings.labels import fingerprint, labels_of
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     EncodedPixels,
     FrameSource,
     LabelledFrame,
     Notes,
-    Pixels,
     RawPixels,
     SourceError,
     SourceFrame,
     SourceInfo,
 )
-from mtc_perception.util.errors import ImageError
 
 DEFAULT_FOLDER_FPS = 30.0
 
@@ -155,9 +151,7 @@ def open_source(
     if not path.exists():
         raise SourceError(f"{path} does not exist")
     if is_bag(path):
-        if fps is not None:
-            raise SourceError(f"{path} is a bag and has its own times: leave out --fps")
-        return BagSource(path, topic, truth)
+        return _bag(path, fps).source(topic, truth)
     if topic is not None:
         raise SourceError(f"{path} is no bag: leave out --topic")
     if truth is not None:
@@ -165,50 +159,31 @@ def open_source(
     return FolderSource(path, fps) if path.is_dir() else VideoSource(path, fps)
 
 
-def watched(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
-    """The frames; notes stamps that go back or repeat, and encodings that change."""
-    before_ns: int | None = None
-    encoding = ""
-    for labelled in frames:
-        frame = labelled.frame
-        if before_ns is not None and frame.stamp_ns < before_ns:
-            back_s = (before_ns - frame.stamp_ns) / 1e9
-            notes.add("stamps go back", f"image {frame.index}: by {back_s:.3f} s")
-        elif frame.stamp_ns == before_ns:
-            notes.add("equal stamps", f"image {frame.index} has the stamp of the one before")
-        before_ns = frame.stamp_ns
-        now = _encoding(frame.pixels)
-        if encoding and now and now != encoding:
-            notes.add("encoding changes", f"image {frame.index}: {encoding} to {now}")
-        encoding = now or encoding
-        yield labelled
+def find_streams(
+    path: Path,
+    topics: Sequence[str] = (),
+    fps: float | None = None,
+    truth: TruthTopics | None = None,
+) -> list[tuple[str | None, TruthTopics | None]]:
+    """The cameras of a recording, `topics` or all there are, and the topics of their labels.
+
+    What is no bag has one camera without a topic. Each is opened, to be refused now rather than
+    when its turn comes; the arguments are those of `open_source`, and so is the SourceError.
+    """
+    if not is_bag(path):
+        open_source(path, topics[0] if topics else None, fps, truth)
+        return [(None, None)]
+    bag = _bag(path, fps)
+    cameras = list(dict.fromkeys(topics)) or bag.cameras(truth)
+    streams: list[tuple[str | None, TruthTopics | None]] = []
+    for camera in cameras:
+        labels = truth or find_truth_topics(camera, bag.kinds, cameras)
+        bag.source(camera, labels)
+        streams.append((camera, labels))
+    return streams
 
 
-def fitted(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
-    """The frames without masks of another size than their image, which are noted."""
-    for frame, truth in frames:
-        yield LabelledFrame(frame, None if truth is None else _fitting(frame, truth, notes))
-
-
-def _fitting(frame: SourceFrame, truth: GroundTruth, notes: Notes) -> GroundTruth | None:
-    try:
-        height, width = frame.pixels.size
-    except ImageError:
-        return truth  # noted where the image is replayed
-    for task in ("drivable", "lane"):
-        mask = getattr(truth, task)
-        if mask is not None and mask.shape != (height, width):
-            notes.add(
-                "label of another size",
-                f"image {frame.index} is {width}x{height}, its {task} label "
-                f"{mask.shape[1]}x{mask.shape[0]}",
-            )
-            truth = replace(truth, **{task: None})
-    unlabelled = truth.boxes is None and truth.drivable is None and truth.lane is None
-    return None if unlabelled else truth
-
-
-def _encoding(pixels: Pixels) -> str:
-    if isinstance(pixels, RawPixels):
-        return f"{pixels.encoding} {pixels.width}x{pixels.height}"
-    return getattr(pixels, "format", "")
+def _bag(path: Path, fps: float | None) -> Bag:
+    if fps is not None:
+        raise SourceError(f"{path} is a bag and has its own times: leave out --fps")
+    return Bag(path)

@@ -7,9 +7,9 @@ from pathlib import Path
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.replay.recordings.bag_labels import TruthTopics
-from mtc_perception.replay.recordings.label_folder import LabelFolder
+from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import LabelledFrame, Notes, SourceFrame
-from mtc_perception.replay.recordings.sources import fitted, open_source
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.report.pictures import Rgb, draw_truth
 from mtc_perception.replay.stream.gallery import draw_record
@@ -72,10 +72,8 @@ def _frames(run: StreamResult) -> Iterator[LabelledFrame]:
     """The images of a stream with the labels it was judged by."""
     topics = None if run.truth is None else TruthTopics(**run.truth)
     source = open_source(Path(run.path), run.topic, truth=topics)
-    frames = source.labelled_frames(Notes())
-    if run.labels is not None:
-        frames = LabelFolder(Path(run.labels)).join(frames, Notes())
-    return fitted(frames, Notes())
+    labels = None if run.labels is None else Path(run.labels)
+    return labelled_frames(source, labels, None, Notes())
 
 
 def _answer(

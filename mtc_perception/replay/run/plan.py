@@ -12,12 +12,11 @@ from typing import Any
 import mtc_perception
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import EngineChoice
-from mtc_perception.replay.recordings.bag import camera_topics
-from mtc_perception.replay.recordings.bag_files import BagFiles, is_bag
-from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
-from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.recording import Notes, SourceError, Transport
-from mtc_perception.replay.recordings.sources import FolderSource, open_source
+from mtc_perception.replay.recordings.bag_files import is_bag
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
+from mtc_perception.replay.recordings.labels import LabelFolder
+from mtc_perception.replay.recordings.recording import SourceError, Transport
+from mtc_perception.replay.recordings.sources import FolderSource, find_streams
 from mtc_perception.replay.stream.task import Failure, Mode, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
@@ -92,27 +91,13 @@ def plan_run(recordings: Sequence[Recording], options: Options, run: Path) -> Pl
 
 def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]]:
     """Camera topics, and those of their labels. Raises SourceError and UserError."""
-    if not is_bag(recording.path):
-        # Opened to be refused now rather than when its turn comes.
-        topic = recording.topics[0] if recording.topics else None
-        open_source(recording.path, topic, recording.fps, recording.truth)
-        return [(None, None)]
-    found = BagFiles(recording.path).summary(Notes()).topics
-    kinds = {name: info.kind for name, info in found.items() if info.count}
-    labels = recording.truth.names() if recording.truth else []
-    images = {name: kind for name, kind in kinds.items() if name not in labels}
-    topics = list(dict.fromkeys(recording.topics)) or camera_topics(recording.path, images)
-    if len(topics) > 1 and (recording.labels or recording.truth):
+    streams = find_streams(recording.path, recording.topics, recording.fps, recording.truth)
+    if len(streams) > 1 and (recording.labels or recording.truth):
         # Cameras with one trigger have one stamp: they would all be scored by these labels.
         raise UserError(
-            f"{recording.path} has several cameras, {', '.join(topics)}: say with --topic whose "
-            "labels these are"
+            f"{recording.path} has several cameras, {', '.join(str(one) for one, _ in streams)}: "
+            "say with --topic whose labels these are"
         )
-    streams: list[tuple[str | None, TruthTopics | None]] = []
-    for topic in topics:
-        truth = recording.truth or find_truth_topics(topic, kinds, topics)
-        open_source(recording.path, topic, recording.fps, truth)
-        streams.append((topic, truth))
     return streams
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.perception import SCORE_FLOOR
-from mtc_perception.replay.recordings.label_folder import LabelFolder
-from mtc_perception.replay.recordings.recording import NS_PER_S, FrameSource, LabelledFrame, Notes
-from mtc_perception.replay.recordings.sources import fitted, open_source, watched
+from mtc_perception.replay.recordings.labels import labelled_frames
+from mtc_perception.replay.recordings.recording import FrameSource, Notes
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
@@ -76,20 +76,6 @@ def finished(task: StreamTask) -> StreamResult | None:
     except (UserError, OSError):
         return None
     return result if intact and result.key == task.key else None
-
-
-def labelled_frames(task: StreamTask, source: FrameSource, notes: Notes) -> Iterator[LabelledFrame]:
-    """The images that are to be replayed, with the labels that are to be used; notes oddities.
-
-    Raises UserError.
-    """
-    frames = source.labelled_frames(notes)
-    if task.labels is not None:
-        frames = LabelFolder(task.labels).join(frames, notes)
-    # Last, so that labels of what is left out are not taken for labels without an image.
-    if task.seconds is not None:
-        frames = _first_seconds(frames, task.seconds)
-    return watched(fitted(frames, notes), notes)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -177,7 +163,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
             done += 1
             tick(done, max(done, expected))
 
-        frames = labelled_frames(task, source, notes)
+        frames = labelled_frames(source, task.labels, task.seconds, notes)
         if perceiver is None:
             replay_live = import_live()
             run = replay_live(
@@ -255,12 +241,3 @@ def _expected(source: FrameSource, seconds: float | None) -> int:
     """Images that will come, as far as the recording tells."""
     frames, rate_hz = source.info.frames, source.info.rate_hz
     return frames if seconds is None else min(frames, math.ceil(seconds * rate_hz))
-
-
-def _first_seconds(frames: Iterator[LabelledFrame], seconds: float) -> Iterator[LabelledFrame]:
-    first_ns: int | None = None
-    for labelled in frames:
-        first_ns = labelled.frame.stamp_ns if first_ns is None else first_ns
-        if labelled.frame.stamp_ns - first_ns >= seconds * NS_PER_S:
-            return
-        yield labelled

@@ -1,15 +1,25 @@
-"""A folder of labels for a recording: matched by stamp where its names are stamps, else by name."""
+"""The labels that images are judged by: those of their recording, or of a folder beside it."""
 
 import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mtc_perception.datasets.layout import Sample, label_splits, read_labels, read_truth, split_of
 from mtc_perception.datasets.sample import LayoutError
 from mtc_perception.metrics.tasks import GroundTruth
-from mtc_perception.replay.recordings.recording import NS_PER_S, LabelledFrame, Notes, SourceFrame
+from mtc_perception.replay.recordings.recording import (
+    NS_PER_S,
+    FrameSource,
+    LabelledFrame,
+    Notes,
+    Pixels,
+    RawPixels,
+    SourceFrame,
+    first_seconds,
+)
 from mtc_perception.util.errors import ImageError
 
 STAMP_TOLERANCE_NS = 1_000_000
@@ -119,3 +129,67 @@ def stamp_of(name: str) -> int | None:
     if name.isdecimal() and (unit_ns := _WHOLE_DIGITS.get(len(name))):
         return int(name) * unit_ns
     return None
+
+
+def labelled_frames(
+    source: FrameSource, labels: Path | None, seconds: float | None, notes: Notes
+) -> Iterator[LabelledFrame]:
+    """The first `seconds` of a recording, None for all, with the labels that are to be used.
+
+    Those are its own or, where it is given, those of the folder `labels`. What is odd about images
+    and labels is noted. Raises SourceError, and LayoutError for a folder that is none of labels.
+    """
+    frames = source.labelled_frames(notes)
+    if labels is not None:
+        frames = LabelFolder(labels).join(frames, notes)
+    # Behind the join: labels of what is left out are not labels without an image.
+    return _watched(_fitted(first_seconds(frames, seconds), notes), notes)
+
+
+def _watched(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
+    """The frames; notes stamps that go back or repeat, and encodings that change."""
+    before_ns: int | None = None
+    encoding = ""
+    for labelled in frames:
+        frame = labelled.frame
+        if before_ns is not None and frame.stamp_ns < before_ns:
+            back_s = (before_ns - frame.stamp_ns) / 1e9
+            notes.add("stamps go back", f"image {frame.index}: by {back_s:.3f} s")
+        elif frame.stamp_ns == before_ns:
+            notes.add("equal stamps", f"image {frame.index} has the stamp of the one before")
+        before_ns = frame.stamp_ns
+        now = _encoding(frame.pixels)
+        if encoding and now and now != encoding:
+            notes.add("encoding changes", f"image {frame.index}: {encoding} to {now}")
+        encoding = now or encoding
+        yield labelled
+
+
+def _fitted(frames: Iterable[LabelledFrame], notes: Notes) -> Iterator[LabelledFrame]:
+    """The frames without masks of another size than their image, which are noted."""
+    for frame, truth in frames:
+        yield LabelledFrame(frame, None if truth is None else _fitting(frame, truth, notes))
+
+
+def _fitting(frame: SourceFrame, truth: GroundTruth, notes: Notes) -> GroundTruth | None:
+    try:
+        height, width = frame.pixels.size
+    except ImageError:
+        return truth  # noted where the image is replayed
+    for task in ("drivable", "lane"):
+        mask = getattr(truth, task)
+        if mask is not None and mask.shape != (height, width):
+            notes.add(
+                "label of another size",
+                f"image {frame.index} is {width}x{height}, its {task} label "
+                f"{mask.shape[1]}x{mask.shape[0]}",
+            )
+            truth = replace(truth, **{task: None})
+    unlabelled = truth.boxes is None and truth.drivable is None and truth.lane is None
+    return None if unlabelled else truth
+
+
+def _encoding(pixels: Pixels) -> str:
+    if isinstance(pixels, RawPixels):
+        return f"{pixels.encoding} {pixels.width}x{pixels.height}"
+    return getattr(pixels, "format", "")
