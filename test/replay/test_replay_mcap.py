@@ -67,7 +67,7 @@ def test_chunks_are_merged_as_rosbags_does(
     with AnyReader([file], default_typestore=STORE) as rosbags:
         for end in (len(content), summary):  # with the index of the file, and with one made anew
             file.write_bytes(content[:end])
-            ours = McapFile(file, STORE, Notes())
+            ours = McapFile(file, STORE)
             assert (ours.start_ns, ours.end_ns) == (rosbags.start_time, rosbags.end_time - 1)
             assert sorted((info.name, info.count) for info in ours.topics) == sorted(
                 (connection.topic, connection.msgcount) for connection in rosbags.connections
@@ -219,7 +219,7 @@ def in_order(content: bytes) -> bytes:
 def found(file: Path, notes: Notes) -> list[tuple[str, int]]:
     """Topic and time of recording of all messages."""
     bag = BagFiles(file)
-    topics = bag.summary(Notes()).topics
+    topics = bag.summary().topics
     return [(message.topic, message.recorded_ns) for message in bag.messages(topics, notes)]
 
 
@@ -272,7 +272,7 @@ def test_a_file_that_is_cut_off_anywhere_is_read_up_to_there(
         expected = whole_messages(content[:cut])
         notes = Notes()
         assert [time for _, time in found(file, notes)] == sorted(time for _, time in expected)
-        counts = [info.count for info in BagFiles(file).summary(Notes()).topics.values()]
+        counts = [info.count for info in BagFiles(file).summary().topics.values()]
         assert sum(counts) == len(expected)
         assert [note.kind for note in notes.all()] == ["truncated file"]
 

@@ -38,7 +38,7 @@ class Bag:
         """Raises SourceError."""
         self.path = path
         self.files = BagFiles(path)
-        summary = self.files.summary(Notes())
+        summary = self.files.summary()
         self.counts = {name: info.count for name, info in summary.topics.items() if info.count}
         """Messages by topic."""
         self.kinds = {name: summary.topics[name].kind for name in self.counts}

@@ -58,12 +58,14 @@ class BagFiles:
         if not self.files:
             raise SourceError(f"{path} holds no recording ({', '.join(STORAGE_SUFFIXES)})")
         self._typestore = ros_typestore()
+        self._indexed: dict[Path, McapFile] = {}
+        """MCAP files that were opened before: what takes time of that is to find their index."""
 
-    def summary(self, notes: Notes) -> BagSummary:
+    def summary(self) -> BagSummary:
         """Topics and duration. Raises SourceError if no file can be read."""
         topics: dict[str, TopicInfo] = {}
         spans: list[tuple[int, int]] = []
-        for storage in self._each(lambda storage: [storage], notes):
+        for storage in self._each(lambda storage: [storage], Notes()):
             for info in storage.topics:
                 before = topics.get(info.name, TopicInfo(info.name, info.kind, 0))
                 topics[info.name] = TopicInfo(info.name, before.kind, before.count + info.count)
@@ -81,8 +83,7 @@ class BagFiles:
 
         Raises SourceError if that is all of them.
         """
-        for note in self._notes.all():
-            notes.add(note.kind, note.first, note.count)
+        notes.add_all(self._notes)
         problems: list[str] = []
         for file in self.files:
             count = 0
@@ -124,7 +125,10 @@ class BagFiles:
         if write_ahead.exists() and write_ahead.stat().st_size:
             notes.add("unfinished file", f"{write_ahead.name} holds messages that are not read")
         if file.suffix == ".mcap":
-            return McapFile(file, self._typestore, notes)
+            mcap = self._indexed.get(file) or McapFile(file, self._typestore)
+            if file in self.files:  # not one unpacked for this once
+                self._indexed[file] = mcap
+            return mcap
         try:
             return WholeSqlite(file, self._typestore)
         except Exception:  # of rosbags, or of SQLite

@@ -44,19 +44,20 @@ _FOOTER_BYTES = HEAD.size + _FOOTER_BODY.size + len(MAGIC)
 class McapFile:
     """One MCAP file."""
 
-    def __init__(self, path: Path, typestore: Typestore, notes: Notes) -> None:
+    def __init__(self, path: Path, typestore: Typestore) -> None:
         """`typestore` is for files that define no types.
 
         Raises SourceError if it is no MCAP file, or one that ends before its first message.
         """
         self.path = path
+        self._notes = Notes()
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise SourceError(f"{path} cannot be read as a rosbag2: it is no MCAP file")
             try:
                 self._index = _read_index(file)
             except Exception:  # a damaged record fails in any way
-                self._index = _made_index(file, path, notes)
+                self._index = _made_index(file, path, self._notes)
         self.start_ns, self.end_ns = self._index.start_ns, self._index.end_ns
         self._topics = {
             channel: TopicInfo(*self._index.channels.topic(channel), count)
@@ -70,8 +71,10 @@ class McapFile:
     ) -> Iterator[tuple[TopicInfo, int, bytes]]:
         """Messages by time of recording; of equal ones, in the order of the file.
 
-        Notes damaged chunks. Raises SourceError if all chunks with these topics are damaged.
+        Notes where the file breaks off, and damaged chunks. Raises SourceError if all chunks with
+        these topics are damaged.
         """
+        notes.add_all(self._notes)
         infos = {channel: info for channel, info in self._topics.items() if info.name in topics}
         waiting: list[tuple[int, int, TopicInfo, bytes]] = []
         number = damaged = 0

@@ -134,6 +134,10 @@ class Notes:
         self._counts[kind] = self._counts.get(kind, 0) + count
         self._first.setdefault(kind, what)
 
+    def add_all(self, other: "Notes") -> None:
+        for note in other.all():
+            self.add(note.kind, note.first, note.count)
+
     def all(self) -> list[Note]:
         """In the order in which the kinds were met first."""
         return [Note(kind, count, self._first[kind]) for kind, count in self._counts.items()]
