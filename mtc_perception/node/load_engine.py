@@ -1,6 +1,7 @@
 """The service `~/load_engine`: another engine, loaded beside the running one, then switched to."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mtc_perception_interfaces.srv import LoadEngine
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -11,8 +12,17 @@ from mtc_perception.runtime.host import PerceiverLoader
 from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.util.errors import one_line
 
-Switch = Callable[[Perceiver], str]
-"""Puts an engine in charge and says what runs now, or closes it and raises UserError."""
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """How a request is to be met."""
+
+    selection: Selection
+    pause: Callable[[], None]
+    """Waits for the end of the frame under way, which may take long, and holds back the next."""
+    switch: Callable[[Perceiver], str]
+    """Puts an engine in charge and says what runs now, or closes it and raises UserError; the pause
+    ends either way."""
 
 
 class EngineService:
@@ -21,14 +31,11 @@ class EngineService:
     def __init__(
         self,
         node: LifecycleNode,
-        prepare: Callable[[LoadEngine.Request], tuple[Selection, Switch]],
+        prepare: Callable[[LoadEngine.Request], Swap],
         on_change: Callable[[], None],
     ) -> None:
-        """`prepare` says what a request selects and what to do with it once it is loaded.
-
-        It raises UserError for a request that cannot be met. `on_change` is called whenever
-        `state` changes.
-        """
+        """`prepare` raises UserError for a request that cannot be met; `on_change` is called
+        whenever `state` changes."""
         self._node = node
         self._prepare = prepare
         self._on_change = on_change
@@ -59,15 +66,15 @@ class EngineService:
         return response
 
     async def _fulfil(self, request: LoadEngine.Request) -> str:
-        selection, switch = self._prepare(request)
-        self._loader.start(selection)
+        swap = self._prepare(request)
+        self._loader.start(swap.selection, swap.pause)
         # From here on this request is the current one.
-        self._tell(f"loading {selection}")
+        self._tell(f"loading {swap.selection}")
         self._node.get_logger().info(f"load_engine: {self.state}")
         self._loading = Future()
         await self._loading
         try:
-            said = switch(self._loader.take())
+            said = swap.switch(self._loader.take())
         except Exception as error:
             self._tell(f"failed: {one_line(error)}")
             raise

@@ -19,7 +19,7 @@ from mtc_perception.core.bundle import Limits, Manifest, read_bundle
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.node.camera import Camera
 from mtc_perception.node.diagnostics import camera_status, engine_status, unconfigured_status
-from mtc_perception.node.load_engine import EngineService, Switch
+from mtc_perception.node.load_engine import EngineService, Swap
 from mtc_perception.node.parameters import LiveSettings, Parameters, Settings
 from mtc_perception.runtime.frames import FrameSlots
 from mtc_perception.runtime.host import EngineHost, release
@@ -253,7 +253,7 @@ class PerceptionNode(LifecycleNode):
             for camera in configured.cameras:
                 camera.announce(limits.thresholds.score)
 
-    def _prepare_swap(self, request: LoadEngine.Request) -> tuple[Selection, Switch]:
+    def _prepare_swap(self, request: LoadEngine.Request) -> Swap:
         """What `EngineService` needs for a request. Raises EngineError."""
         configured = self._configured
         if configured is None:
@@ -262,26 +262,24 @@ class PerceptionNode(LifecycleNode):
                 " configure it"
             )
         selection = self._params.selection(request.bundle, request.engine, request.precision)
-        return selection, partial(self._switch, configured, selection)
+        return Swap(selection, configured.slots.pause, partial(self._switch, configured, selection))
 
     def _switch(self, configured: Configured, selection: Selection, perceiver: Perceiver) -> str:
-        """Put `perceiver` in charge, between two frames, and say what runs now.
+        """Put `perceiver` in charge, while the frames pause, and say what runs now.
 
         Closes the one that is not needed: the former, or `perceiver` if it raises EngineError.
         """
         unneeded = perceiver
         try:
-            with configured.slots.pause():
-                if self._configured is not configured or self._failure:
-                    raise EngineError(
-                        "the node was cleaned up or failed while the engine was loading"
-                    )
-                limits = _limits(self._params.live(), perceiver.bundle.manifest)
-                former = configured.host.perceiver
-                configured.host.switch(selection, perceiver)
-                unneeded = former
-                problems = self._follow(configured, limits, selection)
+            if self._configured is not configured or self._failure:
+                raise EngineError("the node was cleaned up or failed while the engine was loading")
+            limits = _limits(self._params.live(), perceiver.bundle.manifest)
+            former = configured.host.perceiver
+            configured.host.switch(selection, perceiver)
+            unneeded = former
+            problems = self._follow(configured, limits, selection)
         finally:
+            configured.slots.resume()
             release(unneeded)
         for problem in problems:
             self.get_logger().error(f"load_engine: {problem}")

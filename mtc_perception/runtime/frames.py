@@ -2,8 +2,7 @@
 accounted for, and where its time went."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from enum import Enum
 from typing import Any
@@ -162,23 +161,24 @@ class FrameSlots:
             self._under_way -= 1
             self._changed.notify_all()
 
-    @contextmanager
-    def pause(self, timeout_s: float = PAUSE_S) -> Iterator[None]:
-        """The time between two frames: waits for the one under way and holds back the next.
+    def pause(self, timeout_s: float = PAUSE_S) -> None:
+        """Wait for the frame under way and hold back the next until `resume`.
 
         Frames still come in, and the newest are taken afterwards. Raises EngineError if the frame
         under way is not done within `timeout_s`; then nothing is held back.
         """
-        try:
-            with self._changed:
-                self._paused = True
-                if not self._changed.wait_for(lambda: not self._under_way, timeout_s):
-                    raise EngineError(f"the engine did not finish an image in {timeout_s:g} s")
-            yield
-        finally:
-            with self._changed:
-                self._paused = False
-                self._changed.notify_all()
+        with self._changed:
+            self._paused = True
+            if self._changed.wait_for(lambda: not self._under_way, timeout_s):
+                return
+        self.resume()
+        raise EngineError(f"the engine did not finish an image in {timeout_s:g} s")
+
+    def resume(self) -> None:
+        """End a pause."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Send the taker away; frames still waiting count as dropped."""

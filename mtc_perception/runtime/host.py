@@ -83,13 +83,17 @@ class PerceiverLoader:
         self.selection: Selection | None = None
         """What is being loaded."""
 
-    def start(self, selection: Selection) -> None:
-        """Begin to load. Raises EngineError while another one is being loaded."""
+    def start(self, selection: Selection, pause: Callable[[], None]) -> None:
+        """Begin to load. Raises EngineError while another one is being loaded.
+
+        Once it is loaded, the loading thread calls `pause`, which waits for the time to take it;
+        what it raises is why there is nothing to take.
+        """
         if self.selection is not None:
             raise EngineError(f"busy loading {self.selection}: try again when that is done")
         self.selection = selection
         self._thread = threading.Thread(
-            target=self._run, args=(selection,), name="engine loader", daemon=True
+            target=self._run, args=(selection, pause), name="engine loader", daemon=True
         )
         self._thread.start()
 
@@ -112,11 +116,21 @@ class PerceiverLoader:
             release(self._loaded)
         self._loaded = None
 
-    def _run(self, selection: Selection) -> None:
+    def _run(self, selection: Selection, pause: Callable[[], None]) -> None:
         try:
-            self._loaded = open_perceiver(selection)
+            self._loaded = _opened(selection, pause)
         except UserError as error:
             self._loaded = error
         except Exception as error:  # whatever it is, whoever waits must learn of it
             self._loaded = EngineError(one_line(error))
         self._on_done()
+
+
+def _opened(selection: Selection, pause: Callable[[], None]) -> Perceiver:
+    perceiver = open_perceiver(selection)
+    try:
+        pause()
+    except BaseException:
+        release(perceiver)
+        raise
+    return perceiver

@@ -121,6 +121,24 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
     assert load(rig, other_bundle)[0]
 
 
+def test_a_switch_that_fails_ends_the_pause(start_node, toy_bundle, other_bundle, monkeypatch):
+    drive = Drive(start_node(engine="openvino", reliability="reliable"))
+    host = drive.rig.node._configured.host
+    taken: list[Perceiver] = []
+
+    def fail(_: Selection, perceiver: Perceiver) -> None:
+        taken.append(perceiver)
+        raise RuntimeError("no switch today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "switch", fail)
+        assert load(drive.rig, other_bundle) == (False, "RuntimeError: no switch today")
+    assert is_closed(taken[0].engine)
+    assert classes_of(drive.frame()) == TOY_ANSWER
+    assert load(drive.rig, other_bundle)[0]
+    assert classes_of(drive.frame()) == OTHER_ANSWER
+
+
 def refused_parameters(rig: Rig) -> str:
     rig.node.add_on_set_parameters_callback(
         lambda _: SetParametersResult(successful=False, reason="not while driving")
