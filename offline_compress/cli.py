@@ -106,7 +106,7 @@ def evaluate(
 
     from mtc_perception.datasets.layout import read_split
     from mtc_perception.util.progress import Progress
-    from offline_compress.evaluation.evaluation import evaluate_subject
+    from offline_compress.evaluation.accuracy import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
         RESULT_FILE,

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtc_perception.metrics.figures import CURVE_LABELS, TASK_LABELS
 from mtc_perception.pages.line_chart import WIDTH, Chart, Mark, line
-from offline_compress.evaluation.evaluation import Evaluation
+from offline_compress.evaluation.accuracy import Evaluation
 
 
 def charts(evaluation: Evaluation, result: dict[str, Any]) -> list[Chart]:

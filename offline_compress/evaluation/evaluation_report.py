@@ -26,7 +26,7 @@ from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from offline_compress.evaluation.evaluation import Evaluation, FrameScore, infer, ranked
+from offline_compress.evaluation.accuracy import Evaluation, FrameScore, infer, ranked
 from offline_compress.evaluation.evaluation_charts import charts
 from offline_compress.evaluation.subject import Subject
 

@@ -11,7 +11,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
 from mtc_perception.util.provenance import provenance
-from offline_compress.evaluation.evaluation import Evaluation
+from offline_compress.evaluation.accuracy import Evaluation
 from offline_compress.evaluation.subject import Subject
 
 RESULT_FILE = "metrics.json"

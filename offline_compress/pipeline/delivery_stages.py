@@ -17,7 +17,7 @@ from mtc_perception.engines.open import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
-from offline_compress.evaluation.evaluation import evaluate_subject
+from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.latency import THREADS, Key, interleaved
 from offline_compress.evaluation.metrics_file import (
     accuracy,

@@ -13,7 +13,7 @@ from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.open import load_engine
 from mtc_perception.metrics.figures import ACCURACY, HEADLINES
 from mtc_perception.util.progress import NamedCount
-from offline_compress.evaluation.evaluation import evaluate_engine
+from offline_compress.evaluation.accuracy import evaluate_engine
 from offline_compress.export import network_of
 from offline_compress.quantization import fp16
 from offline_compress.quantization import int8_onnxruntime as onnxruntime

@@ -12,7 +12,7 @@ from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount
 from offline_compress.data.labelled import labelled_split
-from offline_compress.evaluation.evaluation import evaluate_subject, infer
+from offline_compress.evaluation.accuracy import evaluate_subject, infer
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.recipe.parts import DataSource

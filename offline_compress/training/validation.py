@@ -12,7 +12,7 @@ from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.data.labelled import labelled_split
-from offline_compress.evaluation.evaluation import evaluate_engine
+from offline_compress.evaluation.accuracy import evaluate_engine
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS

@@ -10,7 +10,7 @@ from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.images import SourceImage
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
-from offline_compress.evaluation.evaluation import (
+from offline_compress.evaluation.accuracy import (
     FrameScore,
     evaluate_engine,
     evaluate_subject,

@@ -11,7 +11,7 @@ from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.images import SourceImage
 from mtc_perception.datasets.layout import read_split
 from mtc_perception.util.errors import UserError
-from offline_compress.evaluation.evaluation import evaluate_engine, evaluate_subject, infer
+from offline_compress.evaluation.accuracy import evaluate_engine, evaluate_subject, infer
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, open_subject
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS, export_bundle

@@ -15,7 +15,7 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample, read_split
 from mtc_perception.util.errors import UserError
 from offline_compress.evaluation import speed
-from offline_compress.evaluation.evaluation import evaluate_subject
+from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.evaluation_report import tables, write_report
 from offline_compress.evaluation.metrics_file import (
     describe,

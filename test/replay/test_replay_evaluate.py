@@ -22,7 +22,7 @@ from mtc_perception.replay.recordings.recording import (
     SourceFrame,
 )
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.replay.records.figures import figures
+from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result

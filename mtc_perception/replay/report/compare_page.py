@@ -8,7 +8,7 @@ from typing import Any
 from mtc_perception.metrics.figures import unit_of
 from mtc_perception.pages import render
 from mtc_perception.pages.line_chart import Chart, Line, line
-from mtc_perception.replay.records.figures import FIGURE_WORDS
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS
 from mtc_perception.replay.report.compare_view import (
     Changed,
     StreamPair,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mtc_perception.replay.records.figures import FIGURE_WORDS
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS
 from mtc_perception.replay.report.run_view import StreamView
 from mtc_perception.replay.results.comparison import pair_places
 

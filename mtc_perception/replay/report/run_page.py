@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mtc_perception.pages import render
-from mtc_perception.replay.records.figures import FIGURE_WORDS
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
 from mtc_perception.replay.report.page_pictures import Gallery, Picture, data_uri
 from mtc_perception.replay.report.run_view import StreamView, precision_chart, read_streams

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtc_perception.metrics.detection import RECALLS, DetectionMetric
 from mtc_perception.pages.line_chart import WIDTH, Chart, Line, Mark, line
-from mtc_perception.replay.records.figures import FIGURE_WORDS, image_figures
+from mtc_perception.replay.records.image_figures import FIGURE_WORDS, image_figures
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import stream_folder
 from mtc_perception.replay.stream.gallery import PICTURES, Worst, read_worst

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mtc_perception.metrics.detection import precision_curve
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import ImageEvidence
-from mtc_perception.replay.records.figures import accuracy, detection_counts, iou, miou
+from mtc_perception.replay.records.image_figures import accuracy, detection_counts, iou, miou
 from mtc_perception.replay.records.record import Change, FrameRecord
 
 RESAMPLES = 1000

@@ -12,7 +12,7 @@ import numpy as np
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import lower_is_better
 from mtc_perception.metrics.tasks import ImageEvidence
-from mtc_perception.replay.records.figures import figures
+from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.results.bootstrap import (
     Difference,

@@ -13,7 +13,7 @@ from typing import Any
 from mtc_perception.core.timing import percentiles
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.recordings.recording import Notes
-from mtc_perception.replay.records.figures import Stability
+from mtc_perception.replay.records.image_figures import Stability
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.stream.task import Failure, StreamResult
 from mtc_perception.util.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.perception import Perception
-from mtc_perception.replay.records.figures import image_figures
+from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.report.pictures import Rgb, draw_answer, draw_truth, jpeg, shrink
 from mtc_perception.replay.stream.lockstep import ReplayedImage
