@@ -5,13 +5,35 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.criteria import REFERENCE
 from bench.tables import Result, read_results, render, with_numbers
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import HEADLINES, task_scores
+from offline_compress.importance.criteria import task_shares
 from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")
+FOLLOWED = "nano_time-s0"
+"""The compression that the worked example follows: the shipped network's."""
+CHANNELS = ("A", "B", "C", "D")
+"""Of the example: four channels with made-up importances, conflicts and costs."""
+IMPORTANCE = np.array(
+    [[80.0, 2.0, 1.0, 37.0], [0.08, 0.02, 0.01, 0.09], [0.010, 0.300, 0.010, 0.080]]
+)
+"""[3, 4] by task: detection's are hundreds of times the others', as its loss is."""
+CONFLICT = np.array([0.0, 0.1, 0.0, 0.6])
+COST_MS = np.array([0.02, 0.02, 0.01, 0.06])
+CONFLICT_WEIGHT = 0.3
+
+
+def with_evidence(page: str, results: Path) -> str:
+    """The page with its example and its tables, from the committed results alone."""
+    found = read_results(results, ("ablation", "criteria", "compression"))
+    page = with_numbers(page, example(found.pop("compression")), "bench.method", "example")
+    return with_numbers(page, evidence(**found), "bench.method")
 
 
 def evidence(ablation: Result, criteria: Result) -> str:
@@ -32,6 +54,41 @@ def evidence(ablation: Result, criteria: Result) -> str:
     )
 
 
+def example(compression: Result) -> str:
+    """The worked example: four channels are ranked, and one compression is followed."""
+    shares = task_shares({"group": IMPORTANCE})["group"]
+    worth = shares.max(0) * (1 - CONFLICT_WEIGHT * CONFLICT)
+    channels = [
+        {
+            "name": name,
+            "raw": IMPORTANCE[:, i],
+            "shares": shares[:, i],
+            "conflict": CONFLICT[i],
+            "worth": worth[i],
+            "cost_ms": COST_MS[i],
+            "per_ms": worth[i] / COST_MS[i],
+            "goes": _place(worth / COST_MS, i),
+            "goes_by_sum": _place(IMPORTANCE.sum(0), i),
+        }
+        for i, name in enumerate(CHANNELS)
+    ]
+    [row] = [row for row in compression["rows"] if row["name"] == FOLLOWED]
+    scores = {name: task_scores(row[name]) for name in ("teacher", "student")}
+    return render(
+        "method_example.md.j2",
+        channels=channels,
+        tasks=TASKS,
+        weight=CONFLICT_WEIGHT,
+        row=row,
+        scores={"teacher": scores["teacher"], "pruned": row["pruned"]} | scores,
+    )
+
+
+def _place(values: NDArray[np.float64], index: int) -> int:
+    """Place of one value, counted from the least, 1."""
+    return int((values < values[index]).sum()) + 1
+
+
 def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
     """Points that a task has lost when pruning ends; None if its score is not known."""
     after, before = row["pruned"].get(task), teacher.get(task)
@@ -41,11 +98,11 @@ def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
 def main() -> int:
     """Rewrite the page in the working directory; 2 if a result is missing."""
     try:
-        block = evidence(**read_results(Path("results"), ("ablation", "criteria")))
+        page = with_evidence(PAGE.read_text(), Path("results"))
     except FileNotFoundError as error:
         print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
         return 2
-    PAGE.write_text(with_numbers(PAGE.read_text(), block, "bench.method"))
+    PAGE.write_text(page)
     return 0
 
 

@@ -22,9 +22,12 @@ def read_results(folder: Path, names: Iterable[str]) -> dict[str, Result]:
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
-def with_numbers(page: str, block: str, module: str) -> str:
-    """`page` with what stands between the two marks of `module` replaced by `block`."""
-    begin = f"<!-- numbers: written by `python -m {module}` -->\n"
+def with_numbers(page: str, block: str, module: str, name: str = "numbers") -> str:
+    """`page` with what stands between the two marks of `module` replaced by `block`.
+
+    `name` tells several blocks of a module apart.
+    """
+    begin = f"<!-- {name}: written by `python -m {module}` -->\n"
     head, found, rest = page.partition(begin)
     assert found, f"no mark of {module}"
     _, _, tail = rest.partition(END)

@@ -11,9 +11,10 @@ from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
 from bench import architecture
-from bench.method import evidence
+from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
-from bench.tables import read_results, with_numbers
+from bench.replay_example import example
+from bench.tables import with_numbers
 from mtc_perception.commands import engine
 from mtc_perception.replay import cli as replay
 from offline_compress import cli as compress
@@ -35,8 +36,9 @@ def test_the_numbers_are_those_of_the_results() -> None:
         "README.md"
     )
     assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
-    tables = evidence(**read_results(RESULTS, ("ablation", "criteria")))
-    assert with_numbers(text("docs/method.md"), tables, "bench.method") == text("docs/method.md")
+    assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
+    replay = with_numbers(text("docs/replay.md"), example(RESULTS), "bench.replay_example")
+    assert replay == text("docs/replay.md")
 
 
 def test_the_readme_is_short() -> None:
