@@ -23,6 +23,7 @@ from hypothesis.extra import numpy as hnp
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.pages.pictures import jpeg, shrink
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.player import Stamps, schedule
 from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWriter
@@ -30,13 +31,8 @@ from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
-from mtc_perception.replay.report.pictures import (
-    draw_answer,
-    draw_truth,
-    jpeg,
-    shrink,
-)
 from mtc_perception.replay.stream.annotated_video import AnnotatedVideo, find_video
+from mtc_perception.replay.stream.gallery import draw_record, draw_truth
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
@@ -194,10 +190,13 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     mask[40:] = 255
     perception = answer(mask).perception(["vehicle"], NO_TIMES)
     assert perception.labels.tolist() == [0]
-    drawn = draw_answer(rgb, perception, ["vehicle"])
+    record = FrameRecord(
+        0, 0, "processed", boxes=perception.boxes, scores=perception.scores, labels=("vehicle",)
+    )
+    drawn = draw_record(rgb, record, perception)
     assert (drawn[45, 70] != rgb[45, 70]).any()
     assert (drawn[5, 70] == rgb[5, 70]).all()
-    grey = draw_answer(rgb, None, [])
+    grey = draw_record(rgb, FrameRecord(1, 1, "dropped"), None)
     assert (grey == grey[..., :1]).all()
 
 

@@ -17,13 +17,15 @@ from mtc_perception.replay.cli import main
 from mtc_perception.replay.recordings.recording import EncodedPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.recordings.writer import START_NS
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.report.charts import latency_timeline
-from mtc_perception.replay.report.compare_page import write_comparison
-from mtc_perception.replay.report.compare_view import most_changed, pair_streams
-from mtc_perception.replay.report.redraw import redraw
+from mtc_perception.replay.report.charts import (
+    Strip,
+    change_strips,
+    latency_timeline,
+    metric_strips,
+)
+from mtc_perception.replay.report.compare_page import redraw, write_comparison
 from mtc_perception.replay.report.run_page import write_page
-from mtc_perception.replay.report.run_view import read_streams
-from mtc_perception.replay.report.strips import Strip, change_strips, metric_strips
+from mtc_perception.replay.report.views import most_changed, pair_streams, read_streams
 from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst

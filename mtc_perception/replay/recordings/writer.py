@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.pages.pictures import jpeg
 from mtc_perception.replay.recordings.bag_labels import FOLDER, IGNORE_ID
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
@@ -24,7 +25,6 @@ from mtc_perception.replay.recordings.recording import (
     RawPixels,
 )
 from mtc_perception.replay.recordings.storage import ros_typestore
-from mtc_perception.replay.report.pictures import jpeg
 from mtc_perception.util.errors import UserError
 
 START_NS = 1_700_000_000_000_000_000

@@ -1,30 +1,43 @@
-"""The HTML page of a comparison: two runs of the same recordings, image by image."""
+"""The HTML page of a comparison: two runs of the same recordings, image by image.
+
+The images that changed most are drawn anew, from the recording and the two networks.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.metrics.figures import unit_of
 from mtc_perception.pages import render
 from mtc_perception.pages.line_chart import Chart, Line, line
+from mtc_perception.pages.pictures import Picture, PictureGroup, Rgb, data_uri, jpeg, shrink
+from mtc_perception.replay.recordings.bag_labels import TruthTopics
+from mtc_perception.replay.recordings.labels import labelled_frames
+from mtc_perception.replay.recordings.recording import LabelledFrame, Notes, SourceFrame
+from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS
-from mtc_perception.replay.report.compare_view import (
+from mtc_perception.replay.records.judge import FrameJudge
+from mtc_perception.replay.report.charts import COLUMNS, Strip, change_strips
+from mtc_perception.replay.report.run_page import MOST_STREAMS, PAGE_FILE, Card
+from mtc_perception.replay.report.views import (
     Changed,
     StreamPair,
+    StreamView,
     most_changed,
     pair_streams,
+    precision_curve,
+    read_streams,
 )
-from mtc_perception.replay.report.page_pictures import Gallery, Picture, data_uri
-from mtc_perception.replay.report.pictures import jpeg, shrink
-from mtc_perception.replay.report.redraw import Redrawn, redraw
-from mtc_perception.replay.report.run_page import MOST_STREAMS, PAGE_FILE, Card
-from mtc_perception.replay.report.run_view import StreamView, precision_curve, read_streams
-from mtc_perception.replay.report.strips import COLUMNS, Strip, change_strips
 from mtc_perception.replay.results.rows import latency_rows, times_ms
 from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.stream.gallery import draw_record, draw_truth
 from mtc_perception.replay.stream.perceivers import PerceiverPool
-from mtc_perception.util.errors import UserError
+from mtc_perception.replay.stream.task import StreamResult
+from mtc_perception.runtime.perceiver import Selection
+from mtc_perception.util.errors import ImageError, UserError
 from mtc_perception.util.files import write_text_atomic
 
 _TEMPLATE = "compare_page.html.j2"
@@ -117,6 +130,18 @@ class PairCharts:
     """Images share a bar."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Redrawn:
+    """One image as both networks see it."""
+
+    first: Rgb
+    second: Rgb
+    truth: Rgb | None
+    """None where it has no labels."""
+    faithful: bool
+    """Both answers are those of the runs, to the last bit."""
+
+
 _Drawn = dict[tuple[str, int], Redrawn]
 """By name of the stream and index of the image."""
 
@@ -159,7 +184,7 @@ def _redrawn(
     return drawn, problems
 
 
-def _galleries(words: str, chosen: Sequence[Changed], drawn: _Drawn) -> Iterator[Gallery]:
+def _galleries(words: str, chosen: Sequence[Changed], drawn: _Drawn) -> Iterator[PictureGroup]:
     for figure, name in FIGURE_WORDS.items():
         pictures = [
             _picture(one, drawn[_key(one)])
@@ -167,7 +192,7 @@ def _galleries(words: str, chosen: Sequence[Changed], drawn: _Drawn) -> Iterator
             if one.figure == figure and _key(one) in drawn
         ]
         if pictures:
-            yield Gallery(f"Got {words} most: {name}", pictures)
+            yield PictureGroup(f"Got {words} most: {name}", pictures)
 
 
 def _picture(one: Changed, drawn: Redrawn) -> Picture:
@@ -206,3 +231,62 @@ def _key(one: Changed) -> tuple[str, int]:
 def _anchor(one: Changed) -> str:
     number, index = one.pair.first.result.number, _key(one)[1]
     return f"s{number}-{one.figure}-{index}"
+
+
+def redraw(
+    first: StreamResult,
+    second: StreamResult,
+    wanted: Mapping[int, tuple[str, str]],
+    perceivers: PerceiverPool,
+    tick: Callable[[], None],
+) -> dict[int, Redrawn]:
+    """Images of one stream of two runs by their index, as far as they can be decoded.
+
+    `wanted` holds the digests of the answers in the two runs by index; `tick` is called for every
+    image drawn. Raises UserError where the recording or a network is gone.
+    """
+    drawn: dict[int, Redrawn] = {}
+    for frame, truth in _frames(first):
+        if frame.index > max(wanted, default=-1):
+            break
+        if frame.index not in wanted:
+            continue
+        tick()
+        try:
+            image = frame.pixels.decode()
+        except ImageError:
+            continue
+        views, digests = [], []
+        for run in (first, second):
+            picture, digest = _answer(run, frame, image, perceivers)
+            views.append(picture)
+            digests.append(digest)
+        drawn[frame.index] = Redrawn(
+            views[0],
+            views[1],
+            None if truth is None else draw_truth(to_rgb(image), truth),
+            tuple(digests) == wanted[frame.index],
+        )
+    return drawn
+
+
+def _frames(run: StreamResult) -> Iterator[LabelledFrame]:
+    """The images of a stream with the labels it was judged by."""
+    topics = None if run.truth is None else TruthTopics(**run.truth)
+    source = open_source(Path(run.path), run.topic, truth=topics)
+    labels = None if run.labels is None else Path(run.labels)
+    return labelled_frames(source, labels, None, Notes())
+
+
+def _answer(
+    run: StreamResult, frame: SourceFrame, image: SourceImage, perceivers: PerceiverPool
+) -> tuple[Rgb, str]:
+    """The image with the answer of a run's network, and the answer's digest."""
+    engine = run.engine
+    selection = Selection(Path(run.bundle["path"]), engine["name"], engine["precision"])
+    with perceivers.lend(selection) as lent:
+        manifest = lent.bundle.manifest
+        perception = lent.perceive(image)
+    judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
+    record = judge.answered(frame, perception, None)
+    return draw_record(to_rgb(image), record, perception), record.digest

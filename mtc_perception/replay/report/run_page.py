@@ -7,11 +7,16 @@ from typing import Any
 from urllib.parse import quote
 
 from mtc_perception.pages import render
+from mtc_perception.pages.pictures import Picture, PictureGroup, data_uri
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS
-from mtc_perception.replay.report.charts import latency_timeline, stage_bar
-from mtc_perception.replay.report.page_pictures import Gallery, Picture, data_uri
-from mtc_perception.replay.report.run_view import StreamView, precision_chart, read_streams
-from mtc_perception.replay.report.strips import COLUMNS, Strip, metric_strips
+from mtc_perception.replay.report.charts import (
+    COLUMNS,
+    Strip,
+    latency_timeline,
+    metric_strips,
+    stage_bar,
+)
+from mtc_perception.replay.report.views import StreamView, precision_chart, read_streams
 from mtc_perception.replay.results.rows import (
     frame_rows,
     latency_rows,
@@ -205,11 +210,11 @@ def _worst_of_all(streams: Sequence[StreamView]) -> list[tuple[StreamView, Worst
     return chosen
 
 
-def _galleries(chosen: Sequence[tuple[StreamView, Worst]]) -> Iterator[Gallery]:
+def _galleries(chosen: Sequence[tuple[StreamView, Worst]]) -> Iterator[PictureGroup]:
     for name, words in FIGURE_WORDS.items():
         pictures = [_picture(stream, one) for stream, one in chosen if one.figure == name]
         if pictures:
-            yield Gallery(f"Worst images: {words}", pictures)
+            yield PictureGroup(f"Worst images: {words}", pictures)
 
 
 def _picture(stream: StreamView, one: Worst) -> Picture:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.pages.pictures import jpeg
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import BagWriter
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.report.pictures import jpeg
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 

@@ -8,14 +8,16 @@ import cv2
 import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.pages.pictures import Rgb, shrink
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.report.pictures import Rgb, add_caption, shrink
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.worker_process import ReplayError
 
 _WIDTH_PX = 720
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_WHITE, _RED = (255, 255, 255), (230, 60, 60)
 # Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write. VP8 takes 50 ms per image of
 # the width above.
 _CODECS = ((".webm", "VP80"), (".mp4", "mp4v"))
@@ -40,7 +42,7 @@ class AnnotatedVideo:
         picture = draw_record(to_rgb(replayed.image), record, replayed.perception)
         caption = _caption(record, replayed.latency_ms)
         alarm = replayed.perception is None
-        self._write(add_caption(shrink(picture, _WIDTH_PX), caption, alarm=alarm))
+        self._write(_add_caption(shrink(picture, _WIDTH_PX), caption, alarm=alarm))
 
     def close(self, complete: bool) -> None:
         if self._writer is not None:
@@ -78,6 +80,19 @@ def _caption(record: FrameRecord, latency_ms: Mapping[str, float]) -> str:
     vehicles = len(record.scores)
     words = f"{vehicles} vehicle{'' if vehicles == 1 else 's'}"
     return f"image {record.index}: {words}, {latency_ms['end_to_end']:.1f} ms end to end"
+
+
+def _add_caption(rgb: Rgb, text: str, *, alarm: bool = False) -> Rgb:
+    """The image, changed in place, with a line of text on a dark strip along its lower edge."""
+    height = rgb.shape[0]
+    scale = max(height / 1000, 0.35)
+    (_, text_height), baseline = cv2.getTextSize(text, _FONT, scale, 1)
+    top = max(height - text_height - 2 * baseline - 2, 0)
+    rgb[top:] = rgb[top:] // 4
+    color = _RED if alarm else _WHITE
+    origin = (baseline, height - baseline)
+    cv2.putText(rgb, text, origin, _FONT, scale, color, 1, cv2.LINE_AA)
+    return rgb
 
 
 class _quiet_stderr:

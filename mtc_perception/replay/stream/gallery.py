@@ -4,13 +4,16 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.core.perception import Perception
+from mtc_perception.core.overlay import draw_overlay
+from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.pages.pictures import Rgb, jpeg, shrink
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.report.pictures import Rgb, draw_answer, draw_truth, jpeg, shrink
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.files import write_bytes_atomic, write_text_atomic
 
@@ -18,8 +21,8 @@ PICTURES = "pictures"
 """Its folder in a stream's."""
 _WORST = 4
 """Pictures per figure."""
-_APART = 10
-"""Images: of neighbours, which look alike, only the worst is shown."""
+APART = 10
+"""Images: of neighbours, which look alike, only the worst, or most changed, is shown."""
 _WIDTH_PX = 720
 _INDEX = "pictures.json"
 
@@ -89,7 +92,7 @@ class Gallery:
         if value >= 1.0:
             return False
         ranking = self._worst.setdefault(name, [])
-        near = [one for one in ranking if abs(one[1] - index) < _APART]
+        near = [one for one in ranking if abs(one[1] - index) < APART]
         if any(other <= value for other, _ in near):
             return False
         if not near and len(ranking) == _WORST and ranking[-1][0] <= value:
@@ -101,12 +104,29 @@ class Gallery:
 
 def draw_record(rgb: Rgb, record: FrameRecord, perception: Perception | None) -> Rgb:
     """The image with what was deployed of its answer, or greyed where there is none."""
-    names = sorted(set(record.labels))
     if perception is None:
-        return draw_answer(rgb, None, names)
+        grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return np.asarray(grey, np.uint8)
+    names = sorted(set(record.labels))
     labels = np.array([names.index(name) for name in record.labels], np.int32)
     deployed = replace(perception, boxes=record.boxes, scores=record.scores, labels=labels)
-    return draw_answer(rgb, deployed, names)
+    return draw_overlay(rgb, deployed, names)
+
+
+def draw_truth(rgb: Rgb, truth: GroundTruth) -> Rgb:
+    """The image with its labels."""
+    empty = np.zeros(rgb.shape[:2], np.uint8)
+    boxes = np.zeros((0, 4), np.float32) if truth.boxes is None else truth.boxes
+    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
+    perception = Perception(
+        boxes=np.asarray(boxes, np.float32),
+        scores=np.ones(len(boxes), np.float32),
+        labels=ignore.astype(np.int32),
+        drivable=empty if truth.drivable is None else truth.drivable.astype(np.uint8) * 255,
+        lane=empty if truth.lane is None else truth.lane.astype(np.uint8) * 255,
+        times=StageTimes(0.0, 0.0, 0.0),
+    )
+    return draw_overlay(rgb, perception, None)
 
 
 def read_worst(folder: Path) -> list[Worst]:
