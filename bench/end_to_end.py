@@ -12,9 +12,10 @@ from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.engines.open import open_engine
 from mtc_perception.metrics.figures import STAGE_LABELS
-from mtc_perception.replay.live.live_result import LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.live_result import LiveResult, Usage
 from mtc_perception.replay.live.live_run import run_live
-from mtc_perception.replay.live.reel import PlayerConfig
+from mtc_perception.replay.live.reel import LiveConfig
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.synthetic_drive import (
     SYNTHETIC_HEIGHT,
     SYNTHETIC_RATE_HZ,
@@ -40,8 +41,10 @@ def bench_end_to_end(
     before_ms = _bare_engine_ms(bundle)
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
         config = LiveConfig(
-            PlayerConfig(bag, seconds=RECORDED_S, repeat_s=seconds),
-            bundle.path,
+            Recording(path=bag),
+            ReplayOptions(bundle=bundle.path, seconds=RECORDED_S, transport="raw"),
+            transport="raw",
+            repeat_s=seconds,
             keep_results=False,
         )
         result = run_live(config, Path(folder), progress.count)

@@ -6,7 +6,7 @@ import pytest
 
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.metrics.tasks import PerceptionMetrics
-from mtc_perception.replay.live.live_result import LiveConfig, LiveResult
+from mtc_perception.replay.live.live_result import LiveResult
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.recorder import (
     OUTPUTS,
@@ -16,7 +16,8 @@ from mtc_perception.replay.live.recorder import (
     Recorded,
     RecordedFrame,
 )
-from mtc_perception.replay.live.reel import PlayerConfig
+from mtc_perception.replay.live.reel import LiveConfig
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import Notes
@@ -74,7 +75,8 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
         f"{task}_threshold": str(value) for task, value in thresholds.model_dump().items()
     }
     answers = AnswerReader(tmp_path / "answers.bin")
-    config = LiveConfig(PlayerConfig(bag), toy_bundle)
+    options = ReplayOptions(bundle=toy_bundle, transport="raw")
+    config = LiveConfig(Recording(path=bag), options, "raw")
     result = LiveResult(config, source.info, published, recorded, answers, [], 0, "", 1.0)
     notes = Notes()
     judge = FrameJudge(thresholds, bundle.manifest.classes, 5, notes)

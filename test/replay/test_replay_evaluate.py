@@ -15,6 +15,7 @@ from mtc_perception.core.perception import SCORE_FLOOR, Perception, StageTimes
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import (
     EncodedPixels,
     LabelledFrame,
@@ -27,7 +28,7 @@ from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run import plan
-from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.plan import plan_run
 from mtc_perception.replay.run.serial import run_serial
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import PerceiverPool
@@ -374,8 +375,8 @@ def test_what_a_killed_run_left_is_no_result(tmp_path: Path, toy_bundle: Path) -
 
 
 def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
-    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
-    [task] = plan_run([Recording(labelled_bag(tmp_path / "a"))], options, tmp_path / "run").tasks
+    options = ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    [task], _ = plan_run([Recording(path=labelled_bag(tmp_path / "a"))], options, tmp_path / "run")
     left_by_a_killed_run = task.out.with_name(f".{task.out.name}.1")
     left_by_a_killed_run.mkdir(parents=True)
 
@@ -404,10 +405,10 @@ def test_streams_of_several_engines_are_noted(tmp_path: Path, toy_bundle: Path) 
 def test_other_software_is_another_task(
     tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = Recording(labelled_bag(tmp_path / "drive"))
+    recording = Recording(path=labelled_bag(tmp_path / "drive"))
 
     def key() -> str:
-        [task] = plan_run([recording], Options(toy_bundle), tmp_path / "run").tasks
+        [task], _ = plan_run([recording], ReplayOptions(bundle=toy_bundle), tmp_path / "run")
         return task.key
 
     keys = [key()]
@@ -427,19 +428,19 @@ def test_other_software_is_another_task(
 
 
 def test_another_engine_is_another_task(tmp_path: Path, toy_bundle: Path) -> None:
-    recording = Recording(labelled_bag(tmp_path / "drive"))
+    recording = Recording(path=labelled_bag(tmp_path / "drive"))
     keys = set()
     for options in (
-        Options(toy_bundle),
-        Options(toy_bundle, engine="onnxruntime"),
-        Options(toy_bundle, reference=toy_bundle),
-        Options(toy_bundle, seconds=3),
-        Options(toy_bundle, annotate=True),
+        ReplayOptions(bundle=toy_bundle),
+        ReplayOptions(bundle=toy_bundle, engine="onnxruntime"),
+        ReplayOptions(bundle=toy_bundle, reference=toy_bundle),
+        ReplayOptions(bundle=toy_bundle, seconds=3),
+        ReplayOptions(bundle=toy_bundle, annotate=True),
     ):
-        [task] = plan_run([recording], options, tmp_path / "run").tasks
+        [task], _ = plan_run([recording], options, tmp_path / "run")
         keys.add(task.key)
     assert len(keys) == 5
-    [again] = plan_run([recording], Options(toy_bundle), tmp_path / "elsewhere").tasks
+    [again], _ = plan_run([recording], ReplayOptions(bundle=toy_bundle), tmp_path / "elsewhere")
     assert again.key in keys
 
 
@@ -463,9 +464,9 @@ def test_an_engine_that_failed_is_not_used_again(
 
     monkeypatch.setattr(OnnxRuntimeEngine, "start", start)
     bags = [labelled_bag(tmp_path / name) for name in "abcd"]
-    options = Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
-    plan = plan_run([Recording(bag) for bag in bags], options, tmp_path / "run")
-    outcomes = run_serial(plan.tasks, hang)
+    options = ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    tasks, _ = plan_run([Recording(path=bag) for bag in bags], options, tmp_path / "run")
+    outcomes = run_serial(tasks, hang)
     assert [failure.error for failure in outcomes.failures] == ["the GPU hangs"]
     assert [result.name[0] for result in outcomes.results] == ["a", "c", "d"]
     assert len(used) == 2
@@ -476,6 +477,6 @@ def test_streams_are_named_apart(tmp_path: Path, toy_bundle: Path) -> None:
     for name in ("1/roads", "2/roads", "3/roads (2)", "4/roads"):
         (tmp_path / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / name / "0.png"), picture(1))
-        folders.append(Recording(tmp_path / name))
-    tasks = plan_run(folders, Options(toy_bundle), tmp_path / "run").tasks
+        folders.append(Recording(path=tmp_path / name))
+    tasks, _ = plan_run(folders, ReplayOptions(bundle=toy_bundle), tmp_path / "run")
     assert [task.name for task in tasks] == ["roads", "roads (3)", "roads (2)", "roads (4)"]

@@ -1,7 +1,6 @@
 """Labels of recordings: from topics joined by stamp, from folders by stamp or name."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.bag_labels import TruthTopics
 from mtc_perception.replay.recordings.labels import stamp_of
 from mtc_perception.replay.recordings.recording import (
@@ -16,7 +16,7 @@ from mtc_perception.replay.recordings.recording import (
     SourceError,
 )
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.plan import plan_run
 from mtc_perception.util.errors import UserError
 from support.bag_messages import (
     COMPRESSED,
@@ -263,10 +263,10 @@ def test_labels_of_a_data_set_that_changed_are_another_task(
     folder.mkdir(parents=True)
     for index, stem in enumerate("ab"):
         cv2.imwrite(str(folder / f"{stem}.png"), picture(index))
-    options = Options(bundle=toy_bundle)
+    options = ReplayOptions(bundle=toy_bundle)
 
     def key() -> str:
-        [task] = plan_run([Recording(folder)], options, tmp_path / "run").tasks
+        [task], _ = plan_run([Recording(path=folder)], options, tmp_path / "run")
         return task.key
 
     before = key()
@@ -284,15 +284,16 @@ def test_labels_of_one_camera_are_not_those_of_all(tmp_path: Path, toy_bundle: P
     }
     bag = write_bag(tmp_path / "both", topics)
     labels = write_labels(tmp_path / "labels", [f"{stamp(0)}"])
-    options = Options(bundle=toy_bundle)
+    options = ReplayOptions(bundle=toy_bundle)
     for given, cameras in (
-        (Recording(bag, labels=labels), "/front, /labels, /rear"),
-        (Recording(bag, truth=TruthTopics(lane="/labels")), "/front, /rear"),
+        (Recording(path=bag, labels=labels), "/front, /labels, /rear"),
+        (Recording(path=bag, truth=TruthTopics(lane="/labels")), "/front, /rear"),
     ):
         with pytest.raises(UserError, match=f"several cameras, {cameras}: say with --topic"):
             plan_run([given], options, tmp_path / "run")
-        [task] = plan_run([replace(given, topics=("/rear",))], options, tmp_path / "run").tasks
-        assert task.topic == "/rear"
+        rear = given.model_copy(update={"topics": ("/rear",)})
+        [task], _ = plan_run([rear], options, tmp_path / "run")
+        assert task.recording.topics == ("/rear",)
 
 
 def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.run.evaluation import evaluate_run
-from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.plan import plan_run
 from mtc_perception.replay.run.ray_runner import run_on_ray
 from mtc_perception.replay.run.runners import now_and_then, run_workers
 from mtc_perception.replay.run.serial import Runner, run_serial
@@ -90,19 +91,19 @@ def killing(run: Path, stream: str, times: int) -> Iterator[list[int]]:
 def drives(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     folder = tmp_path_factory.mktemp("drives")
     return [
-        Recording(write_drive(folder / f"drive_{seed}", stamps(FRAMES, 30.0), seed=seed))
+        Recording(path=write_drive(folder / f"drive_{seed}", stamps(FRAMES, 30.0), seed=seed))
         for seed in range(DRIVES)
     ]
 
 
 @pytest.fixture(scope="module")
-def options(toy_bundle: Path) -> Options:
-    return Options(bundle=toy_bundle, engine="onnxruntime", threads=1)
+def options(toy_bundle: Path) -> ReplayOptions:
+    return ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
 
 
 @pytest.fixture(scope="module")
 def alone(
-    drives: list[Recording], options: Options, tmp_path_factory: pytest.TempPathFactory
+    drives: list[Recording], options: ReplayOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """The run of one process, which all others must equal."""
     run = tmp_path_factory.mktemp("alone") / "run"
@@ -188,7 +189,7 @@ def assert_same(
 
 def test_two_workers_give_the_result_of_one_process(
     drives: list[Recording],
-    options: Options,
+    options: ReplayOptions,
     alone: tuple[Path, dict[str, Any]],
     tmp_path: Path,
 ) -> None:
@@ -202,7 +203,7 @@ def test_two_workers_give_the_result_of_one_process(
 
 def test_a_killed_worker_costs_time_only(
     drives: list[Recording],
-    options: Options,
+    options: ReplayOptions,
     alone: tuple[Path, dict[str, Any]],
     two_at_once: Runner,
     tmp_path: Path,
@@ -215,7 +216,7 @@ def test_a_killed_worker_costs_time_only(
 
 
 def test_an_interrupted_run_leaves_nothing_half_written(
-    drives: list[Recording], options: Options, two_at_once: Runner, tmp_path: Path
+    drives: list[Recording], options: ReplayOptions, two_at_once: Runner, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(drives, options, tmp_path, two_at_once, Impatient(tmp_path))
@@ -225,7 +226,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(
 
 def test_a_stream_that_kills_its_workers_fails_alone_and_is_resumed(
     drives: list[Recording],
-    options: Options,
+    options: ReplayOptions,
     alone: tuple[Path, dict[str, Any]],
     tmp_path: Path,
 ) -> None:
@@ -247,24 +248,31 @@ def test_a_stream_that_kills_its_workers_fails_alone_and_is_resumed(
     assert_same(tmp_path, again, alone)
 
 
+def gone(task: StreamTask, folder: Path) -> StreamTask:
+    """The task, of a recording that is not there."""
+    recording = task.recording.model_copy(update={"path": folder / "gone"})
+    return replace(task, recording=recording)
+
+
 def test_what_no_worker_can_mend_is_not_tried_again(
-    drives: list[Recording], options: Options, tmp_path: Path
+    drives: list[Recording], options: ReplayOptions, tmp_path: Path
 ) -> None:
-    first, second = plan_run(drives[:2], options, tmp_path).tasks
+    (first, second), _ = plan_run(drives[:2], options, tmp_path)
     seen = Progress()
-    outcomes = run_workers(1, [replace(first, path=tmp_path / "gone"), second], seen)
+    outcomes = run_workers(1, [gone(first, tmp_path), second], seen)
     assert [failure.error for failure in outcomes.failures] == [f"{tmp_path}/gone does not exist"]
     assert [result.name for result in outcomes.results] == [second.name]
     assert first.name not in seen.done
 
 
 def test_ray_says_what_cannot_be(
-    drives: list[Recording], options: Options, cluster: str, tmp_path: Path
+    drives: list[Recording], options: ReplayOptions, cluster: str, tmp_path: Path
 ) -> None:
-    tasks = plan_run(drives[:1], options, tmp_path).tasks
+    tasks, _ = plan_run(drives[:1], options, tmp_path)
+    many = options.model_copy(update={"threads": 64})
     with pytest.raises(UserError, match="no machine of the cluster has 64 processors"):
-        run_on_ray(cluster, [replace(tasks[0], threads=64)], Progress())
-    outcomes = run_on_ray(cluster, [replace(tasks[0], path=tmp_path / "gone")], Progress())
+        run_on_ray(cluster, [replace(tasks[0], options=many)], Progress())
+    outcomes = run_on_ray(cluster, [gone(tasks[0], tmp_path)], Progress())
     assert [failure.error for failure in outcomes.failures] == [f"{tmp_path}/gone does not exist"]
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -284,10 +292,10 @@ def test_progress_is_told_now_and_then_and_at_the_end() -> None:
 
 def test_without_ray_it_is_named(
     drives: list[Recording],
-    options: Options,
+    options: ReplayOptions,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs Ray.*pip install"):
-        run_on_ray("127.0.0.1:1", plan_run(drives[:1], options, tmp_path).tasks, Progress())
+        run_on_ray("127.0.0.1:1", plan_run(drives[:1], options, tmp_path)[0], Progress())

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, new_bag
 from mtc_perception.replay.run.evaluation import evaluate_run
-from mtc_perception.replay.run.plan import Options, Recording
 from mtc_perception.replay.run.serial import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000
@@ -62,6 +62,6 @@ def evaluate(
     recording: Path, bundle: Path, run: Path, *, annotate: bool = False, labels: Path | None = None
 ) -> Path:
     """The folder of a run of `recording` through `bundle`."""
-    options = Options(bundle, engine="onnxruntime", threads=1, annotate=annotate)
-    evaluate_run([Recording(recording, labels=labels)], options, run, run_serial, Silent())
+    options = ReplayOptions(bundle=bundle, engine="onnxruntime", threads=1, annotate=annotate)
+    evaluate_run([Recording(path=recording, labels=labels)], options, run, run_serial, Silent())
     return run

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtc_perception.replay.commands.flags import options_of, with_flags
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +19,17 @@ if TYPE_CHECKING:
     from mtc_perception.replay.recordings.recording import SourceInfo
 
 SUMMARY_FILE = "summary.json"
+_SECONDS = 10.0
 
 
+@with_flags(
+    Recording,
+    ReplayOptions,
+    only=("topics", "fps", "bundle", "engine", "seconds", "transport"),
+    bundle="the shipped one",
+    seconds=_SECONDS,
+    transport="raw",
+)
 def demo(
     recording: Annotated[
         Path | None,
@@ -29,25 +40,7 @@ def demo(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/demo"),
-    bundle: Annotated[
-        Path | None, typer.Option(help="Network to run; default: the shipped one.")
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "tensorrt", "openvino", "onnxruntime"],
-        typer.Option(help="Inference runtime."),
-    ] = "auto",
-    seconds: Annotated[
-        float, typer.Option(min=0.001, help="Play so much of the beginning.")
-    ] = 10.0,
-    topic: Annotated[str | None, typer.Option(help="Camera topic, for a bag with several.")] = None,
-    fps: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Frame rate of an image folder (30), or to play a video at."),
-    ] = None,
-    transport: Annotated[
-        Literal["raw", "compressed"],
-        typer.Option(help="What the camera publishes: sensor_msgs/Image or JPEG."),
-    ] = "raw",
+    **given: Any,
 ) -> None:
     """Play a recording in real time through the perception node, as its own process under real DDS.
 
@@ -58,12 +51,10 @@ def demo(
     """
     from rich.console import Console
 
-    from mtc_perception.replay.recordings.sources import open_source
     from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
     from mtc_perception.replay.report.run_page import PAGE_FILE
     from mtc_perception.replay.results.run_result import stream_folder
     from mtc_perception.replay.run.evaluation import evaluate_run
-    from mtc_perception.replay.run.plan import Options, Recording
     from mtc_perception.replay.run.serial import run_serial
     from mtc_perception.replay.stream.annotated_video import find_video
     from mtc_perception.replay.stream.stream import import_live
@@ -76,27 +67,25 @@ def demo(
     from mtc_perception.core.bundle import read_bundle
     from mtc_perception.node.parameters import default_bundle
 
-    network = read_bundle(bundle or default_bundle())
+    own = {"bundle": default_bundle(), "seconds": _SECONDS, "transport": "raw"}
+    wanted = own | options_of(ReplayOptions, given)
+    options = ReplayOptions.model_validate(wanted | {"mode": "live", "video": True})
+    read_bundle(options.bundle)  # refused before a drive is rendered
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / SUMMARY_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made a folder: {error.strerror}; choose --out") from None
-    recording = recording or synthetic_bag(out.parent, seconds)
-    source = open_source(recording, topic, fps).info
-    topics = () if source.topic is None else (source.topic,)
-    options = Options(
-        bundle=network.path,
-        engine=engine,
-        seconds=seconds,
-        mode="live",
-        transport=transport,
-        video=True,
-    )
+    seconds = options.seconds or _SECONDS
+    path = recording or synthetic_bag(out.parent, seconds)
+    camera = Recording(path=path, **options_of(Recording, given))
+    source = camera.open().info
+    if source.topic is not None:
+        camera = camera.model_copy(update={"topics": (source.topic,)})
     try:
         with Progress(keep=True) as progress:
             result = evaluate_run(
-                [Recording(recording, topics, fps=fps)],
+                [camera],
                 options,
                 out,
                 partial(run_serial, strict=True),

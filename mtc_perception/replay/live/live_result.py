@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import percentiles
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.recorder import AnswerReader, Recorded, RecordedFrame
-from mtc_perception.replay.live.reel import PlayerConfig
+from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.recordings.recording import SourceInfo
 from mtc_perception.runtime.frames import STAGES
 
@@ -23,18 +22,6 @@ CAMERA = "front"
 _ROS_STAGES = ("receive", "end_to_end")
 
 Outcome = Literal["processed", "dropped", "stale", "malformed"]
-
-
-@dataclass(frozen=True, slots=True)
-class LiveConfig:
-    """One live run."""
-
-    play: PlayerConfig
-    bundle: Path
-    parameters: dict[str, Any] = field(default_factory=dict)
-    """Further parameters of the node, such as `engine`."""
-    keep_results: bool = True
-    """Keep boxes and masks, not only times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +117,7 @@ class LiveResult:
         own = {
             "published" if stage == "end_to_end" else stage: getattr(frame.times, stage)
             for stage in STAGES
-            if not (self.config.play.faithful and stage in _ROS_STAGES)
+            if not (self.config.faithful and stage in _ROS_STAGES)
         }
         return own | {"end_to_end": self.latency_ms(published)}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtc_perception.replay.live.domain import private_ros_domain
-from mtc_perception.replay.live.live_result import CAMERA, LiveConfig, LiveResult, Usage
+from mtc_perception.replay.live.live_result import CAMERA, LiveResult, Usage
 from mtc_perception.replay.live.node_process import NodeProcess
 from mtc_perception.replay.live.player import Matched, Played, run_player
 from mtc_perception.replay.live.recorder import (
@@ -21,9 +21,8 @@ from mtc_perception.replay.live.recorder import (
     Recorded,
     run_recorder,
 )
-from mtc_perception.replay.live.reel import Prepared
+from mtc_perception.replay.live.reel import LiveConfig, Prepared
 from mtc_perception.replay.recordings.recording import SourceInfo
-from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.worker_process import ReplayError, WorkerProcess
 
 NAMESPACE = "/replay"
@@ -59,20 +58,22 @@ def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
     whatever is lost after that is lost for real. Raises UserError for what the user gave, and
     `NodeFailure` where the node fails. Leaves no process behind, also on KeyboardInterrupt.
     """
-    play = config.play
-    source = open_source(play.path, play.topic, play.fps).info
+    options, source = config.options, config.recording.open().info
     parameters = {
-        "bundle": str(config.bundle.absolute()),
+        "bundle": str(options.bundle),
+        "engine": options.engine,
+        "precision": options.precision or "auto",
+        "threads": options.threads or 0,
+        "max_frame_age_ms": options.max_frame_age_ms,
         "cameras": [CAMERA],
         f"{CAMERA}.image_topic": IMAGE_TOPIC,
-        f"{CAMERA}.transport": play.transport,
-        "use_sim_time": play.faithful,
-        **config.parameters,
+        f"{CAMERA}.transport": config.transport,
+        "use_sim_time": config.faithful,
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(private_ros_domain())
-        player = stack.enter_context(WorkerProcess("player", run_player, play, IMAGE_TOPIC))
-        expected = expected_frames(source, play.seconds)
+        player = stack.enter_context(WorkerProcess("player", run_player, config, IMAGE_TOPIC))
+        expected = expected_frames(source, options.seconds)
         while not (prepared := _take(player, Prepared)).done:
             count("load", prepared.frames, expected)
         count("load", prepared.frames, prepared.frames)
@@ -99,7 +100,7 @@ def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
         count("configure", took_s, took_s)
 
         player.send("play")
-        duration_s = play.repeat_s or expected / source.rate_hz / play.speed
+        duration_s = config.repeat_s or expected / source.rate_hz / options.rate
         played, usage = _watch(player, node, duration_s, count)
         _wait_for_answers(recorder, len(played.frames))
         player.send("end")

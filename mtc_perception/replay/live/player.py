@@ -22,7 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from mtc_perception.replay.live.reel import PlayerConfig, Reel
+from mtc_perception.replay.live.reel import LiveConfig, Reel
 from mtc_perception.replay.recordings.recording import NS_PER_S
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import ReplayError, stop_if_alone
@@ -69,7 +69,7 @@ class Played:
     """Why the first of these cannot be read."""
 
 
-def run_player(connection: Connection, config: PlayerConfig, topic: str) -> None:
+def run_player(connection: Connection, config: LiveConfig, topic: str) -> None:
     """Worker: prepare, wait for a word, find the subscription, wait for a word, play.
 
     Images go to `topic`, or compressed to `<topic>/compressed`.
@@ -87,7 +87,7 @@ def run_player(connection: Connection, config: PlayerConfig, topic: str) -> None
         publisher = node.create_publisher(
             CompressedImage if compressed else Image, topic, CAMERA_QOS
         )
-        ticker = _Ticker(node, config.speed) if config.faithful else None
+        ticker = _Ticker(node, config.options.rate) if config.faithful else None
         _wait_for_subscription(connection, publisher, topic)
         if ticker is not None:
             _wait_for_subscription(connection, ticker.publisher, "/clock")
@@ -180,7 +180,7 @@ def _play(
     connection: Connection,
     publisher: Publisher,
     reel: Reel,
-    config: PlayerConfig,
+    config: LiveConfig,
     ticker: _Ticker | None,
 ) -> Iterator[Published]:
     gc.disable()  # a collection while playing would delay an image and make no room
@@ -191,14 +191,14 @@ def _play(
     for due_ns, item in zip(due, behind, strict=True):
         if config.repeat_s is not None and due_ns >= config.repeat_s * NS_PER_S:
             return
-        publish_ns = start_ns + round(due_ns / config.speed)
+        publish_ns = start_ns + round(due_ns / config.options.rate)
         if ticker is None:
             _sleep_until(publish_ns)
             stamp_ns = time.time_ns()
         else:
             stamp_ns = stamps.of(item.stamp_ns)
             if due_ns == 0:
-                ticker.set(max(1, stamp_ns - round(_LEAD_NS * config.speed)))
+                ticker.set(max(1, stamp_ns - round(_LEAD_NS * config.options.rate)))
             while publish_ns - time.monotonic_ns() > _TICK_NS:
                 time.sleep(_TICK_NS / NS_PER_S)
                 ticker.tick()

@@ -5,7 +5,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ import psutil
 from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.core.images import SourceImage
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -23,7 +23,6 @@ from mtc_perception.replay.recordings.recording import (
     Transport,
     first_seconds,
 )
-from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.errors import ImageError
 from mtc_perception.util.read_ahead import ReadAhead
 
@@ -38,22 +37,23 @@ _MEMORY_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class PlayerConfig:
-    """What to play and how; the fields of `open_source` and more."""
+class LiveConfig:
+    """One live run."""
 
-    path: Path
-    topic: str | None = None
-    """Which camera of a bag."""
-    fps: float | None = None
-    seconds: float | None = None
-    """Play only so much of the beginning; None is all."""
+    recording: Recording
+    """Of a bag, one camera."""
+    options: ReplayOptions
+    transport: Transport
+    """Of what is played."""
     repeat_s: float | None = None
     """Begin again until this much time has passed; None is once."""
-    transport: Transport = "raw"
-    faithful: bool = False
-    """Recorded stamps, /clock, and images as they are; else as a camera would now."""
-    speed: float = 1.0
-    """Of the recording's time."""
+    keep_results: bool = True
+    """Keep boxes and masks, not only times."""
+
+    @property
+    def faithful(self) -> bool:
+        """Recorded stamps, /clock, and images as they are; else as a camera would now."""
+        return self.options.transport is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,11 @@ class Item:
 class Reel:
     """The messages of a recording, read ahead as far as a budget of memory goes."""
 
-    def __init__(self, config: PlayerConfig) -> None:
+    def __init__(self, config: LiveConfig) -> None:
         self.unreadable = 0
         self.reason = ""
         self._config = config
-        self._source = open_source(config.path, config.topic, config.fps)
+        self._source = config.recording.open()
         self.rate_hz = self._source.info.rate_hz
         budget = min(_BUDGET_BYTES, int(psutil.virtual_memory().available * _MEMORY_SHARE))
         self._ahead = ReadAhead(self._items(), budget, lambda item: len(item.message.data))
@@ -93,7 +93,7 @@ class Reel:
             connection.send(Prepared(frames, done=False))
         if not frames:
             reason = self.reason and f"; {self.reason}"
-            raise SourceError(f"{self._config.path} holds no usable image{reason}")
+            raise SourceError(f"{self._config.recording.path} holds no usable image{reason}")
         if self._config.repeat_s is not None and not self._ahead.complete:
             raise SourceError(f"{frames} images fill the memory to repeat from: use --seconds")
         connection.send(Prepared(frames, done=True))
@@ -105,7 +105,7 @@ class Reel:
         self._ahead.close()
 
     def _items(self) -> Iterator[Item]:
-        for frame in first_seconds(self._source.frames(), self._config.seconds):
+        for frame in first_seconds(self._source.frames(), self._config.options.seconds):
             try:
                 yield Item(frame.index, frame.stamp_ns, self._message(frame))
             except ImageError as error:

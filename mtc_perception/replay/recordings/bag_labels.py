@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,17 @@ _LAST_PARTS = ("compressed", "image_raw", "image_rect", "image_rect_color", "ima
 class TruthTopics:
     """Where one camera's labels are; None where there are none."""
 
-    detections: str | None = None
-    """`vision_msgs/Detection2DArray`"""
-    drivable: str | None = None
-    """`sensor_msgs/Image`, mono8, foreground above 127."""
-    lane: str | None = None
-    """The same."""
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    detections: str | None = field(
+        default=None, metadata={"help": "Topic of labelled boxes (Detection2DArray)."}
+    )
+    drivable: str | None = field(
+        default=None, metadata={"help": "Topic of labelled drivable areas (mono8 Image)."}
+    )
+    lane: str | None = field(
+        default=None, metadata={"help": "Topic of labelled lane lines (mono8 Image)."}
+    )
 
     def names(self) -> list[str]:
         """The topics there are."""

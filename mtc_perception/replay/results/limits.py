@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import model_validator
+from typing_extensions import Self
 
 from mtc_perception.core.timing import percentiles
 from mtc_perception.metrics.figures import value_of
 from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.replay.options import Strict
 from mtc_perception.replay.stream.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.stream.task import Failure
 from mtc_perception.runtime.frames import STAGES as NODE_STAGES
@@ -20,14 +23,19 @@ _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold, as those that colour a log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Least and greatest allowed value of one figure; None: no limit to that side."""
+class Limit(Strict):
+    """Least and greatest allowed value of a figure; at least one of them."""
 
-    name: str
-    """Where the figure is in a result, as `latency_ms.end_to_end.p95`."""
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +60,20 @@ class Check:
         return f"{self.name} is {value}, wanted {' and '.join(limits)}"
 
 
-def check_limits(result: Mapping[str, Any], limits: Sequence[Limits]) -> list[Check]:
-    """Every limit against a result; a figure that the result does not have fails."""
+def check_limits(result: Mapping[str, Any], limits: Mapping[str, Limit]) -> list[Check]:
+    """Every limit against a result; a figure that the result does not have fails.
+
+    The name of a limit is where its figure is in a result, as `latency_ms.end_to_end.p95`.
+    """
     checks = []
-    for limit in limits:
-        value = value_of(result, limit.name)
+    for name, limit in limits.items():
+        value = value_of(result, name)
         passed = (
             value is not None
             and (limit.min is None or value >= limit.min)
             and (limit.max is None or value <= limit.max)
         )
-        checks.append(Check(limit.name, value, limit.min, limit.max, passed))
+        checks.append(Check(name, value, limit.min, limit.max, passed))
     return checks
 
 

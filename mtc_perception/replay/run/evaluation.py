@@ -1,15 +1,17 @@
 """A whole run: from recordings and options to its result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.report.run_page import PAGE_FILE, write_page
-from mtc_perception.replay.results.limits import Check, Limits, check_limits, junit_xml
+from mtc_perception.replay.results.limits import Check, Limit, check_limits, junit_xml
 from mtc_perception.replay.results.run_result import RESULT_FILE, merge_run, write_result
-from mtc_perception.replay.run.plan import Options, Recording, plan_run
+from mtc_perception.replay.run.plan import plan_run
 from mtc_perception.replay.run.serial import Observer, Runner
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamTask
@@ -29,13 +31,13 @@ class Watching(Observer, Protocol):
 
 def evaluate_run(
     recordings: Sequence[Recording],
-    options: Options,
+    options: ReplayOptions,
     run: Path,
     runner: Runner,
     watching: Watching,
     *,
     name: str | None = None,
-    limits: Sequence[Limits] = (),
+    limits: Mapping[str, Limit] = MappingProxyType({}),
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Replay every stream that is not there yet, merge all, check the limits, write the result.
@@ -44,18 +46,18 @@ def evaluate_run(
     `result.json`. Raises UserError where another process works in `run`, and where nothing at all
     can be evaluated; then only `junit.xml` is written.
     """
-    plan = plan_run(recordings, options, run)
+    planned, unreadable = plan_run(recordings, options, run)
     # No folder is made for nothing but a lock.
-    with held(run) if plan.tasks or limits or run.exists() else nullcontext():
-        there = [] if fresh else [one for task in plan.tasks if (one := finished(task)) is not None]
+    with held(run) if planned or limits or run.exists() else nullcontext():
+        there = [] if fresh else [one for task in planned if (one := finished(task)) is not None]
         done = {result.number for result in there}
-        tasks = [task for task in plan.tasks if task.number not in done]
+        tasks = [task for task in planned if task.number not in done]
         watching.planned(tasks, len(there), run)
         # What an earlier try came to must not be taken for what this one comes to.
         for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
             (run / file).unlink(missing_ok=True)
         outcomes = runner(tasks, watching)
-        failures: list[Failure] = [*plan.failures, *outcomes.failures]
+        failures: list[Failure] = [*unreadable, *outcomes.failures]
         results = [*there, *outcomes.results]
         result = merge_run(run, results, failures) if results else {}
         checks = check_limits(result, limits)

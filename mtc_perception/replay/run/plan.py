@@ -5,70 +5,32 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mtc_perception
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.core.engine import EngineChoice
+from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.bag_files import is_bag
-from mtc_perception.replay.recordings.bag_labels import TruthTopics
 from mtc_perception.replay.recordings.labels import LabelFolder
-from mtc_perception.replay.recordings.recording import SourceError, Transport
+from mtc_perception.replay.recordings.recording import SourceError
 from mtc_perception.replay.recordings.sources import FolderSource, find_streams
-from mtc_perception.replay.stream.task import Failure, Mode, StreamTask
+from mtc_perception.replay.results.run_result import STREAMS_FOLDER
+from mtc_perception.replay.stream.task import Failure, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 
 _PACKAGE = Path(mtc_perception.__file__).parent
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """One recording of a run, and what of it is to be replayed."""
-
-    path: Path
-    topics: tuple[str, ...] = ()
-    """Cameras of a bag; empty: all of them."""
-    truth: TruthTopics | None = None
-    """None: looked for in the bag."""
-    labels: Path | None = None
-    fps: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How every stream of a run is replayed; the fields are those of `StreamTask`."""
-
-    bundle: Path
-    engine: EngineChoice = "auto"
-    precision: str | None = None
-    threads: int | None = None
-    reference: Path | None = None
-    seconds: float | None = None
-    mode: Mode = "lockstep"
-    rate: float = 1.0
-    max_frame_age_ms: float = 0.0
-    transport: Transport | None = None
-    annotate: bool = False
-    video: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The streams of a run, and the recordings of which none can be made."""
-
-    tasks: list[StreamTask]
-    failures: list[Failure]
-
-
-def plan_run(recordings: Sequence[Recording], options: Options, run: Path) -> Plan:
-    """Open every recording and list its streams; `run` is the folder of the run.
+def plan_run(
+    recordings: Sequence[Recording], options: ReplayOptions, run: Path
+) -> tuple[list[StreamTask], list[Failure]]:
+    """The streams of all recordings, and the bags that cannot be read; `run` is the run's folder.
 
     Raises UserError for what is no recording at all, for bundles and labels that are unusable, and
-    for labels of one camera that are given to several; a bag that cannot be read is a failure of
-    the plan.
+    for labels of one camera that are given to several.
     """
     for recording in recordings:
         if not recording.path.exists():
@@ -80,17 +42,19 @@ def plan_run(recordings: Sequence[Recording], options: Options, run: Path) -> Pl
     failures: list[Failure] = []
     for recording in recordings:
         try:
-            streams = _streams(recording)
+            cameras = _cameras(recording)
             depends = [*common, _labels_key(recording, folders)]
-            for topic, truth in streams:
-                tasks.append(_task(len(tasks), recording, topic, truth, options, run, depends))
+            tasks += [
+                _task(number, camera, options, run, depends)
+                for number, camera in enumerate(cameras, start=len(tasks))
+            ]
         except SourceError as error:
             failures.append(Failure(recording.path.name, str(error)))
-    return Plan(_named_apart(tasks), failures)
+    return _named_apart(tasks), failures
 
 
-def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]]:
-    """Camera topics, and those of their labels. Raises SourceError and UserError."""
+def _cameras(recording: Recording) -> list[Recording]:
+    """One recording per camera, with the topics of its labels. Raises SourceError and UserError."""
     streams = find_streams(recording.path, recording.topics, recording.fps, recording.truth)
     if len(streams) > 1 and (recording.labels or recording.truth):
         # Cameras with one trigger have one stamp: they would all be scored by these labels.
@@ -98,44 +62,18 @@ def _streams(recording: Recording) -> list[tuple[str | None, TruthTopics | None]
             f"{recording.path} has several cameras, {', '.join(str(one) for one, _ in streams)}: "
             "say with --topic whose labels these are"
         )
-    return streams
+    return [
+        recording.model_copy(update={"topics": (topic,) if topic else (), "truth": truth})
+        for topic, truth in streams
+    ]
 
 
 def _task(
-    number: int,
-    recording: Recording,
-    topic: str | None,
-    truth: TruthTopics | None,
-    options: Options,
-    run: Path,
-    depends: Sequence[str],
+    number: int, camera: Recording, options: ReplayOptions, run: Path, depends: Sequence[str]
 ) -> StreamTask:
-    path = recording.path.absolute()
-    name = f"{path.name}:{topic}" if topic else path.name
-    task = StreamTask(
-        number=number,
-        name=name,
-        path=path,
-        topic=topic,
-        fps=recording.fps,
-        seconds=options.seconds,
-        truth=truth,
-        labels=None if recording.labels is None else recording.labels.absolute(),
-        bundle=options.bundle.absolute(),
-        engine=options.engine,
-        precision=options.precision,
-        threads=options.threads,
-        reference=None if options.reference is None else options.reference.absolute(),
-        mode=options.mode,
-        rate=options.rate,
-        max_frame_age_ms=options.max_frame_age_ms,
-        transport=options.transport,
-        annotate=options.annotate,
-        video=options.video,
-        out=run / "streams" / f"{number:02d}_{_slug(name)}",
-        key="",
-    )
-    return replace(task, key=_key(task, depends))
+    name = ":".join([camera.path.name, *camera.topics])
+    out = run / STREAMS_FOLDER / f"{number:02d}_{_slug(name)}"
+    return StreamTask(number, name, camera, options, out, _key(camera, options, depends))
 
 
 def _named_apart(tasks: Sequence[StreamTask]) -> list[StreamTask]:
@@ -152,20 +90,16 @@ def _named_apart(tasks: Sequence[StreamTask]) -> list[StreamTask]:
     return renamed
 
 
-def _key(task: StreamTask, depends: Sequence[str]) -> str:
-    """Changes with everything that the task's result depends on.
+def _key(camera: Recording, options: ReplayOptions, depends: Sequence[str]) -> str:
+    """Changes with everything that the result of a stream depends on.
 
-    `depends` are the keys of what is not the task's own.
+    `depends` are the keys of the networks, the labels and the software.
     """
-    options = {
-        key: value
-        for key, value in asdict(task).items()
-        if key not in ("number", "name", "out", "key", "bundle", "reference", "labels")
-    }
-    content: dict[str, Any] = {
-        "options": {key: value and str(value) for key, value in options.items()},
+    content = {
+        "recording": camera.model_dump(mode="json", exclude={"labels"}),
+        "options": options.model_dump(mode="json", exclude={"bundle", "reference"}),
         "depends": list(depends),
-        "files": _files(task.path),
+        "files": _files(camera.path),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -208,7 +142,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[:80]
 
 
-def default_run_folder(bundle: Path, name: str | None, mode: Mode) -> Path:
+def default_run_folder(options: ReplayOptions, name: str | None) -> Path:
     """Where a run goes by default: a folder of its own for every bundle, scenario and mode."""
-    parts = bundle.stem, name, "live" if mode == "live" else None
+    parts = options.bundle.stem, name, "live" if options.mode == "live" else None
     return Path("out", "replay", _slug("_".join(filter(None, parts))))

@@ -101,11 +101,11 @@ def _ended(ray: Any, reference: Any, task: StreamTask) -> StreamResult | Failure
 def _resources(ray: Any, task: StreamTask) -> dict[str, float]:
     """What one task occupies. Raises UserError where no machine has that much."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores, most = task.threads or 1, max(node.get("CPU", 0) for node in alive)
+    cores, most = task.options.threads or 1, max(node.get("CPU", 0) for node in alive)
     if cores > most:
         raise UserError(f"no machine of the cluster has {cores} processors: use --threads {most:g}")
     # Ray hides the GPUs of a machine from tasks that do not ask for one.
-    gpus = task.engine in _GPU_ENGINES and any(node.get("GPU", 0) >= 1 for node in alive)
+    gpus = task.options.engine in _GPU_ENGINES and any(node.get("GPU", 0) >= 1 for node in alive)
     return {"num_cpus": cores, "num_gpus": int(gpus)}
 
 

@@ -10,10 +10,11 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mtc_perception.replay.options import Mode
 from mtc_perception.replay.run.serial import Observer, Outcomes, Runner, run_serial
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import Tick, run_stream
-from mtc_perception.replay.stream.task import Failure, Mode, StreamResult, StreamTask
+from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.worker_process import (
     ReplayError,

@@ -9,10 +9,10 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.live_result import CAMERA, LiveConfig, LiveResult
+from mtc_perception.replay.live.live_result import CAMERA, LiveResult
 from mtc_perception.replay.live.live_run import Phase, expected_frames, node_files, run_live
 from mtc_perception.replay.live.player import Published
-from mtc_perception.replay.live.reel import PlayerConfig
+from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     EncodedPixels,
@@ -59,25 +59,9 @@ def replay_live(
     called once per image, half of them while it plays. Raises UserError, and `NodeFailure` where
     the node fails.
     """
-    config = LiveConfig(
-        PlayerConfig(
-            path=task.path,
-            topic=task.topic,
-            fps=task.fps,
-            seconds=task.seconds,
-            transport=task.transport or _transport(source),
-            faithful=task.transport is None,
-            speed=task.rate,
-        ),
-        bundle=task.bundle,
-        parameters={
-            "engine": task.engine,
-            "precision": task.precision or "auto",
-            "threads": task.threads or 0,
-            "max_frame_age_ms": task.max_frame_age_ms,
-        },
-    )
-    ticks = _Ticks(tick, expected_frames(source.info, task.seconds))
+    options = task.options
+    config = LiveConfig(task.recording, options, options.transport or _transport(source))
+    ticks = _Ticks(tick, expected_frames(source.info, options.seconds))
     with node_files(folder) as scratch:
         result = run_live(config, scratch, ticks.played)
         _note_trouble(result, notes)
@@ -176,7 +160,7 @@ def _ending(
 
 
 def _note_trouble(result: LiveResult, notes: Notes) -> None:
-    period_ms = 1e3 / result.source.rate_hz / result.config.play.speed
+    period_ms = 1e3 / result.source.rate_hz / result.config.options.rate
     late = [one for one in result.published if one.late_ms > _LATE_PERIODS * period_ms]
     if late:
         first = late[0]
@@ -195,8 +179,8 @@ def _figures(result: LiveResult) -> dict[str, Any]:
     frames = [frame for one in published if (frame := result.frame(one)) is not None]
     first_output_ns = min((frame.last_arrival_ns for frame in frames), default=None)
     return {
-        "rate": result.config.play.speed,
-        "transport": result.config.play.transport,
+        "rate": result.config.options.rate,
+        "transport": result.config.transport,
         "degraded": result.engine["degraded"],
         "frames_published": len(published),
         "frames_received_by_node": int(result.recorded.status[CAMERA]["frames_in"]),

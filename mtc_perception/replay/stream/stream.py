@@ -16,7 +16,6 @@ from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.perception import SCORE_FLOOR
 from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import FrameSource, Notes
-from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
 from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
@@ -137,21 +136,19 @@ class _Books:
 
 
 def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tick) -> StreamResult:
-    source = open_source(task.path, task.topic, task.fps, task.truth)
-    expected = _expected(source, task.seconds)
+    recording, options = task.recording, task.options
+    source = recording.open()
+    expected = _expected(source, options.seconds)
     tick(0, expected)  # engines take their time to load
     notes = Notes()
     with ExitStack() as stack:
         perceiver = reference = None
-        if task.mode == "lockstep":  # live, the node has the engine
-            perceiver = stack.enter_context(
-                perceivers.lend(Selection(task.bundle, task.engine, task.precision, task.threads))
-            )
-        if task.reference is not None:
-            reference = stack.enter_context(
-                perceivers.lend(Selection(task.reference, task.engine, threads=task.threads))
-            )
-        bundle = read_bundle(task.bundle) if perceiver is None else perceiver.bundle
+        if options.mode == "lockstep":  # live, the node has the engine
+            perceiver = stack.enter_context(perceivers.lend(options.selection))
+        if options.reference is not None:
+            other = Selection(options.reference, options.engine, threads=options.threads)
+            reference = stack.enter_context(perceivers.lend(other))
+        bundle = read_bundle(options.bundle) if perceiver is None else perceiver.bundle
         manifest = bundle.manifest
         begin_s = monotonic()  # engines that load or are built are no property of the recording
         judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
@@ -163,7 +160,7 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
             done += 1
             tick(done, max(done, expected))
 
-        frames = labelled_frames(source, task.labels, task.seconds, notes)
+        frames = labelled_frames(source, recording.labels, options.seconds, notes)
         if perceiver is None:
             replay_live = import_live()
             run = replay_live(
@@ -180,13 +177,13 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
     return StreamResult(
         number=task.number,
         name=task.name,
-        path=str(task.path),
+        path=str(recording.path),
         topic=source.info.topic,
         kind=source.info.kind,
-        mode=task.mode,
+        mode=options.mode,
         key=task.key,
-        labels=None if task.labels is None else str(task.labels.absolute()),
-        truth=None if task.truth is None else asdict(task.truth),
+        labels=None if recording.labels is None else str(recording.labels),
+        truth=None if recording.truth is None else asdict(recording.truth),
         rate_hz=source.info.rate_hz,
         frames_expected=expected,
         engine=engine,
@@ -220,9 +217,9 @@ def import_live() -> Callable[..., "LiveRun"]:
 def _sinks(task: StreamTask, source: FrameSource, folder: Path) -> list[Sink]:
     """The sinks that `task` wants; they write to `folder`, which exists."""
     sinks: list[Sink] = [Gallery(folder / PICTURES)]
-    if task.annotate:
+    if task.options.annotate:
         sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
-    if task.video:
+    if task.options.video:
         sinks.append(AnnotatedVideo(folder, source.info.rate_hz))
     return sinks
 

@@ -3,52 +3,26 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mtc_perception.core.engine import EngineChoice
-from mtc_perception.replay.recordings.bag_labels import TruthTopics
-from mtc_perception.replay.recordings.recording import Note, SourceKind, Transport
+from mtc_perception.replay.options import Mode, Recording, ReplayOptions
+from mtc_perception.replay.recordings.recording import Note, SourceKind
 from mtc_perception.util.errors import UserError
 
 STREAM_FILE = "stream.json"
-Mode = Literal["lockstep", "live"]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTask:
-    """One camera of one recording, to be replayed through one bundle."""
+    """One camera of one recording, to be replayed."""
 
     number: int
     """Position in the run, from 0."""
     name: str
     """Unique in the run, the same in every run of this recording: what runs are joined by."""
-    path: Path
-    topic: str | None
-    """Camera topic, in a bag."""
-    fps: float | None
-    seconds: float | None
-    """Only so much of the beginning."""
-    truth: TruthTopics | None
-    """Topics of the labels, in a bag."""
-    labels: Path | None
-    """Folder of the labels; in place of those in the recording."""
-    bundle: Path
-    engine: EngineChoice
-    precision: str | None
-    threads: int | None
-    reference: Path | None
-    """Bundle whose answers are agreed with."""
-    mode: Mode
-    rate: float
-    """Playing speed, 1 is real time; live only."""
-    max_frame_age_ms: float
-    """The node's parameter; live only."""
-    transport: Transport | None
-    """Play as a camera does that publishes now, in this form; None: as recorded. Live only."""
-    annotate: bool
-    """Write an annotated bag."""
-    video: bool
-    """Write an annotated video."""
+    recording: Recording
+    """Of a bag, with this camera alone."""
+    options: ReplayOptions
     out: Path
     """Folder of this stream, in the run's."""
     key: str
