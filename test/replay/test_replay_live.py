@@ -206,7 +206,8 @@ def marked(mark: str) -> list[psutil.Process]:
         (["--live", "--workers", "2"], "live runs measure time, one at a time"),
         (["--live", "--ray", "here:1"], "live runs measure time, one at a time"),
         (["--workers", "2", "--ray", "here:1"], "leave out one of them"),
-        (["--rate", "2"], "--rate and --max-frame-age-ms are for --live"),
+        (["--rate", "2"], "--rate is for --live"),
+        (["--max-frame-age-ms", "5"], "--max-frame-age-ms is for --live"),
     ],
 )
 def test_options_that_contradict_each_other_are_a_mistake(
