@@ -1,8 +1,8 @@
 """Data sets of every layout as lists of samples.
 
-Which layout a folder has is seen from its sub-folders: the project's own (`layouts/project.py`),
-BDD100K as released (`layouts/bdd100k.py`), or that of YOLOP, A-YOLOM or RMT-PPAD
-(`layouts/image_mask.py`). What is missing is unlabelled, never negative.
+Which layout a folder has is seen from its sub-folders: the project's own (`project.py`),
+BDD100K as released (`bdd100k.py`), or that of YOLOP, A-YOLOM or RMT-PPAD
+(`image_mask.py`). What is missing is unlabelled, never negative.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Write synthetic roads as a data set in the project's layout (see `layout.py`)."""
+"""Write synthetic roads as a data set in the project's layout (see `datasets/project.py`)."""
 
 import json
 import multiprocessing

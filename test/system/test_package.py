@@ -87,7 +87,7 @@ def test_installed_package_runs_without_the_checkout(workspace: Path) -> None:
 def test_colcon_test_runs_pytest_here(workspace: Path) -> None:
     run(
         *("colcon", "test", "--return-code-on-test-failure"),
-        *("--pytest-args", "test/test_timing.py"),
+        *("--pytest-args", "test/core/test_timing.py"),
         cwd=workspace,
     )
     summary = run("colcon", "test-result", "--verbose", cwd=workspace)

@@ -1,10 +1,11 @@
 // The camera's bytes as the network's input, in one pass: scaling, padding, colour order.
 //
-// The same as `Letterbox.write` of preprocess.py, to one grey level: bilinear between the four
+// The same as `Letterbox.write` of core/letterbox.py, to one grey level: bilinear between the four
 // nearest pixels, or the mean of the area that a pixel covers where the image shrinks below half
 // size. Positions are fractions with the output's length as denominator, so they are exact.
 //
-// The body is C as well, so that it can be checked where there is no GPU: test_cuda_letterbox.py.
+// The body is C as well, so that it can be checked where there is no GPU:
+// test/engines/test_cuda_letterbox.py.
 
 #ifdef __CUDACC__
 #define BODY static __device__ __forceinline__
