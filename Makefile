@@ -7,14 +7,16 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs bench clean
+.PHONY: help setup demo test test-fast lint docs bench clean
 PYTHON ?= python3
 export PYTHON
 
 RUN := source tools/ros_env.sh &&
+# A module's tests stay together: they share what they build.
+PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: ## everything for users and developers
 	@tools/setup.sh runtime offline dev tensorrt ray
@@ -30,7 +32,11 @@ lint: ## ruff, mypy, the rules of imports, undeclared dependencies
 test: ## lint and all tests
 	@tools/setup.sh runtime offline dev tensorrt ray
 	@$(MAKE) --no-print-directory _lint
-	@$(RUN) python -m pytest
+	@$(RUN) $(PYTEST)
+
+test-fast: ## tests without training and without real DDS, in three minutes
+	@tools/setup.sh runtime offline dev tensorrt
+	@$(RUN) $(PYTEST) -m "not slow and not dds"
 
 docs: ## the documents as a site with the API reference, in out/site
 	@tools/setup.sh runtime docs

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 
 from mtc_perception.replay.live.domain import ClaimedDomain
+from support.gpu import missing_gpu
 from support.toy_bundle import write_toy_bundle
 
 # How long an example takes says more about what else the machine does than about the code.
@@ -55,6 +57,18 @@ def _needing_torch() -> list[str]:
 
 # A vehicle has no torch (colcon test): the offline package is tested where networks are made.
 collect_ignore = [] if importlib.util.find_spec("torch") else ["offline", *_needing_torch()]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with much to do come first, so that none of them is waited for at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (why := missing_gpu()):
+        pytest.skip(why)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,11 +7,10 @@ import pytest
 
 from mtc_perception.engines.tensorrt import cuda
 from mtc_perception.util.errors import EngineError
-from support.gpu import missing_gpu, needs_gpu
+from support.gpu import without_gpu
 from support.simulated_gpu import SimulatedGpu, simulated_gpu
 
 pytest.importorskip("cuda.bindings.runtime")
-without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
 
 
 @without_gpu
@@ -106,7 +105,7 @@ def test_a_process_that_was_stopped_looks_once_more(
     assert len(looks) == 2
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_what_is_copied_in_comes_out_again() -> None:
     stream, device = cuda.Stream(), cuda.DeviceBuffer(1000)
     sent, received = cuda.pinned_array(1000), cuda.pinned_array(1000)
@@ -117,7 +116,7 @@ def test_what_is_copied_in_comes_out_again() -> None:
     np.testing.assert_array_equal(received, sent)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_captured_work_runs_when_it_is_launched_only() -> None:
     stream, device = cuda.Stream(), cuda.DeviceBuffer(8)
     sent, received = cuda.pinned_array(8), cuda.pinned_array(8)
@@ -138,7 +137,7 @@ def test_captured_work_runs_when_it_is_launched_only() -> None:
         assert (received == value).all()
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_work_that_cannot_be_captured_leaves_the_stream_usable() -> None:
     stream, device = cuda.Stream(), cuda.DeviceBuffer(8)
     with pytest.raises(EngineError, match="captur"):
@@ -150,7 +149,7 @@ def test_work_that_cannot_be_captured_leaves_the_stream_usable() -> None:
     stream.synchronise()
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_events_measure_the_devices_time() -> None:
     stream, begin, end = cuda.Stream(), cuda.Event(), cuda.Event()
     device, host = cuda.DeviceBuffer(1 << 26), cuda.pinned_array(1 << 26)
@@ -161,7 +160,7 @@ def test_events_measure_the_devices_time() -> None:
     assert 0.1 < end.ms_since(begin) < 1000.0  # 64 MiB at 670 GB/s to 67 MB/s
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_a_failure_is_forgotten_by_the_next_call() -> None:
     with pytest.raises(EngineError, match=r"^CUDA: out of memory \(cudaMalloc\)$"):
         cuda.DeviceBuffer(1 << 46)
@@ -172,7 +171,7 @@ def test_a_failure_is_forgotten_by_the_next_call() -> None:
     assert device.memory_mib > 1000
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_pinned_memory_outlives_its_first_name() -> None:
     view = cuda.pinned_array(16)[4:8]
     gc.collect()

@@ -35,7 +35,7 @@ from mtc_perception.engines.tensorrt.device_letterbox import (
     geometry,
 )
 from mtc_perception.util.errors import EngineError, ImageError
-from support.gpu import missing_gpu, needs_gpu
+from support.gpu import without_gpu
 from support.simulated_gpu import SimulatedGpu, simulated_gpu
 
 FORMATS: tuple[PixelFormat, ...] = ("rgb", "bgr", "rgba", "bgra", "mono")
@@ -300,7 +300,7 @@ def test_memory_that_is_not_to_be_had_leaves_the_letterbox_as_it_was(gpu: Simula
 
 
 @pytest.mark.usefixtures("_nvrtc")
-@pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
+@without_gpu
 def test_without_a_driver_the_host_has_to_do_it() -> None:
     """The bindings raise errors of their own where they find no driver."""
     no_stream: Any = None
@@ -308,7 +308,7 @@ def test_without_a_driver_the_host_has_to_do_it() -> None:
         DeviceLetterbox(no_stream, ADA)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_the_gpu_does_what_opencv_does() -> None:
     check_device(current_device())
 

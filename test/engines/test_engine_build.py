@@ -32,7 +32,7 @@ from mtc_perception.engines.tensorrt.library import installed_flavours
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.util.errors import BundleError, EngineError
 from support.checkout import ROOT
-from support.gpu import missing_gpu
+from support.gpu import without_gpu
 from support.toy_bundle import MAX_DETECTIONS, toy_model, write_toy_bundle
 
 HEIGHT, WIDTH = 96, 160
@@ -229,7 +229,7 @@ def test_a_missing_library_is_named_with_where_to_get_it() -> None:
 
 
 @needs_rtx
-@pytest.mark.skipif(not missing_gpu(), reason="there is a GPU")
+@without_gpu
 def test_without_a_gpu_its_build_says_what_to_do_instead() -> None:
     with pytest.raises(EngineError, match=r"name the GPU to build for.*--flavour rtx --target sm"):
         build_engine(toy_network(), BuildSettings("tensorrt_rtx"))

@@ -17,7 +17,7 @@ from mtc_perception.engines.tensorrt.library import installed_flavours
 from mtc_perception.engines.tensorrt.machine import Machine
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.util.errors import EngineError
-from support.gpu import missing_gpu, needs_gpu
+from support.gpu import missing_gpu, without_gpu
 from support.toy_bundle import toy_manifest, toy_model, write_toy_bundle
 
 GOLDEN = SelfTest(drivable_mean=0.5, lane_mean=0.5, top_score=0.5, tolerance=0.05)
@@ -130,7 +130,7 @@ def test_mistakes_are_one_line(
     assert done.stdout == ""
 
 
-@pytest.mark.skipif(not missing_gpu(), reason="there is a GPU")
+@without_gpu
 @needs_rtx
 def test_without_a_gpu_it_says_so_once(bundle: Path, built: Path) -> None:
     for command in ("build", "bench"):
@@ -140,7 +140,7 @@ def test_without_a_gpu_it_says_so_once(bundle: Path, built: Path) -> None:
         assert missing_gpu() in line
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_on_a_gpu_engines_are_built_inspected_and_measured(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy.mtc", 96, 160)
     manifest = read_bundle(bundle).manifest

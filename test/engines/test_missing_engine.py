@@ -23,7 +23,7 @@ from mtc_perception.engines.tensorrt.library import import_library, installed_fl
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.util.errors import EngineError
-from support.gpu import missing_gpu, needs_gpu
+from support.gpu import without_gpu
 from support.toy_bundle import write_toy_bundle
 
 ADA = Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
@@ -31,7 +31,6 @@ ADA = Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=
 needs_rtx = pytest.mark.skipif(
     "tensorrt_rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed"
 )
-without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_an_engine_that_does_not_load_is_built_again_once(
     assert builds == 1
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_on_a_gpu_only_an_engine_that_does_not_load_is_built_again(bundle: Bundle) -> None:
     store = EngineStore()
     try:

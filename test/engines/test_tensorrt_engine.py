@@ -27,13 +27,12 @@ from mtc_perception.engines.tensorrt.library import (
 )
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.util.errors import BundleError, EngineError
-from support.gpu import missing_gpu, needs_gpu
+from support.gpu import without_gpu
 from support.toy_bundle import MAX_DETECTIONS, check_answers, toy_model, write_toy_bundle
 
 HEIGHT, WIDTH = 96, 160
 ADA = cuda.Device("NVIDIA GeForce RTX 4090", "sm89", multiprocessors=128, memory_mib=24_080)
 
-without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
 needs_rtx = pytest.mark.skipif(
     "tensorrt_rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed"
 )
@@ -254,8 +253,6 @@ def gpu_engine(
     request: pytest.FixtureRequest, network: Network
 ) -> Iterator[tensorrt.TensorRtEngine]:
     """The toy network on this machine's GPU, with each library in turn."""
-    if missing_gpu():
-        pytest.skip(missing_gpu())
     if request.param not in installed_flavours():
         pytest.skip(f"{NAMES[request.param]} is not installed")
     if reason := unsupported(request.param):
@@ -269,6 +266,7 @@ def gpu_engine(
     engine.close()
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_the_answers_are_right(gpu_engine: tensorrt.TensorRtEngine) -> None:
     assert "without a CUDA graph" not in gpu_engine.device
     rng = np.random.default_rng(1)
@@ -279,6 +277,7 @@ def test_on_a_gpu_the_answers_are_right(gpu_engine: tensorrt.TensorRtEngine) -> 
         check_answers(frame, gpu_engine.wait())
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_images_are_prepared_like_on_the_host(
     gpu_engine: tensorrt.TensorRtEngine,
 ) -> None:
@@ -301,6 +300,7 @@ def test_on_a_gpu_images_are_prepared_like_on_the_host(
     check_answers(frame, gpu_engine.wait())
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_the_engine_serves_another_thread(gpu_engine: tensorrt.TensorRtEngine) -> None:
     frame = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
 
@@ -320,6 +320,7 @@ def test_on_a_gpu_the_engine_serves_another_thread(gpu_engine: tensorrt.TensorRt
     assert np.shares_memory(before.drivable, after.drivable)
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_a_closed_engine_says_so_and_its_buffers_stay_readable(
     gpu_engine: tensorrt.TensorRtEngine,
 ) -> None:
@@ -333,7 +334,7 @@ def test_on_a_gpu_a_closed_engine_says_so_and_its_buffers_stay_readable(
             call()
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_on_a_gpu_the_store_is_the_way_to_an_engine(
     toy: Bundle, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from mtc_perception.core.bundle import Variant, read_bundle, sha256_hex, write_b
 from mtc_perception.engines.tensorrt.library import installed_flavours
 from support import building_node
 from support.building_node import build_for_ada
-from support.gpu import missing_gpu
+from support.gpu import missing_gpu, without_gpu
 from support.node_process import running
 from support.node_rig import Rig
 
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.dds
 needs_rtx = pytest.mark.skipif(
     "tensorrt_rtx" not in installed_flavours(), reason="tensorrt_rtx is not installed"
 )
-without_gpu = pytest.mark.skipif(not missing_gpu(), reason="there is a GPU to build for")
 BUILDING = "building the TensorRT engine"
 
 

@@ -47,6 +47,7 @@ def write_recipe(roads: Path, path: Path, epochs: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_train_evaluate_export_evaluate(roads: Path, tmp_path: Path) -> None:
     recipe = write_recipe(roads, tmp_path / "tiny.yaml", epochs=2000)
     trained = run(
@@ -84,6 +85,7 @@ def test_train_evaluate_export_evaluate(roads: Path, tmp_path: Path) -> None:
         assert after[task][figure] == pytest.approx(before[task][figure], abs=0.002)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) -> None:
     recipe = write_recipe(roads, tmp_path / "long.yaml", epochs=2000)
     arguments = command("train", "--recipe", recipe, "--out", tmp_path / "run")

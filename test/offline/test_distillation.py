@@ -218,6 +218,7 @@ def test_unrelated_widths_are_projected(tmp_path: Path) -> None:
     assert teaching(image, features).item() == pytest.approx(total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_whose_channels_are_whose(tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", QUERIES)
     child = pruned(tmp_path / "child", teacher, seed=1)
@@ -240,6 +241,7 @@ def test_whose_channels_are_whose(tmp_path: Path) -> None:
     assert kept_channels(DENSE, whole) == kept_channels(DENSE, WIDER) == unrelated
 
 
+@pytest.mark.slow
 def test_a_query_decoder_teaches_a_dense_head(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(
         dataset,
@@ -255,6 +257,7 @@ def test_a_query_decoder_teaches_a_dense_head(dataset: Path, tmp_path: Path) -> 
     assert spec.data == ["roads of old", "roads train"]
 
 
+@pytest.mark.slow
 def test_the_teacher_computes_in_the_precision_of_the_run(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(
         dataset,
@@ -274,6 +277,7 @@ def test_the_teacher_computes_in_the_precision_of_the_run(dataset: Path, tmp_pat
     assert {value.dtype for value in teaching.state()["projections"].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_features_come_closer(dataset: Path, tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", WIDER)
     distance_of = []
@@ -289,6 +293,7 @@ def test_features_come_closer(dataset: Path, tmp_path: Path) -> None:
     assert distance_of[1][-1] < 0.9 * distance_of[0][-1]
 
 
+@pytest.mark.slow
 def test_a_distilled_run_resumes_exactly(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +329,7 @@ def test_a_distilled_run_resumes_exactly(
         Trainer(recipe, tmp_path / "parts", Scores(0.5))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_teacher_is_as_before(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(dataset, {"epochs": 1})
     trainer = Trainer(recipe, tmp_path, Scores(0.5))
@@ -336,6 +342,7 @@ def test_a_run_without_a_teacher_is_as_before(dataset: Path, tmp_path: Path) -> 
     assert list(rows(tmp_path)[0]["loss"]) == ["detection", "drivable", "lane"]
 
 
+@pytest.mark.slow
 def test_what_comes_after_training_may_change_in_its_course(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(dataset, {"epochs": 1})
     Trainer(recipe, tmp_path, Scores(0.5)).run()
@@ -346,6 +353,7 @@ def test_what_comes_after_training_may_change_in_its_course(dataset: Path, tmp_p
         assert Trainer(later, tmp_path, Scores(0.5)).over
 
 
+@pytest.mark.slow
 def test_a_network_with_fewer_decoder_layers_recovers(dataset: Path, tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", QUERIES)
     model, spec = keep_decoder_layers(load_checkpoint(teacher), load_spec(teacher), 1)
@@ -364,6 +372,7 @@ def test_a_network_with_fewer_decoder_layers_recovers(dataset: Path, tmp_path: P
     assert list(rows(tmp_path / "run")[0]["loss"]) == ["detection", "drivable", "lane", "features"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["start_from", "shape_of"])
 def test_a_pruned_network_is_trained_in_its_shape(
     dataset: Path, tmp_path: Path, origin: str

@@ -36,6 +36,7 @@ def data(tmp_path: Path) -> DataSet:
     return made
 
 
+@pytest.mark.slow
 def test_export_takes_the_best_thresholds_from_the_metrics(
     checkpoint: Path, data: DataSet, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ HEIGHT, WIDTH = 128, 192
 THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine_name", ["openvino", "onnxruntime"])
 def test_bundle_computes_what_the_network_computes(
     checkpoint: Path, tmp_path: Path, engine_name: str

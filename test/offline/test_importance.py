@@ -194,6 +194,7 @@ def test_a_network_of_which_all_is_protected_is_refused() -> None:
         Scorer(gated_net(), [replace(group, protected="head") for group in groups()])
 
 
+@pytest.mark.slow
 def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
     """gamma dL/dgamma + beta dL/dbeta over a group's BatchNorms (see scorer.py)."""
     model = network(ConvMultiTask, TINY)
@@ -234,6 +235,7 @@ def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "arguments"), [(ConvMultiTask, TINY), (RmtPpad, QUERY)])
 def test_scoring_is_repeatable_and_leaves_the_model_as_it_was(
     kind: type[nn.Module], arguments: dict[str, Any]

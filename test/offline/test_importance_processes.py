@@ -11,6 +11,8 @@ from offline_compress.importance import load
 from support import scoring_rig
 from support.tiny_training import LAUNCH, TIMEOUT_S
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"

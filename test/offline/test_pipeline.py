@@ -31,6 +31,8 @@ from support.tiny_pipeline import outcome, run, write_workspace
 
 HOLDER = """
 import fcntl, time
+
+pytestmark = pytest.mark.slow
 file = open("busy/.lock", "w")
 fcntl.lockf(file, fcntl.LOCK_EX)
 print("held", flush=True)

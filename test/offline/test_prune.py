@@ -24,7 +24,7 @@ from support.checkout import ROOT
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
 from support.tiny_training import tiny_recipe
 
-pytestmark = pytest.mark.usefixtures("untimed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
 
 @pytest.fixture(scope="module")

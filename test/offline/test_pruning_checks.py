@@ -19,7 +19,7 @@ from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.compression import Guard
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
 
-pytestmark = pytest.mark.usefixtures("untimed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -32,7 +32,7 @@ from offline_compress.pruning.steps import predicted_step
 from offline_compress.pruning.trial import Trial
 from support.pruning_rig import HEIGHT, WIDTH, recipe_of
 
-pytestmark = pytest.mark.usefixtures("untimed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
 
 def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:

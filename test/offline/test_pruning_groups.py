@@ -52,6 +52,7 @@ def switch_off(model: nn.Module, group: ChannelGroup, channels: list[int]) -> No
             module.bias[index] = 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_channels_that_are_switched_off_can_go(name: str) -> None:
     model = network(spec_of(name)).double()

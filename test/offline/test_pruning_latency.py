@@ -42,6 +42,7 @@ def nano() -> tuple[nn.Module, list[ChannelGroup], LayerCosts]:
     return model, groups, layer_costs(model, groups, HEIGHT, WIDTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mtc_nano", "mtc_s_lite0", FULL_DECODER])
 def test_every_layer_that_can_shrink_is_found_in_the_graph(name: str) -> None:
     model = network(spec_of(name))
@@ -150,6 +151,7 @@ def test_samples_cover_several_widths_of_every_group() -> None:
             assert all(n % 8 == 0 or n == group.size for n in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_measured_table_predicts_an_unseen_width(
     engine: EngineName, monkeypatch: pytest.MonkeyPatch

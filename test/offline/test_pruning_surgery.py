@@ -53,6 +53,7 @@ def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
     return pruned_spec(spec, model, groups, kept), model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MODELS, FULL_DECODER])
 def test_pruned_networks_run_train_reload_and_fuse(name: str, tmp_path: Path) -> None:
     spec, model = pruned(name)
@@ -78,6 +79,7 @@ def test_pruned_networks_run_train_reload_and_fuse(name: str, tmp_path: Path) ->
     assert all(p.grad.shape == p.shape for p in trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mtc_nano", "rmt_ppad_n"])
 def test_pruned_networks_export(name: str) -> None:
     _, model = pruned(name)
@@ -304,6 +306,7 @@ def test_narrow_networks_begin_with_weights_for_their_width() -> None:
     assert model.detection_head.regress[0].bias.tolist() == [2.0] * 4
 
 
+@pytest.mark.slow
 def test_a_pruned_checkpoint_reloads_without_the_pruner(tmp_path: Path) -> None:
     spec, model = pruned("mtc_nano")
     save_checkpoint(tmp_path, spec, model)

@@ -136,6 +136,7 @@ def test_a_weight_too_large_for_float16_is_named(model: onnx.ModelProto) -> None
         fp16.convert(broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [int8_ort, openvino, tensorrt], ids=lambda way: way.__name__)
 def test_int8_weights_of_all_layers_are_the_rounded_ones(
     model: onnx.ModelProto, int8: Callable[[Any], onnx.ModelProto], way: Any
@@ -240,6 +241,7 @@ def test_disagreement_by_hand() -> None:
     assert disagreement(one, other)[0] == pytest.approx(1 - 0.75 * 0.5 * 0.95)
 
 
+@pytest.mark.slow
 def test_the_layer_that_rounding_hurts_ranks_first(model: onnx.ModelProto) -> None:
     """One channel of the features that both masks read is made 300 times larger and read 300 times
     smaller: the same network in float, but its other channels no longer fit into 256 steps."""
@@ -286,6 +288,7 @@ def in_float(graph: bytes, layers: list[str]) -> int:
     return sum(not found[layer] for layer in layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("enough", [4, 1000])
 def test_the_most_sensitive_layers_stay_in_float_until_the_loss_is_small(
     fp32: bytes, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, enough: int
@@ -317,6 +320,7 @@ def test_the_most_sensitive_layers_stay_in_float_until_the_loss_is_small(
     assert [one["layer"] for one in report["ranking"]] == sorted(layers)
 
 
+@pytest.mark.slow
 def test_all_variants_in_one_bundle(bundle_path: Path, fp32: bytes, tmp_path: Path) -> None:
     metrics = {"lane": {"iou": 0.9}, "speed": {}}
     everything = Quantisation().variants

@@ -280,6 +280,7 @@ def test_quality_is_the_overlap_and_no_way_to_learn_boxes() -> None:
     torch.testing.assert_close(first, boxes.grad)
 
 
+@pytest.mark.slow
 def test_a_decoder_learns_the_vehicles_it_is_shown() -> None:
     torch.manual_seed(0)
     wanted = targets(

@@ -144,6 +144,7 @@ def test_exported_graph_computes_the_same(segmentation: str, height: int, width:
         assert np.abs(mine.astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segmentation", ["full", "stride4"])
 def test_trunk_gates_and_masks_can_be_pruned(segmentation: str) -> None:
     model = tiny(segmentation)
@@ -191,6 +192,7 @@ def test_small_can_be_trained_on_a_cpu() -> None:
     assert len(model.detection_head.layers) == 3  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_one_step_of_training_and_one_of_evaluation() -> None:
     torch.manual_seed(0)
     model = model_spec("rmt_ppad_l", ["vehicle"], 96, 128).build()
@@ -214,6 +216,7 @@ def test_one_step_of_training_and_one_of_evaluation() -> None:
     assert labels_found.max() == 0
 
 
+@pytest.mark.slow
 def test_a_batch_without_any_label_still_trains() -> None:
     """What an image lacks contributes nothing: no NaN, and gradients for every rank to reduce."""
     model = tiny().train()
@@ -230,6 +233,7 @@ def test_a_batch_without_any_label_still_trains() -> None:
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_nearly_the_same_losses() -> None:
     model = tiny().train()
     image, labels = torch.randn(2, 3, 64, 96), targets(64, 96)

@@ -153,6 +153,7 @@ def test_polygons_are_cut_at_the_near_plane() -> None:
     assert len(clip_near(square - (0, 0, 9))) == 0
 
 
+@pytest.mark.slow
 def test_a_drive_is_continuous_and_can_be_entered_anywhere() -> None:
     drive = Drive(2, 480, 270, 30.0)
     frames = [drive.frame(index) for index in range(40, 46)]

@@ -20,6 +20,8 @@ from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
 from support.training_rig import Scores, rows
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_learns_and_leaves_a_record(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(dataset, {"epochs": 6, "samples_per_epoch": 24, "learning_rate": 0.01})

@@ -32,6 +32,7 @@ def test_what_does_not_fit_the_machine_is_refused(dataset: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_diverging_run_stops_with_advice_and_saves_nothing(
     dataset: Path, tmp_path: Path, where: str
@@ -49,6 +50,7 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing(
     assert not (tmp_path / STATE_FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -88,6 +90,7 @@ def test_what_kills_helpers_is_told(message: str, advice: str) -> None:
         raise RuntimeError(message)
 
 
+@pytest.mark.slow
 def test_other_errors_are_not_taken_for_too_little_memory(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

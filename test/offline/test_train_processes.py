@@ -43,6 +43,8 @@ from support.checkout import ROOT
 from support.tiny_networks import TINY
 from support.tiny_training import LAUNCH, TIMEOUT_S, WEIGHTS_ENV, digest, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = ROOT / "test" / "support" / "tiny_training.py"
 
 

@@ -23,6 +23,8 @@ from offline_compress.training.trainer import Trainer
 from support.tiny_training import digest, tiny_recipe
 from support.training_rig import Scores, interrupt_at, rows, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes_to_the_same_weights_and_log(

@@ -330,6 +330,7 @@ def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:
     assert judged == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) -> None:
     bags = [labelled_bag(tmp_path / name) for name in "ab"]
     evaluate(tmp_path / "run", toy_bundle, *bags)

@@ -28,6 +28,8 @@ from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.errors import UserError
 from support.replay_bags import stamps, write_drive
 
+pytestmark = pytest.mark.slow
+
 DRIVES, FRAMES = 3, 120
 
 

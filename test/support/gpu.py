@@ -1,4 +1,4 @@
-"""Whether tests that need an NVIDIA GPU can run here."""
+"""Whether tests that need an NVIDIA GPU can run here: they are marked `gpu`."""
 
 from functools import cache
 
@@ -18,4 +18,4 @@ def missing_gpu() -> str:
     return ""
 
 
-needs_gpu = pytest.mark.skipif(bool(missing_gpu()), reason=missing_gpu())
+without_gpu = pytest.mark.skipif(not missing_gpu(), reason="this machine has a GPU")
