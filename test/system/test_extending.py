@@ -103,6 +103,7 @@ def test_a_data_layout(module: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         layout.read_split(tmp_path, "val")
 
 
+@pytest.mark.slow
 def test_a_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "roads.yaml"
     recipe.write_text(BLOCKS["roads.yaml"])
