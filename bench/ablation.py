@@ -26,8 +26,8 @@ from rich.text import Text
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
+from mtc_perception.util.strict import Strict
 from offline_compress.pipeline.folder import LOG_FILE
-from offline_compress.recipe.parts import Strict
 from offline_compress.recipe.recipe import load_recipe
 from offline_compress.report.compression_report import settings_tables, terminal_table, write_report
 from offline_compress.report.compression_rows import compression_json, read_rows, settings_of

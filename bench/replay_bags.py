@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     BrokenPixels,

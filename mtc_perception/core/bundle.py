@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -25,6 +23,7 @@ from typing_extensions import Self
 
 from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_files
 from mtc_perception.util.errors import BundleError
+from mtc_perception.util.strict import Strict
 
 SCHEMA_VERSION = 1
 
@@ -38,11 +37,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 _PLAIN_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class InputSpec(_Strict):
+class InputSpec(Strict):
     """The graph input `image`: uint8 `[N, height, width, 3]`."""
 
     height: int = Field(gt=0)
@@ -51,7 +46,7 @@ class InputSpec(_Strict):
     color_order: Literal["rgb"] = "rgb"
 
 
-class Thresholds(_Strict):
+class Thresholds(Strict):
     """Least probability that counts, per task. A value equal to the threshold counts."""
 
     score: Fraction
@@ -68,7 +63,7 @@ class Limits:
     """Boxes of an image, the best ones."""
 
 
-class Variant(_Strict):
+class Variant(Strict):
     """One ONNX file: the same network at one precision, for the engines that can run it."""
 
     file: NonEmpty
@@ -85,14 +80,14 @@ class Variant(_Strict):
         return value
 
 
-class Training(_Strict):
+class Training(Strict):
     """What the weights learnt from, and the licence that this puts on them."""
 
     data: list[str]
     licence: str
 
 
-class LineageStep(_Strict):
+class LineageStep(Strict):
     """One step of how the network came to be."""
 
     step: Literal["teacher", "train", "prune", "distill", "quantize", "export"]
@@ -101,7 +96,7 @@ class LineageStep(_Strict):
     accuracy: dict[str, Any] | None = None
 
 
-class SelfTest(_Strict):
+class SelfTest(Strict):
     """Golden outputs of one variant on `self_test_frame`, all in 0..1."""
 
     drivable_mean: Fraction
@@ -111,7 +106,7 @@ class SelfTest(_Strict):
     """Largest difference from each golden value, relative to that value (see `check_self_test`)."""
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """`manifest.json`. Variants are listed in order of preference."""
 
     schema_version: int = SCHEMA_VERSION

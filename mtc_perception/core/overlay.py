@@ -1,4 +1,4 @@
-"""Draws a `Perception` onto its image, for people to look at."""
+"""Draws a `Perception` or labels onto their image, for people to look at."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.perception import Perception
+from mtc_perception.core.truth import GroundTruth
 
 Color = tuple[int, int, int]
 
@@ -30,12 +31,11 @@ _LANE_TINT = _blending(LANE_COLOR, 0.9)
 
 
 def draw_overlay(
-    image_rgb: npt.NDArray[np.uint8], perception: Perception, class_names: Sequence[str] | None
+    image_rgb: npt.NDArray[np.uint8], perception: Perception, class_names: Sequence[str]
 ) -> npt.NDArray[np.uint8]:
     """A new uint8 `[H, W, 3]` RGB picture: drivable area tinted, lanes coloured, boxes labelled.
 
-    `image_rgb` is the uint8 `[H, W, 3]` image that `perception` came from. Without `class_names`,
-    boxes have no text: ground truth has no scores.
+    `image_rgb` is the uint8 `[H, W, 3]` image that `perception` came from.
     """
     picture = image_rgb.copy()
     _tint(picture, perception.drivable, _DRIVABLE_TINT)
@@ -46,9 +46,25 @@ def draw_overlay(
         _draw_box(
             picture,
             perception.boxes[index],
-            f"{class_names[label]} {perception.scores[index]:.0%}" if class_names else "",
+            f"{class_names[label]} {perception.scores[index]:.0%}",
             CLASS_COLORS[label % len(CLASS_COLORS)],
         )
+    return picture
+
+
+def draw_truth(image_rgb: npt.NDArray[np.uint8], truth: GroundTruth) -> npt.NDArray[np.uint8]:
+    """A new uint8 `[H, W, 3]` RGB picture: the labels of `image_rgb`, drawn as answers are.
+
+    Labels have no scores, so that only ignore regions have a text.
+    """
+    picture = image_rgb.copy()
+    for mask, table in ((truth.drivable, _DRIVABLE_TINT), (truth.lane, _LANE_TINT)):
+        if mask is not None:
+            _tint(picture, mask.view(np.uint8), table)
+    boxes = np.zeros((0, 4)) if truth.boxes is None else truth.boxes
+    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
+    for box, ignored in reversed(list(zip(boxes, ignore, strict=True))):
+        _draw_box(picture, box, "ignored" if ignored else "", CLASS_COLORS[int(ignored)])
     return picture
 
 
@@ -63,7 +79,7 @@ def _tint(
 
 
 def _draw_box(
-    picture: npt.NDArray[np.uint8], box: npt.NDArray[np.float32], text: str, color: Color
+    picture: npt.NDArray[np.uint8], box: npt.NDArray[np.floating], text: str, color: Color
 ) -> None:
     height, width = picture.shape[:2]
     line = max(round(height / 360), 1)

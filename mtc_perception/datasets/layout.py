@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets import bdd100k, image_mask, project
 from mtc_perception.datasets.pixels import read_image, read_mask
 from mtc_perception.datasets.sample import (
@@ -20,7 +21,6 @@ from mtc_perception.datasets.sample import (
     Sample,
 )
 from mtc_perception.datasets.split_files import IMAGE_SUFFIXES, image_files
-from mtc_perception.metrics.tasks import GroundTruth
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.perception import threshold_level
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, judge
 from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
 
@@ -52,20 +53,6 @@ RECOMMENDED = {
     "lane": ("lane", "iou"),
 }
 """Threshold, and the task and figure whose best value recommends it."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GroundTruth:
-    """Labels of one image of height H and width W; None where a task is unlabelled."""
-
-    boxes: Floats | None = None
-    """[n, 4] x1, y1, x2, y2 in image pixels."""
-    ignore: BoolMask | None = None
-    """[n] boxes that are ignore regions; None means none of them."""
-    drivable: BoolMask | None = None
-    """[H, W]"""
-    lane: BoolMask | None = None
-    """[H, W]"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

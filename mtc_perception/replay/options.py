@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from mtc_perception.core.bundle import Precision
@@ -18,14 +18,9 @@ from mtc_perception.replay.recordings.bag_labels import TruthTopics
 from mtc_perception.replay.recordings.recording import FrameSource, Transport
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.runtime.perceiver import Selection
+from mtc_perception.util.strict import Strict
 
 Mode = Literal["lockstep", "live"]
-
-
-class Strict(BaseModel):
-    """Fields are what is written in the class, no others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from mtc_perception.core.perception import (
     binary_mask,
     decode_boxes,
 )
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import Sample, read_image, read_truth
-from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.evaluation.subject import Subject
 

@@ -12,8 +12,14 @@ import numpy.typing as npt
 from rich.table import Table
 
 from mtc_perception.core.images import SourceImage
-from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
-from mtc_perception.core.perception import TASKS, Perception, StageTimes
+from mtc_perception.core.overlay import (
+    CLASS_COLORS,
+    DRIVABLE_COLOR,
+    LANE_COLOR,
+    draw_overlay,
+    draw_truth,
+)
+from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import read_image, read_truth
 from mtc_perception.metrics.figures import (
     ACCURACY,
@@ -22,7 +28,7 @@ from mtc_perception.metrics.figures import (
     IMAGE_LABELS,
     TASK_LABELS,
 )
-from mtc_perception.metrics.tasks import RECOMMENDED, GroundTruth
+from mtc_perception.metrics.tasks import RECOMMENDED
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
@@ -157,15 +163,10 @@ def draw_sample(subject: Subject, frame: FrameScore) -> str:
     pixels = read_image(frame.sample.image_path)
     answer = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
     truth = read_truth(frame.sample, pixels.shape[:2])
-    ignore_class = len(subject.classes)
     pair = np.hstack(
         [
             draw_overlay(pixels, answer.perception(subject.thresholds), subject.classes),
-            draw_overlay(
-                pixels,
-                _as_perception(truth, pixels.shape[0], pixels.shape[1], ignore_class),
-                [*subject.classes, "ignored"],
-            ),
+            draw_truth(pixels, truth),
         ]
     )
     return jpeg_base64(pair)
@@ -237,21 +238,3 @@ def _caption(task: str, frame: FrameScore) -> str:
 
 def _text(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
-
-
-def _as_perception(truth: GroundTruth, height: int, width: int, ignore_class: int) -> Perception:
-    boxes = np.zeros((0, 4), np.float32) if truth.boxes is None else truth.boxes
-    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
-
-    def mask(label: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.uint8]:
-        known = np.zeros((height, width), np.bool_) if label is None else label
-        return known.astype(np.uint8) * np.uint8(255)
-
-    return Perception(
-        boxes=boxes.astype(np.float32),
-        scores=np.ones(len(boxes), np.float32),
-        labels=np.where(ignore, ignore_class, 0).astype(np.int32),
-        drivable=mask(truth.drivable),
-        lane=mask(truth.lane),
-        times=StageTimes(0.0, 0.0, 0.0),
-    )

@@ -11,6 +11,7 @@ from torch import nn
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.strict import Strict
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import (
     keep_channels,
@@ -23,7 +24,7 @@ from offline_compress.models.registry import (
     load_checkpoint,
     load_spec,
 )
-from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Strict
+from offline_compress.recipe.parts import Fraction, NotNegative, Positive
 
 Channel = Annotated[int, Field(ge=0)]
 

@@ -5,15 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from offline_compress.recipe.parts import (
-    Fraction,
-    NotNegative,
-    Positive,
-    Range,
-    Schedule,
-    SizePx,
-    Strict,
-)
+from mtc_perception.util.strict import Strict
+from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Range, Schedule, SizePx
 
 Criterion = Literal["random", "l2", "joint", "tci_sum", "tci_max"]
 Cost = Literal["none", "parameters", "macs", "latency"]

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     model_validator,
 )
+
+from mtc_perception.util.strict import Strict
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,12 +26,6 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
 """The least and the greatest of something."""
-
-
-class Strict(BaseModel):
-    """Fields are what is written here, no others, and do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SyntheticRoads(Strict):

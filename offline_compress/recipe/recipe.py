@@ -9,16 +9,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
-from offline_compress.recipe.parts import (
-    DataSource,
-    Fraction,
-    NotNegative,
-    Range,
-    Schedule,
-    SizePx,
-    Strict,
-)
+from offline_compress.recipe.parts import DataSource, Fraction, NotNegative, Range, Schedule, SizePx
 
 
 class Recipe(Strict):

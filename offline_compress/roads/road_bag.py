@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, BagWriter, new_bag
 from mtc_perception.util.errors import UserError

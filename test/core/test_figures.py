@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.figures import (
     ACCURACY,
     CURVE_LABELS,
@@ -12,7 +13,7 @@ from mtc_perception.metrics.figures import (
     task_scores,
     value_of,
 )
-from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.metrics.tasks import PerceptionMetrics
 
 
 @pytest.fixture(scope="module")

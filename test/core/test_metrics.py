@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.tasks import (
-    GroundTruth,
     PerceptionMetrics,
     best_threshold,
     judge_image,

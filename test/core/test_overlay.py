@@ -2,9 +2,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mtc_perception.core.overlay import CLASS_COLORS, DRIVABLE_COLOR, LANE_COLOR, draw_overlay
+from mtc_perception.core.overlay import (
+    CLASS_COLORS,
+    DRIVABLE_COLOR,
+    LANE_COLOR,
+    draw_overlay,
+    draw_truth,
+)
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.self_test import self_test_frame
+from mtc_perception.core.truth import GroundTruth
 
 CLASSES = ["vehicle", "truck"]
 
@@ -89,3 +96,28 @@ def test_the_surest_box_is_on_top() -> None:
     same = [100.0, 100.0, 300.0, 300.0]
     picture = draw_overlay(image, perception(360, 640, boxes=[same, same], labels=[1, 0]), CLASSES)
     assert tuple(picture[200, 100]) == CLASS_COLORS[1]
+
+
+def test_labels_are_drawn_without_text_but_for_ignore_regions() -> None:
+    rgb = np.full((60, 80, 3), 100, np.uint8)
+    boxes = np.array([[10, 30, 30, 50]], np.float32)
+    ignored = draw_truth(rgb, GroundTruth(boxes=boxes, ignore=np.array([True])))
+    labelled = draw_truth(rgb, GroundTruth(boxes=boxes))
+    assert tuple(labelled[40, 10]) == CLASS_COLORS[0]
+    assert (labelled[:28] == rgb[:28]).all()
+    assert tuple(ignored[40, 10]) == CLASS_COLORS[1]
+    assert (ignored[:28] != rgb[:28]).any()
+
+
+def test_label_masks_are_drawn_as_those_of_an_answer() -> None:
+    image = np.full((36, 64, 3), 90, np.uint8)
+    drivable, lane = np.zeros((2, 36, 64), np.bool_)
+    drivable[20:], lane[:, 30:33] = True, True
+    as_answer = perception(
+        36, 64, drivable=drivable.astype(np.uint8) * 255, lane=lane.astype(np.uint8) * 255
+    )
+    labels = GroundTruth(drivable=drivable, lane=lane)
+    np.testing.assert_array_equal(
+        draw_truth(image, labels), draw_overlay(image, as_answer, CLASSES)
+    )
+    assert (draw_truth(image, GroundTruth()) == image).all()

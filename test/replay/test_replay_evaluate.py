@@ -12,9 +12,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.perception import SCORE_FLOOR, Perception, StageTimes
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
 from mtc_perception.metrics.masks import MaskCounts
-from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
+from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import (
     EncodedPixels,

@@ -22,7 +22,6 @@ from hypothesis.extra import numpy as hnp
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.pages.pictures import jpeg, shrink
 from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.player import Stamps, schedule
@@ -32,7 +31,7 @@ from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFra
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
 from mtc_perception.replay.stream.annotated_video import AnnotatedVideo, find_video
-from mtc_perception.replay.stream.gallery import draw_record, draw_truth
+from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
@@ -198,16 +197,6 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     assert (drawn[5, 70] == rgb[5, 70]).all()
     grey = draw_record(rgb, FrameRecord(1, 1, "dropped"), None)
     assert (grey == grey[..., :1]).all()
-
-
-def test_ignore_regions_are_told_from_labels() -> None:
-    rgb = np.full((60, 80, 3), 100, np.uint8)
-    boxes = np.array([[10, 30, 30, 50]], np.float32)
-    ignored = GroundTruth(boxes=boxes, ignore=np.array([True]))
-    labelled = GroundTruth(boxes=boxes)
-    assert (draw_truth(rgb, ignored) != rgb).any()
-    assert (draw_truth(rgb, ignored) != draw_truth(rgb, labelled)).any()
-    assert (draw_truth(rgb, labelled)[:28] == rgb[:28]).all()  # no text above the box
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 60))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay import cli
 from mtc_perception.replay.recordings.recording import FrameSource, Note, Notes
 from mtc_perception.replay.records.record import FrameRecord, read_frames

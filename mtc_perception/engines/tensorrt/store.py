@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mtc_perception.core.bundle import Sha256, sha256_hex
 from mtc_perception.engines.tensorrt.key import EngineKey, build_command
 from mtc_perception.util.errors import EngineError
 from mtc_perception.util.files import write_bytes_atomic, write_text_atomic
+from mtc_perception.util.strict import Strict
 
 _PREFIX = "mtc-"
 _LOCK = ".lock"
@@ -46,9 +47,7 @@ class StoredEngine:
     record_path: Path
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Record(Strict):
     schema_version: Literal[2] = _SCHEMA_VERSION
     key: EngineKey
     engine: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.images import view_image
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay.recordings.bag_files import Message
 from mtc_perception.replay.recordings.recording import NS_PER_S, LabelledFrame, Notes, SourceFrame
 from mtc_perception.util.errors import ImageError

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import Sample, label_splits, read_labels, read_truth, split_of
 from mtc_perception.datasets.sample import LayoutError
-from mtc_perception.metrics.tasks import GroundTruth
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     FrameSource,

@@ -11,7 +11,7 @@ from mtc_perception.core.images import (
     decode_compressed,
     view_image,
 )
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.util.errors import ImageError, UserError
 
 NS_PER_S = 1_000_000_000

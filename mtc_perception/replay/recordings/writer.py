@@ -14,7 +14,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from typing_extensions import Self
 
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.pages.pictures import jpeg
 from mtc_perception.replay.recordings.bag_labels import FOLDER, IGNORE_ID
 from mtc_perception.replay.recordings.recording import (

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import judge
-from mtc_perception.metrics.tasks import GroundTruth, ImageEvidence, judge_image
+from mtc_perception.metrics.tasks import ImageEvidence, judge_image
 from mtc_perception.replay.recordings.recording import Notes, SourceFrame
 from mtc_perception.replay.records.record import Change, FrameRecord, Status
 

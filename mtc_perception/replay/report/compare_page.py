@@ -10,6 +10,7 @@ from typing import Any
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import to_rgb
+from mtc_perception.core.overlay import draw_truth
 from mtc_perception.metrics.figures import unit_of
 from mtc_perception.pages import render
 from mtc_perception.pages.line_chart import Chart, Line, line
@@ -33,7 +34,7 @@ from mtc_perception.replay.report.views import (
 )
 from mtc_perception.replay.results.rows import latency_rows, times_ms
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.stream.gallery import draw_record, draw_truth
+from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.runtime.perceiver import Selection

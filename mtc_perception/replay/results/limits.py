@@ -12,12 +12,13 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from mtc_perception.core.timing import percentiles
+from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.figures import value_of
-from mtc_perception.metrics.tasks import GroundTruth, PerceptionMetrics
-from mtc_perception.replay.options import Strict
+from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.stream.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.stream.task import Failure
 from mtc_perception.runtime.frames import STAGES as NODE_STAGES
+from mtc_perception.util.strict import Strict
 
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold, as those that colour a log."""

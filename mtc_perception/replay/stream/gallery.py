@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.core.overlay import draw_overlay
-from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.metrics.tasks import GroundTruth
+from mtc_perception.core.overlay import draw_overlay, draw_truth
+from mtc_perception.core.perception import Perception
 from mtc_perception.pages.pictures import Rgb, jpeg, shrink
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
@@ -111,22 +110,6 @@ def draw_record(rgb: Rgb, record: FrameRecord, perception: Perception | None) ->
     labels = np.array([names.index(name) for name in record.labels], np.int32)
     deployed = replace(perception, boxes=record.boxes, scores=record.scores, labels=labels)
     return draw_overlay(rgb, deployed, names)
-
-
-def draw_truth(rgb: Rgb, truth: GroundTruth) -> Rgb:
-    """The image with its labels."""
-    empty = np.zeros(rgb.shape[:2], np.uint8)
-    boxes = np.zeros((0, 4), np.float32) if truth.boxes is None else truth.boxes
-    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
-    perception = Perception(
-        boxes=np.asarray(boxes, np.float32),
-        scores=np.ones(len(boxes), np.float32),
-        labels=ignore.astype(np.int32),
-        drivable=empty if truth.drivable is None else truth.drivable.astype(np.uint8) * 255,
-        lane=empty if truth.lane is None else truth.lane.astype(np.uint8) * 255,
-        times=StageTimes(0.0, 0.0, 0.0),
-    )
-    return draw_overlay(rgb, perception, None)
 
 
 def read_worst(folder: Path) -> list[Worst]:
