@@ -40,7 +40,8 @@ from support.toy_bundle import write_toy_bundle
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    return drive.evaluate(drive.write_drive(folder / "drive"), toy_bundle, folder / "run")
+    bag = drive.write_drive(folder / "drive")
+    return drive.evaluate(bag, toy_bundle, folder / "run", video=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,12 @@ def test_the_page_stands_alone(run: Path) -> None:
     for task, name in (("detection", "map50"), ("drivable", "miou"), ("lane", "iou")):
         assert f"{result[task][name]:.3f}" in page
     assert page.count("<polyline") == 1
+
+
+def test_the_page_shows_the_video(run: Path, stream: Path) -> None:
+    capture = cv2.VideoCapture(str(stream / "annotated.webm"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == IMAGES
+    assert f'<video src="streams/{stream.name}/annotated.webm"' in (run / "index.html").read_text()
 
 
 def test_the_period_is_that_at_which_images_were_played(run: Path, tmp_path: Path) -> None:

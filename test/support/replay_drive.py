@@ -59,9 +59,17 @@ class Silent:
 
 
 def evaluate(
-    recording: Path, bundle: Path, run: Path, *, annotate: bool = False, labels: Path | None = None
+    recording: Path,
+    bundle: Path,
+    run: Path,
+    *,
+    annotate: bool = False,
+    video: bool = False,
+    labels: Path | None = None,
 ) -> Path:
     """The folder of a run of `recording` through `bundle`."""
-    options = ReplayOptions(bundle=bundle, engine="onnxruntime", threads=1, annotate=annotate)
+    options = ReplayOptions(
+        bundle=bundle, engine="onnxruntime", threads=1, annotate=annotate, video=video
+    )
     evaluate_run([Recording(path=recording, labels=labels)], options, run, run_serial, Silent())
     return run

@@ -51,6 +51,7 @@ def demo(
     """
     from rich.console import Console
 
+    from mtc_perception.core.bundle import read_bundle
     from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
     from mtc_perception.replay.report.run_page import PAGE_FILE
     from mtc_perception.replay.results.run_result import stream_folder
@@ -64,7 +65,6 @@ def demo(
     from mtc_perception.util.worker_process import ReplayError
 
     import_live()
-    from mtc_perception.core.bundle import read_bundle
     from mtc_perception.node.parameters import default_bundle
 
     own = {"bundle": default_bundle(), "seconds": _SECONDS, "transport": "raw"}

@@ -1,1 +1,1 @@
-"""The HTML pages of a run, of a comparison and of the demo."""
+"""The HTML pages of a run and of a comparison."""
