@@ -28,13 +28,13 @@ from mtc_perception.datasets.sample import (
     MaskSource,
     Problem,
 )
-from mtc_perception.datasets.scalabel import Frame, Points, frames_of, parse_frame
+from mtc_perception.datasets.scalabel import FrameLabels, Points, frames_of, parse_frame
 from mtc_perception.datasets.split_files import label_files, mask_files, read_json, unreadable
 
 LANE_WIDTH_PX = 8
 """Width lanes are drawn with in an image of 1280x720: the training width of YOLOP and RMT-PPAD."""
 
-Frames = dict[str, tuple[Path, Frame]]
+Frames = dict[str, tuple[Path, FrameLabels]]
 
 
 def read_labels(root: Path, split: str) -> Labels:
@@ -106,7 +106,7 @@ def _frames_file(path: Path, problems: list[Problem]) -> Frames:
 
 def _parsed(
     entries: Iterable[tuple[str, Any]], path: Path, problems: list[Problem]
-) -> Iterator[tuple[str, tuple[Path, Frame]]]:
+) -> Iterator[tuple[str, tuple[Path, FrameLabels]]]:
     for stem, entry in entries:
         try:
             frame = parse_frame(entry)

@@ -36,7 +36,7 @@ Points = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class Frame:
+class FrameLabels:
     """Labels of one image in image pixels (pixel edges)."""
 
     boxes: Boxes
@@ -55,7 +55,7 @@ def frames_of(content: Any) -> Sequence[Any]:
     return frames
 
 
-def parse_frame(entry: dict[str, Any]) -> Frame:
+def parse_frame(entry: dict[str, Any]) -> FrameLabels:
     """One frame. Raises KeyError, TypeError, ValueError or AttributeError if it is malformed.
 
     Takes a Scalabel frame (`labels`), and the 2018 release's file of one image
@@ -89,7 +89,7 @@ def parse_frame(entry: dict[str, Any]) -> Frame:
                 areas += list(_polylines(label["poly2d"]))
     found = entry.get("attributes") or {}
     texts = {key: value for key, value in found.items() if isinstance(value, str)}
-    return Frame(Boxes.of(rows), lanes, areas, texts, unusable)
+    return FrameLabels(Boxes.of(rows), lanes, areas, texts, unusable)
 
 
 def _corners(box: dict[str, Any]) -> tuple[float, float, float, float]:

@@ -15,8 +15,7 @@ from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.core.images import SourceImage
 from mtc_perception.engines.open import open_engine
-from mtc_perception.engines.tensorrt import cuda
-from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
+from mtc_perception.engines.tensorrt import cuda, device_letterbox
 from mtc_perception.engines.tensorrt import engine as tensorrt
 from mtc_perception.engines.tensorrt.library import TensorRtLibrary
 from mtc_perception.engines.tensorrt.store import EngineStore
@@ -47,7 +46,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
     def no_driver() -> Any:
         raise ImportError("no driver")
 
-    monkeypatch.setattr(cuda_letterbox, "_driver", no_driver)
+    monkeypatch.setattr(device_letterbox, "_driver", no_driver)
     with simulated_gpu() as gpu:
         yield gpu
 
@@ -104,7 +103,7 @@ def test_a_letterbox_that_fails_in_its_own_way_is_left_to_the_cpu(
     def other_bindings() -> Any:
         raise AttributeError("no cuModuleLoadData")
 
-    monkeypatch.setattr(cuda_letterbox, "_driver", other_bindings)
+    monkeypatch.setattr(device_letterbox, "_driver", other_bindings)
     engine = load()
     assert engine.device.endswith("letterbox on the CPU (AttributeError: no cuModuleLoadData)")
     infer(engine, 5)

@@ -1,6 +1,6 @@
 """Builds one engine: `python -m mtc_perception.engines.tensorrt.build_process REQUEST`.
 
-`engine_build` starts it. A builder that crashes takes only this process with it, and one that is
+`build` starts it. A builder that crashes takes only this process with it, and one that is
 no longer wanted ends with it. The graph comes in on stdin, the engine goes to the open file that
 the request names, and stdout carries one JSON object per line: `{"phase", "fraction"}` while it
 builds, then `{"built": ...}` or `{"refused": reason}`.

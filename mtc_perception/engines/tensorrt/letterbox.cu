@@ -5,7 +5,7 @@
 // size. Positions are fractions with the output's length as denominator, so they are exact.
 //
 // The body is C as well, so that it can be checked where there is no GPU:
-// test/engines/test_cuda_letterbox.py.
+// test/engines/test_device_letterbox.py.
 
 #ifdef __CUDACC__
 #define BODY static __device__ __forceinline__
@@ -15,7 +15,7 @@
 #define BODY static inline
 #endif
 
-// As in `cuda_letterbox.Geometry`, field by field.
+// As in `device_letterbox.Geometry`, field by field.
 typedef struct {
   int src_height, src_width;
   int pixel_bytes;

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mtc_perception.core.images import PixelFormat, SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.engines.tensorrt import device_letterbox as cuda_letterbox
+from mtc_perception.engines.tensorrt import device_letterbox
 from mtc_perception.engines.tensorrt.cuda import (
     Device,
     DeviceBuffer,
@@ -61,7 +61,7 @@ def host_function(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("kernel")
     source, library = folder / "host.c", folder / "host.so"
     source.write_text(HOST_LOOP)
-    include = Path(cuda_letterbox.__file__).parent
+    include = Path(device_letterbox.__file__).parent
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{include}"]
     subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
     function = ctypes.CDLL(str(library)).letterbox_host
@@ -209,7 +209,7 @@ def test_without_nvrtc_it_is_said_what_to_install(tmp_path: Path) -> None:
     for entry in site.iterdir():
         if entry.name != "nvidia":
             (tmp_path / entry.name).symlink_to(entry)
-    package = Path(cuda_letterbox.__file__).parents[2]
+    package = Path(device_letterbox.__file__).parents[2]
     (tmp_path / package.name).symlink_to(package)
     script = f"import sys; sys.path.append({str(tmp_path)!r})\n{ASK}"
     said = subprocess.run(
@@ -258,8 +258,8 @@ class SimulatedDriver:
 @pytest.fixture
 def gpu(host_function: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
     driver = SimulatedDriver(host_function)
-    monkeypatch.setattr(cuda_letterbox, "_driver", lambda: driver)
-    monkeypatch.setattr(cuda_letterbox, "compiled_kernel", lambda _capability: b"")
+    monkeypatch.setattr(device_letterbox, "_driver", lambda: driver)
+    monkeypatch.setattr(device_letterbox, "compiled_kernel", lambda _capability: b"")
     with simulated_gpu() as gpu:
         yield gpu
 
