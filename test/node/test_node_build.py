@@ -12,7 +12,6 @@ import psutil
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 
 import mtc_perception.node.node
 from mtc_perception.core.bundle import Variant, read_bundle, sha256_hex, write_bundle
@@ -99,9 +98,8 @@ def test_progress_of_a_build_is_in_the_diagnostics(start_node, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_build_and_the_node(client, toy_bundle, number):
     with running(toy_bundle, (building_node.__file__,)) as node:
-        client.wait_for(client._change.service_is_ready, "the node")
-        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-        client._change.call_async(request)
+        client.wait_for_node()
+        client.begin(Transition.TRANSITION_CONFIGURE)
         client.wait_for(lambda: node.said(BUILDING), "the beginning of the build")
         # It is seen while it builds.
         assert ("perception", "/") in client.get_node_names_and_namespaces()

@@ -25,7 +25,7 @@ def perceive(rig: Rig) -> None:
 
 
 def break_engine(rig: Rig) -> None:
-    rig.node._configured.host.perceiver.engine.close()
+    rig.configured.host.perceiver.engine.close()
     rig.publish(image_message(solid(255, 0, 0), "rgb8", rig))
 
 
@@ -46,7 +46,7 @@ def test_a_failed_engine_is_replaced_by_the_next_cpu_engine(start_node):
 
 def test_a_label_out_of_range_is_the_engines_failure(start_node, monkeypatch):
     rig = start(start_node)
-    engine = rig.node._configured.host.perceiver.engine
+    engine = rig.configured.host.perceiver.engine
     wait = engine.wait
 
     def wrong() -> Any:

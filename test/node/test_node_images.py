@@ -274,7 +274,7 @@ def test_overlay_is_made_only_while_somebody_looks(active):
     active.perceive(publish, image_message(solid(255, 0, 200), "rgb8", active), active.drivable)
     overlay = active.collect(Image, "overlay")
     active.wait_for(
-        lambda: active.node._configured.cameras[0]._overlay.get_subscription_count() == 1,
+        lambda: active.configured.cameras[0]._overlay.get_subscription_count() == 1,
         "the match",
     )
     message = image_message(solid(255, 0, 200), "bgr8", active)

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image
 
 from support.checkout import SHIPPED
@@ -28,11 +27,10 @@ pytestmark = pytest.mark.dds
 )
 def test_signals_end_the_node_cleanly_in_every_state(client, toy_bundle, state, number):
     with running(SHIPPED if state == "configuring" else toy_bundle) as node:
-        client.wait_for(client._change.service_is_ready, "the node")
+        client.wait_for_node()
         if state == "configuring":
             # Loading the shipped network takes long enough to be interrupted.
-            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-            client._change.call_async(request)
+            client.begin(Transition.TRANSITION_CONFIGURE)
             client.wait_for(lambda: node.said("loading"), "the beginning of configure")
         if state in ("inactive", "active"):
             assert client.configure()

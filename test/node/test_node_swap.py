@@ -126,7 +126,7 @@ def test_a_second_request_is_refused_while_one_is_loading(start_node, toy_bundle
 def test_the_switch_waits_for_the_frame_under_way(start_node, toy_bundle, other_bundle):
     rig = start_node(engine="openvino")
     assert rig.configure()
-    slots, host = rig.node._configured.slots, rig.node._configured.host
+    slots, host = rig.configured.slots, rig.configured.host
     slots.open()
     slots.put(Frame(0, None, stamp_ns=0, received_ns=0, arrived_ns=0))
     assert slots.take() is not None  # as the inference thread does
@@ -169,8 +169,8 @@ def test_an_inactive_node_is_changed_too(start_node, other_bundle):
 def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
     rig = drive.rig
-    rig.node._configured.host.perceiver.engine.close()
-    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    rig.configured.host.perceiver.engine.close()
+    drive.publish(image_message(solid(255, 204, 0), "rgb8", rig))
     rig.wait_for_value("engine", "degraded", "running on onnxruntime")
     success, message = load(rig, engine="openvino")
     assert success
@@ -178,6 +178,6 @@ def test_a_new_engine_takes_the_place_of_a_replacement(start_node):
     assert (values["engine"], values["degraded"]) == ("openvino", "no")
     assert classes_of(drive.frame()) == TOY_ANSWER
     # It may fail in its turn.
-    rig.node._configured.host.perceiver.engine.close()
-    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    rig.configured.host.perceiver.engine.close()
+    drive.publish(image_message(solid(255, 204, 0), "rgb8", rig))
     rig.wait_for_value("engine", "degraded", "running on onnxruntime")

@@ -105,7 +105,7 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
     rig = start_node(engine="openvino")
     assert rig.configure()
     before = parameters(rig)
-    slots, host = rig.node._configured.slots, rig.node._configured.host
+    slots, host = rig.configured.slots, rig.configured.host
     slots.pause = partial(slots.pause, 0.2)
     slots.open()
     slots.put(Frame(0, None, stamp_ns=0, received_ns=0, arrived_ns=0))
@@ -123,7 +123,7 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
 
 def test_a_switch_that_fails_ends_the_pause(start_node, toy_bundle, other_bundle, monkeypatch):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
-    host = drive.rig.node._configured.host
+    host = drive.rig.configured.host
     taken: list[Perceiver] = []
 
     def fail(_: Selection, perceiver: Perceiver) -> None:
@@ -155,7 +155,7 @@ def failing_parameters(rig: Rig) -> str:
 
 
 def unusable_publisher(rig: Rig) -> str:
-    rig.node._configured.cameras[0]._label_info = rig.node.create_publisher(Image, "other", 1)
+    rig.configured.cameras[0]._label_info = rig.node.create_publisher(Image, "other", 1)
     return "TypeError: "
 
 
@@ -163,7 +163,7 @@ def unusable_publisher(rig: Rig) -> str:
 def test_what_fails_after_the_switch_does_not_call_it_failed(start_node, other_bundle, spoil):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
     rig = drive.rig
-    former = rig.node._configured.host.perceiver.engine
+    former = rig.configured.host.perceiver.engine
     problem = spoil(rig)
     success, message = load(rig, other_bundle)
     assert success, message

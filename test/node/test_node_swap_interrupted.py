@@ -31,8 +31,8 @@ def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
     rig = drive.rig
     future = ask(rig, SHIPPED)
     rig.wait_for_value("engine", "swap", "loading")
-    rig.node._configured.host.perceiver.engine.close()
-    drive._publish(image_message(solid(255, 204, 0), "rgb8", rig))
+    rig.configured.host.perceiver.engine.close()
+    drive.publish(image_message(solid(255, 204, 0), "rgb8", rig))
     success, message = answer(rig, future)
     assert not success
     assert "failed while the engine was loading" in message

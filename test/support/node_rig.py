@@ -68,6 +68,13 @@ class Client(Node):
         self.wait_for(future.done, f"an answer of {client.srv_name}", timeout_s)
         return future.result()
 
+    def wait_for_node(self) -> None:
+        self.wait_for(self._change.service_is_ready, "the node")
+
+    def begin(self, transition: int) -> None:
+        """Ask a node that is there for a transition, and do not wait for its end."""
+        self._change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+
     def change(self, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
         return bool(self.call(self._change, request).success)
@@ -149,6 +156,11 @@ class Rig(Client):
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             self._node_executor.spin()
+
+    @property
+    def configured(self) -> Any:
+        """What a configured node is made of, for tests that break a part of it."""
+        return self.node._configured
 
     def run(self) -> None:
         """Configure and activate."""

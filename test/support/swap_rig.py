@@ -62,12 +62,12 @@ class Drive:
         self.rig = rig
         self.detections = rig.collect(Detection2DArray, "detections")
         self.labels = rig.collect(LabelInfo, "label_info", LATCHED)
-        self._publish = rig.camera("image_raw", qos=RELIABLE)
+        self.publish = rig.camera("image_raw", qos=RELIABLE)
         self.sent = 0
 
     def frame(self) -> Any:
         message = image_message(solid(255, 204, 0), "rgb8", self.rig)
-        self._publish(message)
+        self.publish(message)
         self.sent += 1
         self.rig.wait_for(lambda: len(self.detections) == self.sent, f"frame {self.sent}")
         assert stamp_ns(self.detections[-1].header) == stamp_ns(message.header)
