@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mtc_perception.replay.live.domain import ClaimedDomain
+from mtc_perception.util.ros_domain import ClaimedDomain
 from support.gpu import missing_gpu
 from support.toy_bundle import write_toy_bundle
 

@@ -8,8 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mtc_perception.replay.live.domain import private_ros_domain
-from mtc_perception.replay.live.node_process import NodeFailure, NodeProcess
+from mtc_perception.replay.live.node_process import NodeFailure, NodeProcess, private_ros_domain
 
 pytestmark = pytest.mark.dds
 

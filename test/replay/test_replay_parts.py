@@ -23,18 +23,18 @@ from hypothesis.extra import numpy as hnp
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.pages.pictures import jpeg, shrink
-from mtc_perception.replay.live.domain import DOMAINS, ClaimedDomain
 from mtc_perception.replay.live.player import Stamps, schedule
 from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWriter
 from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
-from mtc_perception.replay.stream.annotated_video import AnnotatedVideo, find_video
+from mtc_perception.replay.stream.annotated import AnnotatedVideo, find_video
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
+from mtc_perception.util.ros_domain import DOMAINS, ClaimedDomain
 from mtc_perception.util.worker_process import WorkerProcess
 
 MS = 1_000_000
@@ -277,7 +277,7 @@ def test_the_stage_bar_is_shared_out_by_time() -> None:
 
 def test_no_two_runs_get_the_same_ros_domain() -> None:
     program = (
-        "from mtc_perception.replay.live.domain import ClaimedDomain\n"
+        "from mtc_perception.util.ros_domain import ClaimedDomain\n"
         "domain = ClaimedDomain(); print(domain.number, flush=True); input()"
     )
     command = [sys.executable, "-c", program]

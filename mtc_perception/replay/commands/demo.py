@@ -57,7 +57,7 @@ def demo(
     from mtc_perception.replay.results.run_result import stream_folder
     from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.serial import run_serial
-    from mtc_perception.replay.stream.annotated_video import find_video
+    from mtc_perception.replay.stream.annotated import find_video
     from mtc_perception.replay.stream.stream import import_live
     from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.util.files import write_text_atomic

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from mtc_perception.replay.live.domain import private_ros_domain
 from mtc_perception.replay.live.live_result import CAMERA, LiveResult, Usage
-from mtc_perception.replay.live.node_process import NodeProcess
+from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
 from mtc_perception.replay.live.player import Matched, Played, run_player
 from mtc_perception.replay.live.recorder import (
     AnswerReader,

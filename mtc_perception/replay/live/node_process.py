@@ -1,22 +1,27 @@
 """The perception node as a process of its own, driven through its lifecycle services."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import rclpy
 import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 
+from mtc_perception.node.launch_arguments import fastdds_environment
 from mtc_perception.util.interrupts import interrupts_held
+from mtc_perception.util.ros_domain import ClaimedDomain
 from mtc_perception.util.worker_process import ReplayError
 
 NODE_NAME = "perception"
@@ -31,6 +36,32 @@ Tick = Callable[[], None]
 
 class NodeFailure(ReplayError):
     """The node ended or refused; the message ends with its last log lines."""
+
+
+@contextmanager
+def private_ros_domain() -> Iterator[None]:
+    """A ROS domain of this process and its children, on this machine only.
+
+    What plays here must not reach a vehicle's nodes, nor their images the node under test.
+    """
+    domain = ClaimedDomain()
+    changes = {"ROS_DOMAIN_ID": str(domain.number)}
+    if os.environ.get("ROS_DISTRO") == "humble":
+        changes["ROS_LOCALHOST_ONLY"] = "1"
+    else:
+        changes["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    changes |= fastdds_environment(_share() / "config" / "fastdds.xml", os.environ)
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        domain.release()
 
 
 class NodeProcess:
@@ -129,3 +160,11 @@ class NodeProcess:
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         return "; its last words:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
+def _share() -> Path:
+    """Where the package's `config` is: installed, or in the checkout."""
+    try:
+        return Path(get_package_share_directory("mtc_perception"))
+    except PackageNotFoundError:
+        return Path(__file__).resolve().parents[3]

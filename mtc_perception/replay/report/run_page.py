@@ -25,7 +25,7 @@ from mtc_perception.replay.results.rows import (
     times_ms,
 )
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.stream.annotated_video import find_video
+from mtc_perception.replay.stream.annotated import find_video
 from mtc_perception.replay.stream.gallery import PICTURES, Worst
 from mtc_perception.util.files import write_text_atomic
 

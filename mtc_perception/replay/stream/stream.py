@@ -18,8 +18,7 @@ from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import FrameSource, Notes
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import FrameRecord, RecordWriter, records_sha256
-from mtc_perception.replay.stream.annotated_bag import ANNOTATED, AnnotatedBag
-from mtc_perception.replay.stream.annotated_video import AnnotatedVideo
+from mtc_perception.replay.stream.annotated import ANNOTATED, AnnotatedBag, AnnotatedVideo
 from mtc_perception.replay.stream.gallery import PICTURES, Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.perceivers import PerceiverPool

@@ -1,4 +1,4 @@
-"""A recording's images with what was seen in them, as a video that browsers play."""
+"""A recording's images with what was seen in them: a rosbag2 for Foxglove and RViz, and a video."""
 
 import os
 from collections.abc import Mapping
@@ -8,19 +8,68 @@ import cv2
 import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.pages.pictures import Rgb, shrink
+from mtc_perception.pages.pictures import Rgb, jpeg, shrink
+from mtc_perception.replay.recordings.recording import EncodedPixels
+from mtc_perception.replay.recordings.writer import BagWriter
+from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
-from mtc_perception.replay.stream.annotated_bag import ANNOTATED
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.util.worker_process import ReplayError
 
+# As of a node in the namespace `perception` with one camera; config/annotated_bag.* shows them.
+OVERLAY_TOPIC = "/perception/overlay/compressed"
+FOUND_TOPIC = "/perception/detections"
+FOUND_DRIVABLE_TOPIC = "/perception/drivable_mask"
+FOUND_LANE_TOPIC = "/perception/lane_mask"
+TIMING_TOPIC = "/perception/timing"
+FIGURES_TOPIC = "/evaluation/figures"
+ANNOTATED = "annotated"
+"""In a stream's folder: that of the bag, and the name of the video."""
 _WIDTH_PX = 720
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE, _RED = (255, 255, 255), (230, 60, 60)
 # Browsers play VP8 in WebM; MPEG-4 is what OpenCV can always write. VP8 takes 50 ms per image of
 # the width above.
 _CODECS = ((".webm", "VP80"), (".mp4", "mp4v"))
+
+
+class AnnotatedBag:
+    """A sink that writes the outputs under the images' own stamps, and the labels beside them.
+
+    An image without an answer has a grey overlay and no other output.
+    """
+
+    def __init__(self, folder: Path, recording: str) -> None:
+        """`folder` must not exist."""
+        self._writer = BagWriter(folder, {"recording": recording})
+
+    def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
+        perception = replayed.perception
+        frame, truth = replayed.labelled
+        where = record.stamp_ns, frame.frame_id
+        if replayed.image is not None:
+            picture = draw_record(to_rgb(replayed.image), record, perception)
+            self._writer.image(OVERLAY_TOPIC, *where, EncodedPixels("jpeg", jpeg(picture)))
+        if perception is not None:
+            scores = record.scores.tolist()
+            ids = [""] * len(scores)
+            self._writer.detections(FOUND_TOPIC, *where, record.boxes, scores, record.labels, ids)
+            self._writer.mask(FOUND_DRIVABLE_TOPIC, *where, perception.drivable)
+            self._writer.mask(FOUND_LANE_TOPIC, *where, perception.lane)
+            times = {
+                "preprocess": perception.times.preprocess_ms,
+                "inference": perception.times.inference_ms,
+                "decode": perception.times.decode_ms,
+            }
+            self._writer.values(TIMING_TOPIC, *where, "camera", times)
+        if truth is not None:
+            self._writer.truth(*where, truth)
+        if found := image_figures(record):
+            self._writer.values(FIGURES_TOPIC, *where, "image", found)
+
+    def close(self, complete: bool) -> None:
+        self._writer.close()
 
 
 class AnnotatedVideo:
