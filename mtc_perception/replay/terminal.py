@@ -97,5 +97,57 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def show_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
+    """What changed, figure by figure, and in which images most."""
+    against = comparison["against"]
+    table = Table(
+        title=f"{_network(comparison['a'])} (A) and {_network(comparison['b'])} (B), "
+        f"{comparison['images']} images" + (f", against the {against}" if against else ""),
+        title_justify="left",
+    )
+    table.add_column("figure", overflow="fold")
+    for heading in ("A", "B", "change", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("B is", no_wrap=True)
+    styles = {"better": "green", "worse": "red"}
+    for row in comparison["figures"]:
+        interval = "" if row["low"] is None else f"{row['low']:+.3f} {row['high']:+.3f}"
+        table.add_row(
+            row["name"],
+            *(_text(row[side], ".3f") for side in ("a", "b")),
+            _text(row["change"], "+.3f"),
+            interval,
+            row["verdict"] if row["verdict"] in styles else "-",
+            style=styles.get(row["verdict"], ""),
+        )
+    console.print(table)
+    for words, count in (("A", comparison["only_a"]), ("B", comparison["only_b"])):
+        if count:
+            print(f"{count} images are in run {words} alone")
+    print(f"{comparison['different_answers']} of {comparison['images']} answers differ")
+    for note in comparison["notes"]:
+        print(f"note: {note}")
+    for task in dict.fromkeys(row["task"] for row in comparison["changed_images"]):
+        rows = [row for row in comparison["changed_images"] if row["task"] == task]
+        for words, chosen in (
+            ("worse", [row for row in rows if row["change"] < 0]),
+            ("better", [row for row in rows if row["change"] > 0]),
+        ):
+            listed = ", ".join(
+                f"{row['stream']} image {row['index_b']} ({row['change']:+.3f})"
+                for row in chosen[:3]
+            )
+            if listed:
+                console.print(f"{task}, most {words}: {listed}", soft_wrap=True, highlight=False)
+
+
+def _network(side: Mapping[str, Any]) -> str:
+    return f"{side['bundle']} on {side['engine']} {side['precision']}"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "undefined" if value is None else format(value, form)
+
+
 def _line(console: Console, text: str, style: str) -> None:
     console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)

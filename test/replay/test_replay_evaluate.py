@@ -28,14 +28,14 @@ from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
 from mtc_perception.replay.records.record import read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.run import plan
-from mtc_perception.replay.run.plan import plan_run
-from mtc_perception.replay.run.serial import run_serial
+from mtc_perception.replay.run import evaluation
+from mtc_perception.replay.run.evaluation import plan_run
+from mtc_perception.replay.run.runners import run_serial
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
-from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import EngineError
 from support.bag_messages import (
     COMPRESSED,
@@ -415,11 +415,11 @@ def test_other_software_is_another_task(
 
     keys = [key()]
     assert key() == keys[0]
-    about = plan.provenance()
-    monkeypatch.setattr(plan, "provenance", lambda: about | {"versions": {"openvino": "0.1"}})
+    about = evaluation.provenance()
+    monkeypatch.setattr(evaluation, "provenance", lambda: about | {"versions": {"openvino": "0.1"}})
     keys.append(key())
     (tmp_path / "package").mkdir()
-    monkeypatch.setattr(plan, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(evaluation, "_PACKAGE", tmp_path / "package")
     keys.append(key())
     for name in ("metrics.py", "letterbox.cu", "page.html.j2"):
         (tmp_path / "package" / name).write_text(f"{name}, mended\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mtc_perception.replay.results.limits import junit_xml
 from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.run.scenario import junit_xml
 from mtc_perception.replay.stream.task import Failure
 from mtc_perception.util.locking import LOCK_FILE
 from support.bag_messages import COUNT

@@ -16,7 +16,7 @@ from mtc_perception.replay.recordings.recording import (
     SourceError,
 )
 from mtc_perception.replay.recordings.sources import open_source
-from mtc_perception.replay.run.plan import plan_run
+from mtc_perception.replay.run.evaluation import plan_run
 from mtc_perception.util.errors import UserError
 from support.bag_messages import (
     COMPRESSED,

@@ -19,11 +19,9 @@ from typing import Any
 import pytest
 
 from mtc_perception.replay.options import Recording, ReplayOptions
-from mtc_perception.replay.run.evaluation import evaluate_run
-from mtc_perception.replay.run.plan import plan_run
+from mtc_perception.replay.run.evaluation import evaluate_run, plan_run
 from mtc_perception.replay.run.ray_runner import run_on_ray
-from mtc_perception.replay.run.runners import now_and_then, run_workers
-from mtc_perception.replay.run.serial import Runner, run_serial
+from mtc_perception.replay.run.runners import Runner, now_and_then, run_serial, run_workers
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.errors import UserError
 from support.replay_bags import stamps, write_drive

@@ -30,7 +30,7 @@ from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.stream.lockstep import ReplayedImage
-from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive
 from support.replay_drive import HEIGHT, IMAGES, WIDTH, WORST

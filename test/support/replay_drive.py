@@ -10,7 +10,7 @@ from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import START_NS, new_bag
 from mtc_perception.replay.run.evaluation import evaluate_run
-from mtc_perception.replay.run.serial import run_serial
+from mtc_perception.replay.run.runners import run_serial
 
 WIDTH, HEIGHT, IMAGES, PERIOD_NS = 160, 96, 24, 100_000_000
 FRAME_ID = "front_camera"

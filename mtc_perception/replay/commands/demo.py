@@ -56,7 +56,7 @@ def demo(
     from mtc_perception.replay.report.run_page import PAGE_FILE
     from mtc_perception.replay.results.run_result import stream_folder
     from mtc_perception.replay.run.evaluation import evaluate_run
-    from mtc_perception.replay.run.serial import run_serial
+    from mtc_perception.replay.run.runners import run_serial
     from mtc_perception.replay.stream.annotated import find_video
     from mtc_perception.replay.stream.stream import import_live
     from mtc_perception.replay.terminal import RunProgress, show_result

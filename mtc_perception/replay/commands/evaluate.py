@@ -68,11 +68,9 @@ def evaluate(
     """
     from rich.console import Console
 
-    from mtc_perception.replay.results.limits import Limit
-    from mtc_perception.replay.run.evaluation import evaluate_run
-    from mtc_perception.replay.run.plan import default_run_folder
+    from mtc_perception.replay.run.evaluation import default_run_folder, evaluate_run
     from mtc_perception.replay.run.runners import choose_runner, threads_each
-    from mtc_perception.replay.run.scenario import read_scenario
+    from mtc_perception.replay.run.scenario import Limit, read_scenario
     from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.util.progress import Progress
 

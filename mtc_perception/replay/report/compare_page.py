@@ -35,9 +35,9 @@ from mtc_perception.replay.report.views import (
 from mtc_perception.replay.results.rows import latency_rows, times_ms
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import draw_record
-from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.runtime.perceiver import Selection
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import ImageError, UserError
 from mtc_perception.util.files import write_text_atomic
 

@@ -1,25 +1,165 @@
-"""A whole run: from recordings and options to its result."""
+"""A whole run: from recordings and options to its streams, and from these to its result."""
 
+import hashlib
+import itertools
+import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import mtc_perception
+from mtc_perception.core.bundle import read_bundle
 from mtc_perception.replay.options import Recording, ReplayOptions
+from mtc_perception.replay.recordings.bag_files import is_bag
+from mtc_perception.replay.recordings.labels import LabelFolder
+from mtc_perception.replay.recordings.recording import SourceError
+from mtc_perception.replay.recordings.sources import FolderSource, find_streams
 from mtc_perception.replay.report.run_page import PAGE_FILE, write_page
-from mtc_perception.replay.results.limits import Check, Limit, check_limits, junit_xml
-from mtc_perception.replay.results.run_result import RESULT_FILE, merge_run, write_result
-from mtc_perception.replay.run.plan import plan_run
-from mtc_perception.replay.run.serial import Observer, Runner
+from mtc_perception.replay.results.run_result import (
+    RESULT_FILE,
+    STREAMS_FOLDER,
+    merge_run,
+    write_result,
+)
+from mtc_perception.replay.run.runners import Observer, Runner
+from mtc_perception.replay.run.scenario import Check, Limit, check_limits, junit_xml
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamTask
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.locking import held
+from mtc_perception.util.provenance import provenance
 
 JUNIT_FILE = "junit.xml"
+_PACKAGE = Path(mtc_perception.__file__).parent
+
+
+def plan_run(
+    recordings: Sequence[Recording], options: ReplayOptions, run: Path
+) -> tuple[list[StreamTask], list[Failure]]:
+    """The streams of all recordings, and the bags that cannot be read; `run` is the run's folder.
+
+    Raises UserError for what is no recording at all, for bundles and labels that are unusable, and
+    for labels of one camera that are given to several.
+    """
+    for recording in recordings:
+        if not recording.path.exists():
+            raise SourceError(f"{recording.path} does not exist")
+    folders = {one.labels: LabelFolder(one.labels) for one in recordings if one.labels is not None}
+    given = (options.bundle, options.reference)
+    common = [_software(), *(_bundle_key(path) for path in given if path)]
+    tasks: list[StreamTask] = []
+    failures: list[Failure] = []
+    for recording in recordings:
+        try:
+            cameras = _cameras(recording)
+            depends = [*common, _labels_key(recording, folders)]
+            tasks += [
+                _task(number, camera, options, run, depends)
+                for number, camera in enumerate(cameras, start=len(tasks))
+            ]
+        except SourceError as error:
+            failures.append(Failure(recording.path.name, str(error)))
+    return _named_apart(tasks), failures
+
+
+def _cameras(recording: Recording) -> list[Recording]:
+    """One recording per camera, with the topics of its labels. Raises SourceError and UserError."""
+    streams = find_streams(recording.path, recording.topics, recording.fps, recording.truth)
+    if len(streams) > 1 and (recording.labels or recording.truth):
+        # Cameras with one trigger have one stamp: they would all be scored by these labels.
+        raise UserError(
+            f"{recording.path} has several cameras, {', '.join(str(one) for one, _ in streams)}: "
+            "say with --topic whose labels these are"
+        )
+    return [
+        recording.model_copy(update={"topics": (topic,) if topic else (), "truth": truth})
+        for topic, truth in streams
+    ]
+
+
+def _task(
+    number: int, camera: Recording, options: ReplayOptions, run: Path, depends: Sequence[str]
+) -> StreamTask:
+    name = ":".join([camera.path.name, *camera.topics])
+    out = run / STREAMS_FOLDER / f"{number:02d}_{_slug(name)}"
+    return StreamTask(number, name, camera, options, out, _key(camera, options, depends))
+
+
+def _named_apart(tasks: Sequence[StreamTask]) -> list[StreamTask]:
+    """The tasks; recordings of one name in several folders get a number that no other has."""
+    own = {task.name for task in tasks}
+    taken: set[str] = set()
+    renamed = []
+    for task in tasks:
+        others = (f"{task.name} ({number})" for number in itertools.count(2))
+        free = (name for name in others if name not in own | taken)
+        name = next(free) if task.name in taken else task.name
+        taken.add(name)
+        renamed.append(replace(task, name=name))
+    return renamed
+
+
+def _key(camera: Recording, options: ReplayOptions, depends: Sequence[str]) -> str:
+    """Changes with everything that the result of a stream depends on.
+
+    `depends` are the keys of the networks, the labels and the software.
+    """
+    content = {
+        "recording": camera.model_dump(mode="json", exclude={"labels"}),
+        "options": options.model_dump(mode="json", exclude={"bundle", "reference"}),
+        "depends": list(depends),
+        "files": _files(camera.path),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[list[Any]]:
+    """Names, sizes and times of change of a file, or of all files below a folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+
+
+def _bundle_key(path: Path) -> str:
+    """Raises BundleError."""
+    manifest = read_bundle(path).manifest
+    return hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+
+
+def _labels_key(recording: Recording, folders: Mapping[Path, LabelFolder]) -> str:
+    """Of the labels that are not in the recording itself."""
+    if recording.labels is not None:
+        return folders[recording.labels].fingerprint()
+    if recording.path.is_dir() and not is_bag(recording.path):
+        return FolderSource(recording.path).fingerprint()
+    return ""
+
+
+def _software() -> str:
+    """Of this package, the runtimes and the machine: answers and times are theirs, too."""
+    digest = hashlib.sha256()
+    for file in sorted(_PACKAGE.rglob("*")):
+        # Whatever its kind: kernels for the GPU are sources, too.
+        if file.is_file() and file.suffix != ".pyc":
+            digest.update(file.read_bytes())
+    about = provenance()
+    digest.update(json.dumps([about["versions"], about["machine"]]).encode())
+    return digest.hexdigest()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[:80]
+
+
+def default_run_folder(options: ReplayOptions, name: str | None) -> Path:
+    """Where a run goes by default: a folder of its own for every bundle, scenario and mode."""
+    parts = options.bundle.stem, name, "live" if options.mode == "live" else None
+    return Path("out", "replay", _slug("_".join(filter(None, parts))))
 
 
 class Watching(Observer, Protocol):

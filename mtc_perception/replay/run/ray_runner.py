@@ -12,11 +12,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from mtc_perception.replay.run.runners import TRIES, evaluate, now_and_then, outcomes
-from mtc_perception.replay.run.serial import Observer, Outcomes
-from mtc_perception.replay.stream.perceivers import PerceiverPool
+from mtc_perception.replay.run.runners import (
+    TRIES,
+    Observer,
+    Outcomes,
+    evaluate,
+    now_and_then,
+    outcomes,
+)
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError, one_line
 
 _LISTEN_S = 0.5

@@ -1,20 +1,19 @@
-"""Many streams at once, each in one of several worker processes of this machine."""
+"""The streams of a run, one after the other here or each in one of several worker processes."""
 
 import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from mtc_perception.replay.options import Mode
-from mtc_perception.replay.run.serial import Observer, Outcomes, Runner, run_serial
-from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.stream import Tick, run_stream
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.worker_process import (
     ReplayError,
@@ -27,6 +26,45 @@ TRIES = 3
 """How often a stream is begun whose worker is lost."""
 _REPORT_S = 0.25
 _LISTEN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the streams of a run ended, each in one of the two."""
+
+    results: list[StreamResult]
+    failures: list[Failure]
+
+
+class Observer(Protocol):
+    """Is told how far a run is."""
+
+    def __call__(self, task: StreamTask, done: int, total: int) -> None:
+        """`done` of `total` images of a stream, the latter as the recording claims."""
+
+
+Runner = Callable[[Sequence[StreamTask], Observer], Outcomes]
+
+
+def run_serial(tasks: Sequence[StreamTask], observe: Observer, *, strict: bool = False) -> Outcomes:
+    """Replay every stream; one that raises UserError is a failure, and the others go on.
+
+    `strict`: it is raised.
+    """
+    outcomes = Outcomes([], [])
+    with PerceiverPool() as perceivers:
+        for task in tasks:
+
+            def tick(done: int, total: int, task: StreamTask = task) -> None:
+                observe(task, done, total)
+
+            try:
+                outcomes.results.append(run_stream(task, perceivers, tick))
+            except UserError as error:
+                if strict:
+                    raise
+                outcomes.failures.append(Failure(task.name, str(error)))
+    return outcomes
 
 
 @dataclass(frozen=True, slots=True)

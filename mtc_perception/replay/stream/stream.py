@@ -21,9 +21,9 @@ from mtc_perception.replay.records.record import FrameRecord, RecordWriter, reco
 from mtc_perception.replay.stream.annotated import ANNOTATED, AnnotatedBag, AnnotatedVideo
 from mtc_perception.replay.stream.gallery import PICTURES, Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
-from mtc_perception.replay.stream.perceivers import PerceiverPool
 from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver import Perceiver, Selection
+from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.worker_process import ReplayError
