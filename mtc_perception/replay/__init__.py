@@ -5,8 +5,9 @@ image; every figure, comparison and page is computed from the records alone.
 
 - `recordings`: from the files of a recording to images with labels
 - `records`: what became of one image
+- `options`: what can be asked for, in a shell and in a scenario
 - `stream`, `live`: one stream, in lock-step or through the real node
-- `run`: all streams of a run, here, in several processes or on a cluster
-- `results`, `report`: figures, limits, comparisons; their HTML
-- `commands`: what is run from a shell
+- `run`: all streams of a run, here, in several processes or on a cluster; scenarios and limits
+- `results`, `report`: figures and comparisons; their pages
+- `commands`, `cli`, `terminal`: what is run from a shell, and what it shows
 """
