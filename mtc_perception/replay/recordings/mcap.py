@@ -84,11 +84,9 @@ class McapFile:
                     recorded_ns, _, info, data = heapq.heappop(waiting)
                     yield info, recorded_ns, data
                 try:
-                    for channel, recorded_ns, body in _messages_at(file, offset):
-                        if channel in infos:
-                            item = recorded_ns, number, infos[channel], bytes(body)
-                            heapq.heappush(waiting, item)
-                            number += 1
+                    for channel, recorded_ns, data in _messages_at(file, offset, infos):
+                        heapq.heappush(waiting, (recorded_ns, number, infos[channel], data))
+                        number += 1
                 except Exception as error:  # each compression has errors of its own
                     damaged += 1
                     notes.add("damaged chunk", f"{self.path.name}, byte {offset}: {error}")
@@ -306,20 +304,23 @@ def _learn_chunk(file: BinaryIO, offset: int, channels: Channels) -> dict[int, i
     return counts
 
 
-def _messages_at(file: BinaryIO, offset: int) -> Iterator[tuple[int, int, memoryview]]:
-    """Channel, time of recording and content of the message, or those in the chunk, at `offset`.
+def _messages_at(
+    file: BinaryIO, offset: int, channels: Collection[int]
+) -> Iterator[tuple[int, int, bytes]]:
+    """Channel, time of recording and content of the messages at `offset`, of these channels.
 
-    Raises ValueError, or the errors of struct and of compressions, where it is damaged.
+    There is a chunk or a message. Raises ValueError, or the errors of struct and of compressions,
+    where it is damaged.
     """
     kind, body = _record_at(file, offset)
-    if kind == MESSAGE:
-        yield read_message(body)
-    elif kind == CHUNK:
-        for inner, part in split_records(chunk_content(body)):
-            if inner == MESSAGE:
-                yield read_message(part)
-    else:
+    if kind not in (CHUNK, MESSAGE):
         raise ValueError("no chunk, where the index says so")
+    records = split_records(chunk_content(body)) if kind == CHUNK else [(kind, body)]
+    for inner, part in records:
+        if inner == MESSAGE:
+            channel, recorded_ns, content = read_message(part)
+            if channel in channels:
+                yield channel, recorded_ns, bytes(content)
 
 
 def _record_at(file: BinaryIO, offset: int) -> tuple[int, memoryview]:
@@ -346,7 +347,7 @@ def chunk_content(body: memoryview) -> memoryview:
     packed = rest[8 : 8 + length]
     content: bytes | memoryview
     if compression == "zstd":
-        content = unzstd(packed)
+        content = unzstd(packed, size)
     elif compression == "lz4":
         content = lz4_decompress(packed)
     elif compression == "":

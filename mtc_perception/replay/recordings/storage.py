@@ -140,12 +140,13 @@ class SalvagedSqlite:
 def message_bytes(data: bytes) -> bytes:
     """A serialised message as it was before rosbag2 compressed it, if it did."""
     # Every serialised message begins with its byte order, 0 or 1 after a 0.
-    return bytes(unzstd(data)) if data[:4] == _ZSTD_MAGIC else data
+    return bytes(zstd.decompress(data)) if data[:4] == _ZSTD_MAGIC else data
 
 
-def unzstd(data: bytes | memoryview) -> bytes:
-    """Decompressed `data`. Raises zstd's own error."""
-    return bytes(zstd.decompress(data))
+def unzstd(data: memoryview, size: int) -> bytes:
+    """The first `size` bytes of what `data` holds, fewer if there are. Raises zstd's own error."""
+    # Told the size, it takes memory once instead of piece by piece: half the time for images.
+    return bytes(zstd.ZstdDecompressor().decompress(data, size))
 
 
 def unpack_file(packed: Path, target: Path, notes: Notes) -> None:
