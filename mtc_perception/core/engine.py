@@ -7,12 +7,12 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.core.bundle import Bundle, Precision
+from mtc_perception.core.bundle import Bundle, EngineName, Precision
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.util.errors import BundleError
 
-EngineChoice = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
+EngineChoice = Literal["auto", EngineName]
 
 
 @dataclass(frozen=True, slots=True)

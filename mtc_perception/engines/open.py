@@ -10,9 +10,8 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import check_self_test, run_self_test, self_test_frame
 from mtc_perception.util.errors import BundleError, EngineError, UserError, one_line
 
-AUTO_ORDER = ("tensorrt", "openvino", "onnxruntime")
-# Each module has `load(network, threads) -> Engine`; imported only when tried, since every
-# runtime is an optional dependency.
+# In the order that `auto` tries them. Each module has `load(network, threads) -> Engine`; imported
+# only when tried, since every runtime is an optional dependency.
 _MODULES = {
     "tensorrt": "mtc_perception.engines.tensorrt.engine",
     "openvino": "mtc_perception.engines.openvino",
@@ -29,10 +28,10 @@ def open_engine(
 ) -> tuple[Engine, str]:
     """Load the bundle's network into an engine, warm it up and test it.
 
-    `auto` takes the first of `AUTO_ORDER` that runs here. `precision` (`fp32`, `fp16`, `int8`)
-    defaults to the bundle's preference for the engine. Returns the engine and a sentence saying
-    what was chosen and why. Raises EngineError if nothing can run the bundle and BundleError if
-    the bundle breaks its contract or lacks what was asked for.
+    `auto` takes the first of TensorRT, OpenVINO and ONNX Runtime that runs here. `precision`
+    (`fp32`, `fp16`, `int8`) defaults to the bundle's preference for the engine. Returns the engine
+    and a sentence saying what was chosen and why. Raises EngineError if nothing can run the bundle
+    and BundleError if the bundle breaks its contract or lacks what was asked for.
     """
     if name != "auto":
         _check_offered(name)
@@ -42,7 +41,7 @@ def open_engine(
             raise EngineError(f"{name}: {error}") from error
         return engine, f"{_described(engine, bundle, variant)}, as asked for"
     rejected: list[str] = []
-    for candidate in AUTO_ORDER:
+    for candidate in _MODULES:
         try:
             engine, variant = _tested_engine(bundle, candidate, precision, threads)
         except (EngineError, BundleError) as error:
@@ -73,7 +72,7 @@ def load_engine(network: Network, name: str, threads: int | None = None) -> Engi
 
 def _check_offered(name: str) -> None:
     if name not in _MODULES:
-        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(AUTO_ORDER)}")
+        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(_MODULES)}")
 
 
 def _tested_engine(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rcl_interfaces.msg import (
@@ -18,7 +18,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
-from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.bundle import Precision, Thresholds
+from mtc_perception.core.engine import EngineChoice
 from mtc_perception.runtime.perceiver import Selection
 from mtc_perception.util.errors import EngineError
 
@@ -65,12 +66,12 @@ def node_specs() -> dict[str, Spec]:
         "engine": Spec(
             "auto",
             "Inference runtime; auto takes the fastest that works here",
-            choices=("auto", "tensorrt", "openvino", "onnxruntime"),
+            choices=get_args(EngineChoice),
         ),
         "precision": Spec(
             "auto",
             "Variant of the network; auto takes the best the bundle has for the engine",
-            choices=("auto", "fp32", "fp16", "int8"),
+            choices=("auto", *get_args(Precision)),
         ),
         "threads": Spec(0, "CPU threads for inference; 0 lets the engine decide", (0, 256)),
         "build_engine": Spec(
