@@ -144,6 +144,23 @@ def test_the_summary_says_what_ran_where(finished: tuple[Path, str]) -> None:
     assert summary["input"]["kind"] == "bag"
 
 
+def test_the_summary_has_the_keys_that_scripts_rely_on(finished: tuple[Path, str]) -> None:
+    summary = summary_of(finished[0])
+    endings = ("in", "processed", "dropped", "stale", "malformed", "received_by_node")
+    engine = {"engine", "engine_why", "engine_degraded", "device", "precision"}
+    accuracy = {"detection", "drivable", "lane", "labelled_frames", "thresholds"}
+    about = {"machine", "versions", "commit", "command", "time", "params", "gmacs"}
+    rest = {"latency_ms", "node", "player_late_ms_max", "input", "bundle"}
+    frames = {f"frames_{ending}" for ending in endings}
+    assert set(summary) == frames | engine | accuracy | about | rest
+    source = {"name", "kind", "topic", "rate_hz", "transport"}
+    assert set(summary["input"]) == source | {"frames_in_recording", "frames_unreadable"}
+    assert set(summary["bundle"]) == {"name", "network", "version", "sha256"}
+    memory = {"resident_mib_first", "resident_mib_last"}
+    assert set(summary["node"]) == memory | {"cpu_ms_per_frame"}
+    assert set(summary["thresholds"]) == {"score", "drivable", "lane"}
+
+
 def test_the_table_is_printed(finished: tuple[Path, str]) -> None:
     out, output = finished
     summary = summary_of(out)
