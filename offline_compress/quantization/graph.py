@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from onnx.utils import Extractor
 
 FIXED_KERNELS = 2
 """Least input channels of a layer that leaves out resampling kernels (one channel, not learnt)."""
@@ -120,23 +121,9 @@ def with_float_layers(
     for name, tensor in restored.items():
         graph.initializer.add().CopyFrom(tensor)
         graph.initializer[-1].name = f"{name}_float"
-    drop_unused(model)
-    return model
-
-
-def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove nodes and initialisers that no output depends on, in place."""
-    graph = model.graph
-    used = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            kept.append(node)
-            used.update(node.input)
-    nodes, tensors = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
+    # Without what no output depends on any more.
+    outputs = [output.name for output in graph.output]
+    return Extractor(model).extract_model([graph.input[0].name], outputs)
 
 
 def serialised(model: onnx.ModelProto) -> bytes:

@@ -13,7 +13,6 @@ from offline_compress.quantization.activation_ranges import activation_ranges
 from offline_compress.quantization.graph import (
     between,
     convolutions,
-    drop_unused,
     folded,
     serialised,
     upstream,
@@ -163,7 +162,7 @@ def test_unused_nodes_and_weights_go(model: onnx.ModelProto) -> None:
     copy.CopyFrom(model)
     copy.graph.node.append(helper.make_node("Relu", ["stem.out"], ["nothing"], "idle"))
     copy.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "idle.weight"))
-    drop_unused(copy)
-    assert [node.name for node in copy.graph.node] == [node.name for node in model.graph.node]
-    names = {tensor.name for tensor in copy.graph.initializer}
+    cleaned = with_float_layers(copy, model, []).graph
+    assert [node.name for node in cleaned.node] == [node.name for node in model.graph.node]
+    names = {tensor.name for tensor in cleaned.initializer}
     assert names == {tensor.name for tensor in model.graph.initializer}
