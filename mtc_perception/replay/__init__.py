@@ -9,5 +9,5 @@ image; every figure, comparison and page is computed from the records alone.
 - `stream`, `live`: one stream, in lock-step or through the real node
 - `run`: all streams of a run, here, in several processes or on a cluster; scenarios and limits
 - `results`, `report`: figures and comparisons; their pages
-- `commands`, `cli`, `terminal`: what is run from a shell, and what it shows
+- `cli`, `demo`, `flags`, `terminal`: what is run from a shell, and what it shows
 """

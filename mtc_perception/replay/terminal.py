@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mtc_perception.replay.results.rows import (
+from mtc_perception.replay.report.views import (
     frame_rows,
     latency_rows,
     live_rows,

@@ -10,7 +10,7 @@ import typer.main
 import yaml
 
 from mtc_perception.replay.cli import app
-from mtc_perception.replay.commands.flags import options_of
+from mtc_perception.replay.flags import options_of
 from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.run.scenario import Scenario, read_scenario
 from mtc_perception.util.errors import UserError

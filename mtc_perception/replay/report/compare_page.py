@@ -27,12 +27,13 @@ from mtc_perception.replay.report.views import (
     Changed,
     StreamPair,
     StreamView,
+    latency_rows,
     most_changed,
     pair_streams,
     precision_curve,
     read_streams,
+    times_ms,
 )
-from mtc_perception.replay.results.rows import latency_rows, times_ms
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.task import StreamResult

@@ -16,12 +16,14 @@ from mtc_perception.replay.report.charts import (
     metric_strips,
     stage_bar,
 )
-from mtc_perception.replay.report.views import StreamView, precision_chart, read_streams
-from mtc_perception.replay.results.rows import (
+from mtc_perception.replay.report.views import (
+    StreamView,
     frame_rows,
     latency_rows,
     live_rows,
     metric_rows,
+    precision_chart,
+    read_streams,
     times_ms,
 )
 from mtc_perception.replay.results.run_result import read_result

@@ -1,4 +1,4 @@
-"""Runs as what their pages show: series over the images of each stream, curves, what changed."""
+"""Runs as pages and terminals show them: series over images, curves, changes, rows of tables."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.metrics.detection import RECALLS, DetectionMetric
+from mtc_perception.metrics.figures import BRIEF, COUNT_LABELS, STAGE_LABELS, figures
 from mtc_perception.pages.line_chart import WIDTH, Chart, Line, Mark, line
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS, image_figures
 from mtc_perception.replay.records.record import read_frames, read_times
@@ -16,6 +17,8 @@ from mtc_perception.replay.results.comparison import pair_places
 from mtc_perception.replay.results.run_result import stream_folder
 from mtc_perception.replay.stream.gallery import APART, PICTURES, Worst, read_worst
 from mtc_perception.replay.stream.task import StreamResult
+
+_ACCURACY = figures("detection.recall_at_threshold", "detection.precision_at_threshold") + BRIEF
 
 
 @dataclass(slots=True, eq=False)
@@ -186,3 +189,50 @@ def _pair(first: StreamView, second: StreamView) -> StreamPair:
         if not all(math.isnan(value) for value in values)
     }
     return StreamPair(first, second, places, known)
+
+
+def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of every accuracy figure there is."""
+    rows = []
+    for figure in _ACCURACY:
+        if figure.task in result:
+            value = figure.of(result)
+            rows.append((figure.title, "undefined" if value is None else f"{value:.3f}"))
+    return rows
+
+
+def live_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of the figures that only a live run has."""
+    live = result.get("live")
+    if not live:
+        return []
+    first_ms = live["time_to_first_output_ms"]
+    return [
+        ("node ready after", f"{live['ready_s']:.1f} s"),
+        ("first output after", "never" if first_ms is None else f"{first_ms:.1f} ms"),
+        ("played late, at most", f"{live['played_late_ms_max']:.1f} ms"),
+    ]
+
+
+def times_ms(result: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Percentiles by stage, and of a live run the jitter of the last, `end_to_end`."""
+    live = result.get("live")
+    return result["latency_ms"] | ({"jitter": live["jitter_ms"]} if live else {})
+
+
+def frame_rows(result: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(what, number) of images."""
+    return [(words, result[name]) for name, words in COUNT_LABELS.items() if name in result]
+
+
+def latency_rows(latency_ms: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[str]]]:
+    """(stage, [p50, p95, p99, max]) in ms, of the stages there are."""
+    return [
+        (words, [_ms(latency_ms[stage].get(q)) for q in ("p50", "p95", "p99", "max")])
+        for stage, words in STAGE_LABELS.items()
+        if stage in latency_ms
+    ]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

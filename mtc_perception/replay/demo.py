@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtc_perception.replay.commands.flags import options_of, with_flags
+from mtc_perception.replay.flags import options_of, with_flags
 from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.util.errors import UserError
 
