@@ -320,3 +320,17 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
             at = place + HEAD.size + 17  # of the chunk's place
             file.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
             assert found(file, Notes()) == everything
+
+
+@pytest.mark.parametrize("tail", [bytes(500), HEAD.pack(MESSAGE, 3) + bytes(3)])
+def test_what_a_crash_leaves_behind_the_last_message_does_no_harm(
+    tmp_path: Path, tail: bytes
+) -> None:
+    """Blocks of a file that were never written are zeros; others may hold anything."""
+    file, content = drive(tmp_path)
+    content = rechunked(content)
+    file.write_bytes(content)
+    everything = found(file, Notes())
+    end = content.index(HEAD.pack(DATA_END, 4))
+    file.write_bytes(content[:end] + tail)
+    assert found(file, Notes()) == everything

@@ -233,48 +233,64 @@ def _made_index(file: BinaryIO, path: Path, notes: Notes) -> _Index:
     Chunks are stepped over where the message indices behind them tell all. Raises SourceError if
     there is no message.
     """
-    index = _Index()
-    chunk: tuple[int, int, int] | None = None
-    """First and last time, and place, of the chunk whose message indices come now."""
-    counts: dict[int, int] = {}
+    maker = _IndexMaker(file, path.name, notes)
+    for kind, offset, length in _record_places(file, path.name, notes):
+        try:
+            maker.add(kind, offset, length)
+        except struct.error as error:
+            notes.add("damaged record", f"{path.name}, byte {offset}: {error}")
+    maker.add_chunk({})  # at the very end some of its message indices may be missing
+    if not maker.index.counts:
+        raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
+    return maker.index
 
-    def add_chunk() -> None:
-        nonlocal chunk, counts
+
+class _IndexMaker:
+    """Takes the records of a file in their order: behind a chunk come its message indices."""
+
+    def __init__(self, file: BinaryIO, name: str, notes: Notes) -> None:
+        self.index = _Index()
+        self._file, self._name, self._notes = file, name, notes
+        self._chunk: tuple[int, int, int] | None = None
+        """First and last time, and place, of the chunk that is not added yet."""
+        self._counts: dict[int, int] = {}
+        """Messages by channel, as its message indices have it so far."""
+
+    def add(self, kind: int, offset: int, length: int) -> None:
+        """A record, and the length of its body. Raises struct.error where it is damaged."""
+        if kind != MESSAGE_INDEX:
+            self.add_chunk(self._counts)
+        self._file.seek(offset + HEAD.size)
+        if kind == MESSAGE_INDEX:
+            channel, size = _MESSAGE_INDEX_HEAD.unpack(self._file.read(_MESSAGE_INDEX_HEAD.size))
+            if size:
+                self._counts[channel] = size // _TIME_AND_PLACE_BYTES
+        elif kind == CHUNK:
+            start_ns, end_ns, _, _ = _CHUNK_HEAD.unpack(self._file.read(_CHUNK_HEAD.size))
+            self._chunk = start_ns, end_ns, offset
+        elif kind == MESSAGE:
+            channel, _, time_ns, _ = _MESSAGE_HEAD.unpack(self._file.read(_MESSAGE_HEAD.size))
+            self.index.add(time_ns, time_ns, offset, {channel: 1})
+        elif kind in (SCHEMA, CHANNEL):
+            self.index.channels.learn(kind, memoryview(self._file.read(length)))
+
+    def add_chunk(self, counts: Mapping[int, int]) -> None:
+        """The last chunk, if there is one; it is read itself where `counts` do not tell all."""
+        chunk, self._chunk, self._counts = self._chunk, None, {}
         if chunk is None:
             return
+        *_, offset = chunk
         try:
-            if not counts or any(channel not in index.channels for channel in counts):
-                counts = _learn_chunk(file, chunk[2], index.channels)
-            if counts:
-                index.add(*chunk, counts)
+            if not counts or any(channel not in self.index.channels for channel in counts):
+                counts = _learn_chunk(self._file, offset, self.index.channels)
         except Exception as error:  # each compression has errors of its own
-            notes.add("damaged chunk", f"{path.name}, byte {chunk[2]}: {error}")
-        chunk, counts = None, {}
-
-    for kind, offset, length in _record_places(file, path, notes):
-        if kind != MESSAGE_INDEX:
-            add_chunk()
-        file.seek(offset + HEAD.size)
-        if kind == MESSAGE_INDEX:
-            channel, entries = _MESSAGE_INDEX_HEAD.unpack(file.read(_MESSAGE_INDEX_HEAD.size))
-            if entries:
-                counts[channel] = entries // _TIME_AND_PLACE_BYTES
-        elif kind == CHUNK:
-            start_ns, end_ns, _, _ = _CHUNK_HEAD.unpack(file.read(_CHUNK_HEAD.size))
-            chunk = start_ns, end_ns, offset
-        elif kind == MESSAGE:
-            channel, _, recorded_ns, _ = _MESSAGE_HEAD.unpack(file.read(_MESSAGE_HEAD.size))
-            index.add(recorded_ns, recorded_ns, offset, {channel: 1})
-        elif kind in (SCHEMA, CHANNEL):
-            index.channels.learn(kind, memoryview(file.read(length)))
-    counts = {}  # the file breaks off here, perhaps between the message indices
-    add_chunk()
-    if not index.counts:
-        raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
-    return index
+            self._notes.add("damaged chunk", f"{self._name}, byte {offset}: {error}")
+        else:
+            if counts:
+                self.index.add(*chunk, counts)
 
 
-def _record_places(file: BinaryIO, path: Path, notes: Notes) -> Iterator[tuple[int, int, int]]:
+def _record_places(file: BinaryIO, name: str, notes: Notes) -> Iterator[tuple[int, int, int]]:
     """Kind, place and length of body of every record.
 
     Ends behind DATA_END, or with a note where the file breaks off.
@@ -289,7 +305,7 @@ def _record_places(file: BinaryIO, path: Path, notes: Notes) -> Iterator[tuple[i
         if kind == DATA_END:
             return
         offset += HEAD.size + length
-    notes.add("truncated file", f"{path.name} breaks off after {size} bytes")
+    notes.add("truncated file", f"{name} breaks off after {size} bytes")
 
 
 def _learn_chunk(file: BinaryIO, offset: int, channels: Channels) -> dict[int, int]:
