@@ -11,6 +11,7 @@ recording.
 import heapq
 import os
 import struct
+import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -64,7 +65,8 @@ class McapFile:
             for channel, count in self._index.counts.items()
         }
         self.topics = list(self._topics.values())
-        self._typestore = self._index.channels.typestore(typestore)
+        self._default = typestore
+        self._typestore: Typestore | None = None
 
     def messages(
         self, topics: Collection[str], notes: Notes
@@ -97,10 +99,13 @@ class McapFile:
             raise SourceError(f"{self.path} cannot be read as a rosbag2: its chunks are damaged")
 
     def deserialize(self, data: bytes, kind: str) -> Any:
+        if self._typestore is None:
+            self._typestore = self._index.channels.typestore(self._default)
         return self._typestore.deserialize_cdr(data, kind)
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Keep the index alone; the file can be read again."""
+        self._typestore = None
 
 
 class Channels:
@@ -117,7 +122,8 @@ class Channels:
             name, rest = text(rest)
             encoding, rest = text(rest)
             definition, _ = text(rest)
-            self._schemas[number] = (name, encoding, definition)
+            # One text for all files of a bag.
+            self._schemas[number] = (name, encoding, sys.intern(definition))
         elif kind == CHANNEL:
             number, rest = _number(body)
             schema, rest = _number(rest)
