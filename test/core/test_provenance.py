@@ -11,7 +11,7 @@ from support.checkout import ROOT
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
 def test_the_commit_is_that_of_the_checkout() -> None:
     head = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True, check=True
     ).stdout.strip()
     commit = provenance()["commit"]
     assert commit is not None

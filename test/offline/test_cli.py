@@ -1,7 +1,6 @@
 """`mtc-compress` from training to a bundle, as a user types it, and what mistakes say."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -94,9 +93,9 @@ def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) 
     )
     log = tmp_path / "run" / "log.jsonl"
     deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
+    while not log.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "the same command resumes" in output

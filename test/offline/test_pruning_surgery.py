@@ -315,5 +315,7 @@ def test_a_pruned_checkpoint_reloads_without_the_pruner(tmp_path: Path) -> None:
         "from pathlib import Path; from offline_compress.models.registry import load_checkpoint;"
         f"print(sum(p.numel() for p in load_checkpoint(Path({str(tmp_path)!r})).parameters()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
     assert int(done.stdout) == sum(p.numel() for p in model.parameters())

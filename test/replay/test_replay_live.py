@@ -18,6 +18,7 @@ import pytest
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.results.run_result import jitter_ms, merge_live
 from support.replay_bags import stamps, write_drive
+from support.replay_rig import run
 
 pytestmark = pytest.mark.dds
 
@@ -214,11 +215,15 @@ def marked(mark: str) -> list[psutil.Process]:
     ],
 )
 def test_options_that_contradict_each_other_are_a_mistake(
-    drive: Path, network: list[str], tmp_path: Path, options: list[str], message: str
+    drive: Path,
+    network: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
 ) -> None:
-    done = evaluate(drive, *network, *options, "--out", tmp_path / "run")
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    assert run("evaluate", drive, *network, *options, "--out", tmp_path / "run") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
 

@@ -44,6 +44,7 @@ class Process:
         self.process.kill()
         self.process.wait()
         self._reader.join()
+        print("the node said:", *self.lines, sep="\n")  # seen where a test fails
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def sourced(folder: Path) -> dict[str, str]:
     env = {**os.environ, "PYTHONPATH": outside_checkout(os.environ.get("PYTHONPATH", ""))}
     script = f"source {folder}/install/setup.bash && env -0"
     lines = subprocess.run(
-        ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
+        ["bash", "-c", script], env=env, stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     return dict(line.split("=", 1) for line in lines.split("\0") if line)
 

@@ -74,7 +74,7 @@ def test_installed_package_runs_without_the_checkout(workspace: Path) -> None:
         ["python", "-c", script],
         env=sourced(workspace),
         cwd=workspace,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     ).stdout
