@@ -12,8 +12,7 @@ from bench.common import brief, time_engine, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.engines.open import open_engine
 from mtc_perception.metrics.figures import STAGE_LABELS
-from mtc_perception.replay.live.live_result import LiveResult, Usage
-from mtc_perception.replay.live.live_run import run_live
+from mtc_perception.replay.live.live_run import LiveResult, Usage, run_live
 from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.replay.recordings.synthetic_drive import (

@@ -6,7 +6,7 @@ import pytest
 
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.metrics.tasks import PerceptionMetrics
-from mtc_perception.replay.live.live_result import LiveResult
+from mtc_perception.replay.live.live_run import LiveResult
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.recorder import (
     OUTPUTS,
@@ -77,7 +77,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
     answers = AnswerReader(tmp_path / "answers.bin")
     options = ReplayOptions(bundle=toy_bundle, transport="raw")
     config = LiveConfig(Recording(path=bag), options, "raw")
-    result = LiveResult(config, source.info, published, recorded, answers, [], 0, "", 1.0)
+    result = LiveResult(config, source.info, published, recorded, answers, [], 1.0)
     notes = Notes()
     judge = FrameJudge(thresholds, bundle.manifest.classes, 5, notes)
     figures = Figures(

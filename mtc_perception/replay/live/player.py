@@ -63,10 +63,6 @@ class Played:
     """Sent at the end."""
 
     frames: list[Published]
-    unreadable: int
-    """Images left out because nobody could use them."""
-    reason: str
-    """Why the first of these cannot be read."""
 
 
 def run_player(connection: Connection, config: LiveConfig, topic: str) -> None:
@@ -94,7 +90,7 @@ def run_player(connection: Connection, config: LiveConfig, topic: str) -> None:
         connection.send(Matched())
         connection.recv()
         published = list(_play(connection, publisher, reel, config, ticker))
-        connection.send(Played(published, reel.unreadable, reel.reason))
+        connection.send(Played(published))
         # The last images must leave this process before its middleware is torn down.
         while ticker is not None and not connection.poll():
             ticker.tick()

@@ -77,7 +77,6 @@ class Reel:
     """The messages of a recording, read ahead as far as a budget of memory goes."""
 
     def __init__(self, config: LiveConfig) -> None:
-        self.unreadable = 0
         self.reason = ""
         self._config = config
         self._source = config.recording.open()
@@ -110,7 +109,6 @@ class Reel:
                 yield Item(frame.index, frame.stamp_ns, self._message(frame))
             except ImageError as error:
                 self.reason = self.reason or f"image {frame.index}: {error}"
-                self.unreadable += 1
 
     def _message(self, frame: SourceFrame) -> Image | CompressedImage:
         pixels, transport = frame.pixels, self._config.transport

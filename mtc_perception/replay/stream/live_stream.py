@@ -9,8 +9,14 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.live_result import CAMERA, LiveResult
-from mtc_perception.replay.live.live_run import Phase, expected_frames, node_files, run_live
+from mtc_perception.replay.live.live_run import (
+    CAMERA,
+    LiveResult,
+    Phase,
+    expected_frames,
+    node_files,
+    run_live,
+)
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.recordings.recording import (
