@@ -39,11 +39,11 @@ from offline_compress.evaluation.subject import Subject
 PICTURES_PER_RANK = 3
 PICTURE_WIDTH_PX = 640
 OVERLAY_COLORS = {
-    name: "#{:02x}{:02x}{:02x}".format(*color)
-    for name, color in (
-        ("drivable area", DRIVABLE_COLOR),
-        ("lane lines", LANE_COLOR),
-        ("vehicles", CLASS_COLORS[0]),
+    TASK_LABELS[task]: "#{:02x}{:02x}{:02x}".format(*color)
+    for task, color in (
+        ("drivable", DRIVABLE_COLOR),
+        ("lane", LANE_COLOR),
+        ("detection", CLASS_COLORS[0]),
     )
 }
 """CSS colours of what is drawn into frames."""

@@ -108,13 +108,13 @@ def quantise(
 
     Raises UserError if a runtime crashes on or refuses a variant, naming both.
     """
-    count("evaluating fp32", 0, 1)
+    count("evaluating fp32", 0, None)
     baseline = evaluate("fp32", graph)
     model = folded(graph)
     found: dict[QuantisedVariant, QuantisedGraph] = {}
     for variant in variants:
         if variant == "fp16":
-            count("making fp16", 0, 1)
+            count("making fp16", 0, None)
             made = _attempt(variant, fp16.convert(model), [], evaluate, baseline)
             found[variant] = made.finished({}, settings.tolerance)
         else:
@@ -204,14 +204,14 @@ def _int8(
     count: NamedCount,
 ) -> QuantisedGraph:
     way = _INT8[variant]
-    count(f"calibrating {variant}", 0, 1)
+    count(f"calibrating {variant}", 0, None)
     whole = way.quantise(model, frames)
     layers = way.layers(model)
     ranked: list[Sensitivity] = []
     kept: list[str] = []
     attempts: list[_Attempt] = []
     while True:
-        count(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, 1)
+        count(f"evaluating {variant}, {len(kept)} of {len(layers)} layers in float", 0, None)
         mixed = with_float_layers(whole, model, kept)
         attempts.append(_attempt(variant, mixed, kept, evaluate, baseline))
         in_float = max(len(kept) + 1, len(kept) * 3 // 2)

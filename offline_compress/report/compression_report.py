@@ -303,7 +303,7 @@ def _pictures(run: RunFolder | None, count: NamedCount) -> list[FramePair]:
     try:
         return list(side_by_side(run.teacher, run.student, run.recipe.validate_on, count))
     except LayoutError:
-        return []  # the data set has gone
+        return []  # the data set has gone, or its labels
 
 
 def _spread(spread: Spread | None, form: str) -> str:
