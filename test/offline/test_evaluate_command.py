@@ -48,8 +48,8 @@ def test_command_writes_figures_and_pictures(
 
     page = (out / "report.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
-    assert page.index("drivable area: worst") < page.index("b_poor: mIoU 0.000")
-    assert page.index("drivable area: best") < page.index("a_good: mIoU 1.000")
+    assert page.index("drivable area: worst") < page.index("b_poor: drivable area, mIoU 0.000")
+    assert page.index("drivable area: best") < page.index("a_good: drivable area, mIoU 1.000")
     assert "Conditions" not in page
     assert "c_unread" not in page
     # Precision over recall; then what the three tasks have over thresholds.
