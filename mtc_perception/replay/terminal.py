@@ -31,12 +31,12 @@ class RunProgress:
             streams = f"{there} of {there + len(tasks)} streams"
             self._progress.line(f"{streams} are in {run} already (--fresh: again)")
 
-    def __call__(self, task: StreamTask, done: int, total: int) -> None:
-        if task.number not in self._begun:
+    def __call__(self, task: StreamTask, done: float, total: float | None) -> None:
+        if task.number not in self._begun and total is not None:
             self._begun.add(task.number)
             if not self._progress.drawn:
-                self._progress.line(f"{task.name}: {total} images")
-        self._progress.count(task.name, done, max(total, done), unit="img")
+                self._progress.line(f"{task.name}: {total:g} images")
+        self._progress.count(task.name, done, total, unit="img")
 
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:

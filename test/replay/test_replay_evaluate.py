@@ -1,6 +1,7 @@
 """Lock-step evaluation: real bags through a real network, records and results."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +27,12 @@ from mtc_perception.replay.recordings.recording import (
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
-from mtc_perception.replay.records.record import read_frames, read_times
+from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run import evaluation
 from mtc_perception.replay.run.evaluation import plan_run
 from mtc_perception.replay.run.runners import run_serial
+from mtc_perception.replay.stream.gallery import Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import StreamTask
@@ -235,14 +237,11 @@ def test_images_are_read_as_they_are_needed(toy_bundle: Path) -> None:
             most_between = max(most_between, read - recorded)
             yield LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
 
-    def judge(seen: ReplayedImage) -> None:
-        nonlocal recorded
-        assert seen.labelled.frame.index == recorded
-        recorded += 1
-
     with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         limits = perceiver.bundle.manifest.limits
-        replay_frames(frames(), perceiver, limits, None, judge, lambda: None)
+        for seen in replay_frames(frames(), perceiver, limits, None):
+            assert seen.labelled.frame.index == recorded
+            recorded += 1
     assert recorded == 200
     assert most_between <= 10
 
@@ -256,14 +255,10 @@ def test_times_are_those_of_the_answer_not_of_finding_image_and_label(toy_bundle
             time.sleep(slow_s)
             yield LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
 
-    times: list[float] = []
     with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
-
-        def judge(seen: ReplayedImage) -> None:
-            times.append(seen.latency_ms["read"])
-
         limits = perceiver.bundle.manifest.limits
-        replay_frames(frames(), perceiver, limits, None, judge, lambda: None)
+        seen = replay_frames(frames(), perceiver, limits, None)
+        times = [one.latency_ms["read"] for one in seen]
     assert 0 < min(times) < slow_s * 1e3
 
 
@@ -310,25 +305,30 @@ def test_an_image_without_anything_is_right_until_something_is_found() -> None:
     assert figures(lost) == {"detection": None, "drivable": None, "lane": None}
 
 
-def test_the_first_error_ends_a_replay(toy_bundle: Path) -> None:
-    data = cv2.imencode(".png", picture(1))[1].tobytes()
-    frames = (
-        LabelledFrame(SourceFrame(index, index, EncodedPixels("png", data)), None)
-        for index in range(50)
-    )
-    judged = []
+def test_the_first_error_ends_a_replay(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of labelling, perceiving or recording; also of images that wait to be recorded already."""
+    recorded = []
+    sound_add = Gallery.add
 
-    def judge(seen: ReplayedImage) -> None:
-        judged.append(seen.labelled.frame.index)
-        if len(judged) == 3:
-            time.sleep(0.2)  # until images wait to be judged
+    def add(gallery: Gallery, record: FrameRecord, replayed: ReplayedImage) -> None:
+        recorded.append(record.index)
+        if len(recorded) == 3:
+            time.sleep(0.2)  # until the next ones wait
             raise OSError("the disk is full")
+        sound_add(gallery, record, replayed)
 
-    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
-        limits = perceiver.bundle.manifest.limits
-        with pytest.raises(OSError, match="the disk is full"):
-            replay_frames(frames, perceiver, limits, None, judge, lambda: None)
-    assert judged == [0, 1, 2]
+    monkeypatch.setattr(Gallery, "add", add)
+    options = ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
+    bag = Recording(path=labelled_bag(tmp_path / "a", count=20))
+    [task], _ = plan_run([bag], options, tmp_path / "run")
+    threads = threading.active_count()
+    with PerceiverPool() as perceivers, pytest.raises(OSError, match="the disk is full"):
+        run_stream(task, perceivers, lambda done, total: None)
+    assert recorded == [0, 1, 2]
+    assert threading.active_count() == threads
+    assert list((tmp_path / "run" / "streams").iterdir()) == []
 
 
 @pytest.mark.slow

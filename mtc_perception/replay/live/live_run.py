@@ -186,7 +186,7 @@ def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
     with contextlib.ExitStack() as stack:
         stack.enter_context(private_ros_domain())
         player = stack.enter_context(WorkerProcess("player", run_player, config, IMAGE_TOPIC))
-        expected = expected_frames(source, options.seconds)
+        expected = source.frames_within(options.seconds)
         while not (prepared := _take(player, Prepared)).done:
             count("load", prepared.frames, expected)
         count("load", prepared.frames, prepared.frames)
@@ -231,11 +231,6 @@ def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
             usage=usage,
             ready_s=took_s,
         )
-
-
-def expected_frames(source: SourceInfo, seconds: float | None) -> int:
-    """Images that will be played, as far as the recording tells."""
-    return source.frames if seconds is None else min(source.frames, int(seconds * source.rate_hz))
 
 
 def _take(worker: WorkerProcess, kind: type[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from mtc_perception.core.images import (
@@ -155,6 +156,10 @@ class SourceInfo:
     frames: int
     """Number of images; of a video what its container claims."""
     rate_hz: float
+
+    def frames_within(self, seconds: float | None) -> int:
+        """Images of so much of the beginning, None for all, as far as the recording tells."""
+        return self.frames if seconds is None else min(self.frames, ceil(seconds * self.rate_hz))
 
 
 class FrameSource(Protocol):

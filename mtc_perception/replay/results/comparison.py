@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,10 @@ from mtc_perception.replay.results.bootstrap import (
 from mtc_perception.replay.results.run_result import read_result, stream_folder
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Count
 
 MOST_IMAGES = 10
 """Per task, of those that got better and of those that got worse."""
-
-Tick = Callable[[int, int], None]
-"""Told how much is done, of how much."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +54,7 @@ class Paired:
     only_b: int
 
 
-def compare_runs(run_a: Path, run_b: Path, tick: Tick) -> dict[str, Any]:
+def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:
     """The comparison of two runs as JSON. Raises UserError if they have no image in common."""
     result_a, result_b = read_result(run_a), read_result(run_b)
     paired = pair_images(list(_images(run_a, result_a)), list(_images(run_b, result_b)))
@@ -92,7 +90,7 @@ def compare_runs(run_a: Path, run_b: Path, tick: Tick) -> dict[str, Any]:
         "different_answers": sum(
             a.record.digest != b.record.digest for a, b in zip(paired.a, paired.b, strict=True)
         ),
-        "figures": _compared(paired, estimates_a, estimates_b, tick),
+        "figures": _compared(paired, estimates_a, estimates_b, count),
         "changed_images": _changed(paired),
         "notes": notes,
     }
@@ -199,7 +197,7 @@ def _labels(record: FrameRecord) -> tuple[Any, ...]:
     )
 
 
-def _compared(paired: Paired, a: _Estimates, b: _Estimates, tick: Tick) -> list[dict[str, Any]]:
+def _compared(paired: Paired, a: _Estimates, b: _Estimates, count: Count) -> list[dict[str, Any]]:
     names = [name for name in a if name in b]
     resamples = Resamples(
         blocks_of(
@@ -209,15 +207,15 @@ def _compared(paired: Paired, a: _Estimates, b: _Estimates, tick: Tick) -> list[
     )
     done, total = 0, len(names) * len(resamples)
 
-    def count() -> None:
+    def tick() -> None:
         nonlocal done
         done += 1
-        tick(done, total)
+        count(done, total)
 
     rows = []
     everything = np.ones(len(paired.a))
     for name in names:
-        found = difference(a[name], b[name], len(paired.a), resamples, count)
+        found = difference(a[name], b[name], len(paired.a), resamples, tick)
         rows.append(
             {
                 "name": name,

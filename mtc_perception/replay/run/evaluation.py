@@ -25,7 +25,7 @@ from mtc_perception.replay.results.run_result import (
     merge_run,
     write_result,
 )
-from mtc_perception.replay.run.runners import Observer, Runner
+from mtc_perception.replay.run.runners import Runner
 from mtc_perception.replay.run.scenario import Check, Limit, check_limits, junit_xml
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamTask
@@ -162,11 +162,14 @@ def default_run_folder(options: ReplayOptions, name: str | None) -> Path:
     return Path("out", "replay", _slug("_".join(filter(None, parts))))
 
 
-class Watching(Observer, Protocol):
-    """Is told how far a run is, and before that of all its streams."""
+class RunObserver(Protocol):
+    """Is told what is to be done of a run, and then how far it is."""
 
     def planned(self, tasks: Sequence[StreamTask], there: int, run: Path) -> None:
         """`tasks` are to be done, `there` more are in the run's folder from an earlier try."""
+
+    def __call__(self, task: StreamTask, done: float, total: float | None) -> None:
+        """As a `StreamCount`."""
 
 
 def evaluate_run(
@@ -174,7 +177,7 @@ def evaluate_run(
     options: ReplayOptions,
     run: Path,
     runner: Runner,
-    watching: Watching,
+    observer: RunObserver,
     *,
     name: str | None = None,
     limits: Mapping[str, Limit] = MappingProxyType({}),
@@ -192,11 +195,11 @@ def evaluate_run(
         there = [] if fresh else [one for task in planned if (one := finished(task)) is not None]
         done = {result.number for result in there}
         tasks = [task for task in planned if task.number not in done]
-        watching.planned(tasks, len(there), run)
+        observer.planned(tasks, len(there), run)
         # What an earlier try came to must not be taken for what this one comes to.
         for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
             (run / file).unlink(missing_ok=True)
-        outcomes = runner(tasks, watching)
+        outcomes = runner(tasks, observer)
         failures: list[Failure] = [*unreadable, *outcomes.failures]
         results = [*there, *outcomes.results]
         result = merge_run(run, results, failures) if results else {}

@@ -14,11 +14,11 @@ from typing import Any
 
 from mtc_perception.replay.run.runners import (
     TRIES,
-    Observer,
     Outcomes,
-    evaluate,
+    StreamCount,
     now_and_then,
     outcomes,
+    try_stream,
 )
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
@@ -38,16 +38,16 @@ class _Board:
     """An actor that knows how far every stream is."""
 
     def __init__(self) -> None:
-        self._frames: dict[str, tuple[int, int]] = {}
+        self._frames: dict[str, tuple[float, float | None]] = {}
 
-    def put(self, name: str, done: int, total: int) -> None:
+    def put(self, name: str, done: float, total: float | None) -> None:
         self._frames[name] = (done, total)
 
-    def read(self) -> dict[str, tuple[int, int]]:
+    def read(self) -> dict[str, tuple[float, float | None]]:
         return self._frames
 
 
-def run_on_ray(address: str, tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:
+def run_on_ray(address: str, tasks: Sequence[StreamTask], count: StreamCount) -> Outcomes:
     """Evaluate every task on the cluster at `address`, as many at a time as it has processors for.
 
     A stream whose worker is lost is begun again by another one, up to `TRIES` times in all. What
@@ -68,7 +68,7 @@ def run_on_ray(address: str, tasks: Sequence[StreamTask], observe: Observer) -> 
                 frames = ray.get(board.read.remote())
                 for task in waiting.values():
                     if task.name in frames:
-                        observe(task, *frames[task.name])
+                        count(task, *frames[task.name])
                 for reference in done:
                     task = waiting.pop(reference)
                     ended[task.name] = _ended(ray, reference, task)
@@ -83,10 +83,10 @@ def run_on_ray(address: str, tasks: Sequence[StreamTask], observe: Observer) -> 
 def _work(task: StreamTask, board: Any) -> StreamResult | Failure:
     """Runs in a worker of the cluster."""
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: float, total: float | None) -> None:
         board.put.remote(task.name, done, total)
 
-    return evaluate(task, _perceivers, now_and_then(tell))
+    return try_stream(task, _perceivers, now_and_then(tell))
 
 
 def _ended(ray: Any, reference: Any, task: StreamTask) -> StreamResult | Failure:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 from mtc_perception.replay.options import Mode
-from mtc_perception.replay.stream.stream import Tick, run_stream
+from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.progress import Count
 from mtc_perception.util.worker_process import (
     ReplayError,
     WorkerProcess,
@@ -36,49 +37,28 @@ class Outcomes:
     failures: list[Failure]
 
 
-class Observer(Protocol):
-    """Is told how far a run is."""
-
-    def __call__(self, task: StreamTask, done: int, total: int) -> None:
-        """`done` of `total` images of a stream, the latter as the recording claims."""
+StreamCount = Callable[[StreamTask, float, float | None], None]
+"""Told how many images of a stream are done, of how many the recording claims to have."""
+Runner = Callable[[Sequence[StreamTask], StreamCount], Outcomes]
 
 
-Runner = Callable[[Sequence[StreamTask], Observer], Outcomes]
-
-
-def run_serial(tasks: Sequence[StreamTask], observe: Observer, *, strict: bool = False) -> Outcomes:
-    """Replay every stream; one that raises UserError is a failure, and the others go on.
+def run_serial(
+    tasks: Sequence[StreamTask], count: StreamCount, *, strict: bool = False
+) -> Outcomes:
+    """Replay every stream here; one that raises UserError is a failure, and the others go on.
 
     `strict`: it is raised.
     """
-    outcomes = Outcomes([], [])
+    replay = run_stream if strict else try_stream
     with PerceiverPool() as perceivers:
-        for task in tasks:
-
-            def tick(done: int, total: int, task: StreamTask = task) -> None:
-                observe(task, done, total)
-
-            try:
-                outcomes.results.append(run_stream(task, perceivers, tick))
-            except UserError as error:
-                if strict:
-                    raise
-                outcomes.failures.append(Failure(task.name, str(error)))
-    return outcomes
+        ended = {task.name: replay(task, perceivers, partial(count, task)) for task in tasks}
+    return outcomes(tasks, ended)
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
-    """Sent while a stream is evaluated."""
-
-    done: int
-    total: int
-
-
-def evaluate(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> StreamResult | Failure:
+def try_stream(task: StreamTask, perceivers: PerceiverPool, count: Count) -> StreamResult | Failure:
     """The result of a stream, or the UserError that stands in its way."""
     try:
-        return run_stream(task, perceivers, tick)
+        return run_stream(task, perceivers, count)
     except UserError as error:
         return Failure(task.name, str(error))
 
@@ -103,7 +83,7 @@ def threads_each(workers: int, ray: str | None) -> int | None:
     return None if workers == 1 else max(1, len(os.sched_getaffinity(0)) // workers)
 
 
-def run_workers(workers: int, tasks: Sequence[StreamTask], observe: Observer) -> Outcomes:
+def run_workers(workers: int, tasks: Sequence[StreamTask], count: StreamCount) -> Outcomes:
     """Evaluate every task, `workers` at a time.
 
     A stream whose worker is lost is begun again by a fresh one, up to `TRIES` times in all. What
@@ -126,12 +106,12 @@ def run_workers(workers: int, tasks: Sequence[StreamTask], observe: Observer) ->
                     crew.dismiss(worker)
                     if tries[task.name] < TRIES:
                         queue.append(task)
-                        observe(task, 0, 0)
+                        count(task, 0, None)
                     else:
                         ended[task.name] = Failure(task.name, f"tried {TRIES} times: {lost}")
                     continue
-                if isinstance(message, _Progress):
-                    observe(task, message.done, message.total)
+                if isinstance(message, _Counted):
+                    count(task, message.done, message.total)
                     continue
                 crew.release(worker)
                 ended[task.name] = message
@@ -150,27 +130,35 @@ def outcomes(tasks: Sequence[StreamTask], ended: Mapping[str, StreamResult | Fai
 def evaluate_streams(connection: Connection) -> None:
     """Worker: evaluate the streams that come, until the connection is closed."""
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: float, total: float | None) -> None:
         stop_if_alone(connection)
-        connection.send(_Progress(done, total))
+        connection.send(_Counted(done, total))
 
     with PerceiverPool() as pool:
         while True:
             task: StreamTask = connection.recv()
-            connection.send(evaluate(task, pool, now_and_then(tell)))
+            connection.send(try_stream(task, pool, now_and_then(tell)))
 
 
-def now_and_then(tell: Tick) -> Tick:
+def now_and_then(tell: Count) -> Count:
     """`tell`, but not more often than anybody wants to know, and at the end."""
     next_s = 0.0
 
-    def tick(done: int, total: int) -> None:
+    def count(done: float, total: float | None) -> None:
         nonlocal next_s
         if (now_s := time.monotonic()) >= next_s or done == total:
             next_s = now_s + _REPORT_S
             tell(done, total)
 
-    return tick
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Sent while a stream is replayed."""
+
+    done: float
+    total: float | None
 
 
 class _Crew:

@@ -9,14 +9,7 @@ from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
-from mtc_perception.replay.live.live_run import (
-    CAMERA,
-    LiveResult,
-    Phase,
-    expected_frames,
-    node_files,
-    run_live,
-)
+from mtc_perception.replay.live.live_run import CAMERA, LiveResult, Phase, node_files, run_live
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.recordings.recording import (
@@ -29,10 +22,11 @@ from mtc_perception.replay.recordings.recording import (
     Transport,
 )
 from mtc_perception.replay.records.record import Status
-from mtc_perception.replay.stream.lockstep import Judge, ReplayedImage
+from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import ImageError
+from mtc_perception.util.progress import Count
 
 # Playing that is further behind than this share of a period is not the rate that was asked for.
 _LATE_PERIODS = 0.5
@@ -56,24 +50,29 @@ def replay_live(
     reference: Perceiver | None,
     folder: Path,
     notes: Notes,
-    judge: Judge,
-    tick: Callable[[], None],
+    add: Callable[[ReplayedImage], None],
+    count: Count,
 ) -> LiveRun:
-    """Play `source` to the node, then have every image of `frames` judged by what came of it.
+    """Play `source` to the node, then `add` every image of `frames` with what came of it.
 
-    `frames` are the images of `source` in the same order. `folder` gets the node's log. `tick` is
-    called once per image, half of them while it plays. Raises UserError, and `NodeFailure` where
-    the node fails.
+    `frames` are the images of `source` in the same order. `folder` gets the node's log. Half of an
+    image's work is to play it, the other half to judge it. Raises UserError, and `NodeFailure`
+    where the node fails.
     """
     options = task.options
     config = LiveConfig(task.recording, options, options.transport or _transport(source))
-    ticks = _Ticks(tick, expected_frames(source.info, options.seconds))
+    expected = source.info.frames_within(options.seconds)
+
+    def played(phase: Phase, done: float, total: float | None) -> None:
+        if phase == "play" and total:
+            count(int(expected * done / total) // 2, expected)
+
     with node_files(folder) as scratch:
-        result = run_live(config, scratch, ticks.played)
+        result = run_live(config, scratch, played)
         _note_trouble(result, notes)
         for number, seen in enumerate(seen_live(frames, result, bundle, reference), start=1):
-            judge(seen)
-            ticks.judged(number)
+            add(seen)
+            count((max(expected, number) + number) // 2, max(expected, number))
         result.answers.close()
     status = result.engine
     engine = {
@@ -91,27 +90,6 @@ def seen_live(
     for labelled in frames:
         one = published.get(labelled.frame.index)
         yield _seen(labelled, one, result, bundle, reference)
-
-
-class _Ticks:
-    """Half of an image's work is to play it, the other half to judge it."""
-
-    def __init__(self, tick: Callable[[], None], frames: int) -> None:
-        self._tick = tick
-        self._frames = frames
-        self._done = 0
-
-    def played(self, phase: Phase, done: float, total: float | None) -> None:
-        if phase == "play" and total:
-            self._advance_to(int(self._frames * done / total) // 2)
-
-    def judged(self, frames: int) -> None:
-        self._advance_to((self._frames + frames + 1) // 2)
-
-    def _advance_to(self, frames: int) -> None:
-        while self._done < frames:
-            self._done += 1
-            self._tick()
 
 
 def _transport(source: FrameSource) -> Transport:

@@ -4,7 +4,7 @@ Images are read ahead of the network and perceived ahead of judging, each in a t
 each in order: what is computed does not depend on how the threads take turns.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -39,30 +39,21 @@ class ReplayedImage:
     """By `STAGES`; empty without an answer."""
 
 
-Judge = Callable[[ReplayedImage], None]
-"""What is done with each image, in order."""
-
-
 def replay_frames(
     frames: Iterable[LabelledFrame],
     perceiver: Perceiver,
     limits: Limits,
     reference: Perceiver | None,
-    judge: Judge,
-    tick: Callable[[], None],
-) -> None:
-    """Perceive every image, within `limits`, and have it judged; `tick` is called after each.
+) -> Generator[ReplayedImage, None, None]:
+    """Every image as it is perceived within `limits`; to be closed where it is left early.
 
-    `reference` keeps to its own limits. Raises what reading, the engine or `judge` raise; then no
-    later image is judged.
+    `reference` keeps to its own limits. Raises what reading and the engine raise, in its place.
     """
     with (
         ReadAhead(_decoded(frames), _QUEUED) as decoded,
         ReadAhead((_seen(one, perceiver, limits, reference) for one in decoded), _QUEUED) as seen,
     ):
-        for one in seen:
-            judge(one)
-            tick()
+        yield from seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,9 @@
 """Runs one stream into its folder, which appears when everything in it is complete."""
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
@@ -26,6 +25,7 @@ from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Count
 from mtc_perception.util.worker_process import ReplayError
 
 if TYPE_CHECKING:
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
 NODE_LOG = "node.log"
 """Of a live run, in the stream's folder."""
-Tick = Callable[[int, int], None]
-"""Told the images done, and how many the recording claims to have."""
 
 
-def run_stream(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> StreamResult:
+def run_stream(task: StreamTask, perceivers: PerceiverPool, count: Count) -> StreamResult:
     """Replay `task` and return its result, which `task.out` holds afterwards.
 
     An older result there is replaced when the new one is complete; what a killed run has left is
@@ -52,7 +50,7 @@ def run_stream(task: StreamTask, perceivers: PerceiverPool, tick: Tick) -> Strea
     log = task.out.with_name(f"{task.out.name}.{NODE_LOG}")
     log.unlink(missing_ok=True)
     try:
-        result = _replay(task, perceivers, work, tick)
+        result = _replay(task, perceivers, work, count)
         write_text_atomic(work / STREAM_FILE, result.to_json())
         if task.out.exists():
             shutil.rmtree(task.out)
@@ -134,11 +132,13 @@ class _Books:
         self.sha256 = self._writer.close()
 
 
-def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tick) -> StreamResult:
+def _replay(
+    task: StreamTask, perceivers: PerceiverPool, folder: Path, count: Count
+) -> StreamResult:
     recording, options = task.recording, task.options
     source = recording.open()
-    expected = _expected(source, options.seconds)
-    tick(0, expected)  # engines take their time to load
+    expected = source.info.frames_within(options.seconds)
+    count(0, expected)  # engines take their time to load
     notes = Notes()
     with ExitStack() as stack:
         perceiver = reference = None
@@ -152,13 +152,6 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         begin_s = monotonic()  # engines that load or are built are no property of the recording
         judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
         books = stack.enter_context(_Books(judge, folder, _sinks(task, source, folder), notes))
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            tick(done, max(done, expected))
-
         frames = labelled_frames(source, recording.labels, options.seconds, notes)
         if perceiver is None:
             replay_live = import_live()
@@ -169,7 +162,12 @@ def _replay(task: StreamTask, perceivers: PerceiverPool, folder: Path, tick: Tic
         else:
             every = manifest.thresholds.model_copy(update={"score": SCORE_FLOOR})
             limits = Limits(every, manifest.max_detections)
-            replay_frames(frames, perceiver, limits, reference, books.add, count)
+            images = stack.enter_context(
+                closing(replay_frames(frames, perceiver, limits, reference))
+            )
+            for number, image in enumerate(images, start=1):
+                books.add(image)
+                count(number, max(number, expected))
             engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
     if books.images == 0:
         raise UserError(f"{task.name} holds no image")
@@ -231,9 +229,3 @@ def _engine(perceiver: Perceiver) -> dict[str, Any]:
         "device": engine.device,
         "why": perceiver.why,
     }
-
-
-def _expected(source: FrameSource, seconds: float | None) -> int:
-    """Images that will come, as far as the recording tells."""
-    frames, rate_hz = source.info.frames, source.info.rate_hz
-    return frames if seconds is None else min(frames, math.ceil(seconds * rate_hz))
