@@ -40,7 +40,8 @@ test-fast: ## tests without training and without real DDS, in three minutes
 
 docs: ## the documents as a site with the API reference, in out/site
 	@tools/setup.sh runtime docs
-	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	@# Not --quiet: then a broken link would pass, as `strict` counts what is logged.
+	@$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build
 	@echo "wrote out/site/index.html"
 
 bench: ## the numbers of docs/benchmarks.md, measured on this machine
