@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.core.truth import GroundTruth
+from mtc_perception.metrics.tasks import PerceptionMetrics, judge_image
 from mtc_perception.replay.live.live_run import LiveResult
 from mtc_perception.replay.live.player import Published
 from mtc_perception.replay.live.recorder import (
@@ -23,6 +25,7 @@ from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.judge import FrameJudge
+from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.results.run_result import Figures
 from mtc_perception.replay.stream.live_stream import seen_live
 from mtc_perception.runtime.frames import FrameTimes
@@ -105,3 +108,20 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
         assert found[task][name] != alone[task][name]
     [note] = notes.all()
     assert note.kind == "label of another size"
+
+
+def test_a_miss_counts_whatever_the_lost_image_is_labelled_for() -> None:
+    box = np.array([[0, 0, 9, 9]], np.float32)
+    empty = np.zeros((9, 9), np.uint8)
+    lane = np.ones((9, 9), np.bool_)
+    figures = Figures(*(PerceptionMetrics() for _ in range(3)))
+    for index in range(2):
+        right = judge_image(GroundTruth(boxes=box), box, [0.9], empty, empty)
+        figures.add(FrameRecord(index, index, "processed", evidence=right))
+    assert "answered" not in figures.to_json()
+    missed = judge_image(GroundTruth(lane=lane), [], [], empty, empty)
+    figures.add(FrameRecord(2, 2, "dropped", evidence=missed))
+    found = figures.to_json()
+    assert found["lane"]["images"] == 1
+    assert "lane" not in found["answered"]
+    assert found["answered"]["detection"] == found["detection"]

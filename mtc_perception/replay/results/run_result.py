@@ -36,6 +36,8 @@ class Figures:
     stability: Stability = field(default_factory=Stability)
     endings: Counter[str] = field(default_factory=Counter)
     labelled: int = 0
+    missed: int = 0
+    """Labelled images without an answer."""
     latencies_ms: "dict[str, array[float]]" = field(default_factory=dict)
 
     @classmethod
@@ -60,6 +62,8 @@ class Figures:
             self.metrics.add(record.evidence)
             if record.status == "processed":
                 self.answered.add(record.evidence)
+            else:
+                self.missed += 1
         if record.agreement is not None:
             self.agreement.add(record.agreement)
         if record.stability is not None:
@@ -78,6 +82,7 @@ class Figures:
         self.stability.merge(other.stability)
         self.endings += other.endings
         self.labelled += other.labelled
+        self.missed += other.missed
         for stage, values in other.latencies_ms.items():
             self.latencies_ms.setdefault(stage, array("d")).extend(values)
 
@@ -91,7 +96,7 @@ class Figures:
         content["latency_ms"] = {
             stage: percentiles(values) for stage, values in self.latencies_ms.items()
         }
-        if self.answered.images < self.metrics.images:
+        if self.missed:
             content["answered"] = self.answered.to_json()
         if self.agreement.images:
             content["agreement"] = self.agreement.to_json()
