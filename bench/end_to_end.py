@@ -39,14 +39,15 @@ def bench_end_to_end(
     """
     before_ms = _bare_engine_ms(bundle)
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
+        recording = Recording(path=bag)
         config = LiveConfig(
-            Recording(path=bag),
+            recording,
             ReplayOptions(bundle=bundle.path, seconds=RECORDED_S, transport="raw"),
             transport="raw",
             repeat_s=seconds,
             keep_results=False,
         )
-        result = run_live(config, Path(folder), progress.count)
+        result = run_live(config, recording.open().info, Path(folder), progress.count)
     after_ms = _bare_engine_ms(bundle)
     content = _evaluate(bundle, result, before_ms, after_ms, seconds)
     console.print(_table(content))

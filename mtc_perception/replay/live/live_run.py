@@ -164,14 +164,15 @@ def node_files(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_live(config: LiveConfig, folder: Path, count: PhaseCount) -> LiveResult:
+def run_live(config: LiveConfig, source: SourceInfo, folder: Path, count: PhaseCount) -> LiveResult:
     """Start the node, play, record, stop everything; `folder` gets the node's log and the answers.
 
-    Playing starts when the node is active and its subscription and publishers are found, so
-    whatever is lost after that is lost for real. Raises UserError for what the user gave, and
-    `NodeFailure` where the node fails. Leaves no process behind, also on KeyboardInterrupt.
+    `source` tells of the recording. Playing starts when the node is active and its subscription
+    and publishers are found, so whatever is lost after that is lost for real. Raises UserError for
+    what the user gave, and `NodeFailure` where the node fails. Leaves no process behind, also on
+    KeyboardInterrupt.
     """
-    options, source = config.options, config.recording.open().info
+    options = config.options
     parameters = {
         "bundle": str(options.bundle),
         "engine": options.engine,

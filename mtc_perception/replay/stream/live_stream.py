@@ -68,7 +68,7 @@ def replay_live(
             count(int(expected * done / total) // 2, expected)
 
     with node_files(folder) as scratch:
-        result = run_live(config, scratch, played)
+        result = run_live(config, source.info, scratch, played)
         _note_trouble(result, notes)
         for number, seen in enumerate(seen_live(frames, result, bundle, reference), start=1):
             add(seen)
