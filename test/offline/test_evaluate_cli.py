@@ -72,6 +72,7 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", words: str) -> Non
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_and_exit_2(checkpoint: Path, data: DataSet, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(checkpoint, broken)

@@ -41,6 +41,7 @@ def query_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["convolutional", "query"])
 def test_checkpoint_and_bundle_agree(
     kind: str, checkpoint: Path, query_checkpoint: Path, data: DataSet

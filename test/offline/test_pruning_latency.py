@@ -156,7 +156,7 @@ def test_samples_cover_several_widths_of_every_group() -> None:
 def test_a_measured_table_predicts_an_unseen_width(
     engine: EngineName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loosely: within 25 % of the ratio of measured times, in one of three attempts."""
+    """Loosely: within 25 % of the ratio of measured times, in one of five attempts."""
     monkeypatch.setattr(timing, "LOADS", 1)
     monkeypatch.setattr(timing, "BLOCKS", 6)
     monkeypatch.setattr(timing, "RUNS_PER_BLOCK", 3)
@@ -171,20 +171,25 @@ def test_a_measured_table_predicts_an_unseen_width(
     unseen = {name: -(-count * 5 // 8 // 8) * 8 for name, count in full.items()}
     narrow = copy.deepcopy(model)
     keep_channels(narrow, groups, {name: range(count) for name, count in unseen.items()})
-    errors = []
-    for _ in range(3):
+    failures = []
+    for _ in range(5):
         told: list[str] = []
         table = measure_table(
             model, groups, size, engine, 8, model, lambda what, _d, _t, told=told: told.append(what)
         )
         assert set(told) == {"exporting networks", "timing networks", "profiling networks"}
-        fitted = with_latency(costs, table)
+        try:
+            fitted = with_latency(costs, table)
+        except Misfit as busy:  # the machine does other things, too
+            failures.append(str(busy))
+            continue
         totals = [fitted.total(sample.counts)[MS] for sample in table.samples[:4]]
         whole_ms, part_ms = time_networks(
             [deployed(model, *size), deployed(narrow, *size)], engine, lambda _d, _t: None
         )
         predicted = fitted.total(unseen)[MS] / fitted.total(full)[MS]
-        errors.append(abs(predicted / (part_ms / whole_ms) - 1))
-        if errors[-1] < 0.25 and (np.diff(totals) < 0).all():
+        error = abs(predicted / (part_ms / whole_ms) - 1)
+        if error < 0.25 and (np.diff(totals) < 0).all():
             return
-    raise AssertionError(f"relative errors {errors}, at falling widths {totals} ms")
+        failures.append(f"relative error {error}, at falling widths {totals} ms")
+    raise AssertionError(failures)

@@ -119,15 +119,15 @@ def cluster() -> Iterator[str]:
         "import sys\n"
         "from ray.cluster_utils import Cluster\n"
         "size = {'num_cpus': 1, 'object_store_memory': 80_000_000}\n"
-        "head = {**size, 'include_dashboard': False}\n"
+        "head = {**size, 'include_dashboard': False, 'dashboard_agent_listen_port': None}\n"
         "cluster = Cluster(initialize_head=True, head_node_args=head)\n"
         "cluster.add_node(**size)\n"
         "print('address', cluster.address, flush=True)\n"
         "sys.stdin.read()\n"
         "cluster.shutdown()\n"
     )
-    # All that Ray writes lies in a folder of its own, none in that of other clusters of this
-    # machine. Its sockets must have short paths.
+    # Next to another cluster of this machine: what Ray writes lies in a folder of its own, ports
+    # are free ones. Its sockets must have short paths.
     with (
         tempfile.TemporaryDirectory(
             prefix="ray.", dir="/tmp", ignore_cleanup_errors=True
