@@ -35,7 +35,7 @@ from offline_compress.evaluation.subject import (
 from offline_compress.export import deployed, export_bundle
 from offline_compress.importance.calibration import calibration_samples
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.folder import RunFolder, RunStage, weights
 from offline_compress.pipeline.row import ENGINES, STUDENT, TEACHER, row, stage_seconds
 from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
 from offline_compress.quantization.activation_ranges import calibration_frames
@@ -49,15 +49,15 @@ EVALUATED_FILE = "evaluated"
 """Beside the markers: what the metrics are of. Another setting alone gives a new row only."""
 
 
-class Export:
+class Export(RunStage):
     """Evaluate the student's checkpoint, and export it with the thresholds that suit it best."""
 
     name = "export"
     parallel = False
 
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
-        self._metrics = run.metrics / "student.json"
+    @property
+    def _metrics(self) -> Path:
+        return self._run.metrics / "student.json"
 
     def inputs(self) -> dict[str, Any]:
         """The student and what it is evaluated on."""
@@ -89,15 +89,12 @@ class Export:
         export_bundle(run.student, run.exported, thresholds, accuracy(metrics), run.student_name)
 
 
-class Quantise:
+class Quantise(RunStage):
     """Add the variants of lower precision to the bundle."""
 
     name = "quantise"
     parallel = True
     """Calibration images are found together; the rest is the first process's."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
 
     def inputs(self) -> dict[str, Any]:
         """The bundle, and what the variants are calibrated on."""
@@ -149,14 +146,11 @@ class Quantise:
         write_text_atomic(run.quantised, json.dumps(reports, indent=2) + "\n")
 
 
-class Evaluate:
+class Evaluate(RunStage):
     """Evaluate the teacher and every variant, time all of them in turn, and write the row."""
 
     name = "evaluate"
     parallel = False
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
 
     def inputs(self) -> dict[str, Any]:
         """The networks, what they are evaluated on, and what the row says of the run."""

@@ -150,6 +150,13 @@ class RunFolder:
         return content
 
 
+class RunStage:
+    """What the stages of a run have in common: its folder."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+
+
 def weights(checkpoint: Path) -> Path:
     """The file of a checkpoint folder."""
     return checkpoint / WEIGHTS_FILE

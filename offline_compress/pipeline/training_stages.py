@@ -6,7 +6,7 @@ from typing import Any
 
 from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import load_spec, model_spec
-from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.folder import RunFolder, RunStage, weights
 from offline_compress.pipeline.stages import as_json, digest_of
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.recipe import Recipe
@@ -18,14 +18,11 @@ DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "classes"}
 """What scoring and validating use of a recipe beside `compress`."""
 
 
-class Teacher:
+class Teacher(RunStage):
     """The unpruned network: trained by the recipe itself, unless `compress.teacher` names one."""
 
     name = "teacher"
     parallel = True
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
 
     def inputs(self) -> dict[str, Any]:
         """The training's recipe, or the checkpoint."""
@@ -59,14 +56,11 @@ class Teacher:
         return weights(self._run.teacher).exists() and not any(map(Path.exists, states))
 
 
-class Prune:
+class Prune(RunStage):
     """Score, remove and recover in steps, until the budget is kept."""
 
     name = "prune"
     parallel = True
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
 
     def inputs(self) -> dict[str, Any]:
         """The teacher, and all of the recipe that the steps use."""
@@ -97,14 +91,11 @@ class Prune:
         prune_network(self._run.compressing, self._run.teacher, self._run.prune)
 
 
-class Recover:
+class Recover(RunStage):
     """Train the pruned network, with the teacher's features unless the recipe does without."""
 
     name = "recover"
     parallel = True
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
 
     def inputs(self) -> dict[str, Any]:
         """Both networks, and the training's recipe."""
