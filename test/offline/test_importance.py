@@ -247,7 +247,7 @@ def test_scoring_is_repeatable_and_leaves_the_model_as_it_was(
     found = channel_groups(copy.deepcopy(model).eval())
     ticks: list[tuple[int, int]] = []
     batches = [batch(seed) for seed in SEEDS[:2]]
-    scores = measure(model, found, batches, "focal", on_batch=lambda *tick: ticks.append(tick))
+    scores = measure(model, found, batches, "focal", count=lambda *tick: ticks.append(tick))
     again = measure(model, found, batches, "focal")
     assert ticks == [(1, 2), (2, 2)]
     assert (scores.images, scores.batches) == (4, 2)
