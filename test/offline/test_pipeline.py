@@ -29,10 +29,10 @@ from offline_compress.training.trainer import Trainer
 from support.checkout import ROOT
 from support.tiny_pipeline import outcome, run, write_workspace
 
+pytestmark = pytest.mark.slow
+
 HOLDER = """
 import fcntl, time
-
-pytestmark = pytest.mark.slow
 file = open("busy/.lock", "w")
 fcntl.lockf(file, fcntl.LOCK_EX)
 print("held", flush=True)
