@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from mtc_perception.replay.options import Flag
 
@@ -33,7 +32,9 @@ def with_flags(
             for model in models
             for name, field in model.model_fields.items()
             if not only or name in only
-            for flag in _flags(name, field, defaults.get(name, field.default))
+            for flag in _flags(
+                name, field, defaults.get(name, None if field.is_required() else field.default)
+            )
         ]
         command.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*own, *flags]
@@ -78,7 +79,7 @@ def _flags(name: str, field: FieldInfo, default: object) -> Iterator[inspect.Par
     if flag.stands_for is not None:
         yield _parameter(name, bool, flag, words, None)
         return
-    if default not in (None, (), PydanticUndefined):
+    if default not in (None, ()):
         value = f"{default:g}" if isinstance(default, float) else default
         words = f"{words.removesuffix('.')}; default: {value}."
     yield _parameter(name, _shell_type(field), flag, words, _check(field))

@@ -7,10 +7,9 @@ both to other processes and machines, a live run to the player.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo
-from pydantic_core import ErrorDetails
 
 from mtc_perception.core.bundle import Precision
 from mtc_perception.core.engine import EngineChoice
@@ -144,7 +143,7 @@ class ReplayOptions(Strict):
 def reasons(error: ValidationError) -> str:
     """What is wrong with which field, in one line."""
 
-    def reason(one: ErrorDetails) -> str:
+    def reason(one: Any) -> str:
         where = ".".join(str(part) for part in one["loc"]) or "scenario"
         return f"{where}: {one['msg'].removeprefix('Value error, ')}"
 
