@@ -15,3 +15,10 @@ def test_no_test_module_is_imported() -> None:
     }
     assert len(found) > 100
     assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_nothing_that_tests_start_is_silenced() -> None:
+    """What a process says on stderr is why a test fails."""
+    silenced = re.compile(r"stderr\s*=\s*(?:subprocess\.)?DEVNULL|2>\s*/dev/null")
+    paths = (ROOT / "test").rglob("*.py")
+    assert [path.name for path in paths if silenced.search(path.read_text())] == []
