@@ -60,7 +60,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "perception_node = mtc_perception.node.node:main",
+            "perception_node = mtc_perception.node:main",
             "mtc-compress = offline_compress.cli:main",
             "mtc-engine = mtc_perception.commands.engine:main",
             "mtc-replay = mtc_perception.replay.cli:main",

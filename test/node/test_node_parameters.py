@@ -1,7 +1,9 @@
 """Parameters over real services: descriptors, live changes, refusals with their reason."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rcl_interfaces.srv import DescribeParameters
@@ -131,3 +133,16 @@ def test_a_misspelt_override_is_warned_about(start_node, capfd):
     rig = start_node(scor_threshold=0.5)
     assert rig.configure()
     assert "there is no parameter scor_threshold" in capfd.readouterr().err
+
+
+def test_without_ros_the_node_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "rclpy.py").write_text("raise ModuleNotFoundError('no', name='rclpy')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import mtc_perception.node as n; raise SystemExit(n.main())"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: rclpy is missing: source a ROS 2 installation")
