@@ -58,7 +58,7 @@ def bench_end_to_end(
 
 
 def _bare_engine_ms(bundle: Bundle) -> list[float]:
-    engine, _ = open_engine(bundle)
+    engine, *_ = open_engine(bundle)
     try:
         return time_engine(engine, ENGINE_RUNS)
     finally:

@@ -14,7 +14,7 @@ from bench.common import brief, time_engine, tracked, write_result
 from bench.engines import ENGINES
 from bench.peers import CONDITIONS, PEERS
 from mtc_perception.core.engine import Engine, Network
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from offline_compress.export import MAX_DETECTIONS, count_gmacs, count_parameters, onnx_graph
 from offline_compress.models.registry import MODELS, ModelSpec
 

@@ -26,7 +26,7 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import measure_self_test, run_self_test
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.fuse import fuse

@@ -158,7 +158,7 @@ def inspect(
 def bench(
     bundle: BundlePath,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; default: the bundle's preference.")
+        str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest within tolerance.")
     ] = None,
     runs: Annotated[int, typer.Option(min=20, help="Camera images that are measured.")] = 500,
 ) -> None:

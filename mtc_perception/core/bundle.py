@@ -25,11 +25,15 @@ from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_f
 from mtc_perception.util.errors import BundleError
 from mtc_perception.util.strict import Strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Schema versions that are read. Version 2 added the evidence of variants."""
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
+_READS = " and ".join(map(str, READABLE))
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
@@ -63,6 +67,31 @@ class Limits:
     """Boxes of an image, the best ones."""
 
 
+class Timing(Strict):
+    """What a variant takes of an engine, beside fp32 in the same run."""
+
+    engine: EngineName
+    machine: NonEmpty
+    """Name of the class of machine (`engines.cpu.CpuClass`)."""
+    median_ms: Annotated[float, Field(gt=0.0)]
+    """Of one inference at batch 1."""
+    of_fp32: Annotated[float, Field(gt=0.0)]
+    """Time over that of the bundle's fp32 variant."""
+
+
+class Evidence(Strict):
+    """What a variant loses and gains beside the bundle's fp32 variant."""
+
+    measured_on: NonEmpty
+    """Data set, its part, and how many images."""
+    lost_points: dict[str, float]
+    """Hundredths by which each figure fell, by its dotted name; gains are below 0."""
+    tolerance_points: Annotated[float, Field(ge=0.0)]
+    """Largest loss of any of these figures that was allowed."""
+    within_tolerance: bool
+    timings: list[Timing]
+
+
 class Variant(Strict):
     """One ONNX file: the same network at one precision, for the engines that can run it."""
 
@@ -71,6 +100,8 @@ class Variant(Strict):
     precision: Precision
     engines: list[EngineName] = Field(min_length=1)
     accuracy: dict[str, Any] | None = None
+    evidence: Evidence | None = None
+    """None for fp32, and for variants of bundles that nobody has assessed."""
 
     @field_validator("file")
     @classmethod
@@ -107,7 +138,7 @@ class SelfTest(Strict):
 
 
 class Manifest(Strict):
-    """`manifest.json`. Variants are listed in order of preference."""
+    """`manifest.json`. Variants without evidence are listed in order of preference."""
 
     schema_version: int = SCHEMA_VERSION
     name: NonEmpty
@@ -133,8 +164,8 @@ class Manifest(Strict):
     @field_validator("schema_version")
     @classmethod
     def _known_schema(cls, value: int) -> int:
-        if value != SCHEMA_VERSION:
-            raise ValueError(f"is {value}, this version reads {SCHEMA_VERSION}")
+        if value not in READABLE:
+            raise ValueError(f"is {value}, this version reads {_READS}")
         return value
 
     @model_validator(mode="after")
@@ -161,29 +192,33 @@ class Bundle:
 
     def model_bytes(self, variant: str) -> bytes:
         """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
-        entry = self._variant(variant)
+        entry = self.variant(variant)
         with BundleFiles(self.path) as files:
             return _verified(files, entry)
 
-    def variant_for(self, engine: str, precision: str | None = None) -> str:
-        """Key of the preferred variant that `engine` runs. Raises BundleError if there is none."""
-        for key, variant in self.manifest.variants.items():
-            if engine in variant.engines and precision in (None, variant.precision):
-                return key
-        offered = ", ".join(
-            f"{key} ({'/'.join(variant.engines)})"
-            for key, variant in self.manifest.variants.items()
-        )
-        wanted = f"{precision} variant" if precision else "variant"
-        raise BundleError(f"{self.path}: no {wanted} for {engine}; the bundle has {offered}")
-
-    def _variant(self, key: str) -> Variant:
+    def variant(self, key: str) -> Variant:
+        """The variant of this key. Raises BundleError if there is none."""
         for name, variant in self.manifest.variants.items():
             if name == key:
                 return variant
         raise BundleError(
             f"{self.path}: no variant {key!r}; the bundle has {', '.join(self.manifest.variants)}"
         )
+
+    def variants_for(self, engine: str, precision: str | None = None) -> list[str]:
+        """Keys of the variants that `engine` runs, as listed. Raises BundleError if none is."""
+        if fitting := [
+            key
+            for key, variant in self.manifest.variants.items()
+            if engine in variant.engines and precision in (None, variant.precision)
+        ]:
+            return list(fitting)
+        offered = ", ".join(
+            f"{key} ({'/'.join(variant.engines)})"
+            for key, variant in self.manifest.variants.items()
+        )
+        wanted = f"{precision} variant" if precision else "variant"
+        raise BundleError(f"{self.path}: no {wanted} for {engine}; the bundle has {offered}")
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -252,10 +287,10 @@ def _parse_manifest(path: Path, data: bytes) -> Manifest:
         raise BundleError(f"{path}: {MANIFEST_NAME} is not a JSON object")
     # Checked first: of a newer schema's many differences, the version is the one that explains.
     version = content.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in READABLE or isinstance(version, bool):
         raise BundleError(
             f"{path}: bundle schema version is {version!r}, this version of mtc_perception reads"
-            f" {SCHEMA_VERSION}; export the bundle again or install the matching version"
+            f" {_READS}; export the bundle again or install the matching version"
         )
     try:
         return Manifest.model_validate(content)

@@ -71,8 +71,8 @@ def measure_self_test(outputs: Outputs, tolerance: float = 0.05) -> SelfTest:
     )
 
 
-def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> None:
-    """Raise EngineError unless `outputs` are well-formed and agree with `golden`."""
+def check_well_formed(outputs: Outputs, class_count: int) -> None:
+    """Raise EngineError unless `outputs` could be those of some network for a frame."""
     if outputs.scores.min() < 0.0 or outputs.scores.max() > 1.0:
         raise EngineError("self-test: scores are not all within 0..1")
     try:
@@ -80,6 +80,11 @@ def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> Non
     except EngineError as error:
         raise EngineError(f"self-test: {error}") from error
     _check_boxes(outputs)
+
+
+def check_self_test(outputs: Outputs, golden: SelfTest, class_count: int) -> None:
+    """Raise EngineError unless `outputs` are well-formed and agree with `golden`."""
+    check_well_formed(outputs, class_count)
     measured = measure_self_test(outputs)
     for quantity in ("drivable_mean", "lane_mean", "top_score"):
         got, expected = getattr(measured, quantity), getattr(golden, quantity)

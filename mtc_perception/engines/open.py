@@ -1,23 +1,36 @@
-"""From a bundle to an engine that runs it here: the choice, the load and the test."""
+"""From a bundle to an engine that runs it here: the choice, the trial, the load and the test."""
 
-import importlib
+import statistics
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from mtc_perception.core.bundle import Bundle
+from mtc_perception.core.bundle import Bundle, EngineName, Precision
 from mtc_perception.core.engine import Engine, EngineChoice, Network
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import check_self_test, run_self_test, self_test_frame
-from mtc_perception.util.errors import BundleError, EngineError, UserError, one_line
+from mtc_perception.engines.choice import choose
+from mtc_perception.engines.cpu import cpu_class
+from mtc_perception.engines.load import AUTO_ORDER, check_offered, load_engine
+from mtc_perception.engines.trial import ensure_tried
+from mtc_perception.util.errors import BundleError, EngineError, one_line
 
-# In the order that `auto` tries them. Each module has `load(network, threads) -> Engine`; imported
-# only when tried, since every runtime is an optional dependency.
-_MODULES = {
-    "tensorrt": "mtc_perception.engines.tensorrt.engine",
-    "openvino": "mtc_perception.engines.openvino",
-    "onnxruntime": "mtc_perception.engines.onnxruntime",
-}
 _WARM_UP_RUNS = 2
+_TIMING_S = 1.5
+"""How long two engines are timed for, to see which is the faster one."""
+
+
+class OpenedEngine(NamedTuple):
+    """A tested engine."""
+
+    engine: Engine
+    variant: str
+    """Of the bundle."""
+    why: str
+    """A sentence saying what was chosen and why."""
 
 
 def open_engine(
@@ -25,83 +38,146 @@ def open_engine(
     name: EngineChoice = "auto",
     precision: str | None = None,
     threads: int | None = None,
-) -> tuple[Engine, str]:
+) -> OpenedEngine:
     """Load the bundle's network into an engine, warm it up and test it.
 
-    `auto` takes the first of TensorRT, OpenVINO and ONNX Runtime that runs here. `precision`
-    (`fp32`, `fp16`, `int8`) defaults to the bundle's preference for the engine. Returns the engine
-    and a sentence saying what was chosen and why. Raises EngineError if nothing can run the bundle
-    and BundleError if the bundle breaks its contract or lacks what was asked for.
+    `auto` takes the first of `AUTO_ORDER` that runs here. `precision` (`fp32`, `fp16`, `int8`)
+    defaults to the fastest variant that kept its tolerance (`choice.choose`). A variant that fails
+    gives way to the engine's next one. Raises EngineError if nothing can run the bundle and
+    BundleError if it breaks its contract or lacks what was asked for.
     """
     if name != "auto":
-        _check_offered(name)
+        check_offered(name)
         try:
-            engine, variant = _tested_engine(bundle, name, precision, threads)
+            return _Opening(bundle, name, threads).opened(precision, "as asked for", [])
         except EngineError as error:
             raise EngineError(f"{name}: {error}") from error
-        return engine, f"{_described(engine, bundle, variant)}, as asked for"
     rejected: list[str] = []
-    for candidate in _MODULES:
+    for candidate in AUTO_ORDER:
         try:
-            engine, variant = _tested_engine(bundle, candidate, precision, threads)
+            opening = _Opening(bundle, candidate, threads)
+            return opening.opened(precision, "chosen automatically", rejected)
         except (EngineError, BundleError) as error:
             rejected.append(f"{candidate}: {error}")
-            continue
-        why = f"; passed over {'; '.join(rejected)}" if rejected else ""
-        return engine, f"{_described(engine, bundle, variant)}, chosen automatically{why}"
     raise EngineError(f"{bundle.path}: no engine runs it here: {'; '.join(rejected)}")
 
 
-def load_engine(network: Network, name: str, threads: int | None = None) -> Engine:
-    """Load `network` into the engine `name`, without testing what it computes.
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """An engine that has passed with a variant."""
 
-    `threads` defaults to the physical cores this process may use. Raises EngineError if the
-    engine is not available here, BundleError if the graph breaks its contract.
+    engine: Engine
+    variant: str
+    remark: str
+    """What there is to know beside it, or nothing."""
+
+
+class _Opening:
+    """One engine, and what becomes of the variants that it is tried with."""
+
+    def __init__(self, bundle: Bundle, name: EngineName, threads: int | None) -> None:
+        self._bundle = bundle
+        self._name = name
+        self._threads = threads
+        self._passed_over: dict[str, list[str]] = {}
+        """Variants by the reason."""
+
+    def opened(self, precision: str | None, how: str, rejected: Sequence[str]) -> OpenedEngine:
+        """The first variant that passes; `rejected` says why other engines were not taken.
+
+        Raises EngineError if none passes, BundleError if there is none to try.
+        """
+        choice = choose(self._bundle, self._name, precision, cpu_class())
+        for variant, reason in choice.passed_over.items():
+            self._pass_over(variant, reason)
+        passing = self._passing(choice.variants)
+        tested = next(passing, None)
+        if tested is None:
+            one_for_all = len(self._passed_over) == 1  # it is the engine's, not a variant's
+            raise EngineError("; ".join(self._passed_over if one_for_all else self._reasons()))
+        if tested.variant in choice.doubtful and (other := next(passing, None)):
+            tested = self._faster(tested, other)
+        engine, variant = tested.engine, tested.variant
+        runs = f" as {engine.precision}" if engine.precision != self._precision(variant) else ""
+        remark = f" ({tested.remark})" if tested.remark else ""
+        others = [*rejected, *self._reasons()]
+        return OpenedEngine(
+            engine,
+            variant,
+            f"{engine.name} ({engine.device}) running variant {variant}{runs}{remark}, {how}"
+            + (f"; passed over {'; '.join(others)}" if others else ""),
+        )
+
+    def _passing(self, variants: Sequence[str]) -> Iterator[_Tested]:
+        for variant in variants:
+            try:
+                tested = _tested(self._bundle, variant, self._name, self._threads)
+            except EngineError as error:
+                self._pass_over(variant, str(error))
+            else:
+                yield tested
+
+    def _faster(self, one: _Tested, other: _Tested) -> _Tested:
+        """The faster one here; the other is closed."""
+        one_ms, other_ms = _times_ms(one.engine, other.engine)
+        taken, left = (other, one) if other_ms < one_ms else (one, other)
+        left.engine.close()
+        slow, fast = max(one_ms, other_ms), min(one_ms, other_ms)
+        self._pass_over(left.variant, f"{slow:.1f} ms here, {taken.variant} {fast:.1f} ms")
+        return taken
+
+    def _pass_over(self, variant: str, reason: str) -> None:
+        self._passed_over.setdefault(reason, []).append(variant)
+
+    def _reasons(self) -> list[str]:
+        return [
+            f"{'variant' if len(variants) == 1 else 'variants'} {', '.join(variants)}: {reason}"
+            for reason, variants in self._passed_over.items()
+        ]
+
+    def _precision(self, variant: str) -> Precision:
+        return self._bundle.variant(variant).precision
+
+
+def _times_ms(*engines: Engine) -> list[float]:
+    """Median time of each engine's inference, all in turn."""
+    times: list[list[float]] = [[] for _ in engines]
+    end = time.perf_counter() + _TIMING_S
+    while not times[0] or time.perf_counter() < end:
+        for own, engine in zip(times, engines, strict=True):
+            begin = time.perf_counter()
+            engine.start()
+            engine.wait()
+            own.append((time.perf_counter() - begin) * 1e3)
+    return [statistics.median(own) for own in times]
+
+
+def _tested(bundle: Bundle, variant: str, name: EngineName, threads: int | None) -> _Tested:
+    """An engine that has run the variant and says what its bundle does.
+
+    Raises EngineError if it does not, whatever the reason: another variant or engine may.
     """
-    _check_offered(name)
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads must be at least 1, got {threads}")
+    engine: Engine | None = None
     try:
-        engine: Engine = importlib.import_module(_MODULES[name]).load(network, threads)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a runtime's bindings do, another engine may work
-        raise EngineError(one_line(error)) from error
-    return engine
-
-
-def _check_offered(name: str) -> None:
-    if name not in _MODULES:
-        raise EngineError(f"unknown engine {name!r}; choose auto, {', '.join(_MODULES)}")
-
-
-def _tested_engine(
-    bundle: Bundle, name: str, precision: str | None, threads: int | None
-) -> tuple[Engine, str]:
-    variant = bundle.variant_for(name, precision)
-    engine = load_engine(Network.of(bundle, variant), name, threads)
-    try:
+        network = Network.of(bundle, variant)
+        # TensorRT's engines are built in processes of their own.
+        remark = "" if name == "tensorrt" else ensure_tried(network, name)
+        engine = load_engine(network, name, threads)
         outputs = run_self_test(engine)
-        _, height, width, _ = engine.input.shape
-        frame = SourceImage(self_test_frame(height, width), "rgb")
+        frame = SourceImage(self_test_frame(network.height, network.width), "rgb")
+        letterbox = Letterbox.fit(frame.height, frame.width, frame.height, frame.width)
         for _ in range(_WARM_UP_RUNS):
             # The way that a camera's images take must lead to the same.
-            engine.prepare(frame, Letterbox.fit(height, width, height, width))
+            engine.prepare(frame, letterbox)
             engine.start()
             outputs = engine.wait()
         golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
         check_self_test(outputs, golden, len(bundle.manifest.classes))
     except BaseException as error:
-        with suppress(Exception):  # what failed may fail again
-            engine.close()
+        if engine is not None:
+            with suppress(Exception):  # what failed may fail again
+                engine.close()
         if not isinstance(error, Exception):
             raise
-        # Whatever it is: another engine may work.
-        raise EngineError(f"{bundle.path}, variant {variant}: {one_line(error)}") from error
-    return engine, variant
-
-
-def _described(engine: Engine, bundle: Bundle, variant: str) -> str:
-    asked = next(v.precision for k, v in bundle.manifest.variants.items() if k == variant)
-    runs = f" as {engine.precision}" if engine.precision != asked else ""
-    return f"{engine.name} ({engine.device}) running variant {variant}{runs}"
+        raise EngineError(one_line(error)) from error
+    return _Tested(engine, variant, remark)

@@ -87,7 +87,7 @@ class ReplayOptions(Strict):
     ]
     engine: Annotated[EngineChoice, NETWORK, Field(description="Inference runtime.")] = "auto"
     precision: Annotated[
-        Precision | None, NETWORK, Field(description="Default: the bundle's preference.")
+        Precision | None, NETWORK, Field(description="Default: the fastest within tolerance.")
     ] = None
     threads: Annotated[int | None, NETWORK, Field(ge=1, description="Threads of a CPU engine.")] = (
         None

@@ -47,7 +47,7 @@ class EngineHost:
         for precision in dict.fromkeys((asked, None)):
             for name in names:
                 try:
-                    engine, why = open_engine(bundle, name, precision, threads)
+                    engine, _, why = open_engine(bundle, name, precision, threads)
                 except UserError as problem:
                     tried += f"; {problem}"
                     continue

@@ -109,5 +109,5 @@ class Perceiver:
 def open_perceiver(selection: Selection) -> Perceiver:
     """Read the bundle, load an engine for it and test it. Raises BundleError and EngineError."""
     bundle = read_bundle(selection.bundle)
-    engine, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
+    engine, _, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
     return Perceiver(bundle, engine, why)

@@ -11,7 +11,7 @@ from typing import Any
 from mtc_perception.core.engine import Engine, Network
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from mtc_perception.util.progress import Count
 
 THREADS = min(2, len(os.sched_getaffinity(0)))

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from mtc_perception.core.bundle import Bundle, Thresholds, sha256_hex
+from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle, sha256_hex
 from mtc_perception.core.engine import Engine, EngineChoice
-from mtc_perception.runtime.perceiver import Selection, open_perceiver
+from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 
 CHECKPOINT_THRESHOLDS = Thresholds(score=0.3, drivable=0.5, lane=0.5)
@@ -99,8 +99,8 @@ def _open_bundle(
     max_detections: int | None,
 ) -> Subject:
     # `open_engine` itself refuses a name it does not know.
-    perceiver = open_perceiver(Selection(path, cast(EngineChoice, wanted), precision))
-    bundle, engine = perceiver.bundle, perceiver.engine
+    bundle = read_bundle(path)
+    engine, variant, why = open_engine(bundle, cast(EngineChoice, wanted), precision)
     manifest = bundle.manifest
     if max_detections and max_detections > manifest.max_detections:
         raise UserError(
@@ -108,9 +108,9 @@ def _open_bundle(
         )
     return subject_of(
         bundle,
-        bundle.variant_for(engine.name, precision),
+        variant,
         engine,
-        perceiver.why,
+        why,
         manifest.thresholds.model_copy(update=changes),
         max_detections,
     )

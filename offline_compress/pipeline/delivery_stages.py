@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
@@ -127,21 +127,26 @@ class Quantise(RunStage):
             return
         exported = read_bundle(run.exported)
         size = exported.manifest.input
-        evaluate = evaluator(
-            labelled_split(run.recipe.validate_on, "evaluate on"), CHECKPOINT_THRESHOLDS, THREADS
-        )
+        source = run.recipe.validate_on
+        samples = labelled_split(source, "evaluate on")
         made: dict[QuantisedVariant, QuantisedGraph] = {}
-        if settings.variants:
-            with Progress(alone=True) as progress:
+        with Progress(alone=True) as progress:
+            if settings.variants:
                 made = quantise(
                     exported.model_bytes(STUDENT),
                     list(calibration_frames(images, size.height, size.width)),
                     settings.variants,
-                    evaluate,
+                    evaluator(samples, CHECKPOINT_THRESHOLDS, THREADS),
                     settings,
                     progress.count,
                 )
-        add_variants(exported, made, run.bundle)
+            add_variants(
+                exported,
+                made,
+                run.bundle,
+                f"{source.root.name} {source.split}, {len(samples)} images",
+                partial(progress.count, "timing"),
+            )
         reports = {variant: graph.report for variant, graph in made.items()}
         write_text_atomic(run.quantised, json.dumps(reports, indent=2) + "\n")
 

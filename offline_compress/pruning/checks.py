@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtc_perception.core.self_test import run_self_test, self_test_frame
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup

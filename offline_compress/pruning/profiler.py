@@ -41,7 +41,7 @@ class Profiler(Protocol):
 
 
 def profiler(engine: EngineName, graph: bytes, height: int, width: int) -> Profiler:
-    """Load an exported graph as `mtc_perception.engines.open.load_engine` does, with profiling."""
+    """Load an exported graph as `mtc_perception.engines.load.load_engine` does, with profiling."""
     kind = OpenVinoProfiler if engine == "openvino" else OnnxRuntimeProfiler
     return kind(graph, height, width)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtc_perception.core.bundle import (
+    SCHEMA_VERSION,
     Bundle,
     LineageStep,
     Manifest,
@@ -11,21 +12,35 @@ from mtc_perception.core.bundle import (
     sha256_hex,
     write_bundle,
 )
+from mtc_perception.util.progress import Count
 from offline_compress.evaluation.metrics_file import accuracy
+from offline_compress.export import network_of
+from offline_compress.quantization.assess import TIMED_ON, evidence_of, networks_of, timings
 from offline_compress.quantization.quantise import QuantisedGraph
 from offline_compress.recipe.compression import QuantisedVariant
 
 
 def add_variants(
-    bundle: Bundle, variants: Mapping[QuantisedVariant, QuantisedGraph], out: Path
+    bundle: Bundle,
+    variants: Mapping[QuantisedVariant, QuantisedGraph],
+    out: Path,
+    measured_on: str,
+    count: Count = lambda _done, _total: None,
 ) -> Manifest:
-    """Write `bundle` with further variants of its network to `out`; returns the manifest written.
+    """Time further variants of a bundle's network, and write it with them to `out`.
 
-    What it has already stays first: that is what runs unless another precision is asked for.
-    Variants of the same name are replaced.
+    `measured_on` says what their accuracy was measured on. Variants of the same name are replaced.
+    Returns the manifest written.
     """
     old = bundle.manifest
     fp32 = next(entry.sha256 for key, entry in old.variants.items() if key == "fp32")
+    networks = networks_of(bundle) | {
+        (key, engine): network_of(made.graph, made.precision)
+        for key, made in variants.items()
+        for engine in made.engines
+        if engine in TIMED_ON
+    }
+    timed = timings(networks, count) if variants else {}
     files = {entry.file: bundle.model_bytes(key) for key, entry in old.variants.items()}
     entries = dict(old.variants)
     for key, made in variants.items():
@@ -37,9 +52,16 @@ def add_variants(
             precision=made.precision,
             engines=list(made.engines),
             accuracy=accuracy(made.report["metrics"]),
+            evidence=evidence_of(
+                measured_on,
+                made.report["loss_points"],
+                made.report["tolerance"],
+                timed.get(key, []),
+            ),
         )
     manifest = old.model_copy(
         update={
+            "schema_version": SCHEMA_VERSION,
             "variants": entries,
             "lineage": [
                 *(step for step in old.lineage if not _is_of(step, variants)),

@@ -10,8 +10,10 @@ import onnx
 
 from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
 from mtc_perception.datasets.layout import Sample
-from mtc_perception.engines.open import load_engine
-from mtc_perception.metrics.figures import ACCURACY, HEADLINES
+from mtc_perception.engines.load import load_engine
+from mtc_perception.engines.trial import run_trial
+from mtc_perception.metrics.figures import BRIEF
+from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.accuracy import evaluate_engine
 from offline_compress.export import network_of
@@ -20,7 +22,6 @@ from offline_compress.quantization import int8_onnxruntime as onnxruntime
 from offline_compress.quantization import int8_openvino as openvino
 from offline_compress.quantization import int8_tensorrt as tensorrt
 from offline_compress.quantization.activation_ranges import Frames
-from offline_compress.quantization.compile_trial import trial
 from offline_compress.quantization.graph import (
     folded,
     serialised,
@@ -33,8 +34,10 @@ Metrics = dict[str, Any]
 Evaluate = Callable[[str, bytes], Metrics]
 """Metric JSON of a variant (`fp32` among them), given its graph."""
 
-WATCHED = (*HEADLINES, ACCURACY["lane.accuracy"])
+WATCHED = BRIEF
 """Figures that int8 must not lose."""
+TRIAL_S = 900.0
+"""Large networks are compiled for minutes."""
 RANKING_FRAMES = 8
 MOST_FLOAT = 1 / 6
 """Largest share of the layers that stay in float. Whatever its size, each one costs conversions on
@@ -189,7 +192,15 @@ def _attempt(
     graph = serialised(model)
     kind = KINDS[variant]
     # First of all, apart: `evaluate` loads it into this process.
-    golden = trial(network_of(graph, kind.precision), kind.tested_on, variant, kind.tolerance)
+    try:
+        golden = run_trial(
+            network_of(graph, kind.precision), kind.tested_on, kind.tolerance, TRIAL_S
+        )
+    except EngineError as error:
+        raise UserError(
+            f"{kind.tested_on}, given the {variant} graph: {error}; take {variant} out of"
+            f" compress.quantise.variants or try another version of {kind.tested_on}"
+        ) from error
     metrics = evaluate(variant, graph)
     return _Attempt(variant, graph, golden, kept, metrics, losses(baseline, metrics))
 

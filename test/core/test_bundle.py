@@ -205,7 +205,7 @@ def test_manifest_that_is_no_object(bundle: Path) -> None:
     assert "not a JSON object" in refusal(bundle)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True])
 def test_other_schema_version(bundle: Path, version: object) -> None:
     # A later schema differs elsewhere too; the message must still be about the version.
     edit(bundle, lambda manifest: manifest.update(schema_version=version, novelty=1))
@@ -262,16 +262,16 @@ def two_variants() -> Manifest:
     )
 
 
-def test_variant_for_follows_the_manifests_order(tmp_path: Path) -> None:
+def test_variants_are_in_the_manifests_order(tmp_path: Path) -> None:
     path = tmp_path / "two.mtc"
     write_bundle(path, two_variants(), {"a.onnx": b"a", "b.onnx": b"b"})
     bundle = read_bundle(path)
-    assert bundle.variant_for("onnxruntime") == "int8-ort"
-    assert bundle.variant_for("onnxruntime", "fp32") == "fp32"
+    assert bundle.variants_for("onnxruntime") == ["int8-ort", "fp32"]
+    assert bundle.variants_for("onnxruntime", "fp32") == ["fp32"]
     with pytest.raises(BundleError, match="no variant for openvino; the bundle has int8-ort"):
-        bundle.variant_for("openvino")
+        bundle.variants_for("openvino")
     with pytest.raises(BundleError, match="no fp16 variant for onnxruntime"):
-        bundle.variant_for("onnxruntime", "fp16")
+        bundle.variants_for("onnxruntime", "fp16")
     with pytest.raises(BundleError, match="no variant 'fp16'"):
         bundle.model_bytes("fp16")
 

@@ -13,7 +13,8 @@ from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network, TensorInfo
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
-from mtc_perception.engines.open import load_engine, open_engine
+from mtc_perception.engines.load import load_engine
+from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.tensorrt import cuda
 from mtc_perception.engines.tensorrt import engine as tensorrt
 from mtc_perception.engines.tensorrt.build import BuildSettings, BuiltEngine, build_engine
@@ -67,7 +68,7 @@ def store(tmp_path: Path) -> EngineStore:
 def test_a_machine_without_a_driver_is_passed_over(toy: Bundle) -> None:
     with pytest.raises(EngineError, match=r"^tensorrt: no NVIDIA driver on this machine$"):
         open_engine(toy, "tensorrt")
-    engine, why = open_engine(toy)
+    engine, _, why = open_engine(toy)
     assert why.endswith("passed over tensorrt: no NVIDIA driver on this machine")
     engine.close()
 
@@ -346,7 +347,7 @@ def test_on_a_gpu_the_store_is_the_way_to_an_engine(
         load_engine(network, "tensorrt")
     built = build_engine(network, BuildSettings(flavours[0]))
     EngineStore().put(built.key, built.engine, built.about)
-    engine, why = open_engine(toy)
+    engine, _, why = open_engine(toy)
     assert engine.name == "tensorrt"
     assert cuda.current_device().name in why
     engine.close()

@@ -33,7 +33,7 @@ def test_bundle_computes_what_the_network_computes(
     checkpoint: Path, tmp_path: Path, engine_name: str
 ) -> None:
     export_bundle(checkpoint, tmp_path / "t.mtc", THRESHOLDS, None)
-    engine, _ = open_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
+    engine, *_ = open_engine(read_bundle(tmp_path / "t.mtc"), engine_name)  # type: ignore[arg-type]
     image = np.random.default_rng(0).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
     engine.input[:] = image
     engine.start()
@@ -127,6 +127,6 @@ def test_a_bundle_yields_no_more_boxes_than_there_are_queries(tmp_path: Path) ->
     save_checkpoint(tmp_path / "c", small, small.build())
     manifest = export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
     assert manifest.max_detections == 20
-    engine, _ = open_engine(read_bundle(tmp_path / "t.mtc"), "onnxruntime")
+    engine, *_ = open_engine(read_bundle(tmp_path / "t.mtc"), "onnxruntime")
     engine.start()
     assert engine.wait().boxes.shape == (1, 20, 4)

@@ -77,7 +77,7 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     steps = [step.step for step in bundle.manifest.lineage]
     assert steps[0] == "train"
     assert steps[-3:] == ["prune", "distill", "export"]
-    engine, _ = open_engine(bundle, "onnxruntime")
+    engine, *_ = open_engine(bundle, "onnxruntime")
     engine.close()
     assert yaml.safe_load((out / "recipe.yaml").read_text())["compress"]["seed"] == 0
 

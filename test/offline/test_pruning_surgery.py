@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec

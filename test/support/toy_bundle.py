@@ -26,7 +26,7 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Network, Outputs
 from mtc_perception.core.self_test import measure_self_test, run_self_test
-from mtc_perception.engines.open import load_engine
+from mtc_perception.engines.load import load_engine
 
 CLASSES = ["vehicle", "truck"]
 MAX_DETECTIONS = 5

@@ -122,9 +122,12 @@ def fitting_variants(bundle: Bundle, precisions: Sequence[str] = ()) -> list[str
     Raises BundleError if there is none of one of them, or none at all.
     """
     if precisions:
-        return [bundle.variant_for("tensorrt", one) for one in dict.fromkeys(precisions)]
-    bundle.variant_for("tensorrt")
-    return [key for key, one in bundle.manifest.variants.items() if "tensorrt" in one.engines]
+        return [
+            key
+            for one in dict.fromkeys(precisions)
+            for key in bundle.variants_for("tensorrt", one)[:1]
+        ]
+    return bundle.variants_for("tensorrt")
 
 
 def build_engine(

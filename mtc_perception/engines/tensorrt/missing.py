@@ -2,6 +2,8 @@
 
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.engines.choice import choose
+from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.engines.tensorrt.build import (
     CURRENT,
     BuildSettings,
@@ -19,12 +21,12 @@ from mtc_perception.util.errors import EngineError
 def build_missing_engine(bundle: Bundle, precision: str | None, tell: Tell) -> str:
     """Build the engine that `bundle` needs on TensorRT; says what was built, "" for nothing.
 
-    `precision` None is that of the bundle's preferred variant.
+    `precision` None is the one that `auto` takes.
 
     Builds once at most, whether or not the new engine then loads. Raises BundleError, and
     EngineError where TensorRT or a GPU is missing or the build fails.
     """
-    variant = bundle.variant_for("tensorrt", precision)
+    variant = choose(bundle, "tensorrt", precision, cpu_class()).variants[0]
     flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
     try:
         # Sound bytes are not enough: another driver's engine may not load.
