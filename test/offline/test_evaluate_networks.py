@@ -87,7 +87,7 @@ def test_checkpoint_and_bundle_agree(
 def test_engines_agree_on_real_roads() -> None:
     samples = read_split(CAMVID, "val")[::14]
     first, second = (
-        evaluate_subject(open_subject(SHIPPED, engine), samples).metrics.to_json()
+        evaluate_subject(open_subject(SHIPPED, engine, "fp32"), samples).metrics.to_json()
         for engine in ("onnxruntime", "openvino")
     )
     assert first["detection"]["map50"] > 0.5
