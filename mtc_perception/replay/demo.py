@@ -60,9 +60,9 @@ def demo(
     from mtc_perception.replay.stream.annotated import find_video
     from mtc_perception.replay.stream.stream import import_live
     from mtc_perception.replay.terminal import RunProgress, show_result
+    from mtc_perception.util.errors import ReplayError
     from mtc_perception.util.files import write_text_atomic
     from mtc_perception.util.progress import Progress
-    from mtc_perception.util.worker_process import ReplayError
 
     import_live()
     from mtc_perception.node.parameters import default_bundle

@@ -13,6 +13,10 @@ class EngineError(UserError):
     """No engine can run the bundle here, or a running engine failed."""
 
 
+class ReplayError(UserError):
+    """A replay could not be done, though nothing was wrong with what was asked for."""
+
+
 class ImageError(ValueError):
     """An image cannot be used: wrong size, step, amount of data, or an unknown encoding."""
 

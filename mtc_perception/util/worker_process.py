@@ -1,4 +1,4 @@
-"""Worker processes of a replay: started fresh, deaf to Ctrl-C, gone when their parent is."""
+"""Worker processes: started fresh, deaf to Ctrl-C, gone when their parent is."""
 
 import multiprocessing
 import signal
@@ -9,15 +9,11 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from mtc_perception.util.errors import UserError
+from mtc_perception.util.errors import ReplayError, UserError
 from mtc_perception.util.interrupts import interrupts_held
 
 _Reply = TypeVar("_Reply")
 _JOIN_S = 5.0
-
-
-class ReplayError(UserError):
-    """The replay could not be done; the message says what failed."""
 
 
 class WorkerProcess:

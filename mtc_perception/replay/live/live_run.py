@@ -29,7 +29,8 @@ from mtc_perception.replay.live.recorder import (
 from mtc_perception.replay.live.reel import LiveConfig, Prepared
 from mtc_perception.replay.recordings.recording import SourceInfo
 from mtc_perception.runtime.frames import STAGES
-from mtc_perception.util.worker_process import ReplayError, WorkerProcess
+from mtc_perception.util.errors import ReplayError
+from mtc_perception.util.worker_process import WorkerProcess
 
 NAMESPACE = "/replay"
 IMAGE_TOPIC = f"{NAMESPACE}/image_raw"

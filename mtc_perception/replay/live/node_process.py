@@ -20,9 +20,9 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 
 from mtc_perception.node.launch_arguments import fastdds_environment
+from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.interrupts import interrupts_held
 from mtc_perception.util.ros_domain import ClaimedDomain
-from mtc_perception.util.worker_process import ReplayError
 
 NODE_NAME = "perception"
 START_TIMEOUT_S = 30.0

@@ -24,8 +24,9 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mtc_perception.replay.live.reel import LiveConfig, Reel
 from mtc_perception.replay.recordings.recording import NS_PER_S
+from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.memory import keep_memory
-from mtc_perception.util.worker_process import ReplayError, stop_if_alone
+from mtc_perception.util.worker_process import stop_if_alone
 
 # As camera drivers publish; a best-effort subscription receives from it as well.
 CAMERA_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)

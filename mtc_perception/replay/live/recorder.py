@@ -27,8 +27,9 @@ from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
 from mtc_perception.replay.recordings.bag_labels import PackedMask, detection_boxes
 from mtc_perception.runtime.frames import FrameTimes
+from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.memory import keep_memory
-from mtc_perception.util.worker_process import ReplayError, stop_if_alone
+from mtc_perception.util.worker_process import stop_if_alone
 
 RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0

@@ -14,10 +14,9 @@ from mtc_perception.replay.options import Mode
 from mtc_perception.replay.stream.stream import run_stream
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
-from mtc_perception.util.errors import UserError
+from mtc_perception.util.errors import ReplayError, UserError
 from mtc_perception.util.progress import Count
 from mtc_perception.util.worker_process import (
-    ReplayError,
     WorkerProcess,
     stop_if_alone,
     wait_for_any,

@@ -15,7 +15,7 @@ from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
-from mtc_perception.util.worker_process import ReplayError
+from mtc_perception.util.errors import ReplayError
 
 # As of a node in the namespace `perception` with one camera; config/annotated_bag.* shows them.
 OVERLAY_TOPIC = "/perception/overlay/compressed"

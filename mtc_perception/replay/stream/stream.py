@@ -23,10 +23,9 @@ from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
-from mtc_perception.util.errors import UserError
+from mtc_perception.util.errors import ReplayError, UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from mtc_perception.util.worker_process import ReplayError
 
 if TYPE_CHECKING:
     from mtc_perception.replay.stream.live_stream import LiveRun
