@@ -1,0 +1,49 @@
+"""`mtc-compress assess`: measure the variants of a bundle beside fp32."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def assess(
+    bundle: Annotated[Path, typer.Argument(help="Bundle; its manifest is written anew.")],
+    data: Annotated[Path, typer.Option(help="Labelled data set.")],
+    split: Annotated[str, typer.Option(help="Part of it.")] = "val",
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Points that no figure of a variant may lose.")
+    ] = 0.3,
+) -> None:
+    """Measure what the variants of a bundle lose and gain beside fp32, and record it there.
+
+    The node and replay take the fastest variant within tolerance. `run` and `quantize` record it
+    of the bundles that they make.
+
+    Example: [bold]mtc-compress assess models/mtc_nano.mtc --data data/camvid[/bold]
+    """
+    from mtc_perception.core.bundle import read_bundle
+    from mtc_perception.util.progress import Progress
+    from offline_compress.data.labelled import labelled_split
+    from offline_compress.evaluation.latency import THREADS
+    from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
+    from offline_compress.quantization import assess as assessment
+    from offline_compress.quantization.quantise import evaluator
+    from offline_compress.recipe.parts import DataSource
+
+    found = read_bundle(bundle)
+    samples = labelled_split(DataSource(root=data, split=split), "evaluate on")
+    with Progress(alone=True) as progress:
+        manifest = assessment.assess(
+            found,
+            evaluator(samples, CHECKPOINT_THRESHOLDS, THREADS),
+            f"{data.name} {split}, {len(samples)} images",
+            tolerance,
+            progress.count,
+        )
+    assessment.write_assessed(found, manifest)
+    for key, variant in manifest.variants.items():
+        if evidence := variant.evidence:
+            lost = max(evidence.lost_points.values(), default=0.0)
+            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in evidence.timings]
+            verdict = "within" if evidence.within_tolerance else "OUTSIDE"
+            print(f"{key}: {verdict} tolerance (at most {lost:+.2f} points), {', '.join(times)}")

@@ -1,0 +1,72 @@
+"""`mtc-compress evaluate`: measure accuracy and speed of a bundle or checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Bundle, or checkpoint folder, e.g. RUN/best.")],
+    data: Annotated[Path, typer.Option(help="Data set, of any layout in docs/data.md.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    engine: Annotated[
+        str, typer.Option(help="auto, tensorrt, openvino or onnxruntime, for a bundle.")
+    ] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; default: the fastest within tolerance.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection threshold to use instead.")
+    ] = None,
+    drivable: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Drivable-area threshold to use instead.")
+    ] = None,
+    lane: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lane threshold to use instead.")
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option(min=1, help="Boxes of an image that count; default: 100.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for metrics.json and report.html; default: under out/evaluate."),
+    ] = None,
+) -> None:
+    """Measure accuracy and speed, and show the best and worst frames.
+
+    Example: [bold]mtc-compress evaluate models/mtc_nano.mtc --data DATA/camvid[/bold]
+    """
+    from rich.console import Console
+
+    from mtc_perception.datasets.layout import read_split
+    from mtc_perception.util.progress import Progress
+    from offline_compress.evaluation.accuracy import evaluate_subject
+    from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
+    from offline_compress.evaluation.metrics_file import (
+        RESULT_FILE,
+        describe,
+        result_folder,
+        result_json,
+        write_result,
+    )
+    from offline_compress.evaluation.speed import measure_speed
+    from offline_compress.evaluation.subject import open_subject
+
+    samples = read_split(data, split)[:limit]
+    subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
+    description = describe(subject, data, split, limit)
+    out = result_folder(description, out)
+    with Progress(keep=True) as progress:
+        evaluation = evaluate_subject(subject, progress.track(samples, "evaluating", unit="img"))
+        # The last image is still in the engine's input.
+        speed = measure_speed(subject.engine, progress.counter("timing"))
+        result = result_json(subject, evaluation, speed, description, progress.counter("scoring"))
+        out.mkdir(parents=True, exist_ok=True)
+        write_result(out / RESULT_FILE, result)
+        write_report(out / "report.html", subject, evaluation, result, progress.counter("drawing"))
+    print(title_of(result))
+    for table in result_tables(result):
+        Console().print(table)
+    print(f"{out / RESULT_FILE}, {out / 'report.html'}")

@@ -1,0 +1,52 @@
+"""`mtc-compress export`: write a checkpoint as a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, e.g. RUN/best.")],
+    out: Annotated[Path, typer.Argument(help="Bundle to write: NAME.mtc, or NAME.mtc.zip.")],
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            help="metrics.json of `evaluate` on this checkpoint: gives the thresholds, and is "
+            "recorded in the manifest."
+        ),
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection threshold; default: best F1.")
+    ] = None,
+    drivable: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Drivable-area threshold; default: best mIoU."),
+    ] = None,
+    lane: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Lane threshold; default: best IoU.")
+    ] = None,
+) -> None:
+    """Export a checkpoint as the bundle that engines and the node run.
+
+    Without --metrics the thresholds are 0.3 (score) and 0.5 (masks) unless given.
+
+    Example: [bold]mtc-compress export RUN/best mtc_nano.mtc --metrics OUT/metrics.json[/bold]
+    """
+    from offline_compress.evaluation.metrics_file import (
+        accuracy,
+        metrics_of_checkpoint,
+        recommended_thresholds,
+    )
+    from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
+    from offline_compress.export import export_bundle
+
+    result = metrics_of_checkpoint(metrics, checkpoint) if metrics else {}
+    given = {"score": score, "drivable": drivable, "lane": lane}
+    by_hand = {name: value for name, value in given.items() if value is not None}
+    thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(result) | by_hand)
+    manifest = export_bundle(checkpoint, out, thresholds, accuracy(result) if metrics else None)
+    print(
+        f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, thresholds "
+        f"score {thresholds.score:g}, drivable {thresholds.drivable:g}, lane {thresholds.lane:g}"
+    )
