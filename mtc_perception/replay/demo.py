@@ -1,4 +1,7 @@
-"""`mtc-replay demo`: an evaluation as it drives, with a video, of a synthetic drive if need be."""
+"""`mtc-replay demo`: an evaluation as it drives, with a video, of a synthetic drive if need be.
+
+`python -m mtc_perception.replay.demo` is the same command.
+"""
 
 import json
 import sys
@@ -11,7 +14,9 @@ import typer
 
 from mtc_perception.replay.flags import options_of, with_flags
 from mtc_perception.replay.options import Recording, ReplayOptions
+from mtc_perception.util.command_line import run_app
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.interrupts import handle_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,3 +174,10 @@ def _explain(console: "Console", summary: Mapping[str, Any], seconds: float) -> 
             f"images were dropped because inference takes longer than the {period_ms:.0f} ms "
             "between two of them: the node always works on the newest"
         )
+
+
+if __name__ == "__main__":
+    handle_interrupts()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+    app.command()(demo)
+    run_app(app)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.dds
 BUNDLE = ROOT / "models" / "mtc_nano.mtc"
 SECONDS, RATE_HZ = 2, 10
 MARK = "MTC_DEMO_TEST"
+PROGRAM = "mtc_perception.replay.cli demo"
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,10 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Demo:
     """A demo command whose processes can be told from all others."""
 
-    def __init__(self, *arguments: str | Path) -> None:
+    def __init__(self, *arguments: str | Path, command: str = PROGRAM) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mtc_perception.replay.cli", "demo", *map(str, arguments)],
+            [sys.executable, "-m", *command.split(), *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, MARK: self.mark},
             stdout=subprocess.PIPE,
@@ -306,3 +307,10 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: st
     (line,) = errors.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_the_module_is_the_command() -> None:
+    arguments = ["--input", "no/such/bag"]
+    module = Demo(*arguments, command="mtc_perception.replay.demo").finish()
+    assert module == Demo(*arguments).finish()
+    assert module[0] == 2
