@@ -15,10 +15,9 @@ import torch
 from typer.testing import CliRunner
 
 from mtc_perception.core.bundle import Thresholds, read_bundle
-from mtc_perception.core.engine import Network
 from mtc_perception.core.images import SourceImage
-from mtc_perception.core.self_test import check_self_test, run_self_test
 from mtc_perception.datasets import layout
+from mtc_perception.engines import load
 from mtc_perception.engines import open as engines
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from offline_compress import cli
@@ -37,7 +36,7 @@ Make = Callable[[str], ModuleType]
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Call it with a path on the page for the module, which then is where the page says."""
 
-    def load(path: str) -> ModuleType:
+    def imported(path: str) -> ModuleType:
         name = path.removesuffix(".py").replace("/", ".")
         file = tmp_path / Path(path).name
         file.write_text(BLOCKS[path])
@@ -49,16 +48,22 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         spec.loader.exec_module(made)
         return made
 
-    return load
+    return imported
 
 
 def test_an_engine(module: Make, monkeypatch: pytest.MonkeyPatch, toy_bundle: Path) -> None:
     module("mtc_perception/engines/reference.py")
-    monkeypatch.setitem(engines._MODULES, "reference", "mtc_perception.engines.reference")
+    monkeypatch.setitem(load._MODULES, "reference", "mtc_perception.engines.reference")
+    for user in (load, engines):
+        monkeypatch.setattr(user, "AUTO_ORDER", ("reference", *load.AUTO_ORDER))
     bundle = read_bundle(toy_bundle)
-    engine = engines.load_engine(Network.of(bundle, "fp32"), "reference")
-    golden, classes = bundle.manifest.self_test["fp32"], len(bundle.manifest.classes)
-    check_self_test(run_self_test(engine), golden, classes)
+    variants = {
+        key: variant.model_copy(update={"engines": ["reference", *variant.engines]})
+        for key, variant in bundle.manifest.variants.items()
+    }
+    manifest = bundle.manifest.model_copy(update={"variants": variants})
+    engine = engines.open_engine(replace(bundle, manifest=manifest)).engine
+    assert engine.name == "reference"
     image = SourceImage(np.random.default_rng(0).integers(0, 256, (90, 160, 3), np.uint8), "rgb")
     with (
         Perceiver(bundle, engine) as ours,
