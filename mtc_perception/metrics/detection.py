@@ -1,4 +1,4 @@
-"""Detection scores; the conventions are those of `metrics`.
+"""Detection scores; the conventions are those of `metrics.tasks`.
 
 Average precision and the largest recall are those of pycocotools, for which a vehicle need not have
 it; of equal scores, too, the detection that came first counts first. Each image is judged when it

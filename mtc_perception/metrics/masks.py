@@ -1,4 +1,4 @@
-"""Segmentation scores; the conventions are those of `metrics`."""
+"""Segmentation scores; the conventions are those of `metrics.tasks`."""
 
 import math
 from dataclasses import dataclass

@@ -175,7 +175,7 @@ class SimulatedGpu:
 
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGpu]:
-    """The GPU that `engines.cuda` finds meanwhile, and by whose clock it is measured."""
+    """The GPU that `engines.tensorrt.cuda` finds meanwhile, and by whose clock it is measured."""
     gpu = SimulatedGpu()
     clock = SimpleNamespace(monotonic=gpu.now_s, perf_counter=gpu.now_s, sleep=gpu.sleep)
     with pytest.MonkeyPatch.context() as patch:
