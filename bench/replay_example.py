@@ -15,7 +15,8 @@ PAGE = Path("docs/replay.md")
 NAME = "replay_example"
 COMMANDS = (
     "mtc-compress synth bag out/drive --seconds 8 --seed 3",
-    "mtc-replay evaluate out/drive --bundle models/mtc_nano.mtc --out out/replay/fp32",
+    "mtc-replay evaluate out/drive --bundle models/mtc_nano.mtc --precision fp32 "
+    "--out out/replay/fp32",
     "mtc-replay evaluate out/drive --bundle models/mtc_nano.mtc --precision int8 "
     "--out out/replay/int8",
     "mtc-replay compare out/replay/fp32 out/replay/int8",
