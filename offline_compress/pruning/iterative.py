@@ -28,18 +28,18 @@ from offline_compress.channels.surgery import keep_channels, pruned_spec
 from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
+from offline_compress.pruning.channel_choice import (
+    candidates,
+    measured_choice,
+    require_end,
+    step_budget,
+)
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
     exists_at_first,
     measured_scores,
 )
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
-from offline_compress.pruning.choice import (
-    candidates,
-    measured_choice,
-    require_end,
-    step_budget,
-)
 from offline_compress.pruning.picture import draw_channels
 from offline_compress.pruning.plan import Plan, read_plan, write_plan
 from offline_compress.pruning.problem import PruningProblem, open_problem

@@ -10,11 +10,11 @@ from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import ModelSpec, save_checkpoint
+from offline_compress.pruning.channel_choice import candidates, require_end, step_budget
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
     measured_scores,
 )
-from offline_compress.pruning.choice import candidates, require_end, step_budget
 from offline_compress.pruning.iterative import PruningRun, draw
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
 from offline_compress.pruning.problem import open_problem

@@ -36,7 +36,7 @@ class WidthLimits:
     round_to: int
     """A group that loses channels keeps a multiple of this."""
     borne: Mapping[str, int] = field(default_factory=dict)
-    """Fewest channels of groups whose deeper cuts raise a task's loss too much (`trial`)."""
+    """Fewest channels of groups whose deeper cuts raise a task's loss too much (`cut_trial`)."""
 
     def fewest(self, group: str) -> int:
         """Channels that a group keeps at least."""

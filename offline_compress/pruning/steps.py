@@ -6,7 +6,7 @@ from torch import nn
 
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.importance import ChannelScores
-from offline_compress.pruning.choice import Choice, Kept
+from offline_compress.pruning.channel_choice import Choice, Kept
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.plan import Plan, PlanStep, composed
 from offline_compress.pruning.problem import PruningProblem

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from offline_compress.models.registry import model_spec, save_checkpoint
-from offline_compress.pruning import choice, problem
+from offline_compress.pruning import channel_choice, problem
 from offline_compress.pruning import iterative as schedule
 from offline_compress.roads.road_dataset import write_dataset
 from support.labelled_roads import DataSet
@@ -79,8 +79,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untimed() -> Iterator[None]:
     """Pruning without its stop watch: the engines themselves are timed in test_pruning_latency."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
-        for module in (choice, problem):
+        patch.setattr(channel_choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
+        for module in (channel_choice, problem):
             patch.setattr(module, "deployed", lambda model, *_: model)
         yield
 

@@ -18,6 +18,7 @@ from offline_compress.data.batch import Batch
 from offline_compress.export import deployed
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
+from offline_compress.pruning.cut_trial import Trial
 from offline_compress.pruning.latency_table import time_pair
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
@@ -28,7 +29,6 @@ from offline_compress.pruning.selection import (
     require_reachable,
     select,
 )
-from offline_compress.pruning.trial import Trial
 
 ATTEMPTS = 4
 """Selections in a last step, each from what was measured of the one before."""
@@ -40,7 +40,7 @@ IMPLAUSIBLE = 1.25
 """Factor between measured and predicted latency from which on it is measured once more: what is
 wrong of one step would decide how deep the next one cuts."""
 TRIALS = 3
-"""Selections whose cuts are tried (`trial`), each from what was not borne of the one before."""
+"""Selections whose cuts are tried (`cut_trial`), each from what was not borne of the one before."""
 TRIAL_BATCHES = 2
 
 Kept = dict[str, NDArray[np.int64]]
@@ -93,7 +93,7 @@ class Candidates:
         return select(self.value, costs, budget, whole, few, problem.pruning.cost, strict=False)
 
     def tried(self, budget: Mapping[str, float], trial: Trial) -> Kept:
-        """`select`, without cuts that `trial` shows to be too deep."""
+        """`select`, without cuts that `cut_trial` shows to be too deep."""
         for _ in range(TRIALS):
             kept = replace(self, limits=replace(self.limits, borne=trial.fewest)).select(budget)
             if not trial.limit(kept):

@@ -21,15 +21,15 @@ from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pruning import choice
+from offline_compress.pruning import channel_choice
 from offline_compress.pruning import problem as problem_module
-from offline_compress.pruning.choice import Choice, candidates, measured_choice
+from offline_compress.pruning.channel_choice import Choice, candidates, measured_choice
 from offline_compress.pruning.cost import layer_cost, layer_costs
+from offline_compress.pruning.cut_trial import Trial
 from offline_compress.pruning.latency_table import LatencySample, LatencyTable, sample_counts
 from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.steps import predicted_step
-from offline_compress.pruning.trial import Trial
 from support.pruning_rig import HEIGHT, WIDTH, recipe_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
@@ -82,7 +82,7 @@ def test_the_last_step_fits_its_measured_latency(
         times.append((macs[0] / macs[1]) ** 0.7)
         return 100 * times[-1], 100.0, times[-1]
 
-    monkeypatch.setattr(choice, "time_pair", timed)
+    monkeypatch.setattr(channel_choice, "time_pair", timed)
     found = chosen(problem, step)
     assert found.ratio == pytest.approx(times[-1])
     if step == 1:
@@ -113,7 +113,7 @@ def test_a_latency_out_of_reach_is_measured_before_it_is_refused(
         ratio = 0.8 + offset if len(gmacs) > 1 else 0.95
         return ratio, 1.0, ratio
 
-    monkeypatch.setattr(choice, "time_pair", timed)
+    monkeypatch.setattr(channel_choice, "time_pair", timed)
     if offset < 0.04:  # 5 % of the budget
         assert chosen(problem, 2).ratio == pytest.approx(0.82)
     else:
@@ -231,7 +231,7 @@ def test_an_implausible_time_is_measured_once_more(
         ratio = next(ratios)
         return ratio, 1.0, ratio
 
-    monkeypatch.setattr(choice, "time_pair", timed)
+    monkeypatch.setattr(channel_choice, "time_pair", timed)
     assert chosen(problem, 1).ratio == taken
     assert not list(ratios)
 
