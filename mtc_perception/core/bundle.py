@@ -27,7 +27,7 @@ from mtc_perception.util.strict import Strict
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
-"""Schema versions that are read. Version 2 added the evidence of variants."""
+"""Schema versions that are read. Version 2 added the assessment of variants."""
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -79,7 +79,7 @@ class Timing(Strict):
     """Time over that of the bundle's fp32 variant."""
 
 
-class Evidence(Strict):
+class Assessment(Strict):
     """What a variant loses and gains beside the bundle's fp32 variant."""
 
     measured_on: NonEmpty
@@ -100,7 +100,7 @@ class Variant(Strict):
     precision: Precision
     engines: list[EngineName] = Field(min_length=1)
     accuracy: dict[str, Any] | None = None
-    evidence: Evidence | None = None
+    assessment: Assessment | None = None
     """None for fp32, and for variants of bundles that nobody has assessed."""
 
     @field_validator("file")
@@ -138,7 +138,7 @@ class SelfTest(Strict):
 
 
 class Manifest(Strict):
-    """`manifest.json`. Variants without evidence are listed in order of preference."""
+    """`manifest.json`. Variants without assessment are listed in order of preference."""
 
     schema_version: int = SCHEMA_VERSION
     name: NonEmpty

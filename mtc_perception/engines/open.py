@@ -12,12 +12,14 @@ from mtc_perception.core.engine import Engine, EngineChoice, Network
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import check_self_test, run_self_test, self_test_frame
-from mtc_perception.engines.choice import choose
 from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.engines.load import AUTO_ORDER, check_offered, load_engine
-from mtc_perception.engines.trial import ensure_tried
+from mtc_perception.engines.process_trial import TrialMemory, ensure_tried, is_installed
+from mtc_perception.engines.variant_order import VariantOrder, variant_order
 from mtc_perception.util.errors import BundleError, EngineError, one_line
 
+FASTER = "faster"
+_BESIDE = "beside "
 _WARM_UP_RUNS = 2
 _TIMING_S = 1.5
 """How long two engines are timed for, to see which is the faster one."""
@@ -42,7 +44,7 @@ def open_engine(
     """Load the bundle's network into an engine, warm it up and test it.
 
     `auto` takes the first of `AUTO_ORDER` that runs here. `precision` (`fp32`, `fp16`, `int8`)
-    defaults to the fastest variant that kept its tolerance (`choice.choose`). A variant that fails
+    defaults to the fastest variant that kept its tolerance (`variant_order`). A variant that fails
     gives way to the engine's next one. Raises EngineError if nothing can run the bundle and
     BundleError if it breaks its contract or lacks what was asked for.
     """
@@ -87,15 +89,21 @@ class _Opening:
 
         Raises EngineError if none passes, BundleError if there is none to try.
         """
-        choice = choose(self._bundle, self._name, precision, cpu_class())
-        for variant, reason in choice.passed_over.items():
+        order = variant_order(self._bundle, self._name, precision, cpu_class())
+        for variant, reason in order.passed_over.items():
             self._pass_over(variant, reason)
-        passing = self._passing(choice.variants)
+        passing = self._passing(
+            [variant for variant in order.variants if not self._known_slower(variant, order)]
+        )
         tested = next(passing, None)
         if tested is None:
             one_for_all = len(self._passed_over) == 1  # it is the engine's, not a variant's
             raise EngineError("; ".join(self._passed_over if one_for_all else self._reasons()))
-        if tested.variant in choice.doubtful and (other := next(passing, None)):
+        if (
+            tested.variant in order.doubtful
+            and self._race(tested.variant, order) != FASTER
+            and (other := next(passing, None))
+        ):
             tested = self._faster(tested, other)
         engine, variant = tested.engine, tested.variant
         runs = f" as {engine.precision}" if engine.precision != self._precision(variant) else ""
@@ -117,14 +125,40 @@ class _Opening:
             else:
                 yield tested
 
-    def _faster(self, one: _Tested, other: _Tested) -> _Tested:
-        """The faster one here; the other is closed."""
-        one_ms, other_ms = _times_ms(one.engine, other.engine)
-        taken, left = (other, one) if other_ms < one_ms else (one, other)
+    def _faster(self, doubtful: _Tested, other: _Tested) -> _Tested:
+        """The faster one here, which is remembered; the other is closed."""
+        try:
+            doubtful_ms, other_ms = _times_ms(doubtful.engine, other.engine)
+        except EngineError as error:
+            doubtful.engine.close()
+            self._pass_over(doubtful.variant, str(error))
+            return other
+        wins = doubtful_ms <= other_ms
+        taken, left = (doubtful, other) if wins else (other, doubtful)
         left.engine.close()
-        slow, fast = max(one_ms, other_ms), min(one_ms, other_ms)
-        self._pass_over(left.variant, f"{slow:.1f} ms here, {taken.variant} {fast:.1f} ms")
+        slow, fast = max(doubtful_ms, other_ms), min(doubtful_ms, other_ms)
+        reason = f"{slow:.1f} ms here, {taken.variant} {fast:.1f} ms"
+        self._pass_over(left.variant, reason)
+        self._memory(doubtful.variant).write(_BESIDE + other.variant, FASTER if wins else reason)
         return taken
+
+    def _known_slower(self, variant: str, order: VariantOrder) -> bool:
+        """Whether an earlier start has seen so, so that all later ones decide alike."""
+        race = self._race(variant, order)
+        if race is None or race == FASTER:
+            return False
+        self._pass_over(variant, race)
+        return True
+
+    def _race(self, variant: str, order: VariantOrder) -> str | None:
+        """How a doubtful variant did beside the next one; None if nobody has timed them."""
+        behind = order.variants[order.variants.index(variant) + 1 :]
+        if variant not in order.doubtful or not behind or not is_installed(self._name):
+            return None
+        return self._memory(variant).read(_BESIDE + behind[0])
+
+    def _memory(self, variant: str) -> TrialMemory:
+        return TrialMemory(Network.of(self._bundle, variant), self._name)
 
     def _pass_over(self, variant: str, reason: str) -> None:
         self._passed_over.setdefault(reason, []).append(variant)

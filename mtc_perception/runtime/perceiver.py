@@ -30,7 +30,7 @@ class Selection:
     bundle: Path
     engine: EngineChoice = "auto"
     precision: str | None = None
-    """None takes the best that the bundle has for the engine."""
+    """None takes the fastest variant within tolerance."""
     threads: int | None = None
     """None lets the engine decide."""
 

@@ -26,24 +26,24 @@ def assess(
     from offline_compress.data.labelled import labelled_split
     from offline_compress.evaluation.latency import THREADS
     from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
-    from offline_compress.quantization import assess as assessment
+    from offline_compress.quantization import assess as variants
     from offline_compress.quantization.quantise import evaluator
     from offline_compress.recipe.parts import DataSource
 
     found = read_bundle(bundle)
     samples = labelled_split(DataSource(root=data, split=split), "evaluate on")
     with Progress(alone=True) as progress:
-        manifest = assessment.assess(
+        manifest = variants.assess(
             found,
             evaluator(samples, CHECKPOINT_THRESHOLDS, THREADS),
             f"{data.name} {split}, {len(samples)} images",
             tolerance,
             progress.count,
         )
-    assessment.write_assessed(found, manifest)
+    variants.write_assessed(found, manifest)
     for key, variant in manifest.variants.items():
-        if evidence := variant.evidence:
-            lost = max(evidence.lost_points.values(), default=0.0)
-            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in evidence.timings]
-            verdict = "within" if evidence.within_tolerance else "OUTSIDE"
+        if found_out := variant.assessment:
+            lost = max(found_out.lost_points.values(), default=0.0)
+            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in found_out.timings]
+            verdict = "within" if found_out.within_tolerance else "OUTSIDE"
             print(f"{key}: {verdict} tolerance (at most {lost:+.2f} points), {', '.join(times)}")

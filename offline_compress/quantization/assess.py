@@ -1,11 +1,11 @@
-"""What variants of a bundle lose and gain beside fp32: the evidence that `auto` goes by."""
+"""What variants of a bundle lose and gain beside fp32: the assessment that `auto` goes by."""
 
 from collections.abc import Mapping
 
 from mtc_perception.core.bundle import (
     SCHEMA_VERSION,
+    Assessment,
     Bundle,
-    Evidence,
     Manifest,
     Timing,
     Variant,
@@ -14,10 +14,11 @@ from mtc_perception.core.bundle import (
 from mtc_perception.core.engine import Network
 from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.engines.load import AUTO_ORDER
+from mtc_perception.engines.process_trial import ensure_tried
 from mtc_perception.util.progress import Count, NamedCount
 from offline_compress.evaluation.latency import Key, interleaved
 from offline_compress.evaluation.metrics_file import accuracy
-from offline_compress.quantization.quantise import Evaluate, losses
+from offline_compress.quantization.quantise import Evaluate, Metrics, losses
 
 FP32 = "fp32"
 TIMED_ON = tuple(engine for engine in AUTO_ORDER if engine != "tensorrt")
@@ -31,22 +32,33 @@ def assess(
     tolerance_points: float,
     count: NamedCount = lambda _what, _done, _total: None,
 ) -> Manifest:
-    """Evaluate and time all variants of a bundle; returns its manifest with the evidence."""
+    """Evaluate and time all variants of a bundle; returns its manifest with the assessment.
+
+    Timings of other classes of machine stay. Raises BundleError if there is no fp32 variant to
+    compare with, EngineError if an engine does not survive a variant.
+    """
     entries = bundle.manifest.variants
-    metrics = {}
+    fp32 = bundle.variant(FP32)
+    for (key, engine), network in networks_of(bundle).items():
+        count(f"trying {key} on {engine}", 0, 1)
+        ensure_tried(network, engine)  # type: ignore[arg-type]
+    metrics: dict[str, Metrics] = {}
     for number, key in enumerate(entries):
         count(f"evaluating {key}", number, len(entries))
         metrics[key] = evaluate(key, bundle.model_bytes(key))
     timed = timings(networks_of(bundle), lambda done, total: count("timing", done, total))
-    baseline = next(found for key, found in metrics.items() if key == FP32)
     changed: dict[str, Variant] = {}
     for key, entry in entries.items():
-        lost = losses(baseline, metrics[key])
-        evidence = evidence_of(measured_on, lost, tolerance_points, timed.get(key, []))
+        known = list(timed.get(key, ()))
+        if entry.assessment:
+            machine = cpu_class().name
+            known += [one for one in entry.assessment.timings if one.machine != machine]
+        lost = losses(metrics[FP32], metrics[key])
+        assessment = assessment_of(measured_on, lost, tolerance_points, known)
         changed[key] = entry.model_copy(
             update={
                 "accuracy": accuracy(metrics[key]),
-                "evidence": None if key == FP32 else evidence,
+                "assessment": None if entry is fp32 else assessment,
             }
         )
     return bundle.manifest.model_copy(
@@ -54,11 +66,11 @@ def assess(
     )
 
 
-def evidence_of(
+def assessment_of(
     measured_on: str, lost_points: Mapping[str, float], tolerance_points: float, timed: list[Timing]
-) -> Evidence:
-    """Evidence, with the verdict that its numbers give."""
-    return Evidence(
+) -> Assessment:
+    """Assessment, with the verdict that its numbers give."""
+    return Assessment(
         measured_on=measured_on,
         lost_points=dict(lost_points),
         tolerance_points=tolerance_points,
@@ -95,6 +107,6 @@ def timings(networks: Mapping[Key, Network], count: Count) -> dict[str, list[Tim
 
 
 def write_assessed(bundle: Bundle, manifest: Manifest) -> None:
-    """Put a manifest with evidence in the place of the bundle's own."""
+    """Put a manifest with assessment in the place of the bundle's own."""
     files = {entry.file: bundle.model_bytes(key) for key, entry in manifest.variants.items()}
     write_bundle(bundle.path, manifest, files)

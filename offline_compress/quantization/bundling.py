@@ -15,7 +15,7 @@ from mtc_perception.core.bundle import (
 from mtc_perception.util.progress import Count
 from offline_compress.evaluation.metrics_file import accuracy
 from offline_compress.export import network_of
-from offline_compress.quantization.assess import TIMED_ON, evidence_of, networks_of, timings
+from offline_compress.quantization.assess import FP32, TIMED_ON, assessment_of, networks_of, timings
 from offline_compress.quantization.quantise import QuantisedGraph
 from offline_compress.recipe.compression import QuantisedVariant
 
@@ -34,7 +34,8 @@ def add_variants(
     """
     old = bundle.manifest
     fp32 = next(entry.sha256 for key, entry in old.variants.items() if key == "fp32")
-    networks = networks_of(bundle) | {
+    beside = {key: one for key, one in networks_of(bundle).items() if key[0] == FP32}
+    networks = beside | {
         (key, engine): network_of(made.graph, made.precision)
         for key, made in variants.items()
         for engine in made.engines
@@ -52,7 +53,7 @@ def add_variants(
             precision=made.precision,
             engines=list(made.engines),
             accuracy=accuracy(made.report["metrics"]),
-            evidence=evidence_of(
+            assessment=assessment_of(
                 measured_on,
                 made.report["loss_points"],
                 made.report["tolerance"],

@@ -113,13 +113,17 @@ class Recovery(Strict):
     """Train the pruned shape from random weights instead: a control experiment."""
 
 
+TOLERANCE_POINTS = 0.3
+"""What a variant of lower precision may lose of any figure, by default."""
+
+
 class Quantisation(Strict):
     """Variants of the student beside fp32, calibrated on images of the training set."""
 
     variants: tuple[QuantisedVariant, ...] = ("fp16", "int8-ort", "int8-openvino", "int8-trt")
     images: Positive = 128
-    tolerance: PositiveFloat = 0.3
-    """Largest loss of any headline metric, in points, before the most sensitive layers are kept in
+    tolerance: PositiveFloat = TOLERANCE_POINTS
+    """Largest loss of any watched figure, in points, before the most sensitive layers are kept in
     higher precision."""
 
 

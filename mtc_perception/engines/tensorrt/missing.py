@@ -2,7 +2,6 @@
 
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Network
-from mtc_perception.engines.choice import choose
 from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.engines.tensorrt.build import (
     CURRENT,
@@ -15,6 +14,7 @@ from mtc_perception.engines.tensorrt.cuda import current_device
 from mtc_perception.engines.tensorrt.engine import stored_engine
 from mtc_perception.engines.tensorrt.library import deserialised
 from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.engines.variant_order import variant_order
 from mtc_perception.util.errors import EngineError
 
 
@@ -26,7 +26,7 @@ def build_missing_engine(bundle: Bundle, precision: str | None, tell: Tell) -> s
     Builds once at most, whether or not the new engine then loads. Raises BundleError, and
     EngineError where TensorRT or a GPU is missing or the build fails.
     """
-    variant = choose(bundle, "tensorrt", precision, cpu_class()).variants[0]
+    variant = variant_order(bundle, "tensorrt", precision, cpu_class()).variants[0]
     flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
     try:
         # Sound bytes are not enough: another driver's engine may not load.

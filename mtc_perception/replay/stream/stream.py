@@ -144,7 +144,8 @@ def _replay(
         if options.mode == "lockstep":  # live, the node has the engine
             perceiver = stack.enter_context(perceivers.lend(options.selection))
         if options.reference is not None:
-            other = Selection(options.reference, options.engine, threads=options.threads)
+            # What a reference says is the network's own: not what rounding makes of it.
+            other = Selection(options.reference, options.engine, "fp32", options.threads)
             reference = stack.enter_context(perceivers.lend(other))
         bundle = read_bundle(options.bundle) if perceiver is None else perceiver.bundle
         manifest = bundle.manifest

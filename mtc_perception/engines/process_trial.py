@@ -5,6 +5,7 @@ node that dies, nor the process with hours of work in it.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.files import write_text_atomic
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 900.0
+"""Large networks are compiled for minutes."""
+RAN = "ran"
 MANY_CLASSES = 2**31
 """Labels are not what a trial is about."""
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
@@ -55,7 +57,8 @@ def run_trial(
                 command, capture_output=True, text=True, errors="replace", timeout=timeout_s
             )
         except subprocess.TimeoutExpired:
-            raise TrialError(f"does not finish in {timeout_s:.0f} s", lasting=True) from None
+            # The machine may have been busy.
+            raise TrialError(f"does not finish in {timeout_s:.0f} s", lasting=False) from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         if name in CRASHES:
@@ -80,39 +83,66 @@ class TrialError(EngineError):
 def ensure_tried(network: Network, engine: EngineName) -> str:
     """See to it that this machine has tried a graph on a CPU engine before it is loaded here.
 
-    Costs nothing where it has: the outcome is kept under the versions of engine and processor and
-    the sha256 of the graph. Returns "", or why the outcome could not be kept. Raises EngineError if
-    the engine does not survive it.
+    Costs nothing where it has: that it ran, or crashed, is kept under the versions of engine and
+    processor and the sha256 of the graph. Returns "", or why that could not be kept. Raises
+    EngineError if the engine does not survive it, or does not run the graph.
     """
-    try:
-        version = metadata.version(engine)
-    except metadata.PackageNotFoundError:
+    if not is_installed(engine):
         return ""  # loading says what is missing
-    about = {
-        "engine": f"{engine} {version}",
-        "cpu": cpu_model(),
-        "sha256": hashlib.sha256(network.model).hexdigest(),
-    }
-    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
-    folder = trials_folder()
-    record = folder / f"{name}.json" if folder else None
-    known = _read(record)
-    if all(known.get(key) == value for key, value in about.items()):
-        if known["outcome"] == "ran":
-            return ""
-        raise EngineError(f"{known['outcome']}, as tried before; to try again remove {record}")
-    outcome: str | None = "ran"
+    memory = TrialMemory(network, engine)
+    known = memory.read("outcome")
+    if known == RAN:
+        return ""
+    if known is not None:
+        raise EngineError(f"{known}, as tried before; to try again remove {memory.record}")
     try:
         run_trial(network, engine)
     except TrialError as error:
-        outcome = str(error) if error.lasting else None
+        if error.lasting:
+            memory.write("outcome", str(error))
         raise
-    except EngineError:
-        outcome = None  # it will say the same when it is loaded, and without a crash
-        raise
-    finally:
-        problem = _write(record, about | {"outcome": outcome}) if outcome else ""
-    return problem
+    return memory.write("outcome", RAN)
+
+
+class TrialMemory:
+    """What this machine knows of a graph on an engine that is installed, in the user's cache.
+
+    Processes that write it at the same time write the same: the last one wins.
+    """
+
+    def __init__(self, network: Network, engine: EngineName) -> None:
+        self._about = {
+            "engine": f"{engine} {importlib.import_module(engine).__version__}",
+            "cpu": cpu_model(),
+            "sha256": hashlib.sha256(network.model).hexdigest(),
+        }
+        name = hashlib.sha256(json.dumps(self._about).encode()).hexdigest()[:32]
+        folder = trials_folder()
+        self.record = folder / f"{name}.json" if folder else None
+
+    def read(self, key: str) -> str | None:
+        """A kept value; None if there is none, or if it cannot be read."""
+        value = self._content().get(key)
+        return value if isinstance(value, str) else None
+
+    def write(self, key: str, value: str) -> str:
+        """Keep a value; returns "", or why it could not be kept."""
+        if self.record is None:
+            return "the outcome of its trial is not kept: there is no home folder"
+        content = self._content() | self._about | {key: value}
+        try:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(self.record, json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            return f"the outcome of its trial is not kept: {error}"
+        return ""
+
+    def _content(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            content = json.loads(self.record.read_text()) if self.record else None
+            if isinstance(content, dict) and self._about.items() <= content.items():
+                return content
+        return {}
 
 
 def trials_folder() -> Path | None:
@@ -125,25 +155,12 @@ def trials_folder() -> Path | None:
         return None
 
 
-def _read(record: Path | None) -> dict[str, Any]:
-    """A kept outcome; nothing if there is none, or if it cannot be read."""
-    with suppress(OSError, ValueError):
-        content = json.loads(record.read_text()) if record else None
-        if isinstance(content, dict) and isinstance(content.get("outcome"), str):
-            return content
-    return {}
-
-
-def _write(record: Path | None, content: dict[str, Any]) -> str:
-    """Keep an outcome; says why it could not be."""
-    if record is None:
-        return "the outcome of its trial is not kept: there is no home folder"
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(record, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        return f"the outcome of its trial is not kept: {error}"
-    return ""
+def is_installed(engine: EngineName) -> bool:
+    """Whether the engine's module can be imported, whichever package brings it."""
+    with suppress(Exception):
+        importlib.import_module(engine)
+        return True
+    return False
 
 
 def _golden_values(engine: EngineName, graph: bytes, arguments: dict[str, Any]) -> SelfTest:

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from mtc_perception.core.bundle import (
+    Assessment,
     Bundle,
     BundleError,
-    Evidence,
     SelfTest,
     Timing,
     Variant,
     sha256_hex,
 )
 from mtc_perception.engines import cpu
-from mtc_perception.engines.choice import choose
 from mtc_perception.engines.cpu import CpuClass, cpu_class
+from mtc_perception.engines.variant_order import variant_order
 from support.toy_bundle import toy_manifest
 
 VNNI = CpuClass("x86_64 with VNNI", True)
@@ -32,8 +32,8 @@ ENGINES = {
 }
 
 
-def evidence(within: bool = True, **shares: float) -> Evidence:
-    return Evidence(
+def assessment(within: bool = True, **shares: float) -> Assessment:
+    return Assessment(
         measured_on="roads val, 3 images",
         lost_points={"lane.iou": 0.1, "detection.map50": 0.2 if within else 1.3},
         tolerance_points=0.3,
@@ -45,15 +45,15 @@ def evidence(within: bool = True, **shares: float) -> Evidence:
     )
 
 
-def bundle(**known: Evidence | None) -> Bundle:
-    """A bundle of all variants; `int8_ort=...` gives evidence to `int8-ort`."""
+def bundle(**known: Assessment | None) -> Bundle:
+    """A bundle of all variants; `int8_ort=...` gives assessment to `int8-ort`."""
     variants = {
         key: Variant(
             file=f"{key}.onnx",
             sha256=sha256_hex(key.encode()),
             precision=key.split("-")[0],  # type: ignore[arg-type]
             engines=engines,  # type: ignore[arg-type]
-            evidence=known.get(key.replace("-", "_")),
+            assessment=known.get(key.replace("-", "_")),
         )
         for key, engines in ENGINES.items()
     }
@@ -62,31 +62,31 @@ def bundle(**known: Evidence | None) -> Bundle:
 
 
 ASSESSED = bundle(
-    fp16=evidence(openvino=0.99),
-    int8_ort=evidence(onnxruntime=0.6),
-    int8_openvino=evidence(openvino=0.4),
-    int8_trt=evidence(),
+    fp16=assessment(openvino=0.99),
+    int8_ort=assessment(onnxruntime=0.6),
+    int8_openvino=assessment(openvino=0.4),
+    int8_trt=assessment(),
 )
 
 
 def test_the_fastest_within_tolerance_goes_first() -> None:
-    openvino = choose(ASSESSED, "openvino", None, VNNI)
+    openvino = variant_order(ASSESSED, "openvino", None, VNNI)
     # fp16 is no faster than fp32: it is there if fp32 fails.
     assert openvino.variants == ["int8-openvino", "fp32", "fp16"]
     assert not openvino.doubtful
-    assert choose(ASSESSED, "onnxruntime", None, VNNI).variants == ["int8-ort", "fp32"]
+    assert variant_order(ASSESSED, "onnxruntime", None, VNNI).variants == ["int8-ort", "fp32"]
 
 
 def test_what_lost_too_much_is_not_tried_and_told_with_its_worst_figure() -> None:
-    lossy = bundle(int8_openvino=evidence(within=False, openvino=0.4))
-    choice = choose(lossy, "openvino", None, VNNI)
+    lossy = bundle(int8_openvino=assessment(within=False, openvino=0.4))
+    choice = variant_order(lossy, "openvino", None, VNNI)
     assert choice.variants == ["fp32", "fp16"]
     reason = "lost 1.3 points of detection.map50, 0.3 are allowed"
     assert choice.passed_over == {"int8-openvino": reason}
 
 
 def test_int8_needs_a_processor_for_it() -> None:
-    choice = choose(ASSESSED, "onnxruntime", None, PLAIN)
+    choice = variant_order(ASSESSED, "onnxruntime", None, PLAIN)
     assert choice.variants == ["fp32"]
     assert choice.passed_over == {"int8-ort": "slow on x86_64 without VNNI"}
 
@@ -94,33 +94,46 @@ def test_int8_needs_a_processor_for_it() -> None:
 @pytest.mark.parametrize(
     ("machine", "known"),
     [
-        (UNKNOWN, evidence(openvino=0.4)),  # measured elsewhere
-        (VNNI, evidence(onnxruntime=0.4)),  # on another engine
-        (CpuClass("aarch64 with dot products", True), evidence(openvino=0.4)),
+        (UNKNOWN, assessment(openvino=0.4)),  # measured elsewhere
+        (VNNI, assessment(onnxruntime=0.4)),  # on another engine
+        (CpuClass("aarch64 with dot products", True), assessment(openvino=0.4)),
     ],
 )
 def test_int8_that_nobody_has_timed_on_such_a_machine_is_doubtful(
-    machine: CpuClass, known: Evidence
+    machine: CpuClass, known: Assessment
 ) -> None:
-    choice = choose(bundle(int8_openvino=known), "openvino", None, machine)
+    choice = variant_order(bundle(int8_openvino=known), "openvino", None, machine)
     assert choice.variants[:2] == ["int8-openvino", "fp32"]
     assert choice.doubtful == {"int8-openvino"}
 
 
+def test_what_was_measured_goes_before_what_is_known_of_such_processors() -> None:
+    timing = Timing(engine="openvino", machine=PLAIN.name, median_ms=5.0, of_fp32=0.6)
+    measured = assessment().model_copy(update={"timings": [timing]})
+    choice = variant_order(bundle(int8_openvino=measured), "openvino", None, PLAIN)
+    assert choice.variants[0] == "int8-openvino"
+
+
 def test_tensorrt_is_given_no_precision_that_was_not_validated_there() -> None:
-    assert choose(ASSESSED, "tensorrt", None, VNNI).variants == ["fp16", "fp32"]
-    assert choose(ASSESSED, "tensorrt", "int8", VNNI).variants == ["int8-trt"]
+    assert variant_order(ASSESSED, "tensorrt", None, VNNI).variants == ["fp16", "fp32"]
+    assert variant_order(ASSESSED, "tensorrt", "int8", VNNI).variants == ["int8-trt"]
+    lossy = variant_order(bundle(fp16=assessment(within=False)), "tensorrt", None, VNNI)
+    assert lossy.variants == ["fp32"]
 
 
-def test_a_bundle_without_evidence_keeps_its_own_order() -> None:
-    assert choose(bundle(), "openvino", None, VNNI).variants == ["fp32", "fp16", "int8-openvino"]
+def test_a_bundle_without_assessment_keeps_its_own_order() -> None:
+    assert variant_order(bundle(), "openvino", None, VNNI).variants == [
+        "fp32",
+        "fp16",
+        "int8-openvino",
+    ]
 
 
-def test_a_precision_that_is_asked_for_needs_no_evidence() -> None:
-    lossy = bundle(int8_openvino=evidence(within=False))
-    assert choose(lossy, "openvino", "int8", PLAIN).variants == ["int8-openvino"]
+def test_a_precision_that_is_asked_for_needs_no_assessment() -> None:
+    lossy = bundle(int8_openvino=assessment(within=False))
+    assert variant_order(lossy, "openvino", "int8", PLAIN).variants == ["int8-openvino"]
     with pytest.raises(BundleError, match="no fp16 variant for onnxruntime"):
-        choose(lossy, "onnxruntime", "fp16", VNNI)
+        variant_order(lossy, "onnxruntime", "fp16", VNNI)
 
 
 @pytest.mark.parametrize(
