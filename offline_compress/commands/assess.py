@@ -42,8 +42,8 @@ def assess(
         )
     variants.write_assessed(found, manifest)
     for key, variant in manifest.variants.items():
-        if found_out := variant.assessment:
-            lost = max(found_out.lost_points.values(), default=0.0)
-            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in found_out.timings]
-            verdict = "within" if found_out.within_tolerance else "OUTSIDE"
+        if assessment := variant.assessment:
+            lost = max(assessment.lost_points.values(), default=0.0)
+            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in assessment.timings]
+            verdict = "within" if assessment.within_tolerance else "OUTSIDE"
             print(f"{key}: {verdict} tolerance (at most {lost:+.2f} points), {', '.join(times)}")
