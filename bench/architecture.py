@@ -58,7 +58,7 @@ def pages(root: Path) -> dict[str, str]:
             contracts=[contract["name"] for contract in rules["contracts"]],
         ),
         "docs/pictures/layers.svg": render(
-            "layers.svg.j2", stacks=list(stacks(root, rules)), colours=COLOURS
+            "layers.svg.j2", stacks=list(stacks(rules)), colours=COLOURS
         ),
     }
     for way in ways:
@@ -83,21 +83,16 @@ def rooms(root: Path, top: str) -> Iterator[Room]:
             yield Room(name, " ".join(words.split("\n\n")[0].split()))
 
 
-def stacks(root: Path, rules: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def stacks(rules: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The layers that the import contracts name, each the rooms beside each other in it."""
     layered = {
-        (contract.get("containers") or [PACKAGES[0]])[0]: contract["layers"]
+        contract["containers"][0]: contract["layers"]
         for contract in rules["contracts"]
         if contract["type"] == "layers"
     }
     for name in STACKS:
-        folder = root.joinpath(*name.split("."))
-        rows = [
-            [room for one in row.split("|") if (room := one.strip(" ()").removeprefix(f"{name}."))]
-            for row in layered[name]
-        ]
-        there = [[room for room in row if list(folder.glob(f"{room}*"))] for row in rows]
-        yield {"name": name.replace(".", "/"), "layers": [row for row in there if row]}
+        rows = [[room.strip() for room in row.split("|")] for row in layered[name]]
+        yield {"name": name.replace(".", "/"), "layers": rows}
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """What pip installs, and that everything it needs is declared once."""
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -14,6 +15,11 @@ from packaging.utils import canonicalize_name
 
 from support.checkout import ROOT
 from support.workspace import copy_checkout
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 REQUIREMENTS = ROOT / "requirements"
 BY_HAND = {"build", "ros"}
@@ -126,6 +132,9 @@ BROKEN = {
         "offline_compress/models/broken.py",
         "import offline_compress.pruning",
     ),
+    "a room without a layer": ("mtc_perception/broken.py", ""),
+    "a room of replay without a layer": ("mtc_perception/replay/broken.py", ""),
+    "a room of the offline package without a layer": ("offline_compress/broken.py", ""),
 }
 
 
@@ -144,3 +153,15 @@ def test_a_broken_rule_of_imports_is_found(what: str | None, tmp_path: Path) -> 
     )
     assert (checked.returncode != 0) == bool(what), checked.stdout
     assert ("BROKEN" in checked.stdout) == bool(what)
+
+
+def test_ros_is_kept_out_of_all_but_the_node_and_live_replay() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [ros] = [one for one in rules["contracts"] if "rclpy" in one.get("forbidden_modules", ())]
+    free = {
+        f"mtc_perception.{prefix}{room.name}"
+        for prefix, path in (("", "mtc_perception"), ("replay.", "mtc_perception/replay"))
+        for room in pkgutil.iter_modules([str(ROOT / path)])
+    }
+    free -= {"mtc_perception.node", "mtc_perception.replay", "mtc_perception.replay.live"}
+    assert set(ros["source_modules"]) == free | {"offline_compress"}
