@@ -13,6 +13,7 @@ import mtc_perception
 from bench import architecture
 from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
+from bench.renderer import with_table
 from bench.replay_example import example
 from bench.tables import with_numbers
 from mtc_perception.commands import engine
@@ -37,6 +38,7 @@ def test_the_numbers_are_those_of_the_results() -> None:
     )
     assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
     assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
+    assert with_table(text("docs/data.md"), RESULTS) == text("docs/data.md")
     replay = with_numbers(text("docs/replay.md"), example(RESULTS), "bench.replay_example")
     assert replay == text("docs/replay.md")
 
