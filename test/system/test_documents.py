@@ -70,9 +70,12 @@ def test_what_it_names_exists(path: Path) -> None:
         assert any((place / name).exists() for place in places), name
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|cu|j2))`", page):
         assert any((place / name).exists() for place in places), name
-    for symbol, name in re.findall(r"`([A-Za-z_]\w*)`\s+in\s+`((?:\w+/)*\w+\.py)`", page):
+    for symbols, name in re.findall(
+        r"((?:`\w+`(?:,| and| or)?\s+)+)in\s+`((?:\w+/)*[\w.]+\.py)`", page
+    ):
         [file] = [place / name for place in places if (place / name).exists()]
-        assert re.search(rf"\b{symbol}\b", file.read_text()), f"{symbol} in {name}"
+        for symbol in re.findall(r"`(\w+)`", symbols):
+            assert re.search(rf"\b{symbol}\b", file.read_text()), f"{symbol} in {name}"
     for module in re.findall(
         r"python3? -m ((?:bench|mtc_perception|offline_compress)[\w.]*)", page
     ):
