@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.pages.pictures import jpeg, shrink
 from mtc_perception.replay.live.player import Stamps, schedule
 from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWriter
-from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar

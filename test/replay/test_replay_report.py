@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.metrics.tasks import judge_image
 from mtc_perception.replay.cli import main
 from mtc_perception.replay.recordings.recording import EncodedPixels, LabelledFrame, SourceFrame
@@ -142,7 +143,8 @@ def test_charts_of_long_recordings_stay_small() -> None:
 def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / "pictures")
     frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
-    missed = judge_image(drive.truth(0), [], [], *2 * [np.zeros((HEIGHT, WIDTH), np.uint8)])
+    empty = PackedMask.pack(np.zeros((HEIGHT, WIDTH), np.uint8))
+    missed = judge_image(drive.truth(0), [], [], *2 * [empty])
     record = FrameRecord(0, START_NS, "dropped", evidence=missed)
     labelled = LabelledFrame(frame, drive.truth(0))
     image = frame.pixels.decode()
