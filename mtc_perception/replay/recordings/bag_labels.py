@@ -132,9 +132,10 @@ def _mask(topic: str, message: Any) -> PackedMask:
     image = view_image(message.encoding, message.height, message.width, message.step, message.data)
     if image.format != "mono":
         raise ImageError(f"{topic} is {message.encoding}, masks must be mono8")
-    if 0 < (most := int(image.pixels.max())) <= 127:
+    foreground = image.pixels > 127
+    if not foreground.any() and (most := int(image.pixels.max())):
         raise ImageError(f"{topic} has values up to {most}, foreground must be above 127")
-    return PackedMask.pack(image.pixels > 127)
+    return PackedMask.pack(foreground)
 
 
 MOST_WAITING = 32
