@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import threshold_level
 from mtc_perception.metrics.detection import divide
 
@@ -31,16 +32,13 @@ class MaskCounts:
     true_negative: int
 
 
-def count_pixels(mask: ByteMask, label: BoolMask) -> MaskCounts:
-    """Compare a mask, uint8 [H, W] of 0 and else, with its label, bool [H, W].
-
-    Raises ValueError where their shapes differ.
-    """
+def count_pixels(mask: PackedMask, label: PackedMask) -> MaskCounts:
+    """Compare a mask with its label. Raises ValueError where their shapes differ."""
     _check_shapes(mask, label)
-    wanted = np.ascontiguousarray(label).view(np.uint8)
-    found, positive = cv2.countNonZero(mask), cv2.countNonZero(wanted)
-    both = cv2.countNonZero(cv2.copyTo(wanted, mask))
-    return MaskCounts(both, found - both, positive - both, mask.size - found - positive + both)
+    found, positive = mask.count(), label.count()
+    both = (found + positive - mask.count_differing(label)) // 2
+    pixels = mask.height * mask.width
+    return MaskCounts(both, found - both, positive - both, pixels - found - positive + both)
 
 
 class MaskMetric:
@@ -119,7 +117,7 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _check_shapes(prediction: ByteMask, label: BoolMask) -> None:
+def _check_shapes(prediction: ByteMask | PackedMask, label: BoolMask | PackedMask) -> None:
     if prediction.shape != label.shape:
         raise ValueError(f"prediction is {prediction.shape}, label {label.shape}")
 

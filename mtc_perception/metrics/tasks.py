@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import threshold_level
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, judge
@@ -73,23 +74,26 @@ def judge_image(
     truth: GroundTruth,
     boxes: npt.ArrayLike,
     scores: npt.ArrayLike,
-    drivable: ByteMask,
-    lane: ByteMask,
+    drivable: PackedMask,
+    lane: PackedMask,
     max_detections: int = 100,
 ) -> ImageEvidence:
-    """Judge one image of height H and width W in the tasks it has labels for.
+    """Judge one image in the tasks it has labels for.
 
-    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
-    [H, W] masks of 0 and 255. Raises ValueError where a label does not fit its image.
+    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` the masks.
+    Raises ValueError where a label does not fit its image.
     """
-    dilated = None if truth.lane is None else widened(truth.lane)
+
+    def counts(mask: PackedMask, label: BoolMask | None) -> MaskCounts | None:
+        return None if label is None else count_pixels(mask, PackedMask.pack(label))
+
     return ImageEvidence(
         detection=None
         if truth.boxes is None
         else judge(boxes, scores, truth.boxes, truth.ignore, max_detections),
-        drivable=None if truth.drivable is None else count_pixels(drivable, truth.drivable),
-        lane=None if truth.lane is None else count_pixels(lane, truth.lane),
-        lane_dilated=None if dilated is None else count_pixels(lane, dilated),
+        drivable=counts(drivable, truth.drivable),
+        lane=counts(lane, truth.lane),
+        lane_dilated=counts(lane, None if truth.lane is None else widened(truth.lane)),
     )
 
 
@@ -260,7 +264,8 @@ def best_threshold(thresholds: Sequence[float], values: Floats) -> float | None:
 def dilate(label: BoolMask, size_px: int) -> BoolMask:
     """Widen a label so that a line one pixel wide becomes `size_px` pixels wide."""
     kernel = np.ones((size_px, size_px), dtype=np.uint8)
-    return np.asarray(cv2.dilate(label.astype(np.uint8), kernel), dtype=np.bool_)
+    wide = cv2.dilate(np.ascontiguousarray(label).view(np.uint8), kernel)
+    return wide.astype(np.uint8, copy=False).view(np.bool_)
 
 
 def widened(lane: BoolMask) -> BoolMask:

@@ -11,6 +11,7 @@ from mtc_perception.replay.options import Recording, ReplayOptions
 from mtc_perception.util.command_line import run_app
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
+from mtc_perception.util.memory import keep_memory
 
 _MANY = "Many recordings"
 
@@ -86,6 +87,7 @@ def evaluate(
     from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.util.progress import Progress
 
+    keep_memory()
     of_bags, wanted = options_of(Recording, given), options_of(ReplayOptions, given)
     name: str | None = None
     limits: dict[str, Limit] = {}

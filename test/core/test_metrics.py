@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.tasks import (
     PerceptionMetrics,
@@ -229,13 +230,15 @@ def test_images_judged_beforehand_count_the_same() -> None:
         scores = random.random(7).astype(np.float32)
         masks = [np.where(random.random((20, 160)) < 0.3, 255, 0).astype(np.uint8) for _ in "ab"]
         direct.update(truth, boxes, scores, *masks)
-        judged.add(judge_image(truth, boxes, scores, *masks, max_detections=5))
+        judged.add(
+            judge_image(truth, boxes, scores, *map(PackedMask.pack, masks), max_detections=5)
+        )
     assert json.dumps(judged.to_json()) == json.dumps(direct.to_json())
     assert direct.to_json()["drivable"]["images"] == 4
 
 
 def test_a_judged_label_that_does_not_fit_is_refused() -> None:
-    mask = np.zeros((4, 5), np.uint8)
+    mask = PackedMask.pack(np.zeros((4, 5), np.uint8))
     with pytest.raises(ValueError, match=r"prediction is \(4, 5\), label \(5, 4\)"):
         judge_image(GroundTruth(lane=np.zeros((5, 4), bool)), np.zeros((0, 4)), [], mask, mask)
 

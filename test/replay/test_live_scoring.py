@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.tasks import PerceptionMetrics, judge_image
 from mtc_perception.replay.live.live_run import LiveResult
@@ -20,7 +21,6 @@ from mtc_perception.replay.live.recorder import (
 )
 from mtc_perception.replay.live.reel import LiveConfig
 from mtc_perception.replay.options import Recording, ReplayOptions
-from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import open_source
@@ -112,7 +112,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
 
 def test_a_miss_counts_whatever_the_lost_image_is_labelled_for() -> None:
     box = np.array([[0, 0, 9, 9]], np.float32)
-    empty = np.zeros((9, 9), np.uint8)
+    empty = PackedMask.pack(np.zeros((9, 9), np.uint8))
     lane = np.ones((9, 9), np.bool_)
     figures = Figures(*(PerceptionMetrics() for _ in range(3)))
     for index in range(2):

@@ -27,11 +27,12 @@ from mtc_perception.replay.recordings.recording import (
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.judge import FrameJudge
-from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
+from mtc_perception.replay.records.record import FrameRecord, RecordWriter, read_frames, read_times
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run import evaluation
 from mtc_perception.replay.run.evaluation import plan_run
 from mtc_perception.replay.run.runners import run_serial
+from mtc_perception.replay.stream import lockstep
 from mtc_perception.replay.stream.gallery import Gallery
 from mtc_perception.replay.stream.lockstep import ReplayedImage, replay_frames
 from mtc_perception.replay.stream.stream import run_stream
@@ -99,6 +100,29 @@ def test_runs_are_equal_to_the_last_bit(tmp_path: Path, toy_bundle: Path) -> Non
     assert one.read_bytes() == other.read_bytes()
     assert first["results_sha256"] == second["results_sha256"]
     assert first["detection"] == second["detection"]
+
+
+@pytest.mark.parametrize("decoders", [1, 2, 5])
+def test_records_are_those_of_one_thread(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, decoders: int
+) -> None:
+    """Whatever overlaps, and however many threads it does with."""
+    bag, serial = labelled_bag(tmp_path / "drive", count=30), tmp_path / "serial"
+    serial.mkdir()
+    writer = RecordWriter(serial)
+    with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
+        manifest = perceiver.bundle.manifest
+        every = manifest.thresholds.model_copy(update={"score": SCORE_FLOOR})
+        limits = Limits(every, manifest.max_detections)
+        judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
+        for frame, truth in open_source(bag).labelled_frames(Notes()):
+            found = perceiver.perceive(frame.pixels.decode(), limits)
+            writer.add(judge.answered(frame, found, truth), {})
+    writer.close()
+    monkeypatch.setattr(lockstep, "_DECODERS", decoders)
+    evaluate(tmp_path / "run", toy_bundle, bag)
+    [overlapping] = (tmp_path / "run").rglob("frames.jsonl")
+    assert overlapping.read_bytes() == (serial / "frames.jsonl").read_bytes()
 
 
 def test_records_say_what_became_of_each_image(tmp_path: Path, toy_bundle: Path) -> None:

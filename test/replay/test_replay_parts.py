@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.pages.pictures import jpeg, shrink
 from mtc_perception.replay.live.player import Stamps, schedule
 from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWriter
-from mtc_perception.replay.recordings.bag_labels import PackedMask
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
@@ -165,12 +164,6 @@ def test_answers_come_back_in_any_order(tmp_path: Path) -> None:
     for offset, mask in list(zip(offsets, masks, strict=True))[::-1]:
         np.testing.assert_array_equal(reader.read(offset).drivable.unpack(), mask)
     reader.close()
-
-
-@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_a_packed_mask_comes_back(mask: np.ndarray) -> None:
-    full = mask.astype(np.uint8) * 255
-    np.testing.assert_array_equal(PackedMask.pack(full).unpack(), full)
 
 
 def answer(mask: np.ndarray) -> Answer:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.metrics.tasks import judge_image
 from mtc_perception.replay.cli import main
 from mtc_perception.replay.recordings.recording import EncodedPixels, LabelledFrame, SourceFrame
@@ -28,6 +29,7 @@ from mtc_perception.replay.report.run_page import write_page
 from mtc_perception.replay.report.views import most_changed, pair_streams, read_streams
 from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.stream import gallery
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.stream.lockstep import ReplayedImage
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
@@ -140,19 +142,33 @@ def test_charts_of_long_recordings_stay_small() -> None:
 
 
 def test_an_unanswered_image_is_grey_and_no_worst_answer(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path / "pictures")
+    worst = Gallery(tmp_path / "pictures")
     frame = SourceFrame(0, START_NS, EncodedPixels("png", drive.png(0)))
-    missed = judge_image(drive.truth(0), [], [], *2 * [np.zeros((HEIGHT, WIDTH), np.uint8)])
+    empty = PackedMask.pack(np.zeros((HEIGHT, WIDTH), np.uint8))
+    missed = judge_image(drive.truth(0), [], [], *2 * [empty])
     record = FrameRecord(0, START_NS, "dropped", evidence=missed)
     labelled = LabelledFrame(frame, drive.truth(0))
     image = frame.pixels.decode()
-    gallery.add(record, ReplayedImage(labelled, image, None, None, "dropped", "", {}))
-    gallery.close(True)
+    worst.add(record, ReplayedImage(labelled, image, None, None, "dropped", "", {}))
+    worst.close(True)
     assert read_worst(tmp_path / "pictures") == []
     picture = draw_record(drive.rgb(0), FrameRecord(0, START_NS, "dropped"), None)
     assert np.array_equal(picture[..., 0], picture[..., 1])
     assert np.array_equal(picture[..., 0], picture[..., 2])
     assert len(np.unique(picture)) > 2
+
+
+def test_pictures_are_the_same_whenever_they_are_drawn(
+    tmp_path: Path, run: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images that are too large to be kept are drawn when they come."""
+    monkeypatch.setattr(gallery, "_MOST_UNDRAWN_BYTES", 0)
+    early = drive.evaluate(run.with_name("drive"), toy_bundle, tmp_path / "early")
+    pictures = [sorted(one.glob("streams/*/pictures/*")) for one in (run, early)]
+    assert len(pictures[0]) > 2
+    for one, other in zip(*pictures, strict=True):
+        assert one.name == other.name
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.fixture(scope="module")

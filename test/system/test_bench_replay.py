@@ -13,7 +13,7 @@ from bench.readme import benchmarks
 from bench.replay import with_part
 from bench.replay_bags import RATE_HZ, halved, raw, read_clip, unlabelled, write_bag
 from bench.replay_command import PeakMemory, resident_memory_kib
-from bench.replay_parts import target
+from bench.replay_parts import evaluation_cost, target
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.util.provenance import provenance
@@ -81,6 +81,16 @@ def test_memory_is_that_of_a_process_and_its_children() -> None:
     before = peak.mib
     peak(process.pid)  # it has ended
     assert peak.mib == before
+
+
+def test_evaluating_a_recording_costs_time_and_leaves_nothing(
+    drive: Path, tmp_path: Path, toy_bundle: Path
+) -> None:
+    bag = write_bag(tmp_path / "bag", read_clip(drive, 4), 10)
+    cost = evaluation_cost(toy_bundle, bag)
+    assert cost.cpu_ms_per_image > 0
+    assert 0 < cost.busy <= 1.1  # the clocks are not the same
+    assert list(tmp_path.iterdir()) == [bag]
 
 
 def test_parts_of_one_machine_and_bundle_are_kept() -> None:

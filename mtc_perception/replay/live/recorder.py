@@ -23,9 +23,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
-from mtc_perception.replay.recordings.bag_labels import PackedMask, detection_boxes
+from mtc_perception.replay.recordings.bag_labels import detection_boxes
 from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.memory import keep_memory

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.images import view_image
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay.recordings.bag_files import Message
 from mtc_perception.replay.recordings.recording import NS_PER_S, LabelledFrame, Notes, SourceFrame
@@ -83,41 +84,21 @@ def unclaimed_labels(kinds: Mapping[str, str], cameras: Collection[str]) -> list
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PackedMask:
-    """A mask of 0 and 255 at one bit per pixel."""
-
-    height: int
-    width: int
-    bits: bytes
-
-    @classmethod
-    def pack(cls, mask: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> "PackedMask":
-        """`mask` is [H, W], foreground where not 0."""
-        height, width = mask.shape
-        return cls(height, width, np.packbits(mask).tobytes())
-
-    def unpack(self) -> npt.NDArray[np.uint8]:
-        """uint8 [H, W], 0 or 255."""
-        return self._pixels() * np.uint8(255)
-
-    def unpack_bool(self) -> npt.NDArray[np.bool_]:
-        """bool [H, W]"""
-        return self._pixels().view(np.bool_)
-
-    def _pixels(self) -> npt.NDArray[np.uint8]:
-        size = self.height * self.width
-        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=size)
-        return flat.reshape(self.height, self.width)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class PartialTruth:
     """The labels of one image as far as they have come, masks at one bit per pixel."""
 
-    boxes: npt.NDArray[np.float32] | None = None
+    boxes: npt.NDArray[np.floating] | None = None
     ignore: npt.NDArray[np.bool_] | None = None
     drivable: PackedMask | None = None
     lane: PackedMask | None = None
+
+    @classmethod
+    def of(cls, truth: GroundTruth) -> "PartialTruth":
+        """All of `truth`."""
+        masks = (
+            None if mask is None else PackedMask.pack(mask) for mask in (truth.drivable, truth.lane)
+        )
+        return cls(truth.boxes, truth.ignore, *masks)
 
     def with_message(self, topics: TruthTopics, topic: str, message: Any) -> "PartialTruth":
         """This and what `message` of `topic` says. Raises ImageError for a mask that is none."""
@@ -151,9 +132,10 @@ def _mask(topic: str, message: Any) -> PackedMask:
     image = view_image(message.encoding, message.height, message.width, message.step, message.data)
     if image.format != "mono":
         raise ImageError(f"{topic} is {message.encoding}, masks must be mono8")
-    if 0 < (most := int(image.pixels.max())) <= 127:
+    foreground = image.pixels > 127
+    if not foreground.any() and (most := int(image.pixels.max())):
         raise ImageError(f"{topic} has values up to {most}, foreground must be above 127")
-    return PackedMask.pack(image.pixels > 127)
+    return PackedMask.pack(foreground)
 
 
 MOST_WAITING = 32

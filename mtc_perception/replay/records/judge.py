@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
-from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.packed_mask import PackedMask
+from mtc_perception.core.perception import Perception
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import judge
 from mtc_perception.metrics.tasks import ImageEvidence, judge_image
@@ -18,14 +18,22 @@ from mtc_perception.replay.records.record import Change, FrameRecord, Status
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What is compared of an answer."""
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    drivable: PackedMask
+    lane: PackedMask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Deployed:
-    """An answer at the deployed score threshold."""
+    """An answer at the deployed score threshold, and the image it is about."""
 
     index: int
     stamp_ns: int
-    perception: Perception
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
+    answer: _Answer
 
 
 class FrameJudge:
@@ -56,29 +64,28 @@ class FrameJudge:
         `reference` is the answer of another network, at its own thresholds, to agree with.
         """
         count = int(np.count_nonzero(perception.scores >= self._least_score))
-        now = _Deployed(
-            frame.index,
-            frame.stamp_ns,
-            perception,
-            perception.boxes[:count],
-            perception.scores[:count],
+        drivable, lane = PackedMask.pack(perception.drivable), PackedMask.pack(perception.lane)
+        everything = _Answer(perception.boxes, perception.scores, drivable, lane)
+        deployed = replace(
+            everything, boxes=perception.boxes[:count], scores=perception.scores[:count]
         )
+        now = _Deployed(frame.index, frame.stamp_ns, deployed)
         labels = tuple(self._classes[label] for label in perception.labels[:count])
         record = FrameRecord(
             index=frame.index,
             stamp_ns=frame.stamp_ns,
             status="processed",
-            size=(perception.drivable.shape[0], perception.drivable.shape[1]),
-            digest=_digest(now, labels),
-            boxes=now.boxes,
-            scores=now.scores,
+            size=drivable.shape,
+            digest=_digest(deployed, labels),
+            boxes=deployed.boxes,
+            scores=deployed.scores,
             labels=labels,
             truth_boxes=None if truth is None else _float32(truth.boxes),
             truth_ignore=None if truth is None else truth.ignore,
-            evidence=None if truth is None else self._judged(frame, perception, truth),
+            evidence=None if truth is None else self._judged(frame, everything, truth),
             agreement=None
             if reference is None
-            else self._judged(frame, perception, _as_truth(reference)),
+            else self._judged(frame, everything, _as_truth(reference)),
             stability=self._change(now),
         )
         self._before = now
@@ -117,7 +124,7 @@ class FrameJudge:
         )
 
     def _judged(
-        self, frame: SourceFrame, answer: Perception, truth: GroundTruth
+        self, frame: SourceFrame, answer: _Answer, truth: GroundTruth
     ) -> ImageEvidence | None:
         try:
             return judge_image(
@@ -138,28 +145,29 @@ class FrameJudge:
             before is None
             or now.index != before.index + 1
             or now.stamp_ns <= before.stamp_ns
-            or now.perception.drivable.shape != before.perception.drivable.shape
+            or now.answer.drivable.shape != before.answer.drivable.shape
         ):
             return None
-        matches = judge(now.boxes, now.scores, before.boxes, None, len(now.boxes))
+        old, new = before.answer, now.answer
+        matches = judge(new.boxes, new.scores, old.boxes, None, len(new.boxes))
         return Change(
-            len(before.boxes),
-            len(now.boxes),
+            len(old.boxes),
+            len(new.boxes),
             int(np.count_nonzero(matches.right & 1)),
-            _shared(before.perception.drivable, now.perception.drivable),
-            _shared(before.perception.lane, now.perception.lane),
+            _shared(old.drivable, new.drivable),
+            _shared(old.lane, new.lane),
         )
 
 
-def _digest(answer: _Deployed, labels: Sequence[str]) -> str:
+def _digest(answer: _Answer, labels: Sequence[str]) -> str:
     """16 hexadecimal digits that differ where answers do."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (answer.boxes, answer.scores):
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update("\n".join(labels).encode())
-    for mask in (answer.perception.drivable, answer.perception.lane):
+    for mask in (answer.drivable, answer.lane):
         digest.update(str(mask.shape).encode())
-        digest.update(np.packbits(mask).tobytes())
+        digest.update(mask.bits)
     return digest.hexdigest()
 
 
@@ -169,25 +177,19 @@ def _as_truth(reference: Perception) -> GroundTruth:
     )
 
 
-def _nothing(truth: GroundTruth) -> Perception:
+def _nothing(truth: GroundTruth) -> _Answer:
     """An answer that finds nothing in the image of these labels."""
     masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
-    empty = np.zeros(masks[0].shape if masks else (0, 0), np.uint8)
-    return Perception(
-        boxes=np.zeros((0, 4), np.float32),
-        scores=np.zeros(0, np.float32),
-        labels=np.zeros(0, np.int32),
-        drivable=empty,
-        lane=empty,
-        times=StageTimes(0.0, 0.0, 0.0),
-    )
+    empty = PackedMask.pack(np.zeros(masks[0].shape if masks else (0, 0), np.uint8))
+    return _Answer(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), empty, empty)
 
 
 def _float32(boxes: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
     return None if boxes is None else boxes.astype(np.float32)
 
 
-def _shared(before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> tuple[int, int]:
+def _shared(before: PackedMask, now: PackedMask) -> tuple[int, int]:
     """Foreground pixels in both masks, and in either."""
-    both = cv2.countNonZero(cv2.copyTo(before, now))
-    return both, cv2.countNonZero(before) + cv2.countNonZero(now) - both
+    once = before.count_differing(now)
+    both = (before.count() + now.count() - once) // 2
+    return both, both + once

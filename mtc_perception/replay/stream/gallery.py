@@ -1,6 +1,7 @@
-"""The worst answers of a stream, drawn while they pass by, in bounded memory."""
+"""The worst answers of a stream, picked out while they pass by, in bounded memory."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay, draw_truth
+from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception
 from mtc_perception.pages.pictures import Rgb, jpeg, shrink
+from mtc_perception.replay.recordings.bag_labels import PartialTruth
+from mtc_perception.replay.recordings.recording import LabelledFrame
 from mtc_perception.replay.records.image_figures import image_figures
 from mtc_perception.replay.records.record import FrameRecord
 from mtc_perception.replay.stream.lockstep import ReplayedImage
@@ -23,6 +27,7 @@ _WORST = 4
 APART = 10
 """Images: of neighbours, which look alike, only the worst, or most changed, is shown."""
 _WIDTH_PX = 720
+_MOST_UNDRAWN_BYTES = 1 << 26
 _INDEX = "pictures.json"
 
 
@@ -39,35 +44,75 @@ class Worst:
     """The labels drawn likewise; None without labels."""
 
 
+class _Undrawn:
+    """What it takes to draw an image and its labels: about as small as it came."""
+
+    def __init__(
+        self, record: FrameRecord, labelled: LabelledFrame, perception: Perception
+    ) -> None:
+        frame, truth = labelled
+        self._record = record
+        self._pixels = frame.pixels
+        # The record has what else of the answer is drawn.
+        empty = np.zeros((0, 0), np.uint8)
+        self._perception = replace(perception, drivable=empty, lane=empty)
+        self._drivable = PackedMask.pack(perception.drivable)
+        self._lane = PackedMask.pack(perception.lane)
+        self._truth = None if truth is None else PartialTruth.of(truth)
+
+    @property
+    def size_bytes(self) -> int:
+        """What is kept, near enough."""
+        masks = len(self._drivable.bits) + len(self._lane.bits)
+        return len(getattr(self._pixels, "data", b"")) + 2 * masks
+
+    def draw(self) -> tuple[bytes, bytes | None]:
+        """The answer and the labels, if there are any, each a JPEG file."""
+        rgb = to_rgb(self._pixels.decode())
+        drivable, lane = self._drivable.unpack(), self._lane.unpack()
+        perception = replace(self._perception, drivable=drivable, lane=lane)
+        answer = jpeg(shrink(draw_record(rgb, self._record, perception), _WIDTH_PX))
+        if self._truth is None:
+            return answer, None
+        return answer, jpeg(shrink(draw_truth(rgb, self._truth.complete()), _WIDTH_PX))
+
+
 class Gallery:
-    """A sink that keeps the worst answers by each of their figures."""
+    """A sink that keeps the worst answers by each of their figures.
+
+    Most of them are outdone by worse ones later: none is drawn before the end, unless what is kept
+    to draw them grows beyond `_MOST_UNDRAWN_BYTES`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._worst: dict[str, list[tuple[float, int]]] = {}
+        self._undrawn: dict[int, _Undrawn] = {}
         self._drawn: dict[int, tuple[bytes, bytes | None]] = {}
 
     def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
-        """Draw the image if its answer is among the worst so far."""
-        image, perception = replayed.image, replayed.perception
-        if image is None or perception is None:
+        """Keep the image if its answer is among the worst so far."""
+        perception = replayed.perception
+        if replayed.image is None or perception is None:
             return
         found = image_figures(record).items()
         if not [name for name, value in found if self._enter(name, value, record.index)]:
             return
-        rgb = to_rgb(image)
-        answer = jpeg(shrink(draw_record(rgb, record, perception), _WIDTH_PX))
-        labels = None
-        if replayed.labelled.truth is not None:
-            labels = jpeg(shrink(draw_truth(rgb, replayed.labelled.truth), _WIDTH_PX))
-        self._drawn[record.index] = (answer, labels)
         shown = {index for ranking in self._worst.values() for _, index in ranking}
+        self._undrawn[record.index] = _Undrawn(record, replayed.labelled, perception)
+        self._undrawn = {index: one for index, one in self._undrawn.items() if index in shown}
         self._drawn = {index: one for index, one in self._drawn.items() if index in shown}
+        while sum(one.size_bytes for one in self._undrawn.values()) > _MOST_UNDRAWN_BYTES:
+            oldest = next(iter(self._undrawn))
+            self._drawn[oldest] = self._undrawn.pop(oldest).draw()
 
     def close(self, complete: bool) -> None:
         """Write the pictures and their list, if all images were seen."""
         if not complete:
             return
+        with ThreadPoolExecutor() as pool:
+            drawn = pool.map(_Undrawn.draw, self._undrawn.values())
+            self._drawn |= zip(self._undrawn, drawn, strict=True)
         self._folder.mkdir()
         for index, (answer, labels) in self._drawn.items():
             write_bytes_atomic(self._folder / _answer_file(index), answer)

@@ -1,10 +1,11 @@
 """Lock-step replay: every image of a stream, one after the other, none lost, however long it takes.
 
-Images are read ahead of the network and perceived ahead of judging, each in a thread of its own and
-each in order: what is computed does not depend on how the threads take turns.
+Images are read, decoded, perceived and judged each ahead of the next, in threads of their own and
+in order: what is computed does not depend on how the threads take turns.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,13 +16,15 @@ from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFra
 from mtc_perception.replay.records.record import Status
 from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import ImageError
-from mtc_perception.util.read_ahead import ReadAhead
+from mtc_perception.util.read_ahead import ReadAhead, map_ahead
 
 STAGES = ("read", "preprocess", "inference", "decode", "end_to_end")
 """`read`: from the message, or the image file's bytes, to pixels; `end_to_end` is the sum of the
 others. What only a replay does is in none of them: finding images and labels in files, judging."""
-_QUEUED = 3
+_QUEUED = 2
 """Images between two threads: enough to even out, few enough to forget about their memory."""
+_DECODERS = 2
+"""Threads that decode, so that no network waits for a single one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +53,8 @@ def replay_frames(
     `reference` keeps to its own limits. Raises what reading and the engine raise, in its place.
     """
     with (
-        ReadAhead(_decoded(frames), _QUEUED) as decoded,
+        ThreadPoolExecutor(_DECODERS, "decoder") as pool,
+        ReadAhead(map_ahead(pool, _decoded, frames, _DECODERS), _QUEUED) as decoded,
         ReadAhead((_seen(one, perceiver, limits, reference) for one in decoded), _QUEUED) as seen,
     ):
         yield from seen
@@ -66,15 +70,14 @@ class _Decoded:
     read_ms: float
 
 
-def _decoded(frames: Iterable[LabelledFrame]) -> Iterator[_Decoded]:
-    for labelled in frames:
-        image, reason = None, ""
-        begin = perf_counter()
-        try:
-            image = labelled.frame.pixels.decode()
-        except ImageError as error:
-            reason = str(error)
-        yield _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
+def _decoded(labelled: LabelledFrame) -> _Decoded:
+    image, reason = None, ""
+    begin = perf_counter()
+    try:
+        image = labelled.frame.pixels.decode()
+    except ImageError as error:
+        reason = str(error)
+    return _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
 
 
 def _seen(
