@@ -95,7 +95,7 @@ class Slow:
         return getattr(self._engine, name)
 
     def wait(self) -> Outputs:
-        time.sleep(0.05)
+        time.sleep(0.1)
         outputs: Outputs = self._engine.wait()
         return outputs
 
@@ -111,7 +111,7 @@ def test_a_camera_that_floods_the_node_takes_nothing_from_the_others(start_node:
     for name in CAMERAS:  # every output is found by now
         rig.perceive(publish[name], image_message(solid(255, 0, 0), "rgb8", rig), answers[name])
     before = [counters.processed for counters in rig.configured.slots.counters()]
-    # 20 images a second can be answered: of the first camera come 200, of the others 50 each.
+    # 10 images a second can be answered: of the first come 200, of the others 50.
     end = time.monotonic() + 4.0
     round_ = 0
     while time.monotonic() < end:
@@ -121,7 +121,7 @@ def test_a_camera_that_floods_the_node_takes_nothing_from_the_others(start_node:
         rig.spin_for(0.005)
     counters = rig.configured.slots.counters()
     turns = [one.processed - count for one, count in zip(counters, before, strict=True)]
-    assert min(turns) >= 5
+    assert min(turns) >= 4
     assert max(turns) - min(turns) <= 2 + 0.1 * max(turns)
     assert counters[0].received > 2 * counters[1].received
     assert counters[0].dropped > counters[1].dropped > 0
