@@ -30,7 +30,7 @@ from mtc_perception.util.worker_process import WorkerProcess
 NAMESPACE = "/bench"
 RECORDED_S = 2.0
 """Enough different images; more would only fill memory."""
-START_S, SETTLE_S = 2.0, 0.5
+SETTLE_S = 0.5
 LAST_ANSWER_S = 3.0
 TIMEOUT_S = 60.0
 SAMPLE_S = 1.0
@@ -122,23 +122,23 @@ def play(bundle: Path, bag: Path, case: Case, seconds: float, measured: Measured
         for player in players:
             while not _take(player, Prepared).done:
                 pass
-        # A recorder watches the outputs beside the node that it is told of.
-        places = [NAMESPACE if alone else f"{NAMESPACE}/{camera}" for camera in case.cameras]
-        recorders = [
-            start("recorder", run_recorder, f"{place}/perception", None) for place in places
-        ]
-        time.sleep(START_S)  # what they import must not slow the node's start
         began = time.monotonic()
         node = stack.enter_context(NodeProcess(parameters, NAMESPACE, folder))
         node.configure(lambda: None)
-        for recorder in recorders:
-            _take(recorder, Listening)
         node.activate(lambda: None)
         for player in players:
             player.send("find the subscription")
         for player in players:
             _take(player, Matched)
         measured.ready_s = time.monotonic() - began
+        # Only now, so that they do not slow the node's start. A recorder watches the outputs beside
+        # the node that it is told of.
+        places = [NAMESPACE if alone else f"{NAMESPACE}/{camera}" for camera in case.cameras]
+        recorders = [
+            start("recorder", run_recorder, f"{place}/perception", None) for place in places
+        ]
+        for recorder in recorders:
+            _take(recorder, Listening)
         time.sleep(SETTLE_S)  # the other ends of these matches need a moment as well
         for player in players:
             player.send("play")
