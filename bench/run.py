@@ -29,6 +29,7 @@ BENCHES = (
     "scoring",
     "tensorrt",
 )
+QUICK_S = 6.0
 RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
@@ -48,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         default=60.0,
         help="length of end_to_end, and of a minute of replay (%(default)s)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_const",
+        dest="seconds",
+        const=QUICK_S,
+        help=f"--seconds {QUICK_S:g}: to see that it all works",
     )
     parser.add_argument(
         "--part",

@@ -20,9 +20,10 @@ from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import Perception
 from mtc_perception.node.messages import (
-    ImageWriter,
     detections_message,
+    image_message,
     label_info_message,
+    received_image,
     rejection_message,
     source_image,
     stamp_ns,
@@ -187,9 +188,6 @@ class Camera:
         self._timing = publisher(DiagnosticArray, "timing")
         self._overlay = publisher(Image, "overlay")
         self._label_info = publisher(LabelInfo, "label_info", LATCHED_QOS)
-        self._drivable_writer = ImageWriter("mono8", 1)
-        self._lane_writer = ImageWriter("mono8", 1)
-        self._overlay_writer = ImageWriter("rgb8", 3)
 
     def subscribe(self, reliable: bool) -> None:
         """Begin to receive; forgets what was known of the input."""
@@ -197,17 +195,19 @@ class Camera:
         message = CompressedImage if self.compressed else Image
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=1, reliability=reliability)
+        # Serialised: of what rclpy would make of it, most is never looked at.
         try:
             self._subscription = self._node.create_subscription(
                 message,
                 self.topic,
                 self._on_image,
                 qos,
+                raw=True,
                 event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_bad_qos),
             )
         except UnsupportedEventTypeError:  # this middleware cannot tell
             self._subscription = self._node.create_subscription(
-                message, self.topic, self._on_image, qos
+                message, self.topic, self._on_image, qos, raw=True
             )
 
     def unsubscribe(self) -> None:
@@ -241,11 +241,12 @@ class Camera:
             silence = f"{len(types)} publisher(s) on {self.topic}, no image from them"
         return len(types), silence
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: bytes) -> None:
+        image = received_image(message, self.compressed)
         frame = Frame(
             camera=self._index,
-            payload=message,
-            stamp_ns=stamp_ns(message.header),
+            payload=image,
+            stamp_ns=stamp_ns(image.header),
             received_ns=self.now_ns(),
             arrived_ns=time.monotonic_ns(),
         )
@@ -273,7 +274,7 @@ class Camera:
         self.monitor.rejected(words)
         self._timing.publish(rejection_message(frame.payload.header, self.name, words))
         logger = self._node.get_logger()
-        encoding = getattr(frame.payload, "encoding", "")
+        encoding = frame.payload.encoding
         if outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS:
             if encoding not in self._unknown_encodings:
                 self._unknown_encodings.add(encoding)
@@ -286,8 +287,8 @@ class Camera:
         header = frame.payload.header
         classes = self._host.perceiver.bundle.manifest.classes
         self._detections.publish(detections_message(header, perception, classes))
-        self._drivable.publish(self._drivable_writer.write(header, perception.drivable))
-        self._lane.publish(self._lane_writer.write(header, perception.lane))
+        self._drivable.publish(image_message(header, "mono8", perception.drivable))
+        self._lane.publish(image_message(header, "mono8", perception.lane))
         height, width = perception.lane.shape
         self.monitor.accepted(width, height)
 
@@ -302,7 +303,7 @@ class Camera:
         if self._overlay.get_subscription_count():
             classes = perceiver.bundle.manifest.classes
             picture = draw_overlay(to_rgb(image), perception, classes)
-            self._overlay.publish(self._overlay_writer.write(header, picture))
+            self._overlay.publish(image_message(header, "rgb8", picture))
 
 
 def _blend(mean: float, value: float) -> float:

@@ -1,24 +1,32 @@
-"""The only place that knows message fields: pure conversions, nothing is sent from here."""
+"""The only place that knows message fields: pure conversions, nothing is sent from here.
 
-from array import array
+What every image takes and gives is read and written in its serialised form, CDR: rclpy would make
+and copy a Python object of every field on the way.
+"""
+
+import itertools
+import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vision_msgs.msg import (
-    Detection2D,
-    Detection2DArray,
-    LabelInfo,
-    ObjectHypothesisWithPose,
-    VisionClass,
-)
+from vision_msgs.msg import LabelInfo, VisionClass
 
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.core.perception import Perception
 from mtc_perception.runtime.frames import STAGES, FrameTimes
+from mtc_perception.util.errors import ImageError
+
+_BIG_ENDIAN, _LITTLE_ENDIAN = b"\0\0\0\0", b"\0\1\0\0"
+"""How a serialised message begins; what follows is aligned as if it began there."""
+_UINT32 = struct.Struct("<I")
+_SCORE_POSE_BOX = struct.Struct("<d344s5d")
+# Position, orientation and covariance of an object in space, of which nothing is known.
+_NO_POSE = struct.pack("<43d", *[0.0] * 6, 1.0, *[0.0] * 36)
 
 
 def stamp_ns(header: Header) -> int:
@@ -26,33 +34,80 @@ def stamp_ns(header: Header) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
-def source_image(message: Image | CompressedImage) -> SourceImage:
+@dataclass(frozen=True, slots=True)
+class ReceivedImage:
+    """A `sensor_msgs/Image`, or the `CompressedImage` of a file, unpacked as far as that goes."""
+
+    header: Header = field(default_factory=Header)
+    compressed: bool = False
+    encoding: str = ""
+    height: int = 0
+    width: int = 0
+    step: int = 0
+    data: bytes | memoryview = b""
+    """A view of the serialised message."""
+    problem: str = ""
+    """Why the message cannot be read; empty if it can."""
+
+
+def received_image(message: bytes, compressed: bool) -> ReceivedImage:
+    """Unpack a serialised image message, in microseconds. Never raises: see `problem`."""
+    header = Header()
+    try:
+        fields = _Reader(message)
+        header = fields.header()
+        if compressed:
+            fields.string()  # what it calls its format; the file knows better
+            return ReceivedImage(header, compressed, data=fields.octets(fields.uint32()))
+        height, width, encoding = fields.uint32(), fields.uint32(), fields.string()
+        fields.octets(1)  # is_bigendian, of what no supported encoding has
+        step = fields.uint32()
+        data = fields.octets(fields.uint32())
+    except ImageError as error:
+        return ReceivedImage(header, compressed, problem=str(error))
+    return ReceivedImage(header, compressed, encoding, height, width, step, data)
+
+
+def source_image(image: ReceivedImage) -> SourceImage:
     """The pixels of an image message; raises ImageError naming what is wrong with it."""
-    if isinstance(message, CompressedImage):
-        return decode_compressed(message.data)
-    return view_image(message.encoding, message.height, message.width, message.step, message.data)
+    if image.problem:
+        raise ImageError(image.problem)
+    if image.compressed:
+        return decode_compressed(image.data)
+    return view_image(image.encoding, image.height, image.width, image.step, image.data)
 
 
-def detections_message(
-    header: Header, perception: Perception, classes: Sequence[str]
-) -> Detection2DArray:
-    """One `Detection2D` per box, best first; `class_id` is the class name."""
-    detections = []
-    boxes = perception.boxes.tolist()
+def detections_message(header: Header, perception: Perception, classes: Sequence[str]) -> bytes:
+    """A `Detection2DArray`: one `Detection2D` per box, best first; `class_id` is the class name."""
+    stamped, names = _header(header), [_string(name) for name in classes]
+    message = _Writer()
+    message.put(4, stamped)
+    message.put(4, _UINT32.pack(len(perception.boxes)))
     for (x1, y1, x2, y2), score, label in zip(
-        boxes, perception.scores.tolist(), perception.labels.tolist(), strict=True
+        perception.boxes.tolist(),
+        perception.scores.tolist(),
+        perception.labels.tolist(),
+        strict=True,
     ):
-        detection = Detection2D(header=header)
-        result = ObjectHypothesisWithPose()
-        result.hypothesis.class_id = classes[label]
-        result.hypothesis.score = score
-        detection.results = [result]
-        detection.bbox.center.position.x = (x1 + x2) / 2
-        detection.bbox.center.position.y = (y1 + y2) / 2
-        detection.bbox.size_x = x2 - x1
-        detection.bbox.size_y = y2 - y1
-        detections.append(detection)
-    return Detection2DArray(header=header, detections=detections)
+        message.put(4, stamped)
+        message.put(4, _UINT32.pack(1))  # results
+        message.put(4, names[label])
+        centre_and_size = (x1 + x2) / 2, (y1 + y2) / 2, 0.0, x2 - x1, y2 - y1
+        message.put(8, _SCORE_POSE_BOX.pack(score, _NO_POSE, *centre_and_size))
+        message.put(4, _string(""))  # id
+    return message.serialised()
+
+
+def image_message(header: Header, encoding: str, pixels: npt.NDArray[np.uint8]) -> bytes:
+    """An `Image` of `pixels` [H, W] or [H, W, channels]."""
+    height, width = pixels.shape[:2]
+    message = _Writer()
+    message.put(4, _header(header))
+    message.put(4, struct.pack("<2I", height, width))
+    message.put(4, _string(encoding))
+    message.put(1, b"\0")  # is_bigendian
+    message.put(4, struct.pack("<2I", pixels.size // height, pixels.size))
+    return message.serialised(pixels)
 
 
 def label_info_message(classes: Sequence[str], threshold: float) -> LabelInfo:
@@ -61,51 +116,22 @@ def label_info_message(classes: Sequence[str], threshold: float) -> LabelInfo:
     return LabelInfo(class_map=class_map, threshold=threshold)
 
 
-class ImageWriter:
-    """One image message, filled again for every frame.
-
-    Reuse saves allocating a full image per frame. Only `array('B')` takes the fast path into
-    the message and out of it; bytes or ndarrays cost up to 100 ms at 720p. Publishing copies, so
-    the message may be refilled as soon as `publish` returns.
-    """
-
-    def __init__(self, encoding: str, channels: int) -> None:
-        self._message = Image(encoding=encoding)
-        self._channels = channels
-        self._pixels: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
-
-    def write(self, header: Header, pixels: npt.NDArray[np.uint8]) -> Image:
-        """The message showing `pixels` [H, W] or [H, W, channels]; valid until the next call."""
-        height, width = pixels.shape[:2]
-        message = self._message
-        if (message.height, message.width) != (height, width):
-            message.height, message.width = height, width
-            message.step = width * self._channels
-            message.data = array("B", bytes(pixels.size))
-            # The setter may have copied (it does from Jazzy on), so ask for what is in there now.
-            self._pixels = np.frombuffer(message.data, np.uint8)
-        message.header = header
-        np.copyto(self._pixels.reshape(pixels.shape), pixels)
-        return message
-
-
 def timing_message(
     header: Header, camera: str, engine: str, times: FrameTimes, clock: str
-) -> DiagnosticArray:
-    """Where the time of one frame went: a value in ms for each of `STAGES`, "nan" if unknown.
+) -> bytes:
+    """A `DiagnosticArray` of where the time of one frame went: a value in ms for each of `STAGES`,
+    "nan" if unknown.
 
     The status message says whether the stamp can be trusted; the header is the image's, so the
     timing can be joined with the outputs.
     """
-    values = [KeyValue(key=stage, value=f"{getattr(times, stage):.3f}") for stage in STAGES]
-    status = DiagnosticStatus(name=camera, hardware_id=engine, message=clock, values=values)
-    return DiagnosticArray(header=header, status=[status])
+    values = {stage: f"{getattr(times, stage):.3f}" for stage in STAGES}
+    return _diagnostic_array(header, DiagnosticStatus.OK, camera, clock, engine, values)
 
 
-def rejection_message(header: Header, camera: str, reason: str) -> DiagnosticArray:
+def rejection_message(header: Header, camera: str, reason: str) -> bytes:
     """In place of its timing: why an image was not processed; the header is the image's."""
-    status = DiagnosticStatus(name=camera, level=DiagnosticStatus.WARN, message=reason)
-    return DiagnosticArray(header=header, status=[status])
+    return _diagnostic_array(header, DiagnosticStatus.WARN, camera, reason, "", {})
 
 
 def rejection(message: DiagnosticArray) -> str:
@@ -134,3 +160,88 @@ def status_message(
             for key, value in values.items()
         ],
     )
+
+
+def _diagnostic_array(
+    header: Header,
+    level: bytes,
+    name: str,
+    words: str,
+    hardware_id: str,
+    values: Mapping[str, str],
+) -> bytes:
+    message = _Writer()
+    message.put(4, _header(header))
+    message.put(4, _UINT32.pack(1))  # status
+    message.put(1, level)
+    for text in (name, words, hardware_id):
+        message.put(4, _string(text))
+    message.put(4, _UINT32.pack(len(values)))
+    for text in itertools.chain.from_iterable(values.items()):
+        message.put(4, _string(text))
+    return message.serialised()
+
+
+class _Reader:
+    """Takes the fields of a serialised message in their order; ImageError where it ends early."""
+
+    def __init__(self, message: bytes) -> None:
+        start = message[: len(_LITTLE_ENDIAN)]
+        if start not in (_BIG_ENDIAN, _LITTLE_ENDIAN):
+            raise ImageError(f"message is not plain CDR: it begins with {start.hex() or 'nothing'}")
+        self._order: Literal["big", "little"] = "big" if start == _BIG_ENDIAN else "little"
+        self._data = memoryview(message)[len(start) :]
+        self._position = 0
+
+    def header(self) -> Header:
+        header = Header()
+        header.stamp.sec = int.from_bytes(self._aligned4(), self._order, signed=True)
+        header.stamp.nanosec = self.uint32()
+        header.frame_id = self.string()
+        return header
+
+    def uint32(self) -> int:
+        return int.from_bytes(self._aligned4(), self._order)
+
+    def string(self) -> str:
+        return bytes(self.octets(self.uint32())).rstrip(b"\0").decode(errors="replace")
+
+    def octets(self, count: int) -> memoryview:
+        begin = self._position
+        self._position += count
+        if self._position > len(self._data):
+            raise ImageError(
+                f"message is cut off: it has {len(self._data)} bytes, its fields need at least"
+                f" {self._position}"
+            )
+        return self._data[begin : self._position]
+
+    def _aligned4(self) -> memoryview:
+        self._position += -self._position % 4
+        return self.octets(4)
+
+
+class _Writer:
+    """Puts the fields of a message behind one another, little-endian."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def put(self, alignment: int, field: bytes) -> None:
+        """Append a field, or several whose alignments the first one's implies."""
+        self._data += bytes(-len(self._data) % alignment)
+        self._data += field
+
+    def serialised(self, data: npt.NDArray[np.uint8] | None = None) -> bytes:
+        """The message, with `data` as the octets at its end."""
+        end = b"" if data is None else np.ascontiguousarray(data).data
+        return b"".join((_LITTLE_ENDIAN, self._data, end))
+
+
+def _header(header: Header) -> bytes:
+    return struct.pack("<iI", header.stamp.sec, header.stamp.nanosec) + _string(header.frame_id)
+
+
+def _string(text: str) -> bytes:
+    content = text.encode() + b"\0"
+    return _UINT32.pack(len(content)) + content

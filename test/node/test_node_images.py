@@ -13,14 +13,15 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.core.images import SUPPORTED_ENCODINGS
-from mtc_perception.node.messages import rejection, source_image, times_from_message
+from mtc_perception.node.messages import rejection, times_from_message
 from mtc_perception.runtime.frames import STAGES
-from support.node_rig import PATIENCE_S, image_message, solid
+from support.node_rig import PATIENCE_S, image_message, pixels_of, solid
 
 pytestmark = pytest.mark.dds
 
@@ -117,8 +118,8 @@ def test_encodings(active, encoding):
     active.perceive(publish, message, active.drivable)
     active.wait_for(lambda: active.lane, "the lane mask")
     inside = (slice(4, -4), slice(4, -4))
-    drivable = source_image(active.drivable[-1]).pixels[inside]
-    lane = source_image(active.lane[-1]).pixels[inside]
+    drivable = pixels_of(active.drivable[-1])[inside]
+    lane = pixels_of(active.lane[-1])[inside]
     assert (drivable == 255).all()
     assert (lane == (255 if encoding == "mono8" else 0)).all()
 
@@ -190,6 +191,17 @@ def test_bad_images_are_counted_and_named_and_the_next_good_one_works(active):
     active.perceive(publish, good(), active.drivable)
     active.wait_for_value("front", "input", "ok")
     assert int(active.values("front")["frames_malformed"]) == len(bad)
+
+
+@pytest.mark.parametrize("kept", [2, 10, 40, -1])
+def test_a_message_that_is_cut_off_is_malformed_and_the_next_good_one_works(active, kept):
+    publish = active.camera("image_raw")
+    message = image_message(solid(*RED), "rgb8", active)
+    publish(serialize_message(message)[:kept])
+    active.wait_for_value("front", "frames_malformed", "1")
+    words = "is cut off" if kept != 2 else "is not plain CDR"
+    active.wait_for_value("front", "reason", words)
+    active.perceive(publish, message, active.drivable)
 
 
 def test_an_unknown_encoding_is_logged_once_with_the_supported_ones(active, capfd):
@@ -283,7 +295,7 @@ def test_overlay_is_made_only_while_somebody_looks(active):
     assert picture.header == message.header
     assert (picture.height, picture.width, picture.encoding) == (192, 320, "rgb8")
     # bgr: red is 200, so it is drivable and tinted green.
-    pixel = source_image(picture).pixels[180, 300]
+    pixel = pixels_of(picture)[180, 300]
     assert pixel[1] > 50
 
 

@@ -211,6 +211,12 @@ def image_message(
     return message
 
 
+def pixels_of(message: Image) -> npt.NDArray[np.uint8]:
+    """The pixels of an rgb8 or mono8 image without padding, `[H, W, 3]` or `[H, W]`."""
+    shape = (message.height, message.width) + (() if message.encoding == "mono8" else (3,))
+    return np.frombuffer(message.data, np.uint8).reshape(shape)
+
+
 def solid(red: int, green: int, blue: int, height: int = 192, width: int = 320) -> Any:
     """An RGB image of one colour; 320 x 192 has the shape of the toy network's input."""
     return np.full((height, width, 3), (red, green, blue), np.uint8)
