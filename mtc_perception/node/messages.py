@@ -26,10 +26,16 @@ def stamp_ns(header: Header) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
-def source_image(message: Image | CompressedImage) -> SourceImage:
-    """The pixels of an image message; raises ImageError naming what is wrong with it."""
+def source_image(
+    message: Image | CompressedImage, fit: tuple[int, int] | None = None
+) -> SourceImage:
+    """The pixels of an image message; raises ImageError naming what is wrong with it.
+
+    A compressed one may have fewer than its size says if it is going to be scaled into `fit`, as
+    `decode_compressed` has it.
+    """
     if isinstance(message, CompressedImage):
-        return decode_compressed(message.data)
+        return decode_compressed(message.data, fit)
     return view_image(message.encoding, message.height, message.width, message.step, message.data)
 
 

@@ -51,6 +51,11 @@ class Perceiver:
         self.engine = engine
         self.why = why
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.bundle.manifest.input.size
+
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
 
@@ -61,8 +66,7 @@ class Perceiver:
         """
         limits = limits or self.bundle.manifest.limits
         begin = perf_counter()
-        spec = self.bundle.manifest.input
-        letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
+        letterbox = Letterbox.fit(image.height, image.width, *self.input_size)
         try:
             self.engine.prepare(image, letterbox)
             prepared = perf_counter()

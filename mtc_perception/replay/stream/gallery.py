@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay, draw_truth
 from mtc_perception.core.perception import Perception
 from mtc_perception.pages.pictures import Rgb, jpeg, shrink
@@ -49,13 +48,13 @@ class Gallery:
 
     def add(self, record: FrameRecord, replayed: ReplayedImage) -> None:
         """Draw the image if its answer is among the worst so far."""
-        image, perception = replayed.image, replayed.perception
-        if image is None or perception is None:
+        perception = replayed.perception
+        if replayed.image is None or perception is None:
             return
         found = image_figures(record).items()
         if not [name for name, value in found if self._enter(name, value, record.index)]:
             return
-        rgb = to_rgb(image)
+        rgb = replayed.rgb()
         answer = jpeg(shrink(draw_record(rgb, record, perception), _WIDTH_PX))
         labels = None
         if replayed.labelled.truth is not None:

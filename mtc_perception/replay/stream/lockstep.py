@@ -8,8 +8,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
+
 from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.perception import Perception
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame
 from mtc_perception.replay.records.record import Status
@@ -30,13 +34,19 @@ class ReplayedImage:
 
     labelled: LabelledFrame
     image: SourceImage | None
-    """None where it cannot be decoded."""
+    """None where it cannot be decoded; perhaps with fewer pixels than the image has."""
     perception: Perception | None
     reference: Perception | None
     status: Status
     reason: str
     latency_ms: dict[str, float]
     """By `STAGES`; empty without an answer."""
+
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """The whole image, uint8 [H, W, 3]. Only where it can be decoded."""
+        assert self.image is not None
+        whole = self.image.full_size is None
+        return to_rgb(self.image if whole else self.labelled.frame.pixels.decode())
 
 
 def replay_frames(
@@ -50,7 +60,7 @@ def replay_frames(
     `reference` keeps to its own limits. Raises what reading and the engine raise, in its place.
     """
     with (
-        ReadAhead(_decoded(frames), _QUEUED) as decoded,
+        ReadAhead(_decoded(frames, perceiver.input_size), _QUEUED) as decoded,
         ReadAhead((_seen(one, perceiver, limits, reference) for one in decoded), _QUEUED) as seen,
     ):
         yield from seen
@@ -66,12 +76,12 @@ class _Decoded:
     read_ms: float
 
 
-def _decoded(frames: Iterable[LabelledFrame]) -> Iterator[_Decoded]:
+def _decoded(frames: Iterable[LabelledFrame], fit: tuple[int, int]) -> Iterator[_Decoded]:
     for labelled in frames:
         image, reason = None, ""
         begin = perf_counter()
         try:
-            image = labelled.frame.pixels.decode()
+            image = labelled.frame.pixels.decode(fit)
         except ImageError as error:
             reason = str(error)
         yield _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
@@ -87,7 +97,12 @@ def _seen(
         return ReplayedImage(labelled, None, None, None, status, decoded.reason, {})
     try:
         perception = perceiver.perceive(image, limits)
-        other = None if reference is None else reference.perceive(image)
+        other = None
+        if reference is not None:
+            same = reference.input_size == perceiver.input_size
+            other = reference.perceive(
+                image if same else labelled.frame.pixels.decode(reference.input_size)
+            )
     except ImageError as error:
         return ReplayedImage(labelled, image, None, None, "malformed", str(error), {})
     times = perception.times
