@@ -50,11 +50,8 @@ class Perceiver:
         self.bundle = bundle
         self.engine = engine
         self.why = why
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the network's input."""
-        return self.bundle.manifest.input.size
+        self.input_size = bundle.manifest.input.size
+        """Height and width."""
 
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.

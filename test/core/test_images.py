@@ -237,16 +237,16 @@ def test_no_exif_stops_an_image(exif: bytes, mark: bytes) -> None:
     assert {image.height, image.width} == {24, 32}
 
 
-@pytest.mark.parametrize("sides", [(720, 1280), (719, 1279), (360, 1280), (1080, 1920), (96, 640)])
+@pytest.mark.parametrize("sides", [(360, 640), (359, 639), (180, 640), (540, 960), (48, 320)])
 @pytest.mark.parametrize("turned", [1, 6])
 def test_a_jpeg_is_decoded_at_a_fraction_that_is_enough(
     sides: tuple[int, int], turned: int
 ) -> None:
     height, width = sides
-    frame = cv2.GaussianBlur(self_test_frame(height, width), (0, 0), 4)
+    frame = cv2.GaussianBlur(self_test_frame(height, width), (0, 0), 2)
     data = tagged(".jpg", encoded(".jpg", frame), orientation(turned))
     whole = decode_compressed(data)
-    for fit in ((384, 640), (640, 384), (96, 160), (4000, 4000), (1, 1)):
+    for fit in ((192, 320), (320, 192), (48, 80), (1000, 1000), (1, 1)):
         image = decode_compressed(data, fit)
         assert (image.height, image.width) == (whole.height, whole.width) == compressed_size(data)
         box = Letterbox.fit(whole.height, whole.width, *fit)
@@ -258,7 +258,7 @@ def test_a_jpeg_is_decoded_at_a_fraction_that_is_enough(
         )
         assert reduction == 1 or (got_height >= box.height and got_width >= box.width)
         # And no more than twice of it, or the smallest fraction there is.
-        assert reduction == 8 or got_width < 2 * box.width or got_height < 2 * box.height
+        assert reduction == 8 or got_width <= 2 * box.width or got_height <= 2 * box.height
         assert (image.full_size is None) == (reduction == 1)
         # The network sees the same, but for how pixels are averaged.
         seen, expected = (np.zeros((*fit, 3), np.uint8) for _ in range(2))
