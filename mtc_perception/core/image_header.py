@@ -1,5 +1,6 @@
 """What the header of a compressed image says: its kind, its size and which way up it is."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ _OTHERS = (
     (0, b"\0\0\1", "H.264 or H.265 video"),
     (12, _STARTS["PNG"], "a depth image (compressedDepth)"),
 )
+_FRAME_PROGRESSIVE, _SCAN, _END = 0xC2, 0xDA, 0xD9
+# What is neither data of a scan nor a restart mark.
+_MARK = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
 _ORIENTATION = 0x112
 # A damaged header can claim any size, and the decoder would allocate it. No road camera has more.
 _MOST_PIXELS = 1 << 26
@@ -79,9 +83,30 @@ def jpeg_segments(raw: bytes) -> Iterator[tuple[int, int, int]]:
             position += 1
             continue
         yield kind, position + 4, position + 2 + length
-        if kind == 0xDA:
+        if kind == _SCAN:
             return
         position += 2 + length
+
+
+def lacks_scans(raw: bytes) -> bool:
+    """Whether bits of a progressive JPEG's coefficients are in none of its scans.
+
+    To decoders that is an image that has not come in full yet, and no reason for a warning.
+    """
+    position = 2
+    missing: dict[int, list[int]] = {}
+    while (mark := _MARK.search(raw, position)) is not None:
+        kind, begin = mark[1][0], mark.end() + 2
+        position = max(mark.end() + int.from_bytes(raw[mark.end() : begin], "big"), begin)
+        if kind == _FRAME_PROGRESSIVE:
+            missing = {identifier: [1] * 64 for identifier in raw[begin + 6 : position : 3]}
+        elif kind == _END or (kind == _SCAN and not missing):
+            break
+        elif kind == _SCAN:
+            *components, first, last, bits = raw[begin + 1 : position].rjust(3)
+            for identifier in missing.keys() & components[::2]:
+                missing[identifier][first : last + 1] = [bits & 15] * (last + 1 - first)
+    return any(any(bits) for bits in missing.values())
 
 
 def is_jpeg_frame(kind: int) -> bool:

@@ -15,6 +15,7 @@ from mtc_perception.core.image_header import (
     ImageHeader,
     is_jpeg_frame,
     jpeg_segments,
+    lacks_scans,
     read_header,
 )
 from mtc_perception.util.errors import ImageError
@@ -126,6 +127,8 @@ def decode_compressed(data: ByteData, fit: tuple[int, int] | None = None) -> Sou
     size = -(-header.stored_height // reduction), -(-header.stored_width // reduction)
     if header.kind == "JPEG":
         pixels = _decode_jpeg(raw, None if reduction == 1 else size)
+        if lacks_scans(raw):
+            raise ImageError("JPEG image cannot be decoded: scans of it are missing")
     else:
         pixels = _decode_other(raw, header.kind)
     if pixels.shape[:2] != size:

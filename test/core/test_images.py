@@ -1,3 +1,4 @@
+import itertools
 import re
 import struct
 import zlib
@@ -316,6 +317,23 @@ def test_lost_data_of_a_jpeg_is_seen(
         for damaged in (data[:at] + data[at + lost :], data[:at] + data[end:], data[:-2]):
             with pytest.raises(ImageError, match="JPEG image"):
                 decode_compressed(damaged, fit)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_progressive_jpeg_without_one_of_its_scans_is_seen(grey: bool) -> None:
+    frame = self_test_frame(96, 160)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    data = encoded(".jpg", frame[..., 0] if grey else frame, options)
+    filled = data.replace(b"\xff\xda", b"\xff\xff\xff\xda")  # fill bytes mean nothing
+    np.testing.assert_array_equal(decode_compressed(filled).pixels, by_opencv(data))
+    # Each scan with the tables in front of it, which may be other scans' as well.
+    starts = [match.start() for match in re.finditer(rb"\xff\xda", data)] + [len(data) - 2]
+    assert len(starts) > (5 if grey else 9)
+    for begin, end in itertools.pairwise(starts):
+        tables = data.find(b"\xff\xc4", begin, end)
+        lost = data[:begin] + data[end if tables < 0 else tables :]
+        with pytest.raises(ImageError, match=r"scans of it are missing|JPEG image cannot"):
+            decode_compressed(lost)
 
 
 def test_what_libjpeg_says_of_damage_is_told() -> None:
