@@ -121,6 +121,21 @@ def test_damaged_files_are_counted_like_damaged_messages(tmp_path: Path, toy_bun
     check_counted(records(tmp_path / "run"))
 
 
+def test_what_is_no_image_is_a_miss_of_what_its_folder_has_labels_of(
+    tmp_path: Path, toy_bundle: Path
+) -> None:
+    root = damaged_data_set(tmp_path / "data")
+    (root / "images/val/0.jpg").write_bytes(b"no image")
+    drivable = cv2.imread(str(root / "drivable/val/0.png"), cv2.IMREAD_GRAYSCALE)
+    result = evaluate(tmp_path / "run", toy_bundle, root / "images/val")
+    assert (result["frames_processed"], result["frames_malformed"]) == (COUNT - 3, 3)
+    assert result["labelled_frames"] == result["drivable"]["images"] == COUNT
+    evidence = records(tmp_path / "run")[0].evidence
+    assert evidence is not None
+    assert evidence.drivable is not None
+    assert evidence.drivable.false_negative == np.count_nonzero(drivable)
+
+
 def test_a_perceiver_knows_what_it_takes(toy_bundle: Path) -> None:
     with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
         assert perceiver.input_size == read_bundle(toy_bundle).manifest.input.size == (96, 160)
