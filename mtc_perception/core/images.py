@@ -189,7 +189,10 @@ def _only_surplus(raw: bytes, count: int) -> bool:
             (interval,) = struct.unpack_from(">H", raw, begin)
         elif is_jpeg_frame(kind):
             height, width, components = struct.unpack_from(">HHB", raw, begin + 1)
-            sampling = raw[begin + 7 : begin + 6 + 3 * components : 3]
+            # Of a single component blocks are not interleaved, whatever its sampling.
+            sampling = (
+                raw[begin + 7 : begin + 6 + 3 * components : 3] if components > 1 else b"\x11"
+            )
             across = 8 * max(value >> 4 for value in sampling)
             down = 8 * max(value & 15 for value in sampling)
             blocks = -(-width // across) * -(-height // down)

@@ -293,7 +293,7 @@ def test_sixteen_bits_of_a_png_are_read_as_their_upper_eight() -> None:
     np.testing.assert_array_equal(decode_compressed(encoded(".png", deep)).pixels, frame)
 
 
-def scan_of(data: bytes) -> int:
+def scan_of(data: bytes | bytearray) -> int:
     """Where the (first) scan's data begins in a JPEG."""
     mark = data.index(b"\xff\xda")
     return mark + 2 + int.from_bytes(data[mark + 2 : mark + 4], "big")
@@ -365,6 +365,18 @@ def test_webcams_that_write_a_few_bytes_too_many_are_read(restart: int) -> None:
         lost = data[: marks[0]] + bytes(9) + data[marks[0] : marks[3]] + data[marks[11] :]
         with pytest.raises(ImageError):
             decode_compressed(lost)
+
+
+@pytest.mark.parametrize("sampling", [0x11, 0x22])
+def test_a_few_bytes_too_many_in_a_grey_image(sampling: int) -> None:
+    data = bytearray(
+        encoded(".jpg", self_test_frame(48, 64)[..., 0], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])
+    )
+    data[data.index(b"\xff\xc0") + 11] = sampling
+    mark = data.index(b"\xff\xd0", scan_of(data))
+    surplus = data[:mark] + bytes(9) + data[mark:]
+    wanted = decode_compressed(data).pixels
+    np.testing.assert_array_equal(decode_compressed(surplus).pixels, wanted)
 
 
 def test_a_cmyk_jpeg_is_read_as_viewers_show_it() -> None:
