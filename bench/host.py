@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.common import brief, tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.recordings.synthetic_drive import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
@@ -25,12 +26,13 @@ STAGES = ("read", "preprocess", "inference", "decode")
 
 def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> None:
     """Time every stage, print and write `host.json`. Raises UserError."""
-    image = next(iter(open_source(bag).frames())).pixels.decode().pixels
+    rgb = to_rgb(next(iter(open_source(bag).frames())).pixels.decode())
+    image = np.ascontiguousarray(rgb[..., ::-1])
     large = np.asarray(cv2.resize(image, (1920, 1080)), np.uint8)
     inputs = {
         f"bgr8 {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _raw(image),
         "bgr8 1920x1080": _raw(large),
-        f"JPEG {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _jpeg(image),
+        f"JPEG {SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}": _jpeg(image, bundle.manifest.input.size),
     }
     stages: dict[str, dict[str, dict[str, float]]] = {}
     with open_perceiver(Selection(bundle.path)) as perceiver:
@@ -65,7 +67,7 @@ def _raw(image: npt.NDArray[np.uint8]) -> Reader:
     return lambda: view_image("bgr8", height, width, 3 * width, data)
 
 
-def _jpeg(image: npt.NDArray[np.uint8]) -> Reader:
+def _jpeg(image: npt.NDArray[np.uint8], fit: tuple[int, int]) -> Reader:
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     content = data.tobytes()
-    return lambda: decode_compressed(content)
+    return lambda: decode_compressed(content, fit)

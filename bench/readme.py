@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bench.tables import read_results, render, with_numbers
-from mtc_perception.metrics.figures import HEADLINES
+from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")
@@ -18,6 +18,7 @@ _RESULTS = (
     "compression_rmt_ppad_n",
     "end_to_end",
     "engines",
+    "jpeg",
     "replay",
     "teacher",
     "tensorrt",
@@ -42,7 +43,9 @@ def benchmarks(results: Path) -> str:
     """docs/benchmarks.md, from the committed results alone."""
     found = read_results(results, _RESULTS)
     evaluated = {name: found[name] for name in EVALUATED}
-    return render("benchmarks.md.j2", **found, evaluated=evaluated, headlines=HEADLINES)
+    return render(
+        "benchmarks.md.j2", **found, evaluated=evaluated, headlines=HEADLINES, brief=BRIEF
+    )
 
 
 def main() -> int:

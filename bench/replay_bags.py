@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
@@ -43,7 +44,8 @@ def raw(clip: Sequence[LabelledFrame]) -> list[LabelledFrame]:
         for frame, truth in clip:
             image = frame.pixels.decode()
             height, width = image.height, image.width
-            pixels = RawPixels("bgr8", height, width, 3 * width, image.pixels.reshape(-1))
+            bgr = np.ascontiguousarray(to_rgb(image)[..., ::-1])
+            pixels = RawPixels("bgr8", height, width, 3 * width, bgr.reshape(-1))
             yield LabelledFrame(replace(frame, pixels=pixels), truth)
 
     return list(uncompressed())
@@ -56,7 +58,7 @@ def halved(clip: Sequence[LabelledFrame]) -> list[LabelledFrame]:
         for frame, truth in clip:
             image = frame.pixels.decode()
             size = image.width // 2, image.height // 2
-            small = cv2.resize(image.pixels, size, interpolation=cv2.INTER_AREA)
+            small = cv2.resize(to_rgb(image)[..., ::-1], size, interpolation=cv2.INTER_AREA)
             _, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             pixels = EncodedPixels("jpeg", jpeg.tobytes())
             yield LabelledFrame(replace(frame, pixels=pixels), _halved_truth(truth, size))

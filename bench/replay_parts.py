@@ -158,7 +158,7 @@ def plain_images_per_s(perceiver: Perceiver, recording: Path) -> float:
     count = 0
     begin = time.perf_counter()
     for frame, _ in open_source(recording).labelled_frames(Notes()):
-        perceiver.perceive(frame.pixels.decode())
+        perceiver.perceive(frame.pixels.decode(perceiver.input_size))
         count += 1
     return count / (time.perf_counter() - begin)
 

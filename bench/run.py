@@ -10,6 +10,7 @@ from rich.console import Console
 from bench.end_to_end import bench_end_to_end
 from bench.engines import bench_engines
 from bench.host import bench_host
+from bench.jpeg import bench_jpeg
 from bench.replay import bench_replay
 from bench.replay_parts import PARTS
 from mtc_perception.core.bundle import read_bundle
@@ -28,6 +29,7 @@ BENCHES = (
     "data_loading",
     "scoring",
     "tensorrt",
+    "jpeg",
 )
 QUICK_S = 6.0
 RECORDED_S = 10.0
@@ -64,7 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         help="of replay, may be repeated; the results keep the others; default: all",
     )
+    parser.add_argument(
+        "--data", type=Path, help="labelled data set of jpeg, which is left out without one"
+    )
     options = parser.parse_args(arguments)
+    if "jpeg" in options.only and options.data is None:
+        parser.error("jpeg needs a labelled data set: --data")
     if unknown := set(options.only) - set(BENCHES):
         parser.error(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     wanted = options.only or BENCHES
@@ -104,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from bench.tensorrt import bench_tensorrt
 
             bench_tensorrt(options.results, console)
+        if "jpeg" in wanted and options.data is not None:
+            met = bench_jpeg(bundle, options.data, options.results, console) and met
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -49,6 +49,11 @@ class InputSpec(Strict):
     max_batch: int = Field(default=1, gt=0)
     color_order: Literal["rgb"] = "rgb"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
 
 class Thresholds(Strict):
     """Least probability that counts, per task. A value equal to the threshold counts."""

@@ -1,5 +1,6 @@
 """From image messages to pixel arrays, without ROS and without copies where there need be none."""
 
+import re
 import struct
 from array import array
 from dataclasses import dataclass
@@ -8,7 +9,15 @@ from typing import Literal, TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
+from mtc_perception.core.image_header import (
+    ImageHeader,
+    is_jpeg_frame,
+    jpeg_segments,
+    lacks_scans,
+    read_header,
+)
 from mtc_perception.util.errors import ImageError
 
 PixelFormat = Literal["rgb", "bgr", "rgba", "bgra", "mono"]
@@ -21,6 +30,10 @@ _DIRECT: dict[str, tuple[PixelFormat, int]] = {
     "rgba8": ("rgba", 4),
     "bgra8": ("bgra", 4),
     "mono8": ("mono", 1),
+    # What cv_bridge calls OpenCV's images if it is not told what they are.
+    "8UC1": ("mono", 1),
+    "8UC3": ("bgr", 3),
+    "8UC4": ("bgra", 4),
 }
 _YUV = {
     "yuv422": cv2.COLOR_YUV2RGB_UYVY,
@@ -38,10 +51,10 @@ _BAYER = {
 }
 SUPPORTED_ENCODINGS: tuple[str, ...] = (*_DIRECT, *_YUV, *_BAYER)
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
-# A damaged header can claim any size, and the decoder would allocate it. No road camera has more.
-_MOST_PIXELS = 1 << 26
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_REDUCTIONS = (8, 4, 2)
+_SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd[0-79]")
+_MOST_SURPLUS_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +65,18 @@ class SourceImage:
     """[H, W, 3], [H, W, 4] or, for `mono`, [H, W]. Often a read-only view of a message's data
     with padded rows."""
     format: PixelFormat
+    full_size: tuple[int, int] | None = None
+    """Height and width of the image where `pixels` are fewer than it has; else None."""
 
     @property
     def height(self) -> int:
-        return int(self.pixels.shape[0])
+        """Of the whole image."""
+        return int(self.pixels.shape[0]) if self.full_size is None else self.full_size[0]
 
     @property
     def width(self) -> int:
-        return int(self.pixels.shape[1])
+        """Of the whole image."""
+        return int(self.pixels.shape[1]) if self.full_size is None else self.full_size[1]
 
 
 def view_image(encoding: str, height: int, width: int, step: int, data: ByteData) -> SourceImage:
@@ -89,19 +106,104 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
     return SourceImage(_converted(pixels, code), "rgb")
 
 
-def decode_compressed(data: ByteData) -> SourceImage:
-    """The pixels of a JPEG or PNG file, as BGR. Raises ImageError, also for truncated files.
+def decode_compressed(data: ByteData, fit: tuple[int, int] | None = None) -> SourceImage:
+    """The pixels of a JPEG, PNG or WebP file: RGB of a JPEG, else BGR.
 
-    A rotation noted in EXIF is ignored: pixel coordinates are those of the stored image.
+    They are turned as the file's EXIF says, so that they are what people see who look at the file.
+    `fit` is the height and width that the image is going to be scaled into, keeping its shape: a
+    JPEG of at least twice as many pixels in both directions as that needs is decoded at half, a
+    quarter or an eighth of its size, never to less than is needed.
+
+    Raises ImageError for every other kind, and where something is missing or damaged as far as that
+    can be seen: in a JPEG lost data nearly always, in a PNG any change, in a WebP only its end.
     """
     raw = bytes(data)
-    kind = _kind(raw)
-    end = _JPEG_END if kind == "JPEG" else _PNG_END
-    # The decoder fills what is missing with grey and only warns on stderr. Cameras may pad
-    # behind the end mark, so it is looked for rather than expected last.
-    if raw.rfind(end) < 0:
-        raise ImageError(f"{kind} image is truncated after {len(raw)} bytes")
-    compressed_size(raw)
+    header = read_header(raw)
+    end = _ENDS.get(header.kind)
+    # Cameras may pad behind the end mark, so it is looked for rather than expected last.
+    if end is not None and raw.rfind(end) < 0:
+        raise ImageError(f"{header.kind} image is truncated after {len(raw)} bytes")
+    reduction = _reduction(header, fit)
+    size = -(-header.stored_height // reduction), -(-header.stored_width // reduction)
+    if header.kind == "JPEG":
+        pixels = _decode_jpeg(raw, None if reduction == 1 else size)
+        if lacks_scans(raw):
+            raise ImageError("JPEG image cannot be decoded: scans of it are missing")
+    else:
+        pixels = _decode_other(raw, header.kind)
+    if pixels.shape[:2] != size:
+        raise ImageError(f"{header.kind} image is not of the size that its header says")
+    return SourceImage(
+        _turned(pixels, header.orientation),
+        "rgb" if header.kind == "JPEG" else "bgr",
+        None if reduction == 1 else header.size,
+    )
+
+
+def compressed_size(raw: bytes) -> tuple[int, int]:
+    """Height and width of a JPEG, PNG or WebP file, turned as EXIF says. Raises ImageError."""
+    return read_header(raw).size
+
+
+def _reduction(header: ImageHeader, fit: tuple[int, int] | None) -> int:
+    if fit is None or not header.reducible:
+        return 1
+    (height, width), (fit_height, fit_width) = header.size, fit
+    # The side that is scaled most decides: the other one does not fill its side.
+    factor = max(height / fit_height, width / fit_width)
+    return next((reduction for reduction in _REDUCTIONS if factor >= reduction), 1)
+
+
+def _decode_jpeg(raw: bytes, reduced: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    """RGB, in full or in the size `reduced`, which a reduction makes of the header's."""
+    height, width = reduced or (0, 0)
+
+    def decoded(strict: bool) -> npt.NDArray[np.uint8]:
+        return simplejpeg.decode_jpeg(raw, "RGB", min_height=height, min_width=width, strict=strict)
+
+    try:
+        try:
+            return decoded(strict=True)
+        except ValueError as error:
+            surplus = _SURPLUS.match(str(error))
+            if surplus is None or not _only_surplus(raw, int(surplus[1])):
+                raise
+            return decoded(strict=False)
+    except ValueError as error:
+        problem = str(error).removeprefix("Corrupt JPEG data: ")
+        raise ImageError(f"JPEG image cannot be decoded: {problem}") from error
+
+
+def _only_surplus(raw: bytes, count: int) -> bool:
+    """Whether bytes in front of a restart or end mark are all that is odd about a JPEG.
+
+    Several webcams (Logitech's C270 for one) write a few bytes more than the image has. That is no
+    damage as long as no restart mark is missing. Where the first oddity is something else, that is
+    what libjpeg says.
+    """
+    if count > _MOST_SURPLUS_BYTES:
+        return False
+    interval = blocks = 0
+    for kind, begin, _ in jpeg_segments(raw):
+        if kind == 0xDD:
+            (interval,) = struct.unpack_from(">H", raw, begin)
+        elif is_jpeg_frame(kind):
+            height, width, components = struct.unpack_from(">HHB", raw, begin + 1)
+            # Of a single component blocks are not interleaved, whatever its sampling.
+            sampling = (
+                raw[begin + 7 : begin + 6 + 3 * components : 3] if components > 1 else b"\x11"
+            )
+            across = 8 * max(value >> 4 for value in sampling)
+            down = 8 * max(value & 15 for value in sampling)
+            blocks = -(-width // across) * -(-height // down)
+        scan = begin
+    marks = re.findall(rb"\xff([\xd0-\xd7])", raw[scan : raw.rfind(_ENDS["JPEG"])])
+    expected = (blocks - 1) // interval if interval else 0
+    return [mark[0] & 7 for mark in marks] == [index & 7 for index in range(expected)]
+
+
+def _decode_other(raw: bytes, kind: str) -> npt.NDArray[np.uint8]:
+    """BGR."""
     try:
         content = np.frombuffer(raw, np.uint8)
         pixels = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -109,46 +211,18 @@ def decode_compressed(data: ByteData) -> SourceImage:
         raise ImageError(f"{kind} image cannot be decoded: {error.err}") from error
     if pixels is None:
         raise ImageError(f"{kind} image cannot be decoded")
-    return SourceImage(pixels.astype(np.uint8, copy=False), "bgr")
+    return pixels.astype(np.uint8, copy=False)
 
 
-def compressed_size(raw: bytes) -> tuple[int, int]:
-    """Height and width of a JPEG or PNG file as its header says. Raises ImageError."""
-    kind = _kind(raw)
-    height, width = _jpeg_size(raw) if kind == "JPEG" else _png_size(raw)
-    if not 0 < height * width <= _MOST_PIXELS:
-        raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
-    return height, width
-
-
-def _kind(raw: bytes) -> str:
-    if raw.startswith(_JPEG_START):
-        return "JPEG"
-    if raw.startswith(_PNG_START):
-        return "PNG"
-    raise ImageError(f"compressed image is neither JPEG nor PNG ({len(raw)} bytes)")
-
-
-def _png_size(raw: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from(">II", raw.ljust(24, b"\0"), 16)
-    return height, width
-
-
-def _jpeg_size(raw: bytes) -> tuple[int, int]:
-    """Height and width as the frame header says, 0 if there is none."""
-    position = 2
-    while position + 9 <= len(raw):
-        mark, kind, length = struct.unpack_from(">BBH", raw, position)
-        if mark != 0xFF:
-            break
-        if kind == 0xFF:  # fill byte
-            position += 1
-        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", raw, position + 5)
-            return height, width
-        else:
-            position += 2 + length
-    return 0, 0
+def _turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Stored pixels as an orientation of EXIF wants them to be seen."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _view(

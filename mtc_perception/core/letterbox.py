@@ -68,20 +68,23 @@ class Letterbox:
         """Network pixels per source pixel."""
         return self.height / self.src_height
 
-    @property
-    def averages(self) -> bool:
-        """Whether network pixels are means of the areas they cover, not interpolated."""
-        return _averages(self.src_height, self.src_width, self.height, self.width)
+    def averages(self, image: SourceImage) -> bool:
+        """Whether network pixels are means of the pixels they cover, not interpolated."""
+        height, width = image.pixels.shape[:2]
+        return _averages(height, width, self.height, self.width)
 
     def write(self, image: SourceImage, out: npt.NDArray[np.uint8]) -> None:
-        """Write `image`, of this letterbox's source size, into `out`, uint8 `[H, W, 3]` RGB."""
+        """Write `image`, of this letterbox's source size, into `out`, uint8 `[H, W, 3]` RGB.
+
+        It may have fewer pixels than its size says.
+        """
         # Every time, although they seldom change: it takes microseconds.
         out[: self.top] = PAD_VALUE
         out[self.top + self.height :] = PAD_VALUE
         out[:, : self.left] = PAD_VALUE
         out[:, self.left + self.width :] = PAD_VALUE
         region = self._region(out)
-        same_size = (self.height, self.width) == (self.src_height, self.src_width)
+        same_size = (self.height, self.width) == image.pixels.shape[:2]
         if image.format == "rgb":
             if same_size:
                 np.copyto(region, image.pixels)
@@ -123,8 +126,8 @@ class Letterbox:
 
 
 def to_rgb(image: SourceImage) -> npt.NDArray[np.uint8]:
-    """A copy of the image, uint8 `[H, W, 3]`, RGB."""
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    """A copy of the image's pixels, uint8 `[H, W, 3]`, RGB."""
+    rgb = np.empty((*image.pixels.shape[:2], 3), np.uint8)
     # A letterbox onto the image's own size only converts the colours.
     Letterbox.fit(*rgb.shape[:2], *rgb.shape[:2]).write(image, rgb)
     return rgb

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets import bdd100k, image_mask, project
-from mtc_perception.datasets.pixels import read_image, read_mask
+from mtc_perception.datasets.pixels import read_image, read_mask, read_source
 from mtc_perception.datasets.sample import (
     HARMLESS,
     BrokenFile,
@@ -33,6 +33,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_mask",
+    "read_source",
     "read_split",
     "read_truth",
     "split_of",

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.images import SourceImage, decode_compressed
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.datasets.sample import (
     BINARY,
     COLOURS,
@@ -17,6 +19,7 @@ from mtc_perception.datasets.sample import (
     MaskSource,
     Problem,
 )
+from mtc_perception.util.errors import ImageError
 
 _SUBPIXEL_BITS = 4
 _PNG_COLOUR_TYPE = 25
@@ -24,11 +27,21 @@ _PNG_COLOUR_TYPE = 25
 _PNG_PALETTE = 3
 
 
+def read_source(path: Path, fit: tuple[int, int] | None = None) -> SourceImage:
+    """Decode one image; `fit` as of `decode_compressed`.
+
+    Raises LayoutError naming a file that fails.
+    """
+    try:
+        return decode_compressed(_content(path, "unreadable image"), fit)
+    except ImageError as error:
+        raise BrokenFile(Problem("unreadable image", path, str(error))) from error
+
+
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode one image to uint8 [H, W, 3] RGB. Raises LayoutError naming a file that fails."""
-    data = _content(path, "unreadable image")
-    pixels = _decode(data, cv2.IMREAD_COLOR, path, "unreadable image")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    image = read_source(path)
+    return image.pixels if image.format == "rgb" else to_rgb(image)
 
 
 def read_mask(source: MaskSource, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -49,10 +62,13 @@ def read_mask_values(source: MaskFile, size: tuple[int, int]) -> npt.NDArray[np.
     16-bit values, and colours that are no grey. Colour maps are read as their brightness.
     """
     path = source.path
-    data = _content(path, "unreadable mask")
+    data = np.frombuffer(_content(path, "unreadable mask"), np.uint8)
     any_colour = source.coding is COLOURS
     flags = cv2.IMREAD_GRAYSCALE if any_colour else cv2.IMREAD_UNCHANGED
-    pixels = _decode(data, flags, path, "unreadable mask")
+    # The size is checked first because cv2 raises on an empty buffer but returns None on garbage.
+    pixels = cv2.imdecode(data, flags) if data.size else None
+    if pixels is None:
+        raise BrokenFile(Problem("unreadable mask", path, "not a readable image"))
     if pixels.shape[:2] != size:
         found = f"mask is {pixels.shape[1]}x{pixels.shape[0]}, its image {size[1]}x{size[0]}"
         raise BrokenFile(Problem("mask of another size", path, found))
@@ -119,16 +135,8 @@ def draw_shapes(source: MaskShapes, size: tuple[int, int]) -> npt.NDArray[np.boo
     return mask.view(np.bool_)
 
 
-def _content(path: Path, kind: Kind) -> npt.NDArray[np.uint8]:
+def _content(path: Path, kind: Kind) -> bytes:
     try:
-        return np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        return path.read_bytes()
     except OSError as error:
         raise BrokenFile(Problem(kind, path, str(error.strerror or error))) from None
-
-
-def _decode(data: npt.NDArray[np.uint8], flags: int, path: Path, kind: Kind) -> npt.NDArray[Any]:
-    # The size is checked first because cv2 raises on an empty buffer but returns None on garbage.
-    pixels = cv2.imdecode(data, flags) if data.size else None
-    if pixels is None:
-        raise BrokenFile(Problem(kind, path, "not a readable image"))
-    return pixels

@@ -267,7 +267,7 @@ class Camera:
         return int(self._clock.now().nanoseconds)
 
     def read(self, frame: Frame) -> SourceImage:
-        return source_image(frame.payload)
+        return source_image(frame.payload, self._host.perceiver.input_size)
 
     def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
         words = f"{outcome.value}: {reason}"
@@ -302,7 +302,8 @@ class Camera:
         )
         if self._overlay.get_subscription_count():
             classes = perceiver.bundle.manifest.classes
-            picture = draw_overlay(to_rgb(image), perception, classes)
+            whole = image if image.full_size is None else source_image(frame.payload)
+            picture = draw_overlay(to_rgb(whole), perception, classes)
             self._overlay.publish(image_message(header, "rgb8", picture))
 
 

@@ -68,12 +68,16 @@ def received_image(message: bytes, compressed: bool) -> ReceivedImage:
     return ReceivedImage(header, compressed, encoding, height, width, step, data)
 
 
-def source_image(image: ReceivedImage) -> SourceImage:
-    """The pixels of an image message; raises ImageError naming what is wrong with it."""
+def source_image(image: ReceivedImage, fit: tuple[int, int] | None = None) -> SourceImage:
+    """The pixels of an image message; raises ImageError naming what is wrong with it.
+
+    A compressed one may have fewer than its size says if it is going to be scaled into `fit`, as
+    `decode_compressed` has it.
+    """
     if image.problem:
         raise ImageError(image.problem)
     if image.compressed:
-        return decode_compressed(image.data)
+        return decode_compressed(image.data, fit)
     return view_image(image.encoding, image.height, image.width, image.step, image.data)
 
 

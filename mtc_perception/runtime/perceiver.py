@@ -50,6 +50,8 @@ class Perceiver:
         self.bundle = bundle
         self.engine = engine
         self.why = why
+        self.input_size = bundle.manifest.input.size
+        """Height and width."""
 
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
@@ -61,8 +63,7 @@ class Perceiver:
         """
         limits = limits or self.bundle.manifest.limits
         begin = perf_counter()
-        spec = self.bundle.manifest.input
-        letterbox = Letterbox.fit(image.height, image.width, spec.height, spec.width)
+        letterbox = Letterbox.fit(image.height, image.width, *self.input_size)
         try:
             self.engine.prepare(image, letterbox)
             prepared = perf_counter()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from mtc_perception.core.perception import (
     decode_boxes,
 )
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.datasets.layout import Sample, read_image, read_truth
+from mtc_perception.datasets.layout import Sample, read_source, read_truth
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.evaluation.subject import Subject
@@ -87,6 +88,12 @@ class Evaluation:
         self.frames.append(frame)
 
 
+def read_for(engine: Engine, path: Path) -> SourceImage:
+    """The image of a file, decoded as on the vehicle for this network. Raises LayoutError."""
+    _, height, width, _ = engine.input.shape
+    return read_source(path, (height, width))
+
+
 def infer(engine: Engine, image: SourceImage, max_detections: int) -> RawPerception:
     """Run one image through letterbox, engine and decoding. Raises EngineError."""
     _, height, width, _ = engine.input.shape
@@ -119,13 +126,13 @@ def evaluate_engine(
         PerceptionMetrics(thresholds.drivable, thresholds.lane, max_detections, thresholds.score)
     )
 
-    def load(sample: Sample) -> tuple[Sample, npt.NDArray[np.uint8], GroundTruth]:
-        pixels = read_image(sample.image_path)
-        return sample, pixels, read_truth(sample, pixels.shape[:2])
+    def load(sample: Sample) -> tuple[Sample, SourceImage, GroundTruth]:
+        image = read_for(engine, sample.image_path)
+        return sample, image, read_truth(sample, (image.height, image.width))
 
     def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, RawPerception]]:
-        for sample, pixels, truth in map_ahead(pool, load, samples, MOST_WORKERS):
-            yield sample, truth, infer(engine, SourceImage(pixels, "rgb"), max_detections)
+        for sample, image, truth in map_ahead(pool, load, samples, MOST_WORKERS):
+            yield sample, truth, infer(engine, image, max_detections)
 
     def score(
         one: tuple[Sample, GroundTruth, RawPerception],

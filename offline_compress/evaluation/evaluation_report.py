@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import (
     CLASS_COLORS,
     DRIVABLE_COLOR,
@@ -32,7 +31,7 @@ from mtc_perception.metrics.tasks import RECOMMENDED
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from offline_compress.evaluation.accuracy import Evaluation, FrameScore, infer, ranked
+from offline_compress.evaluation.accuracy import Evaluation, FrameScore, infer, ranked, read_for
 from offline_compress.evaluation.evaluation_charts import charts
 from offline_compress.evaluation.subject import Subject
 
@@ -161,7 +160,8 @@ def write_report(
 def draw_sample(subject: Subject, frame: FrameScore) -> str:
     """Prediction and label of one sample side by side, as a base64 JPEG."""
     pixels = read_image(frame.sample.image_path)
-    answer = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
+    image = read_for(subject.engine, frame.sample.image_path)
+    answer = infer(subject.engine, image, subject.max_detections)
     truth = read_truth(frame.sample, pixels.shape[:2])
     pair = np.hstack(
         [

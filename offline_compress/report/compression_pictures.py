@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mtc_perception.core.images import SourceImage
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount
 from offline_compress.data.labelled import labelled_split
-from offline_compress.evaluation.accuracy import evaluate_subject, infer
+from offline_compress.evaluation.accuracy import evaluate_subject, infer, read_for
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.recipe.parts import DataSource
@@ -77,6 +76,7 @@ def draw_pair(teacher: Subject, student: Subject, sample: Sample) -> str:
     pixels = read_image(sample.image_path)
     halves = []
     for subject in (teacher, student):
-        frame = infer(subject.engine, SourceImage(pixels, "rgb"), subject.max_detections)
+        image = read_for(subject.engine, sample.image_path)
+        frame = infer(subject.engine, image, subject.max_detections)
         halves.append(draw_overlay(pixels, frame.perception(subject.thresholds), subject.classes))
     return jpeg_base64(np.hstack(halves))

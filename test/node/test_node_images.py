@@ -41,8 +41,9 @@ def as_encoding(rgb, encoding):
         value = {"r": red, "g": green, "b": blue}
         tile = np.array([value[c] for c in encoding[6:10]], np.uint8).reshape(2, 2)
         return np.tile(tile, (rgb.shape[0] // 2, rgb.shape[1] // 2))
-    if encoding == "mono8":
+    if encoding in ("mono8", "8UC1"):
         return np.ascontiguousarray(rgb[..., 0])
+    encoding = {"8UC3": "bgr8", "8UC4": "bgra8"}.get(encoding, encoding)
     alpha = np.full_like(rgb[..., :1], 7)
     return np.ascontiguousarray(
         {
@@ -108,6 +109,7 @@ def test_all_outputs_carry_the_image_header_and_the_right_content(active):
     [
         *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422", "yuv422_yuy2"),
         *("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"),
+        *("8UC1", "8UC3", "8UC4"),
     ],
 )
 def test_encodings(active, encoding):
@@ -121,7 +123,7 @@ def test_encodings(active, encoding):
     drivable = pixels_of(active.drivable[-1])[inside]
     lane = pixels_of(active.lane[-1])[inside]
     assert (drivable == 255).all()
-    assert (lane == (255 if encoding == "mono8" else 0)).all()
+    assert (lane == (255 if encoding in ("mono8", "8UC1") else 0)).all()
 
 
 def test_padded_rows_are_skipped(active):
@@ -148,6 +150,60 @@ def test_compressed_images(start_node, extension):
     message.data = array("B", jpeg[: len(jpeg) // 2])
     publish(message)
     rig.wait_for_value("front", "reason", "truncated")
+
+
+def test_jpegs_that_lost_data_are_counted_and_the_next_good_one_works(start_node):
+    """libjpeg fills what is missing with grey; the end mark is there."""
+    rig = start_node(front__transport="compressed", front__image_topic="cam/image")
+    rig.run()
+    drivable, timing = rig.collect(Image, "drivable_mask"), rig.collect(DiagnosticArray, "timing")
+    publish = rig.camera("cam/image/compressed", CompressedImage)
+
+    def message(data: bytes) -> CompressedImage:
+        stamp = rig.get_clock().now().to_msg()
+        return CompressedImage(
+            header=Header(frame_id="cam", stamp=stamp), format="jpeg", data=array("B", data)
+        )
+
+    blocks = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", cv2.resize(blocks, (320, 192)))[1].tobytes()
+    half, quarter = len(jpeg) // 2, len(jpeg) // 4
+    for damaged in (jpeg[:half] + jpeg[-2:], jpeg[:half] + jpeg[half + quarter :]):
+        rejected = rig.perceive(publish, message(damaged), timing)
+        reason = "malformed: JPEG image cannot be decoded: premature end of data segment"
+        assert rejection(rejected) == reason
+    assert not drivable
+    rig.perceive(publish, message(jpeg), drivable)
+    assert len(drivable) == 1
+    malformed = int(rig.values("front")["frames_malformed"])
+    assert malformed >= 2
+
+
+def test_a_large_jpeg_has_answers_and_overlay_of_its_own_size(start_node):
+    """It is decoded at a quarter of its size; the toy network takes 96 x 160."""
+    rig = start_node(front__transport="compressed", front__image_topic="cam/image")
+    rig.run()
+    drivable, overlay = rig.collect(Image, "drivable_mask"), rig.collect(Image, "overlay")
+    publish = rig.camera("cam/image/compressed", CompressedImage)
+    rig.wait_for(
+        lambda: rig.configured.cameras[0]._overlay.get_subscription_count() == 1, "the match"
+    )
+    rgb = solid(0, 0, 0, 385, 641)
+    rgb[:200] = 255  # drivable; and of the rest a line that only the whole image shows
+    rgb[300] = (0, 0, 255)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+    jpeg = cv2.imencode(".jpg", rgb[..., ::-1], options)[1].tobytes()
+    message = CompressedImage(format="jpeg", data=array("B", jpeg))
+    message.header = Header(frame_id="cam", stamp=rig.get_clock().now().to_msg())
+    picture = rig.perceive(publish, message, overlay)
+    mask = pixels_of(drivable[-1])
+    assert mask.shape == (385, 641)
+    assert (mask[:195] == 255).all()
+    assert (mask[205:] == 0).all()
+    shown = pixels_of(picture)
+    assert shown.shape == (385, 641, 3)
+    assert shown[300, :, 2].min() > 200
+    assert shown[298, :, 2].max() < 50
 
 
 def test_resolution_may_change_mid_stream(active):

@@ -142,7 +142,7 @@ def test_a_broken_image_between_good_ones_ends_the_evaluation(
     evaluation = evaluate_subject(subject, samples)
     assert [frame.sample.stem for frame in evaluation.frames] == [f"{i:02}" for i in range(30)]
     samples[20].image_path.write_bytes(b"not a picture")
-    with pytest.raises(LayoutError, match=r"20\.png: not a readable image"):
+    with pytest.raises(LayoutError, match=r"20\.png: compressed image is neither JPEG"):
         evaluate_subject(subject, samples)
 
 

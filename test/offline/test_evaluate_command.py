@@ -112,4 +112,4 @@ def test_a_broken_image_is_named(
     data.add("a", road()[0])
     (data.root / "images/val/a.png").write_bytes(b"not a picture")
     assert command(monkeypatch, toy_bundle, "--data", data.root) == 2
-    assert "a.png: not a readable image" in capsys.readouterr().err
+    assert "a.png: compressed image is neither JPEG, PNG nor WebP" in capsys.readouterr().err

@@ -72,13 +72,14 @@ def geometry(image: SourceImage, letterbox: Letterbox) -> Geometry:
     Raises ImageError if the pixels do not have the shape of their format.
     """
     pixel_bytes, channel = _LAYOUTS[image.format]
-    shape = (image.height, image.width, pixel_bytes)
+    height, width = image.pixels.shape[:2]
+    shape = (height, width, pixel_bytes)
     if image.pixels.shape != (shape if pixel_bytes > 1 else shape[:2]):
         found = "x".join(map(str, image.pixels.shape))
         raise ImageError(f"image cannot be scaled: {found} values are not {image.format}")
     return Geometry(
-        image.height,
-        image.width,
+        height,
+        width,
         pixel_bytes,
         channel,
         letterbox.dst_height,
@@ -87,7 +88,7 @@ def geometry(image: SourceImage, letterbox: Letterbox) -> Geometry:
         letterbox.left,
         letterbox.height,
         letterbox.width,
-        letterbox.averages,
+        letterbox.averages(image),
         PAD_VALUE,
     )
 

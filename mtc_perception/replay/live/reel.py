@@ -147,5 +147,6 @@ def _camera_message(
         pixels = EncodedPixels("jpeg", jpeg.tobytes())
     elif transport == "raw" and isinstance(pixels, EncodedPixels):
         width = image.width
-        pixels = RawPixels("bgr8", image.height, width, 3 * width, image.pixels.reshape(-1))
+        flat = image.pixels.reshape(-1)
+        pixels = RawPixels(f"{image.format}8", image.height, width, 3 * width, flat)
     return _plain_message(pixels)

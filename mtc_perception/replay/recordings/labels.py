@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mtc_perception.core.images import compressed_size
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import Sample, label_splits, read_labels, read_truth, split_of
-from mtc_perception.datasets.sample import LayoutError
+from mtc_perception.datasets.sample import LayoutError, MaskFile
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     FrameSource,
@@ -108,12 +109,25 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth | None:
     """The labels of an image; None, and a note, where they cannot be read."""
     try:
-        return read_truth(sample, frame.pixels.size)
+        size = frame.pixels.size
+    except ImageError:  # noted where the image is replayed, and a miss of what is labelled
+        sample, size = _without_image(sample)
+    try:
+        return read_truth(sample, size) if sample.labelled else None
     except LayoutError as error:
         notes.add("unreadable label", str(error))
-    except ImageError:
-        pass  # noted where the image is replayed
     return None
+
+
+def _without_image(sample: Sample) -> tuple[Sample, tuple[int, int]]:
+    """What can be told of the labels of an image whose size nobody knows, and a size for that."""
+    masks = [one.path for one in (sample.drivable, sample.lane) if isinstance(one, MaskFile)]
+    if not masks:
+        return replace(sample, drivable=None, lane=None), (1, 1)  # boxes are missed at any size
+    try:
+        return sample, compressed_size(masks[0].read_bytes())
+    except (OSError, ImageError):
+        return sample, (1, 1)  # whoever reads the mask says what is wrong with it
 
 
 def stamp_of(name: str) -> int | None:

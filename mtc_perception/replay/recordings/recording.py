@@ -40,14 +40,14 @@ class RawPixels:
         """Height and width."""
         return self.height, self.width
 
-    def decode(self) -> SourceImage:
+    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
         """The pixels. Raises ImageError."""
         return view_image(self.encoding, self.height, self.width, self.step, self.data)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPixels:
-    """A JPEG or PNG file; `format` as in a `sensor_msgs/CompressedImage`."""
+    """A JPEG, PNG or WebP file; `format` as in a `sensor_msgs/CompressedImage`."""
 
     format: str
     data: bytes
@@ -57,9 +57,9 @@ class EncodedPixels:
         """Height and width. Raises ImageError."""
         return compressed_size(self.data)
 
-    def decode(self) -> SourceImage:
-        """The pixels. Raises ImageError."""
-        return decode_compressed(self.data)
+    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
+        """The pixels; `fit` as of `decode_compressed`. Raises ImageError."""
+        return decode_compressed(self.data, fit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class BrokenPixels:
         """Raises ImageError."""
         raise ImageError(self.reason)
 
-    def decode(self) -> SourceImage:
+    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
         """Raises ImageError."""
         raise ImageError(self.reason)
 

@@ -81,7 +81,7 @@ class VideoSource:
 
 
 class FolderSource:
-    """The JPEG and PNG files of a folder, by name.
+    """The image files of a folder, by name.
 
     A folder of images of a data set's split, `<root>/images/<split>` for one, has its labels too.
     """

@@ -221,7 +221,7 @@ _JPEG_QUALITY = 95
 
 
 def write_recording(source: FrameSource, out: Path, on_frame: Callable[[int], None]) -> Notes:
-    """Write the bag `out`: JPEG and PNG files as they are, frames of a video as JPEG.
+    """Write the bag `out`: image files as they are, frames of a video as JPEG.
 
     It begins at START_NS. `on_frame` is told the number of images so far. Returns what is wrong
     with the recording; raises UserError where `out` exists or `source` is a bag already, and

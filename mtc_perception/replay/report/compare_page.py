@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_truth
 from mtc_perception.metrics.figures import unit_of
@@ -255,18 +254,18 @@ def redraw(
             continue
         tick()
         try:
-            image = frame.pixels.decode()
+            rgb = to_rgb(frame.pixels.decode())
         except ImageError:
             continue
         views, digests = [], []
         for run in (first, second):
-            picture, digest = _answer(run, frame, image, perceivers)
+            picture, digest = _answer(run, frame, rgb, perceivers)
             views.append(picture)
             digests.append(digest)
         drawn[frame.index] = Redrawn(
             views[0],
             views[1],
-            None if truth is None else draw_truth(to_rgb(image), truth),
+            None if truth is None else draw_truth(rgb, truth),
             tuple(digests) == wanted[frame.index],
         )
     return drawn
@@ -281,14 +280,14 @@ def _frames(run: StreamResult) -> Iterator[LabelledFrame]:
 
 
 def _answer(
-    run: StreamResult, frame: SourceFrame, image: SourceImage, perceivers: PerceiverPool
+    run: StreamResult, frame: SourceFrame, rgb: Rgb, perceivers: PerceiverPool
 ) -> tuple[Rgb, str]:
-    """The image with the answer of a run's network, and the answer's digest."""
+    """The image `rgb` with the answer of a run's network, and the answer's digest."""
     engine = run.engine
     selection = Selection(Path(run.bundle["path"]), engine["name"], engine["precision"])
     with perceivers.lend(selection) as lent:
         manifest = lent.bundle.manifest
-        perception = lent.perceive(image)
+        perception = lent.perceive(frame.pixels.decode(lent.input_size))
     judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
     record = judge.answered(frame, perception, None)
-    return draw_record(to_rgb(image), record, perception), record.digest
+    return draw_record(rgb, record, perception), record.digest

@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.pages.pictures import Rgb, jpeg, shrink
 from mtc_perception.replay.recordings.recording import EncodedPixels
 from mtc_perception.replay.recordings.writer import BagWriter
@@ -49,7 +48,7 @@ class AnnotatedBag:
         frame, truth = replayed.labelled
         where = record.stamp_ns, frame.frame_id
         if replayed.image is not None:
-            picture = draw_record(to_rgb(replayed.image), record, perception)
+            picture = draw_record(replayed.rgb(), record, perception)
             self._writer.image(OVERLAY_TOPIC, *where, EncodedPixels("jpeg", jpeg(picture)))
         if perception is not None:
             scores = record.scores.tolist()
@@ -88,7 +87,7 @@ class AnnotatedVideo:
         """Raises ReplayError where no video can be written."""
         if replayed.image is None:
             return
-        picture = draw_record(to_rgb(replayed.image), record, replayed.perception)
+        picture = draw_record(replayed.rgb(), record, replayed.perception)
         caption = _caption(record, replayed.latency_ms)
         alarm = replayed.perception is None
         self._write(_add_caption(shrink(picture, _WIDTH_PX), caption, alarm=alarm))

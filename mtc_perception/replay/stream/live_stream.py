@@ -107,7 +107,8 @@ def _seen(
     bundle: Bundle,
     reference: Perceiver | None,
 ) -> ReplayedImage:
-    image, problem = _decoded(labelled.frame)
+    fit = bundle.manifest.input.size if reference is None else reference.input_size
+    image, problem = _decoded(labelled.frame, fit)
     other = None if reference is None or image is None else _seen_by(reference, image)
     answer = None if one is None else result.perception(one, bundle.manifest.classes)
     if one is None or answer is None:
@@ -123,9 +124,9 @@ def _seen_by(reference: Perceiver, image: SourceImage) -> Perception | None:
         return None
 
 
-def _decoded(frame: SourceFrame) -> tuple[SourceImage | None, str]:
+def _decoded(frame: SourceFrame, fit: tuple[int, int]) -> tuple[SourceImage | None, str]:
     try:
-        return frame.pixels.decode(), ""
+        return frame.pixels.decode(fit), ""
     except ImageError as error:
         return None, str(error)
 

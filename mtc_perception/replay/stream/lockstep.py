@@ -7,10 +7,15 @@ in order: what is computed does not depend on how the threads take turns.
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
 
 from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.perception import Perception
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame
 from mtc_perception.replay.records.record import Status
@@ -33,13 +38,19 @@ class ReplayedImage:
 
     labelled: LabelledFrame
     image: SourceImage | None
-    """None where it cannot be decoded."""
+    """None where it cannot be decoded; perhaps with fewer pixels than the image has."""
     perception: Perception | None
     reference: Perception | None
     status: Status
     reason: str
     latency_ms: dict[str, float]
     """By `STAGES`; empty without an answer."""
+
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """The whole image, uint8 [H, W, 3]. Only where it can be decoded."""
+        assert self.image is not None
+        whole = self.image.full_size is None
+        return to_rgb(self.image if whole else self.labelled.frame.pixels.decode())
 
 
 def replay_frames(
@@ -54,7 +65,9 @@ def replay_frames(
     """
     with (
         ThreadPoolExecutor(_DECODERS, "decoder") as pool,
-        ReadAhead(map_ahead(pool, _decoded, frames, _DECODERS), _QUEUED) as decoded,
+        ReadAhead(
+            map_ahead(pool, partial(_decoded, fit=perceiver.input_size), frames, _DECODERS), _QUEUED
+        ) as decoded,
         ReadAhead((_seen(one, perceiver, limits, reference) for one in decoded), _QUEUED) as seen,
     ):
         yield from seen
@@ -70,11 +83,11 @@ class _Decoded:
     read_ms: float
 
 
-def _decoded(labelled: LabelledFrame) -> _Decoded:
+def _decoded(labelled: LabelledFrame, fit: tuple[int, int]) -> _Decoded:
     image, reason = None, ""
     begin = perf_counter()
     try:
-        image = labelled.frame.pixels.decode()
+        image = labelled.frame.pixels.decode(fit)
     except ImageError as error:
         reason = str(error)
     return _Decoded(labelled, image, reason, (perf_counter() - begin) * 1e3)
@@ -90,7 +103,12 @@ def _seen(
         return ReplayedImage(labelled, None, None, None, status, decoded.reason, {})
     try:
         perception = perceiver.perceive(image, limits)
-        other = None if reference is None else reference.perceive(image)
+        other = None
+        if reference is not None:
+            same = reference.input_size == perceiver.input_size
+            other = reference.perceive(
+                image if same else labelled.frame.pixels.decode(reference.input_size)
+            )
     except ImageError as error:
         return ReplayedImage(labelled, image, None, None, "malformed", str(error), {})
     times = perception.times
