@@ -24,7 +24,7 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> None:
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for name in ENGINES:
-            engine, *_ = open_engine(bundle, name)  # type: ignore[arg-type]
+            engine, *_ = open_engine(bundle, name, "fp32")  # type: ignore[arg-type]
             stack.callback(engine.close)
             engines[name] = engine
         blocks: dict[str, list[list[float]]] = {name: [] for name in ENGINES}
