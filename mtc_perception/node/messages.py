@@ -54,7 +54,7 @@ def received_image(message: bytes, compressed: bool) -> ReceivedImage:
     """Unpack a serialised image message, in microseconds. Never raises: see `problem`."""
     header = Header()
     try:
-        fields = _Reader(message)
+        fields = _CdrReader(message)
         header = fields.header()
         if compressed:
             fields.string()  # what it calls its format; the file knows better
@@ -84,7 +84,7 @@ def source_image(image: ReceivedImage, fit: tuple[int, int] | None = None) -> So
 def detections_message(header: Header, perception: Perception, classes: Sequence[str]) -> bytes:
     """A `Detection2DArray`: one `Detection2D` per box, best first; `class_id` is the class name."""
     stamped, names = _header(header), [_string(name) for name in classes]
-    message = _Writer()
+    message = _CdrWriter()
     message.put(4, stamped)
     message.put(4, _UINT32.pack(len(perception.boxes)))
     for (x1, y1, x2, y2), score, label in zip(
@@ -105,7 +105,7 @@ def detections_message(header: Header, perception: Perception, classes: Sequence
 def image_message(header: Header, encoding: str, pixels: npt.NDArray[np.uint8]) -> bytes:
     """An `Image` of `pixels` [H, W] or [H, W, channels]."""
     height, width = pixels.shape[:2]
-    message = _Writer()
+    message = _CdrWriter()
     message.put(4, _header(header))
     message.put(4, struct.pack("<2I", height, width))
     message.put(4, _string(encoding))
@@ -174,7 +174,7 @@ def _diagnostic_array(
     hardware_id: str,
     values: Mapping[str, str],
 ) -> bytes:
-    message = _Writer()
+    message = _CdrWriter()
     message.put(4, _header(header))
     message.put(4, _UINT32.pack(1))  # status
     message.put(1, level)
@@ -186,7 +186,7 @@ def _diagnostic_array(
     return message.serialised()
 
 
-class _Reader:
+class _CdrReader:
     """Takes the fields of a serialised message in their order; ImageError where it ends early."""
 
     def __init__(self, message: bytes) -> None:
@@ -225,7 +225,7 @@ class _Reader:
         return self.octets(4)
 
 
-class _Writer:
+class _CdrWriter:
     """Puts the fields of a message behind one another, little-endian."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from mtc_perception.replay.records.record import Change, FrameRecord, Status
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Answer:
+class _Compared:
     """What is compared of an answer."""
 
     boxes: npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ class _Deployed:
 
     index: int
     stamp_ns: int
-    answer: _Answer
+    answer: _Compared
 
 
 class FrameJudge:
@@ -65,7 +65,7 @@ class FrameJudge:
         """
         count = int(np.count_nonzero(perception.scores >= self._least_score))
         drivable, lane = PackedMask.pack(perception.drivable), PackedMask.pack(perception.lane)
-        everything = _Answer(perception.boxes, perception.scores, drivable, lane)
+        everything = _Compared(perception.boxes, perception.scores, drivable, lane)
         deployed = replace(
             everything, boxes=perception.boxes[:count], scores=perception.scores[:count]
         )
@@ -124,7 +124,7 @@ class FrameJudge:
         )
 
     def _judged(
-        self, frame: SourceFrame, answer: _Answer, truth: GroundTruth
+        self, frame: SourceFrame, answer: _Compared, truth: GroundTruth
     ) -> ImageEvidence | None:
         try:
             return judge_image(
@@ -159,7 +159,7 @@ class FrameJudge:
         )
 
 
-def _digest(answer: _Answer, labels: Sequence[str]) -> str:
+def _digest(answer: _Compared, labels: Sequence[str]) -> str:
     """16 hexadecimal digits that differ where answers do."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (answer.boxes, answer.scores):
@@ -177,11 +177,11 @@ def _as_truth(reference: Perception) -> GroundTruth:
     )
 
 
-def _nothing(truth: GroundTruth) -> _Answer:
+def _nothing(truth: GroundTruth) -> _Compared:
     """An answer that finds nothing in the image of these labels."""
     masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
     empty = PackedMask.pack(np.zeros(masks[0].shape if masks else (0, 0), np.uint8))
-    return _Answer(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), empty, empty)
+    return _Compared(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), empty, empty)
 
 
 def _float32(boxes: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
