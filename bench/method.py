@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.criteria import REFERENCE
-from bench.tables import Result, read_results, render, with_numbers
+from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import HEADLINES, task_scores
 from offline_compress.importance.criteria import task_shares
@@ -97,13 +97,7 @@ def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
 
 def main() -> int:
     """Rewrite the page in the working directory; 2 if a result is missing."""
-    try:
-        page = with_evidence(PAGE.read_text(), Path("results"))
-    except FileNotFoundError as error:
-        print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
-        return 2
-    PAGE.write_text(page)
-    return 0
+    return rewrite(PAGE, with_evidence)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.tables import Result, read_results, render, with_numbers
+from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.metrics.figures import value_of
 from offline_compress.report.compression_rows import Spread
 
@@ -53,14 +53,8 @@ def _points(run: Result) -> list[float]:
 
 
 def main() -> int:
-    """Rewrite the page in the working directory; 2 if the result is missing."""
-    try:
-        page = with_table(PAGE.read_text(), Path("results"))
-    except FileNotFoundError as error:
-        print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
-        return 2
-    PAGE.write_text(page)
-    return 0
+    """Rewrite the page in the working directory; 2 if a result is missing."""
+    return rewrite(PAGE, with_table)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Numbers in documents: Jinja2 templates in bench/templates/, filled from results/*.json."""
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,17 @@ _ENVIRONMENT.filters |= {
     "span": _span,
     "machine": _machine,
 }
+
+
+def rewrite(page: Path, filled: Callable[[str, Path], str]) -> int:
+    """Exit code of a program that fills a page in the working directory from its results.
+
+    2 if a result is missing.
+    """
+    try:
+        text = filled(page.read_text(), Path("results"))
+    except FileNotFoundError as error:
+        print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
+        return 2
+    page.write_text(text)
+    return 0

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from offline_compress.recipe.compression import TOLERANCE_POINTS
+
 
 def assess(
     bundle: Annotated[Path, typer.Argument(help="Bundle; its manifest is written anew.")],
@@ -12,7 +14,7 @@ def assess(
     split: Annotated[str, typer.Option(help="Part of it.")] = "val",
     tolerance: Annotated[
         float, typer.Option(min=0, help="Points that no figure of a variant may lose.")
-    ] = 0.3,
+    ] = TOLERANCE_POINTS,
 ) -> None:
     """Measure what the variants of a bundle lose and gain beside fp32, and record it there.
 
