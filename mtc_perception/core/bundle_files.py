@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from typing_extensions import Self
 
@@ -34,10 +34,13 @@ class BundleFiles:
                 raise BundleError(
                     f"{self.path}: neither a bundle directory nor a zip file ({error})"
                 ) from error
-            # `zip -r x.zip name.mtc` puts everything below one folder: that is fine too.
-            tops = {name.split("/")[0] for name in self._zip.namelist()}
-            if MANIFEST_NAME not in tops and len(tops) == 1:
-                self._prefix = f"{tops.pop()}/"
+            # `zip -r x.zip name.mtc` puts everything below a folder, and file managers put
+            # folders of their own beside it: that is fine too.
+            manifests = [name for name in self._zip.namelist() if _is_manifest(name)]
+            if len(manifests) > 1:
+                raise BundleError(f"{self.path} holds several bundles: {', '.join(manifests)}")
+            if manifests:
+                self._prefix = manifests[0].removesuffix(MANIFEST_NAME)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,6 +64,11 @@ class BundleFiles:
             RuntimeError,  # an encrypted member
         ) as error:
             raise BundleError(f"{self.path}: cannot read {name}: {error}") from error
+
+
+def _is_manifest(name: str) -> bool:
+    """Whether a file of an archive is the manifest of a bundle in it."""
+    return PurePosixPath(name).name == MANIFEST_NAME
 
 
 def write_files(path: Path, contents: Mapping[str, bytes]) -> None:

@@ -57,12 +57,30 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert bundle.manifest == read_bundle(str(path)).manifest
 
 
-def test_a_zipped_bundle_directory_is_read(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "toy.mtc/", "models/toy.mtc/"])
+@pytest.mark.parametrize(
+    "beside",
+    [[], ["__MACOSX/toy.mtc/._manifest.json", "__MACOSX/._toy.mtc"], [".DS_Store"], ["notes.txt"]],
+)
+def test_a_bundle_is_found_in_a_zip(
+    below: str, beside: list[str], bundle: Path, tmp_path: Path
+) -> None:
     zipped = tmp_path / "elsewhere.zip"
     with zipfile.ZipFile(zipped, "w") as archive:
+        for name in beside:
+            archive.writestr(name, b"\0\5\x16\7")
         for file in bundle.iterdir():
-            archive.write(file, f"toy.mtc/{file.name}")
+            archive.write(file, f"{below}{file.name}")
     assert read_bundle(zipped).manifest == read_bundle(bundle).manifest
+
+
+def test_a_zip_of_two_bundles_is_refused(bundle: Path, tmp_path: Path) -> None:
+    zipped = tmp_path / "both.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for folder in ("old.mtc", "new.mtc"):
+            archive.write(bundle / "manifest.json", f"{folder}/manifest.json")
+    message = refusal(zipped)
+    assert "several bundles: old.mtc/manifest.json, new.mtc/manifest.json" in message
 
 
 @pytest.mark.parametrize("name", ["toy.mtc", "toy.zip"])
