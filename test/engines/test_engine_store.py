@@ -64,6 +64,12 @@ def test_an_engine_comes_back_with_its_record(store: EngineStore) -> None:
     assert store.find(replace(HERE, gpu="NVIDIA RTX A4000", compute_capability=("sm86",)))
 
 
+@pytest.mark.fault(
+    area="store",
+    row="a stored engine is of another GPU, driver or version",
+    answer="It is refused; auto goes on to the next engine.",
+    diagnostics="why names what differs and the command that builds anew.",
+)
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
@@ -156,6 +162,12 @@ def test_a_damaged_engine_is_refused(store: EngineStore, damage: bytes) -> None:
     assert store.find(HERE) == b"engine"
 
 
+@pytest.mark.fault(
+    area="store",
+    row="a stored TensorRT engine is damaged",
+    answer="The next sound one is taken.",
+    diagnostics="device names the damage.",
+)
 def test_a_damaged_engine_does_not_hide_a_sound_one(store: EngineStore) -> None:
     best = store.put(HERE, b"of this GPU", ABOUT)
     other = store.put(AHEAD, b"ahead of time", ABOUT)
@@ -272,6 +284,12 @@ def test_what_came_lately_may_be_part_of_a_copy(store: EngineStore, tmp_path: Pa
     assert len(list(store.root.glob(".*.123"))) == 2
 
 
+@pytest.mark.fault(
+    area="store",
+    row="the process is killed while an engine is stored",
+    answer="The store is as it was before.",
+    diagnostics="Nothing: mtc-engine lists whole engines only.",
+)
 @pytest.mark.parametrize("calls", [1, 2])
 def test_an_interrupted_put_leaves_the_store_as_it_was(
     store: EngineStore, calls: int, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +319,12 @@ def _put_again_and_again(root: Path, times: int) -> None:
         EngineStore(root).put(AHEAD, bytes([number]) * 100_000, ABOUT)
 
 
+@pytest.mark.fault(
+    area="store",
+    row="several processes build and read at the same time",
+    answer="Readers see whole engines only.",
+    diagnostics="Nothing.",
+)
 def test_readers_see_whole_engines_while_others_write(store: EngineStore) -> None:
     store.put(AHEAD, b"first", ABOUT)
     context = multiprocessing.get_context("fork")

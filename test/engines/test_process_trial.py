@@ -111,6 +111,12 @@ def test_a_second_start_starts_no_process(
     assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="a variant crashes its runtime",
+    answer="It crashes a process of its own; the next variant is taken, and the crash remembered.",
+    diagnostics="why names the variant and the signal.",
+)
 def test_a_crash_leads_to_the_next_variant_of_the_same_engine_and_is_remembered(
     toy: Bundle, interpreter: Callable[[str], None], cache: Path
 ) -> None:
@@ -151,6 +157,12 @@ def test_a_trial_that_hangs_is_ended_and_may_be_tried_again(
     assert not caught.value.lasting  # the machine may have been busy
 
 
+@pytest.mark.fault(
+    area="bundle",
+    row="a variant computes something else than its bundle says",
+    answer="The self-test refuses it; the next variant is taken.",
+    diagnostics="why names the variant and what differs.",
+)
 def test_a_variant_that_computes_something_else_gives_way(toy: Bundle, tmp_path: Path) -> None:
     """A field that says `within tolerance` is no proof: the self-test is."""
     entries = dict(toy.manifest.variants)
@@ -183,6 +195,12 @@ def test_a_variant_that_is_no_network_gives_way(toy: Bundle, tmp_path: Path) -> 
     assert "variant int8-openvino: OpenVINO cannot read the network" in why
 
 
+@pytest.mark.fault(
+    area="disk",
+    row="the disk is full when the outcome of a trial is to be kept",
+    answer="The engine runs; the next start tries again.",
+    diagnostics="why says that it is not kept.",
+)
 def test_a_full_disk_keeps_nobody_from_driving(
     toy: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,12 @@ def test_rejected_until_an_image_is_accepted():
     assert monitor.resolution == "640x480"
 
 
+@pytest.mark.fault(
+    area="clock",
+    row="a recording loops",
+    answer="Every image is answered.",
+    diagnostics="stamps_back counts.",
+)
 def test_stamps_back_and_ahead_are_noticed():
     monitor = InputMonitor()
     now_ns = time.time_ns()

@@ -94,6 +94,12 @@ def test_progress_of_a_build_is_in_the_diagnostics(start_node, monkeypatch):
     assert any(state.startswith(f"configuring: {BUILDING}, ") for state in states), states
 
 
+@pytest.mark.fault(
+    area="signal",
+    row="SIGINT or SIGTERM while a TensorRT engine is built",
+    answer="The build is ended and the process with it, exit code 0.",
+    diagnostics="state is configuring, with the progress, until then.",
+)
 @needs_rtx
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_build_and_the_node(client, toy_bundle, number):

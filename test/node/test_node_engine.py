@@ -29,6 +29,12 @@ def break_engine(rig: Rig) -> None:
     rig.publish(image_message(solid(255, 0, 0), "rgb8", rig))
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="an engine raises an error",
+    answer="The next CPU engine takes over; the image is dropped.",
+    diagnostics="The engine is WARN: degraded, with the reason and what runs now.",
+)
 def test_a_failed_engine_is_replaced_by_the_next_cpu_engine(start_node):
     rig = start(start_node)
     break_engine(rig)
@@ -61,6 +67,12 @@ def test_a_label_out_of_range_is_the_engines_failure(start_node, monkeypatch):
     perceive(rig)
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="the last engine fails",
+    answer="The node goes through its error state to unconfigured and can be configured again.",
+    diagnostics="The engine is ERROR with the failure.",
+)
 def test_with_no_engine_left_the_node_goes_through_the_error_state_and_can_start_again(start_node):
     rig = start(start_node)
     break_engine(rig)
@@ -78,6 +90,12 @@ def test_with_no_engine_left_the_node_goes_through_the_error_state_and_can_start
     assert values["degraded"] == "no"
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="an engine fails and fallback is 'none'",
+    answer="The node goes to unconfigured.",
+    diagnostics="The engine is ERROR with the failure.",
+)
 def test_fallback_none_stops_at_the_first_failure(start_node):
     rig = start(start_node, fallback="none")
     break_engine(rig)

@@ -152,6 +152,12 @@ def test_compressed_images(start_node, extension):
     rig.wait_for_value("front", "reason", "truncated")
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="a JPEG lost data on its way",
+    answer="It is malformed and skipped; the next good one is answered.",
+    diagnostics="The camera is ERROR with the reason until then; frames_malformed counts.",
+)
 def test_jpegs_that_lost_data_are_counted_and_the_next_good_one_works(start_node):
     """libjpeg fills what is missing with grey; the end mark is there."""
     rig = start_node(front__transport="compressed", front__image_topic="cam/image")
@@ -206,6 +212,12 @@ def test_a_large_jpeg_has_answers_and_overlay_of_its_own_size(start_node):
     assert shown[298, :, 2].max() < 50
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="the size of the images changes",
+    answer="Every image is answered in its own pixels.",
+    diagnostics="resolution follows.",
+)
 def test_resolution_may_change_mid_stream(active):
     publish = active.camera("image_raw")
     for height, width in ((192, 320), (97, 331), (640, 360), (192, 320)):
@@ -221,6 +233,12 @@ def broken(message: Image, field: str, value: object) -> Image:
     return message
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="an image contradicts itself: too few bytes, a wrong step, no pixels, or depth",
+    answer="It is malformed and skipped; the next good one is answered.",
+    diagnostics="The camera is ERROR with the reason until then; frames_malformed counts.",
+)
 def test_bad_images_are_counted_and_named_and_the_next_good_one_works(active):
     publish = active.camera("image_raw")
 
@@ -249,6 +267,12 @@ def test_bad_images_are_counted_and_named_and_the_next_good_one_works(active):
     assert int(active.values("front")["frames_malformed"]) == len(bad)
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="a message is cut off",
+    answer="It is malformed and skipped; the next good one is answered.",
+    diagnostics="The camera is ERROR with the reason until then; frames_malformed counts.",
+)
 @pytest.mark.parametrize("kept", [2, 10, 40, -1])
 def test_a_message_that_is_cut_off_is_malformed_and_the_next_good_one_works(active, kept):
     publish = active.camera("image_raw")
@@ -271,6 +295,12 @@ def test_an_unknown_encoding_is_logged_once_with_the_supported_ones(active, capf
         assert encoding in line
 
 
+@pytest.mark.fault(
+    area="clock",
+    row="stamps jump ahead or back, or are zero",
+    answer="Every image is answered; ages that cannot be known are not told.",
+    diagnostics="The camera is WARN and names the clock; stamps_back counts.",
+)
 def test_stamps_that_jump_are_processed_and_named(active):
     publish = active.camera("image_raw")
     now = active.get_clock().now().nanoseconds
@@ -299,6 +329,12 @@ def test_stamps_that_jump_are_processed_and_named(active):
     assert clock == "ok"
 
 
+@pytest.mark.fault(
+    area="clock",
+    row="images arrive later than max_frame_age_ms allows",
+    answer="They are stale and skipped, but not where the stamp is of another clock.",
+    diagnostics="The camera is ERROR with age and limit; frames_stale counts.",
+)
 def test_frames_older_than_the_limit_are_stale(start_node):
     rig = start_node(max_frame_age_ms=5000.0)
     rig.run()
@@ -327,6 +363,12 @@ def test_frames_older_than_the_limit_are_stale(start_node):
     rig.perceive(publish, old, drivable)
 
 
+@pytest.mark.fault(
+    area="clock",
+    row="use_sim_time is set and nobody publishes /clock",
+    answer="Every image is answered.",
+    diagnostics="The camera is WARN: node clock is zero.",
+)
 def test_sim_time_without_a_clock_is_named_and_does_not_blind(start_node):
     rig = start_node(use_sim_time=True, max_frame_age_ms=100.0)
     rig.run()
@@ -376,6 +418,12 @@ def count(rig, status, key):
     return sum(int(entry.value) for entry in values if entry.key == key)
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="images come faster than the engine can answer",
+    answer="The newest is answered, older unread ones are dropped; nothing queues.",
+    diagnostics="frames_dropped counts.",
+)
 def test_a_flood_drops_old_frames_and_accounts_for_every_one(start_node):
     rig = start_node()
     rig.run()
@@ -401,6 +449,12 @@ def test_a_flood_drops_old_frames_and_accounts_for_every_one(start_node):
     assert dropped > 0
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="one camera floods the node",
+    answer="The others lose no image: cameras are served in turn.",
+    diagnostics="frames_dropped of that camera counts.",
+)
 def test_two_cameras_share_the_engine_fairly(start_node):
     rig = start_node(cameras=["front", "rear"])
     rig.run()
@@ -440,6 +494,12 @@ def test_two_cameras_share_the_engine_fairly(start_node):
     assert not any(masks["rear"][-1].data)
 
 
+@pytest.mark.fault(
+    area="DDS",
+    row="a publisher offers a QoS that does not match",
+    answer="Nothing can be received until parameter or publisher change.",
+    diagnostics="The camera is ERROR and names the policy and the parameter.",
+)
 def test_incompatible_qos_is_named(start_node):
     rig = start_node(reliability="reliable")
     rig.run()
@@ -473,6 +533,12 @@ def driver():
     context.try_shutdown()
 
 
+@pytest.mark.fault(
+    area="DDS",
+    row="a topic has another type, or only its other transport is published",
+    answer="Nothing is received.",
+    diagnostics="The camera is WARN and names both types and the parameter.",
+)
 @pytest.mark.parametrize(
     ("topic", "reason"),
     [

@@ -15,6 +15,12 @@ from support.toy_bundle import write_toy_bundle
 pytestmark = pytest.mark.dds
 
 
+@pytest.mark.fault(
+    area="signal",
+    row="SIGINT or SIGTERM",
+    answer="The process ends with exit code 0, in every state.",
+    diagnostics="Nothing is logged as an error.",
+)
 @pytest.mark.parametrize(
     ("state", "number"),
     [
@@ -50,6 +56,12 @@ def test_signals_end_the_node_cleanly_in_every_state(client, toy_bundle, state, 
     assert "ERROR" not in text
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="the node is shut down while it is active",
+    answer="It is finalized, and a signal ends the process with exit code 0.",
+    diagnostics="state is finalized.",
+)
 def test_shutdown_transition_and_then_ctrl_c(client, toy_bundle):
     with running(toy_bundle) as node:
         assert client.configure()
@@ -60,6 +72,12 @@ def test_shutdown_transition_and_then_ctrl_c(client, toy_bundle):
         assert node.end(signal.SIGINT)[0] == 0
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="the node is taken through all its states twice",
+    answer="It answers images again; no thread is left.",
+    diagnostics="state follows.",
+)
 def test_the_whole_cycle_twice(start_node):
     rig = start_node()
     for _ in range(2):
@@ -80,6 +98,12 @@ def test_the_whole_cycle_twice(start_node):
         assert "inference" not in names
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="images come while the node is inactive",
+    answer="None is received.",
+    diagnostics="The camera is OK: inactive.",
+)
 def test_inactive_means_no_subscription_and_no_output(start_node):
     rig = start_node()
     assert rig.configure()
@@ -96,6 +120,12 @@ def test_inactive_means_no_subscription_and_no_output(start_node):
     assert rig.values("front")["input"] == "inactive"
 
 
+@pytest.mark.fault(
+    area="bundle",
+    row="the bundle is missing",
+    answer="configure fails; the node stays unconfigured.",
+    diagnostics="The engine is ERROR with the path.",
+)
 def test_a_missing_bundle_is_a_failed_configure_with_the_reason(start_node, capfd):
     rig = start_node(bundle="/does/not/exist.mtc")
     assert not rig.configure()
@@ -106,6 +136,12 @@ def test_a_missing_bundle_is_a_failed_configure_with_the_reason(start_node, capf
     assert "/does/not/exist.mtc" in line
 
 
+@pytest.mark.fault(
+    area="bundle",
+    row="a file of the bundle is damaged",
+    answer="configure fails; with a whole bundle it works afterwards.",
+    diagnostics="The engine is ERROR with the file.",
+)
 def test_a_damaged_bundle_is_refused_and_a_whole_one_then_works(start_node, toy_bundle, tmp_path):
     damaged = write_toy_bundle(tmp_path / "damaged.mtc")
     model = damaged / "model.onnx"

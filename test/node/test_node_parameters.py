@@ -63,6 +63,12 @@ def test_a_live_threshold_reaches_the_latched_label_info_and_diagnostics(rig):
     assert values["drivable_threshold"] == "0.500"
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="a parameter is set to nonsense",
+    answer="Refused with the reason; nothing changes.",
+    diagnostics="No change.",
+)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -105,6 +111,12 @@ def test_cameras_may_be_added_while_unconfigured(rig):
     assert rig.count_publishers("left/detections") == 1
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="the node is started with an unusable parameter",
+    answer="One line, exit code 2.",
+    diagnostics="The line names the parameter and what it may be.",
+)
 @pytest.mark.parametrize(
     ("override", "reason"),
     [

@@ -108,6 +108,12 @@ def test_auto_stays_auto_and_chooses_anew(start_node, other_bundle):
     assert parameters(rig) == asked
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="load_engine is called while another one is loaded",
+    answer="The second is refused: busy. The first one goes on.",
+    diagnostics="swap is of the first.",
+)
 def test_a_second_request_is_refused_while_one_is_loading(start_node, toy_bundle):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))
     rig = drive.rig

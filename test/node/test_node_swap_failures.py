@@ -47,6 +47,12 @@ def untrue(path: Path) -> Path:
     return path
 
 
+@pytest.mark.fault(
+    area="bundle",
+    row="load_engine of a bundle or an engine that cannot be had",
+    answer="Refused with the reason; what runs goes on without losing an image.",
+    diagnostics="swap is failed, with the reason.",
+)
 @pytest.mark.parametrize(
     ("bundle", "engine", "precision", "reason"),
     [
@@ -159,6 +165,12 @@ def unusable_publisher(rig: Rig) -> str:
     return "TypeError: "
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="after a switch of engines, parameters or class names cannot be adapted",
+    answer="The new engine stays; the answer names the problem.",
+    diagnostics="swap is done, with the problem.",
+)
 @pytest.mark.parametrize("spoil", [refused_parameters, failing_parameters, unusable_publisher])
 def test_what_fails_after_the_switch_does_not_call_it_failed(start_node, other_bundle, spoil):
     drive = Drive(start_node(engine="openvino", reliability="reliable"))

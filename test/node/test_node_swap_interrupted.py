@@ -13,6 +13,12 @@ from support.swap_rig import Drive, answer, ask
 pytestmark = pytest.mark.dds
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="the node is cleaned up while another engine is loaded",
+    answer="The engine is not taken; the request is answered with the reason.",
+    diagnostics="swap is failed, with the reason.",
+)
 def test_a_node_that_is_cleaned_up_meanwhile_does_not_take_the_engine(start_node):
     rig = start_node()
     assert rig.configure()
@@ -26,6 +32,12 @@ def test_a_node_that_is_cleaned_up_meanwhile_does_not_take_the_engine(start_node
     rig.wait_for_value("engine", "network", "toy")
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="the last engine fails while another one is loaded",
+    answer="The node goes to unconfigured; the other engine is not taken.",
+    diagnostics="The engine is ERROR with the failure.",
+)
 def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
     drive = Drive(start_node(engine="openvino", reliability="reliable", fallback="none"))
     rig = drive.rig
@@ -40,6 +52,12 @@ def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
     assert rig.state() == "unconfigured"
 
 
+@pytest.mark.fault(
+    area="signal",
+    row="SIGINT or SIGTERM while another engine is loaded",
+    answer="The process ends with exit code 0.",
+    diagnostics="Nothing is logged as an error.",
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
     client,
@@ -57,6 +75,12 @@ def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
     assert "Warning" not in text
 
 
+@pytest.mark.fault(
+    area="lifecycle",
+    row="the node is shut down while another engine is loaded",
+    answer="It is finalized; the request is answered with the reason.",
+    diagnostics="state is finalized.",
+)
 def test_shutdown_while_an_engine_is_loading(client, toy_bundle):
     with running(toy_bundle) as node:
         assert client.configure()

@@ -141,6 +141,12 @@ def toy(toy_bundle: Path) -> Bundle:
     return read_bundle(toy_bundle)
 
 
+@pytest.mark.fault(
+    area="memory",
+    row="there is no memory for an image",
+    answer="The node goes to unconfigured; no engine is blamed.",
+    diagnostics="The engine is ERROR with the failure.",
+)
 def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
     bench = Bench(toy, no_memory)
     bench.send()
@@ -151,6 +157,12 @@ def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
     assert bench.slots.counters()[0].dropped == 1
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="an engine raises something that is no error of engines",
+    answer="The next CPU engine takes over.",
+    diagnostics="The engine is WARN: degraded, with the reason.",
+)
 def test_whatever_an_engine_raises_it_is_replaced(toy: Bundle) -> None:
     bench = Bench(toy, grey, "onnxruntime")
     bench.send()
@@ -200,6 +212,12 @@ def endless_box(outputs: Outputs) -> None:
     outputs.boxes[0, 0, 2] = math.inf
 
 
+@pytest.mark.fault(
+    area="engine",
+    row="an engine answers what makes no sense: NaN, scores out of order, labels it does not have",
+    answer="Nothing of it is published; the next CPU engine takes over.",
+    diagnostics="The engine is WARN: degraded, with what made no sense.",
+)
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -249,6 +267,12 @@ def test_limits_that_change_while_an_image_is_perceived_are_for_the_next(toy: Bu
     assert after.drivable.max() == after.lane.max() == 0
 
 
+@pytest.mark.fault(
+    area="camera",
+    row="an image cannot be scaled",
+    answer="It is malformed and skipped; the engine stays.",
+    diagnostics="The camera is ERROR with the reason; frames_malformed counts.",
+)
 def test_an_image_that_cannot_be_scaled_is_malformed(toy: Bundle) -> None:
     bench = Bench(toy, two_channels)
     bench.send()

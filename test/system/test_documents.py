@@ -10,7 +10,7 @@ import typer
 from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
-from bench import architecture
+from bench import architecture, faults
 from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
 from bench.renderer import with_table
@@ -125,6 +125,10 @@ def test_the_architecture_is_that_of_the_code() -> None:
     assert all(
         room.words for top in architecture.PACKAGES for room in architecture.rooms(ROOT, top)
     )
+
+
+def test_the_faults_are_those_of_the_tests() -> None:
+    assert text(faults.PAGE) == faults.page(ROOT), "python -m bench.faults"
 
 
 def test_the_changelog_is_one_for_ros_tools() -> None:
