@@ -1,8 +1,6 @@
 """How a bundle lies on disk: a directory, or the same as a zip file."""
 
 import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing_extensions import Self
 
 from mtc_perception.util.errors import BundleError
-from mtc_perception.util.files import sync
+from mtc_perception.util.files import replacing, replacing_folder, restore_folder, sync
 
 MANIFEST_NAME = "manifest.json"
 
@@ -25,6 +23,7 @@ class BundleFiles:
         self._prefix = ""
 
     def __enter__(self) -> Self:
+        restore_folder(self.path)
         if not os.path.exists(self.path):  # Path.exists raises where access is denied
             raise BundleError(f"{self.path}: no such bundle, or no permission to read it")
         if self.path.is_file():
@@ -88,40 +87,17 @@ def write_files(path: Path, contents: Mapping[str, bytes]) -> None:
 def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
     if path.exists() and not zipfile.is_zipfile(path):
         raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name, data in contents.items():
-                # A fixed date keeps the bytes reproducible; weights do not compress.
-                archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
-        os.chmod(temporary, 0o644)
-        sync(Path(temporary))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    with replacing(path, durable=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, data in contents.items():
+            # A fixed date keeps the bytes reproducible; weights do not compress.
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
 def _write_directory(path: Path, contents: Mapping[str, bytes]) -> None:
     if path.exists() and not (path / MANIFEST_NAME).is_file():
         raise BundleError(f"{path}: exists and is not a bundle; remove it or choose another path")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        new, old = temporary / "new", temporary / "old"
+    with replacing_folder(path) as new:
         new.mkdir()
         for name, data in contents.items():
             (new / name).write_bytes(data)
             sync(new / name)
-        sync(new)
-        try:
-            if path.exists():
-                os.replace(path, old)
-            os.replace(new, path)
-        except BaseException:  # Ctrl-C too
-            if old.exists() and not path.exists():
-                os.replace(old, path)
-            raise
-        sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 """How the command-line programs end."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -23,5 +24,14 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
         raise SystemExit(2) from None
     except (UserError, OSError) as error:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_words(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _words(error: UserError | OSError) -> str:
+    """The error in one line, with what to do about a full disk."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "; free some space and give the same command again" if full else ""
+    return f"{error.filename}: {error.strerror}{advice}"

@@ -2,9 +2,12 @@
 
 import errno
 import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mtc_perception.util.errors import UserError
 
@@ -12,22 +15,49 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def held(folder: Path, main: bool = True) -> Iterator[None]:
+def held(folder: Path, main: bool = True, *, of: Path | None = None) -> Iterator[None]:
     """Hold the folder of a run, which is made if need be, in the main one of the run's processes.
 
-    Raises UserError if another run does.
+    Raises UserError, which names that process and `of` (default: the folder), if another run does.
     """
     if not main:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            # Of this process alone: the workers that it forks may outlive it for seconds.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(f"another process works in {folder}; give another --out") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise  # file systems of clusters may have no locks: there, runs are on their own
+    with _opened(folder, of or folder) as file:
+        # Whoever comes now is told who is here.
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield
+
+
+@contextmanager
+def _opened(folder: Path, of: Path) -> Iterator[IO[str]]:
+    """The lock of a folder, open and locked."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK_FILE).open("a+") as file:
+            try:
+                # Of this process alone: the workers that it forks may outlive it for seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.seek(0)
+                who = file.read(200).strip() or "unknown"
+                raise UserError(
+                    f"another process works in {of} ({who}); wait for it or give another --out"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                # File systems of clusters may have no locks: there, runs are on their own.
+            if not _is_at(file, folder / LOCK_FILE):
+                continue  # removed, with its folder, by who had it before
+            yield file
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,7 +1,6 @@
 """What a scoring pass finds out about every channel, and its file."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialised
 
 from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_bytes_atomic
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 """Pairs of tasks, as indices into TASKS."""
@@ -51,9 +52,7 @@ def save(path: Path, scores: ChannelScores) -> None:
         for group, values in getattr(scores, kind).items()
     }
     counts = {name: getattr(scores, name) for name in ("images", "batches", "labelled", "together")}
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, {_COUNTS: json.dumps(counts)})
-    os.replace(part, path)
+    write_bytes_atomic(path, serialised(tensors, {_COUNTS: json.dumps(counts)}))
 
 
 def load(path: Path) -> ChannelScores:

@@ -6,7 +6,6 @@ written in one step and reload without the code that trained or pruned them.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import sync
+from mtc_perception.util.files import replacing
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.models.shapes import check_widths, narrow
@@ -159,12 +158,10 @@ def model_spec(name: str, classes: list[str], height: int, width: int) -> ModelS
 def save_checkpoint(path: Path, spec: ModelSpec, model: nn.Module) -> None:
     """Write weights and spec into directory `path`, atomically."""
     path.mkdir(parents=True, exist_ok=True)
-    part = path / f".{WEIGHTS_FILE}.part"
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(tensors, part, {SPEC_KEY: json.dumps(asdict(spec))})
-    sync(part)
-    os.replace(part, path / WEIGHTS_FILE)
-    sync(path)
+    content = save(tensors, {SPEC_KEY: json.dumps(asdict(spec))})
+    with replacing(path / WEIGHTS_FILE, durable=True, alone=True) as part:
+        part.write_bytes(content)
 
 
 def load_spec(path: Path) -> ModelSpec:

@@ -6,7 +6,7 @@ last of all, when it is done. It holds the inputs of the stage and the sha256 of
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.differences import differences
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 
@@ -174,35 +175,9 @@ def digest_of(path: Path) -> str:
     return sha256_hex(path.read_bytes()) if path.is_file() else ""
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """In words, every field in which two JSON objects differ."""
-    before, after = flat(old), flat(new)
-    return [
-        f"{name} was {_value(before.get(name))} and is {_value(after.get(name))}"
-        for name in dict.fromkeys([*before, *after])
-        if before.get(name) != after.get(name)
-    ]
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a JSON object by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
-
-
 def duration(seconds: float) -> str:
     """Seconds, in words."""
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-
-
-def _value(value: Any) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
 
 
 def _short(path: Path, folder: Path) -> str:

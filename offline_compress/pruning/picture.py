@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from mtc_perception.util.files import replacing
 from offline_compress.channels.groups import ChannelGroup
 
 BAR_INCHES = 0.17
@@ -47,4 +48,5 @@ def draw_channels(
     axes.set_xlabel("channels")
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=7, loc="lower right")
-    figure.savefig(path, dpi=130, format="png")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import disk_errors_name, making, put_in_place, replacing
 from mtc_perception.util.progress import Progress
 from offline_compress.recipe.parts import DataSource
 from offline_compress.roads.render import render_scene
@@ -78,19 +79,18 @@ def write_dataset(
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: choose another folder or pass --overwrite")
     work = out.with_name(out.name + ".partial")
-    _prepare(work, spec, overwrite)
-    todo = [i for i in range(count) if not _label_file(work, spec, i).exists()]
-    workers = workers or min(os.cpu_count() or 1, 8)
-    with Progress() as progress:
-        rendered = _run(partial(_write_scene, work, spec), todo, workers)
-        for done, _ in enumerate(rendered, count - len(todo) + 1):
-            progress.count("synthetic roads", done, count, unit="img")
-    for split in sorted({spec.split(i) for i in range(count)}):
-        _write_detections(work, spec, split)
-    shutil.rmtree(work / "labels")
-    if out.exists():
-        shutil.rmtree(out)
-    work.rename(out)
+    with making(out), disk_errors_name(work):
+        _prepare(work, spec, overwrite)
+        todo = [i for i in range(count) if not _label_file(work, spec, i).exists()]
+        workers = workers or min(os.cpu_count() or 1, 8)
+        with Progress() as progress:
+            rendered = _run(partial(_write_scene, work, spec), todo, workers)
+            for done, _ in enumerate(rendered, count - len(todo) + 1):
+                progress.count("synthetic roads", done, count, unit="img")
+        for split in sorted({spec.split(i) for i in range(count)}):
+            _write_detections(work, spec, split)
+        shutil.rmtree(work / "labels")
+        put_in_place(work, out)
     return out
 
 
@@ -216,6 +216,5 @@ def _encode(suffix: str, pixels: NDArray[np.uint8], options: list[int]) -> bytes
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with replacing(path, alone=True) as temporary:
+        temporary.write_bytes(data)

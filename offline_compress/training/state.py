@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import sync
+from mtc_perception.util.files import replacing, sync
 
 STATE_FILE = "state.pt"
 PREVIOUS_STATE_FILE = "state.previous.pt"
@@ -20,15 +20,13 @@ REQUIRED = {
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """Replace the state in `folder` atomically; the one before it stays as a second chance."""
-    part = folder / f".{STATE_FILE}.part"
-    with part.open("wb") as file:
-        torch.save(state, file)
-    sync(part)
     current = folder / STATE_FILE
-    if current.exists():
-        os.replace(current, folder / PREVIOUS_STATE_FILE)
-    os.replace(part, current)
-    sync(folder)
+    with replacing(current, durable=True, alone=True) as part:
+        with part.open("wb") as file:
+            torch.save(state, file)
+        sync(part)
+        if current.exists():
+            os.replace(current, folder / PREVIOUS_STATE_FILE)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import disk_errors_name
 from mtc_perception.util.locking import held
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.progress import Progress
@@ -162,6 +163,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         with (
             held(self.out, main),
+            disk_errors_name(self.out),
             memory_advice(),
             StopRequest() as request,
             Progress(shown=main, console=Console()) as progress,

@@ -16,6 +16,7 @@ from mtc_perception.core.bundle import (
     write_bundle,
 )
 from mtc_perception.core.self_test import self_test_frame
+from mtc_perception.util import files
 from mtc_perception.util.errors import BundleError
 from support.toy_bundle import toy_manifest, toy_model, write_toy_bundle
 
@@ -129,6 +130,7 @@ def test_a_failed_write_leaves_the_old_bundle(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fails_once)
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     with pytest.raises(type(failure), match=str(failure)):
         write_toy_bundle(path, version="2")
     assert read_bundle(path).manifest.version == "1"
@@ -146,6 +148,7 @@ def test_ctrl_c_right_after_the_old_bundle_is_set_aside(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
     with pytest.raises(KeyboardInterrupt):
         write_toy_bundle(bundle, version="2")
     assert read_bundle(bundle).manifest.version == "1"

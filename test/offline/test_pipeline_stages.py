@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mtc_perception.util.differences import differences
 from mtc_perception.util.errors import UserError
 from offline_compress.pipeline import stages
-from offline_compress.pipeline.stages import Stage, differences, run_stages
+from offline_compress.pipeline.stages import Stage, run_stages
 
 
 class Killed(BaseException):
@@ -229,3 +230,4 @@ def test_differences_name_the_field() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c was 2 and is 3"]
     assert differences({"a": 1}, {"a": 1, "b": [2]}) == ["b was not given and is [2]"]
     assert differences({"a": {}}, {"a": {}}) == []
+    assert differences({"a": [{"b": 1}]}, {"a": [{"b": 2}]}) == ["a.0.b was 1 and is 2"]

@@ -403,8 +403,9 @@ def test_what_a_killed_run_left_is_no_result(tmp_path: Path, toy_bundle: Path) -
 def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
     options = ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
     [task], _ = plan_run([Recording(path=labelled_bag(tmp_path / "a"))], options, tmp_path / "run")
-    left_by_a_killed_run = task.out.with_name(f".{task.out.name}.1")
+    left_by_a_killed_run = task.out.with_name(f".{task.out.name}.part") / task.out.name
     left_by_a_killed_run.mkdir(parents=True)
+    (left_by_a_killed_run / "frames.jsonl").write_text("{")
 
     def interrupt(done: int, total: int) -> None:
         assert total == COUNT

@@ -64,15 +64,22 @@ def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:
     assert error.get("message") == "its last words:\n  ?[31mno <engine>? & more?[0m ä"
 
 
-def test_a_failed_try_leaves_no_result_of_an_earlier_one(tmp_path: Path, toy_bundle: Path) -> None:
+@pytest.mark.fault(
+    area="replay",
+    row="a replay into the folder of an earlier one fails",
+    answer="The earlier result and page stay; a limit's report is of the new one.",
+    diagnostics="Exit code 2 and why.",
+)
+def test_a_failed_try_leaves_the_result_of_an_earlier_one(tmp_path: Path, toy_bundle: Path) -> None:
     bag = labelled_bag(tmp_path / "drive")
     out = tmp_path / "run"
     words = ("evaluate", bag, "--bundle", toy_bundle, "--engine", "onnxruntime", "--out", out)
     assert run(*words) == 0
-    assert {"result.json", "index.html"} <= {path.name for path in out.iterdir()}
+    before = {name: (out / name).read_bytes() for name in ("result.json", "index.html")}
     (bag / "drive.mcap").write_bytes(b"\x89MCAP0\r\n")
     assert run(*words) == 2
-    assert {path.name for path in out.iterdir()} == {"streams", LOCK_FILE}
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert run("report", out) == 0
 
 
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:
@@ -173,6 +180,12 @@ with held(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.fault(
+    area="replay",
+    row="two replays with one --out at the same time",
+    answer="The second one ends with exit code 2, the first goes on.",
+    diagnostics="One line with the pid and the host of the first.",
+)
 def test_two_runs_do_not_share_a_folder(
     tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +198,8 @@ def test_two_runs_do_not_share_a_folder(
         assert other.stdout.readline() == b"held\n"
         assert run(*words) == 2
         other.kill()
-    assert capsys.readouterr().err.splitlines() == [
-        f"error: another process works in {out}; give another --out"
-    ]
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: another process works in {out} (pid {other.pid} on ")
+    assert error.endswith("; wait for it or give another --out")
     assert read_result(out)["frames_processed"] == COUNT
     assert run(*words) == 0

@@ -24,6 +24,7 @@ from mtc_perception.replay.run.ray_runner import run_on_ray
 from mtc_perception.replay.run.runners import Runner, now_and_then, run_serial, run_workers
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.locking import LOCK_FILE
 from support.replay_bags import stamps, write_drive
 
 pytestmark = pytest.mark.slow
@@ -70,13 +71,12 @@ def killing(run: Path, stream: str, times: int) -> Iterator[list[int]]:
 
     def watch() -> None:
         while not enough.wait(0.002) and len(killed) < times:
-            # A stream that is being written is named after its process.
-            for folder in run.glob(f"streams/.*{stream}*"):
-                number = int(folder.name.rpartition(".")[2])
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    if number not in killed and (folder / "frames.jsonl").stat().st_size:
-                        os.kill(number, signal.SIGKILL)
-                        killed.append(number)
+            for records in run.glob(f"streams/.*{stream}*.part/*/frames.jsonl"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                    _, number, *_ = (records.parents[1] / LOCK_FILE).read_text().split()
+                    if int(number) not in killed and records.stat().st_size:
+                        os.kill(int(number), signal.SIGKILL)
+                        killed.append(int(number))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -201,6 +201,12 @@ def test_two_workers_give_the_result_of_one_process(
     assert all(seen == sorted(seen) for seen in progress.done.values())
 
 
+@pytest.mark.fault(
+    area="replay",
+    row="a worker of a replay is killed",
+    answer="Its stream is begun again by another one; the result is the same.",
+    diagnostics="Nothing.",
+)
 def test_a_killed_worker_costs_time_only(
     drives: list[Recording],
     options: ReplayOptions,
@@ -224,6 +230,12 @@ def test_an_interrupted_run_leaves_nothing_half_written(
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.fault(
+    area="replay",
+    row="a stream kills every worker that takes it",
+    answer="It fails after three tries, the others are evaluated; the same command tries it again.",
+    diagnostics="Exit code 1; the stream and how its worker ended.",
+)
 def test_a_stream_that_kills_its_workers_fails_alone_and_is_resumed(
     drives: list[Recording],
     options: ReplayOptions,

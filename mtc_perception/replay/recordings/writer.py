@@ -1,8 +1,6 @@
 """Writes rosbag2 recordings (mcap) of a camera and of what is known of its images, without ROS."""
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from mtc_perception.replay.recordings.recording import (
 )
 from mtc_perception.replay.recordings.storage import ros_typestore
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import replacing_folder
 
 START_NS = 1_700_000_000_000_000_000
 """When recordings begin that have no time of their own: a stamp of 0 means none in ROS."""
@@ -203,16 +202,8 @@ class BagWriter:
 @contextlib.contextmanager
 def new_bag(out: Path, about: Mapping[str, str]) -> Iterator[BagWriter]:
     """Write the bag `out`, which replaces what is there when it is complete, and never before."""
-    work = out.with_name(f".{out.name}.{os.getpid()}") / out.name
-    work.parent.mkdir(parents=True)
-    try:
-        with BagWriter(work, about) as writer:
-            yield writer
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
-    finally:
-        shutil.rmtree(work.parent, ignore_errors=True)
+    with replacing_folder(out) as new, BagWriter(new, about) as writer:
+        yield writer
 
 
 IMAGE_TOPIC = "/camera/image_raw/compressed"

@@ -18,9 +18,8 @@ from mtc_perception.replay.recordings.bag_files import is_bag
 from mtc_perception.replay.recordings.labels import LabelFolder
 from mtc_perception.replay.recordings.recording import SourceError
 from mtc_perception.replay.recordings.sources import FolderSource, find_streams
-from mtc_perception.replay.report.run_page import PAGE_FILE, write_page
+from mtc_perception.replay.report.run_page import write_page
 from mtc_perception.replay.results.run_result import (
-    RESULT_FILE,
     STREAMS_FOLDER,
     merge_run,
     write_result,
@@ -196,9 +195,6 @@ def evaluate_run(
         done = {result.number for result in there}
         tasks = [task for task in planned if task.number not in done]
         observer.planned(tasks, len(there), run)
-        # What an earlier try came to must not be taken for what this one comes to.
-        for file in (RESULT_FILE, PAGE_FILE, JUNIT_FILE):
-            (run / file).unlink(missing_ok=True)
         outcomes = runner(tasks, observer)
         failures: list[Failure] = [*unreadable, *outcomes.failures]
         results = [*there, *outcomes.results]

@@ -1,7 +1,6 @@
 """Runs one stream into its folder, which appears when everything in it is complete."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from mtc_perception.replay.stream.task import STREAM_FILE, StreamResult, StreamT
 from mtc_perception.runtime.perceiver import Perceiver, Selection
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import ReplayError, UserError
-from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.files import replacing_folder, write_text_atomic
 from mtc_perception.util.progress import Count
 
 if TYPE_CHECKING:
@@ -41,25 +40,17 @@ def run_stream(task: StreamTask, perceivers: PerceiverPool, count: Count) -> Str
     removed. Raises UserError; then, and with every other exception, nothing is left of it but the
     log of a node that failed, as `<task.out>.node.log`.
     """
-    task.out.parent.mkdir(parents=True, exist_ok=True)
-    for left in task.out.parent.glob(f".{task.out.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    work = task.out.with_name(f".{task.out.name}.{os.getpid()}")
-    work.mkdir()
     log = task.out.with_name(f"{task.out.name}.{NODE_LOG}")
-    log.unlink(missing_ok=True)
-    try:
-        result = _replay(task, perceivers, work, count)
+    with replacing_folder(task.out) as work:
+        log.unlink(missing_ok=True)
+        work.mkdir()
+        try:
+            result = _replay(task, perceivers, work, count)
+        except ReplayError:
+            with suppress(FileNotFoundError):
+                os.replace(work / NODE_LOG, log)
+            raise
         write_text_atomic(work / STREAM_FILE, result.to_json())
-        if task.out.exists():
-            shutil.rmtree(task.out)
-        work.rename(task.out)
-    except ReplayError:
-        with suppress(FileNotFoundError):
-            os.replace(work / NODE_LOG, log)
-        raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return result
 
 
