@@ -12,7 +12,7 @@ The labels of 2018 are one bdd100k_labels_images_<split>.json, or one 100k/<spli
 image. An image that a JSON file lists is labelled by it, with nothing if need be.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,13 @@ from mtc_perception.datasets.sample import (
     Problem,
 )
 from mtc_perception.datasets.scalabel import FrameLabels, Points, frames_of, parse_frame
-from mtc_perception.datasets.split_files import label_files, mask_files, read_json, unreadable
+from mtc_perception.datasets.split_files import (
+    label_files,
+    mask_files,
+    read_json,
+    stem_of,
+    unreadable,
+)
 
 LANE_WIDTH_PX = 8
 """Width lanes are drawn with in an image of 1280x720: the training width of YOLOP and RMT-PPAD."""
@@ -76,9 +82,10 @@ def frames_of_files(files: dict[str, Path], problems: list[Problem]) -> Frames:
     """Frames from one JSON file per image, by stem."""
     frames: Frames = {}
     for stem, path in files.items():
-        entry = read_json(path, problems)
-        if entry is not None:
-            frames.update(_parsed(((stem, entry),), path, problems))
+        entry = read_json(path, problems, stem)
+        frame = None if entry is None else _parsed(stem, entry, path, problems)
+        if frame is not None:
+            frames[stem] = path, frame
     return frames
 
 
@@ -97,24 +104,39 @@ def _frames_file(path: Path, problems: list[Problem]) -> Frames:
     if content is None:
         return {}
     try:
-        entries = [(Path(entry["name"]).stem, entry) for entry in frames_of(content)]
-    except (LayoutError, KeyError, TypeError) as error:
+        entries = frames_of(content)
+    except LayoutError as error:
         problems.append(unreadable(path, "not a Scalabel file", error))
         return {}
-    return dict(_parsed(entries, path, problems))
-
-
-def _parsed(
-    entries: Iterable[tuple[str, Any]], path: Path, problems: list[Problem]
-) -> Iterator[tuple[str, tuple[Path, FrameLabels]]]:
-    for stem, entry in entries:
-        try:
-            frame = parse_frame(entry)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            problems.append(unreadable(path, f"broken labels of {stem}", error))
+    frames: Frames = {}
+    names: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            reason = f"not a Scalabel file: frame {number} has no name"
+            problems.append(Problem("unreadable labels", path, reason))
             continue
-        problems += [Problem("unusable box", path, f"{stem}: {box}") for box in frame.unusable]
-        yield stem, (path, frame)
+        stem = stem_of(name)
+        if stem in names:
+            reason = f"frames {names[stem]} and {name} are both labels of image {stem}"
+            problems.append(Problem("duplicate name", path, reason))
+            continue
+        names[stem] = name
+        frame = _parsed(stem, entry, path, problems)
+        if frame is not None:
+            frames[stem] = path, frame
+    return frames
+
+
+def _parsed(stem: str, entry: Any, path: Path, problems: list[Problem]) -> FrameLabels | None:
+    """The labels of one image, or None after appending why they cannot be read."""
+    try:
+        frame = parse_frame(entry)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        problems.append(unreadable(path, f"broken labels of {stem}", error, stem))
+        return None
+    problems += [Problem("unusable box", path, f"{stem}: {box}", stem) for box in frame.unusable]
+    return frame
 
 
 def _first(*readers: Callable[[], dict[str, MaskSource]]) -> dict[str, MaskSource]:

@@ -5,18 +5,22 @@ In all of them a mask's foreground is every value but 0. YOLOP stores one JSON f
 in fractions of the image.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mtc_perception.datasets.bdd100k import frames_of_files
 from mtc_perception.datasets.sample import NONZERO, Boxes, Labels, Problem
-from mtc_perception.datasets.split_files import label_files, mask_files, unreadable
+from mtc_perception.datasets.split_files import label_files, mask_files
 
 A_YOLOM_VEHICLES = frozenset((2, 3, 4, 9))
 """Class numbers of car, bus, truck and train, which A-YOLOM merges (its README)."""
 RMT_PPAD_VEHICLES = frozenset((0,))
 """The label download of RMT-PPAD has one class, 0, vehicle."""
+_ROUNDED = 1e-4
+"""How far a fraction of the image may reach out of 0..1: the digits of labels are few."""
 
 
 def read_yolop(root: Path, split: str) -> Labels:
@@ -58,27 +62,52 @@ def _text_boxes(
     labels.boxes_are_fractions = True
     for stem, path in label_files(folder, ".txt", labels.problems).items():
         try:
-            rows = np.array(
-                [line.split() for line in path.read_text().splitlines() if line.strip()],
-                dtype=np.float64,
-            ).reshape(-1, 5)
+            # Editors on Windows begin a file with a mark of its encoding.
+            lines = path.read_text("utf-8-sig").splitlines()
+            rows = _rows(lines, None if others_allowed else vehicles)
         except (OSError, ValueError) as error:
-            labels.problems.append(unreadable(path, "not lines of class cx cy w h", error))
+            labels.problems.append(Problem("unreadable labels", path, str(error), stem))
             continue
-        vehicle = np.isin(rows[:, 0], list(vehicles))
-        if not vehicle.all() and not others_allowed:
-            reason = f"class {rows[~vehicle][0, 0]:g}, but only 0 (vehicle) is expected"
-            labels.problems.append(Problem("unreadable labels", path, reason))
-            continue
-        centre, size = rows[vehicle, 1:3], rows[vehicle, 3:]
-        if not np.isfinite(rows).all():
-            reason = "a box with a coordinate that is no number"
-            labels.problems.append(Problem("unreadable labels", path, reason))
-            continue
+        vehicle = rows[np.isin(rows[:, 0], list(vehicles)), 1:]
+        centre, size = vehicle[:, :2], vehicle[:, 2:]
         usable = (size > 0).all(1)
-        problem = Problem("unusable box", path, "a box without a size")
+        problem = Problem("unusable box", path, "a box without a size", stem)
         labels.problems += [problem] * int((~usable).sum())
         corners = np.concatenate((centre - size / 2, centre + size / 2), 1)
         boxes = corners[usable].astype(np.float32)
         labels.boxes[stem] = Boxes(boxes, np.zeros(len(boxes), dtype=np.bool_))
         labels.origin[stem] = path
+
+
+def _rows(lines: Iterable[str], classes: frozenset[int] | None) -> npt.NDArray[np.float64]:
+    """`class cx cy w h` of each line that is not blank, [n, 5]; `classes` are allowed, None: any.
+
+    Raises ValueError naming the first line that is something else.
+    """
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if words := line.split():
+            try:
+                rows.append(_row(words, classes))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _row(words: list[str], classes: frozenset[int] | None) -> list[float]:
+    if len(words) != 5:
+        also = ""
+        if len(words) == 6:
+            also = ", as of predictions with a confidence"
+        elif len(words) > 6 and len(words) % 2:
+            also = ", as of polygons"
+        raise ValueError(f"{len(words)} columns{also}, where class cx cy w h are expected")
+    kind, *box = map(float, words)
+    if not kind.is_integer() or kind < 0:
+        raise ValueError(f"class {words[0]} is no whole number")
+    if classes is not None and kind not in classes:
+        raise ValueError(f"class {kind:g}, but only 0 (vehicle) is expected")
+    for word, value in zip(words[1:], box, strict=True):
+        if not -_ROUNDED <= value <= 1 + _ROUNDED:  # nor is what is no number
+            raise ValueError(f"{word} is no fraction of the image, 0 to 1")
+    return [kind, *box]

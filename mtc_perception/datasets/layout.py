@@ -6,21 +6,34 @@ BDD100K as released (`bdd100k.py`), or that of YOLOP, A-YOLOM or RMT-PPAD
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from mtc_perception.core.images import compressed_size
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets import bdd100k, image_mask, project
 from mtc_perception.datasets.pixels import read_image, read_mask, read_source
 from mtc_perception.datasets.sample import (
     HARMLESS,
+    REFUSED,
     BrokenFile,
     Labels,
     LayoutError,
+    MaskFile,
+    MaskSource,
     Problem,
     Sample,
 )
-from mtc_perception.datasets.split_files import IMAGE_SUFFIXES, image_files
+from mtc_perception.datasets.split_files import (
+    IMAGE_SUFFIXES,
+    image_files,
+    image_paths,
+    visible,
+)
+from mtc_perception.util.errors import ImageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -28,7 +41,9 @@ __all__ = [
     "LayoutError",
     "Sample",
     "find_layout",
+    "image_paths",
     "index_split",
+    "known_truth",
     "label_splits",
     "read_image",
     "read_labels",
@@ -58,7 +73,7 @@ class Layout:
         images = root / self.images
         if not images.is_dir():
             return []
-        return sorted(path.name for path in images.iterdir() if path.is_dir())
+        return [path.name for path in visible(images) if path.is_dir()]
 
 
 PROJECT = Layout(
@@ -133,6 +148,11 @@ def index_split(root: Path, split: str) -> tuple[list[Sample], list[Problem]]:
 
     Raises LayoutError for a missing data set or split, and one without any image.
     """
+    samples, _, problems = _indexed(root, split)
+    return samples, problems
+
+
+def _indexed(root: Path, split: str) -> tuple[list[Sample], Labels, list[Problem]]:
     layout = find_layout(root)
     folder = root / layout.images / split
     if not folder.is_dir():
@@ -140,27 +160,37 @@ def index_split(root: Path, split: str) -> tuple[list[Sample], list[Problem]]:
         raise LayoutError(f"{root} has no split '{split}'; it has: {known}")
     problems: list[Problem] = []
     images = image_files(folder, problems)
-    if not images and not problems:
+    if not images:
         raise LayoutError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     labels = layout.read_labels(root, split)
-    problems += labels.problems
-    samples = [_sample(stem, path, labels) for stem, path in images.items()]
-    present = images.keys() | {problem.path.stem for problem in problems}
-    for masks in (labels.drivable, labels.lane):
-        problems += [
-            Problem("label without image", masks[stem].path, f"no image {folder / stem}.*")
-            for stem in sorted(masks.keys() - present)
-        ]
+    # A file that is no label, as classes.txt, is one without an image.
     problems += [
-        Problem("label without image", labels.origin[stem], f"no image {folder / stem}.*")
-        for stem in sorted(labels.boxes.keys() - present)
+        _without_image(one.path, one.stem, folder)
+        if one.stem is not None and one.stem not in images and one.kind not in HARMLESS
+        else one
+        for one in labels.problems
     ]
+    samples = [_sample(stem, path, labels) for stem, path in images.items()]
+    sources = (
+        labels.origin,
+        *({stem: mask.path for stem, mask in m.items()} for m in (labels.drivable, labels.lane)),
+    )
+    for paths in sources:
+        lost = sorted(paths.keys() - images.keys())
+        problems += [_without_image(paths[stem], stem, folder) for stem in lost]
+        if lost and len(lost) == len(paths):
+            reason = f"labels fit no image of {folder}: the first is that of {lost[0]}"
+            problems.append(Problem("labels fit no image", paths[lost[0]], reason))
     problems += [
         Problem("image without label", sample.image_path, "labelled for no task")
         for sample in samples
         if not sample.labelled
     ]
-    return samples, problems
+    return samples, labels, problems
+
+
+def _without_image(path: Path, stem: str, folder: Path) -> Problem:
+    return Problem("label without image", path, f"no image {folder / stem}.*")
 
 
 def label_splits(root: Path) -> list[str]:
@@ -172,25 +202,26 @@ def label_splits(root: Path) -> list[str]:
         return find_layout(root).splits(root)
     if not root.is_dir():
         raise LayoutError(f"data set {root} does not exist")
-    masks = {path.name for task in ("drivable", "lane") for path in _folders(root / task)}
-    return sorted(masks | {path.stem for path in (root / "det").glob("*.json")})
+    masks = {path.name for task in ("drivable", "lane") for path in _visible(root / task)}
+    boxes = {path.stem for path in _visible(root / "det") if path.suffix == ".json"}
+    return sorted(masks | boxes)
 
 
-def read_labels(root: Path, split: str) -> dict[str, Sample]:
+def read_labels(root: Path, split: str, problems: list[Problem]) -> dict[str, Sample]:
     """The labelled samples of a split by stem, sorted; the images need not be there.
 
-    Raises LayoutError as `read_split` does.
+    Appends problems, and raises LayoutError, as `read_split` does.
     """
     layout = find_layout(root) if (root / "images").is_dir() else PROJECT
     labels = layout.read_labels(root, split)
-    _refuse_broken(labels.problems)
+    _sort_out(labels.problems, labels, problems)
     stems = labels.boxes.keys() | labels.drivable.keys() | labels.lane.keys()
     folder = root / layout.images / split
     return {stem: _sample(stem, folder / stem, labels) for stem in sorted(stems)}
 
 
-def _folders(path: Path) -> list[Path]:
-    return [inner for inner in path.iterdir() if inner.is_dir()] if path.is_dir() else []
+def _visible(path: Path) -> list[Path]:
+    return list(visible(path)) if path.is_dir() else []
 
 
 def _sample(stem: str, path: Path, labels: Labels) -> Sample:
@@ -207,22 +238,37 @@ def _sample(stem: str, path: Path, labels: Labels) -> Sample:
     )
 
 
-def read_split(root: Path | str, split: str) -> list[Sample]:
+def read_split(root: Path | str, split: str, problems: list[Problem] | None = None) -> list[Sample]:
     """Index one split of a data set, sorted by stem; opens no image.
 
-    Raises LayoutError for a missing data set or split, and names the first broken file and the
-    number of further ones.
+    What cannot be read of its labels is unlabelled, and appended to `problems`. Raises LayoutError
+    for a missing data set or split, for labels of which nobody can tell whose they are, and where
+    nothing of a file or folder of labels can be read.
     """
-    samples, problems = index_split(Path(root), split)
-    _refuse_broken(problems)
+    samples, labels, found = _indexed(Path(root), split)
+    _sort_out(found, labels, [] if problems is None else problems)
     return samples
 
 
-def _refuse_broken(problems: list[Problem]) -> None:
-    broken = [problem for problem in problems if problem.kind not in HARMLESS]
-    if broken:
-        more = f" (and {len(broken) - 1} more broken)" if len(broken) > 1 else ""
-        raise LayoutError(f"{broken[0]}{more}")
+def _sort_out(found: list[Problem], labels: Labels, problems: list[Problem]) -> None:
+    """Append to `problems` what is worth a warning. Raises LayoutError as `read_split`."""
+    sources = {
+        *labels.origin.values(),
+        *(mask.path for masks in (labels.drivable, labels.lane) for mask in masks.values()),
+    }
+    folders = {path.parent for path in sources}
+
+    def nothing_left(one: Problem) -> bool:
+        # Where each image has a file of its own, the others are in the same folder.
+        label = one.stem is not None or one.kind == "unreadable labels"
+        return label and one.path not in sources and one.path.parent not in folders
+
+    broken = [one for one in found if one.kind not in HARMLESS]
+    refused = [one for one in broken if one.kind in REFUSED or nothing_left(one)]
+    if refused:
+        more = f" (and {len(refused) - 1} more like it)" if len(refused) > 1 else ""
+        raise LayoutError(f"{refused[0]}{more}")
+    problems += broken
 
 
 def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:
@@ -237,3 +283,42 @@ def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:
         drivable=read_mask(sample.drivable, size) if sample.drivable else None,
         lane=read_mask(sample.lane, size) if sample.lane else None,
     )
+
+
+def known_truth(
+    sample: Sample, size: tuple[int, int] | None
+) -> tuple[GroundTruth | None, list[Problem]]:
+    """What can be read of a sample's labels, and what is wrong with the rest, which is unlabelled.
+
+    `size` is the image's height and width; None of an image that cannot be decoded, which is as
+    large as its masks. The labels are None where there are none.
+    """
+    if size is None:
+        sample, size = _without_size(sample)
+    problems: list[Problem] = []
+
+    def mask(source: MaskSource | None) -> npt.NDArray[np.bool_] | None:
+        try:
+            return None if source is None else read_mask(source, size)
+        except BrokenFile as error:
+            problems.append(error.problem)
+            return None
+
+    truth = replace(
+        read_truth(replace(sample, drivable=None, lane=None), size),
+        drivable=mask(sample.drivable),
+        lane=mask(sample.lane),
+    )
+    unlabelled = truth.boxes is None and truth.drivable is None and truth.lane is None
+    return None if unlabelled else truth, problems
+
+
+def _without_size(sample: Sample) -> tuple[Sample, tuple[int, int]]:
+    """What can be told of the labels of an image whose size nobody knows, and a size for that."""
+    masks = [one.path for one in (sample.drivable, sample.lane) if isinstance(one, MaskFile)]
+    if not masks:
+        return replace(sample, drivable=None, lane=None), (1, 1)  # boxes are missed at any size
+    try:
+        return sample, compressed_size(masks[0].read_bytes())
+    except (OSError, ImageError):
+        return sample, (1, 1)  # whoever reads the mask says what is wrong with it

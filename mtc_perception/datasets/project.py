@@ -5,13 +5,18 @@
 does not list is unlabelled.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mtc_perception.datasets.sample import BINARY, Boxes, Labels, Problem
-from mtc_perception.datasets.split_files import mask_files, read_json, unreadable
+from mtc_perception.datasets.split_files import (
+    mask_files,
+    number,
+    read_json,
+    stem_of,
+    unreadable,
+)
 
 
 def read_labels(root: Path, split: str) -> Labels:
@@ -27,37 +32,118 @@ def read_labels(root: Path, split: str) -> Labels:
 
 
 def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
-    """Boxes per image stem from one COCO file; a problem in it costs one entry each."""
+    """Boxes per image stem from one COCO file.
+
+    A problem in it costs one entry each, and an image with a broken annotation is left out.
+    """
     content = read_json(path, problems)
     if content is None:
         return {}
     try:
-        stems = {entry["id"]: Path(entry["file_name"]).stem for entry in content["images"]}
-        categories = content["categories"]
-        annotations = content["annotations"]
-    except (KeyError, TypeError) as error:
+        images, annotations, categories = (
+            _list(content, name) for name in ("images", "annotations", "categories")
+        )
+    except (KeyError, TypeError, ValueError) as error:
         problems.append(unreadable(path, "not a COCO file", error))
         return {}
-    if len(categories) > 1:
-        reason = f"{len(categories)} categories, but one (vehicle) is expected"
+    kinds = [kind for one in categories if _is_identifier(kind := _field(one, "id"))]
+    # Exporters list a category above the one that is used.
+    named = {kind for one in annotations if _is_identifier(kind := _field(one, "category_id"))}
+    used = [kind for kind in kinds if kind in named]
+    if len(used) > 1:
+        reason = f"annotations of {len(used)} categories, but one (vehicle) is expected"
         problems.append(Problem("unreadable labels", path, reason))
         return {}
-    found: dict[Any, list[tuple[tuple[float, float, float, float], bool]]] = {
-        image: [] for image in stems
-    }
-    for annotation in annotations:
+    stems = _stems(images, path, problems)
+    found: dict[str, list[tuple[_Corners, bool]]] = {stem: [] for stem in stems.values()}
+    broken: set[str] = set()
+    for index, annotation in enumerate(annotations):
+        stem: str | None = None
         try:
-            x, y, width, height = (float(value) for value in annotation["bbox"])
-            target = found[annotation["image_id"]]
-            if not np.isfinite([x, y, width, height]).all():
-                raise ValueError("bbox with a coordinate that is no number")
-            crowd = bool(annotation.get("iscrowd", 0))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(unreadable(path, "broken annotation", error))
+            stem = stems[_identifier(annotation, "image_id", stems, "image")]
+            if annotation.get("category_id") is not None:
+                _identifier(annotation, "category_id", kinds, "category")
+            corners, crowd = _box(annotation)
+        except (KeyError, TypeError, ValueError) as error:
+            name = _field(annotation, "id")
+            what = f"broken annotation {f'at {index}' if name is None else name}"
+            problems.append(unreadable(path, what, error, stem))
+            if stem is not None:
+                broken.add(stem)
             continue
-        if width > 0 and height > 0:
-            target.append(((x, y, x + width, y + height), crowd))
+        x1, y1, x2, y2 = corners
+        if x1 < x2 and y1 < y2:
+            found[stem].append((corners, crowd))
         else:
             reason = f"annotation {annotation.get('id')} has a bbox without a size"
-            problems.append(Problem("unusable box", path, reason))
-    return {stem: Boxes.of(found[image]) for image, stem in stems.items()}
+            problems.append(Problem("unusable box", path, reason, stem))
+    return {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
+
+
+_Corners = tuple[float, float, float, float]
+
+
+def _stems(images: list[Any], path: Path, problems: list[Problem]) -> dict[Any, str]:
+    """The stems of images by identifier; appends images that share a name or an identifier."""
+    stems: dict[Any, str] = {}
+    names: dict[str, str] = {}
+    for index, entry in enumerate(images):
+        try:
+            identifier, name = entry["id"], entry["file_name"]
+            if not _is_identifier(identifier):
+                raise ValueError(f"id is {identifier!r}")
+            if not isinstance(name, str):
+                raise ValueError(f"file_name is {name!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(unreadable(path, f"broken entry of images at {index}", error))
+            continue
+        stem = stem_of(name)
+        if stem in names:
+            reason = f"{names[stem]} and {name} are both image {stem}: list it once"
+            problems.append(Problem("duplicate name", path, reason))
+        elif identifier in stems:
+            reason = f"images {stems[identifier]} and {stem} have one id, {identifier}"
+            problems.append(Problem("duplicate name", path, reason))
+        names.setdefault(stem, name)
+        stems.setdefault(identifier, stem)
+    return stems
+
+
+def _identifier(annotation: Any, field: str, known: Collection[Any], what: str) -> Any:
+    """A field of an annotation that names one of `known`. Raises KeyError, ValueError."""
+    if not isinstance(annotation, dict):
+        raise ValueError("no object")
+    value = annotation[field]
+    if not _is_identifier(value) or value not in known:
+        raise ValueError(f"{field} is {value!r}, which no {what} has")
+    return value
+
+
+def _is_identifier(value: Any) -> bool:
+    # To Python, true is 1.
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def _field(entry: Any, name: str) -> Any:
+    """A field of an entry; None where there is none."""
+    return entry.get(name) if isinstance(entry, dict) else None
+
+
+def _list(content: Any, name: str) -> list[Any]:
+    """A list of a COCO file. Raises KeyError, TypeError, ValueError."""
+    if not isinstance(content[name], list):
+        raise ValueError(f"{name} is no list")
+    return list(content[name])
+
+
+def _box(annotation: dict[str, Any]) -> tuple[_Corners, bool]:
+    """Corners of an annotation's box, and whether to ignore it. Raises KeyError, TypeError and
+    ValueError."""
+    try:
+        x, y, width, height = map(number, annotation["bbox"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"bbox is {annotation['bbox']!r}: {error}") from None
+    crowd = annotation.get("iscrowd")
+    if crowd not in (0, 1, None):
+        raise ValueError(f"iscrowd is {crowd!r}")
+    return (x, y, x + width, y + height), bool(crowd)

@@ -12,7 +12,8 @@ from mtc_perception.util.errors import UserError
 
 Kind = Literal[
     "empty file",
-    "duplicate stem",
+    "duplicate name",
+    "labels fit no image",
     "unreadable labels",
     "unusable box",
     "split without labels",
@@ -28,6 +29,8 @@ HARMLESS: frozenset[Kind] = frozenset(
     ("unusable box", "label without image", "image without label")
 )
 """Kinds that are worth knowing but break nothing: public data sets have them, and parts of one."""
+REFUSED: frozenset[Kind] = frozenset(("duplicate name", "labels fit no image"))
+"""Kinds with which nobody can tell whose labels are whose."""
 
 
 class LayoutError(UserError):
@@ -41,6 +44,8 @@ class Problem:
     kind: Kind
     path: Path
     reason: str
+    stem: str | None = None
+    """Of the one image whose label this is; None: of several, or of no label."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -168,7 +173,10 @@ class Boxes:
 
 @dataclass(slots=True)
 class Labels:
-    """Labels of one split by image stem, and what was wrong with their files."""
+    """Labels of one split by image stem, and what was wrong with their files.
+
+    What cannot be read is not here, so that its image is unlabelled, and a problem.
+    """
 
     drivable: dict[str, MaskSource] = field(default_factory=dict)
     lane: dict[str, MaskSource] = field(default_factory=dict)

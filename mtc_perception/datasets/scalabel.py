@@ -3,7 +3,6 @@
 Formats: https://doc.bdd100k.com/format.html and https://doc.scalabel.ai/format.html.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.datasets.sample import Boxes, LayoutError
+from mtc_perception.datasets.split_files import number
 
 VEHICLES = frozenset(("car", "bus", "truck", "train", "van", "caravan"))
 """One class `vehicle` as in YOLOP and A-YOLOM (car, bus, truck, train); BDD100K itself counts a
@@ -56,46 +56,59 @@ def frames_of(content: Any) -> Sequence[Any]:
 
 
 def parse_frame(entry: dict[str, Any]) -> FrameLabels:
-    """One frame. Raises KeyError, TypeError, ValueError or AttributeError if it is malformed.
+    """One frame. Raises KeyError, IndexError, TypeError, ValueError or AttributeError, which names
+    the label, if it is malformed.
 
     Takes a Scalabel frame (`labels`), and the 2018 release's file of one image
     (`frames[0].objects`).
     """
     scalabel = "name" in entry and "frames" not in entry
     labels = (entry.get("labels") or []) if scalabel else entry["frames"][0]["objects"]
-    rows, lanes, areas, unusable = [], [], [], []
-    for label in labels:
-        # 2018: `lane/single white` and `area/drivable`; later a plain category.
-        group, _, name = label["category"].rpartition("/")
-        attributes = label.get("attributes") or {}
-        if label.get("box2d"):
-            if name in VEHICLES | IGNORED_VEHICLES:
-                ignore = name in IGNORED_VEHICLES or any(
-                    attributes.get(key) for key in ("crowd", "ignored")
-                )
-                x1, y1, x2, y2 = _corners(label["box2d"])
-                if x1 < x2 and y1 < y2:
-                    rows.append(((x1, y1, x2, y2), bool(ignore)))
-                else:
-                    unusable.append(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) without a size")
-        elif label.get("poly2d"):
-            if name == "lane":
-                group, name = "lane", attributes.get("laneTypes", "single white")
-            elif name == "drivable area":
-                group, name = "area", attributes.get("areaType", "direct")
-            if name in LANE_TYPES and group in ("", "lane"):
-                lanes += list(_polylines(label["poly2d"]))
-            elif name in AREA_TYPES and group in ("", "area"):
-                areas += list(_polylines(label["poly2d"]))
+    frame = FrameLabels(Boxes.of(()))
+    rows: list[tuple[tuple[float, float, float, float], bool]] = []
+    for index, label in enumerate(labels):
+        try:
+            _add(label, rows, frame)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise type(error)(f"label {index}: {error}") from None
+    frame.boxes = Boxes.of(rows)
     found = entry.get("attributes") or {}
-    texts = {key: value for key, value in found.items() if isinstance(value, str)}
-    return FrameLabels(Boxes.of(rows), lanes, areas, texts, unusable)
+    frame.attributes = {key: value for key, value in found.items() if isinstance(value, str)}
+    return frame
+
+
+def _add(
+    label: dict[str, Any],
+    rows: list[tuple[tuple[float, float, float, float], bool]],
+    frame: FrameLabels,
+) -> None:
+    """Add one label: a box to `rows`, everything else to `frame`. Raises as `parse_frame`."""
+    # 2018: `lane/single white` and `area/drivable`; later a plain category.
+    group, _, name = label["category"].rpartition("/")
+    attributes = label.get("attributes") or {}
+    if label.get("box2d"):
+        if name in VEHICLES | IGNORED_VEHICLES:
+            ignore = name in IGNORED_VEHICLES or any(
+                attributes.get(key) for key in ("crowd", "ignored")
+            )
+            x1, y1, x2, y2 = _corners(label["box2d"])
+            if x1 < x2 and y1 < y2:
+                rows.append(((x1, y1, x2, y2), bool(ignore)))
+            else:
+                frame.unusable.append(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) without a size")
+    elif label.get("poly2d"):
+        if name == "lane":
+            group, name = "lane", attributes.get("laneTypes", "single white")
+        elif name == "drivable area":
+            group, name = "area", attributes.get("areaType", "direct")
+        if name in LANE_TYPES and group in ("", "lane"):
+            frame.lanes += list(_polylines(label["poly2d"]))
+        elif name in AREA_TYPES and group in ("", "area"):
+            frame.areas += list(_polylines(label["poly2d"]))
 
 
 def _corners(box: dict[str, Any]) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = (float(box[key]) for key in ("x1", "y1", "x2", "y2"))
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
-        raise ValueError(f"box2d with a coordinate that is no number: {box}")
+    x1, y1, x2, y2 = (number(box[key]) for key in ("x1", "y1", "x2", "y2"))
     return x1, y1, x2, y2
 
 
@@ -110,9 +123,10 @@ def _polylines(poly2d: list[Any]) -> Iterator[Points]:
 
 def _flatten(vertices: Sequence[Any], types: str) -> Points:
     """Straight pieces of a path; each `CCC` in it is a curve's two control points and its end."""
-    points = np.array(vertices, dtype=np.float32).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        raise ValueError("poly2d with a coordinate that is no number")
+    if any(len(vertex) != 2 for vertex in vertices):
+        raise ValueError("a vertex that is not x, y")
+    points = np.array([list(map(number, vertex)) for vertex in vertices], np.float32)
+    points = points.reshape(-1, 2)  # where there is none, too
     if "CCC" not in types:
         return points
     pieces: list[npt.NDArray[Any]] = [points[:1]]

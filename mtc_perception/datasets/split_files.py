@@ -1,7 +1,9 @@
 """Files of one split: images and masks by stem, small label files decoded."""
 
 import json
-from pathlib import Path
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtc_perception.datasets.sample import MaskCoding, MaskFile, MaskSource, Problem
@@ -9,52 +11,87 @@ from mtc_perception.datasets.sample import MaskCoding, MaskFile, MaskSource, Pro
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+def visible(folder: Path) -> Iterator[Path]:
+    """What is in a folder, sorted, but for hidden files: macOS puts a `._a.txt` beside `a.txt`."""
+    return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted."""
+    return [path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
 def image_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    """The images of a folder by stem, sorted; appends empty files and double stems."""
-    images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in images:
-            reason = f"another image has the same stem ({images[path.stem].name})"
-            problems.append(Problem("duplicate stem", path, reason))
-        elif path.stat().st_size == 0:
-            problems.append(Problem("empty file", path, "empty file"))
-        else:
-            images[path.stem] = path
-    return images
+    """The images of a folder by stem, sorted; appends those whose stem another one has."""
+    return _by_stem(image_paths(folder), "image", problems)
 
 
 def label_files(folder: Path, suffix: str, problems: list[Problem]) -> dict[str, Path]:
-    """The files of a folder with a suffix such as `.png` by stem; appends empty ones.
+    """The files of a folder with a suffix such as `.png` by stem; appends empty and double ones.
 
     A folder that does not exist holds none. An empty `.txt` is a label: no vehicle.
     """
-    found = {}
-    for path in sorted(folder.glob(f"*{suffix}")):
-        if path.stat().st_size == 0 and suffix != ".txt":
-            problems.append(Problem("empty file", path, "empty file"))
-        else:
-            found[path.stem] = path
+    if not folder.is_dir():
+        return {}
+    paths = [path for path in visible(folder) if path.suffix.lower() == suffix]
+    found = _by_stem(paths, "label", problems)
+    empty = [] if suffix == ".txt" else [stem for stem, path in found.items() if _is_empty(path)]
+    problems += [Problem("empty file", found.pop(stem), "empty file", stem) for stem in empty]
     return found
 
 
 def mask_files(folder: Path, coding: MaskCoding, problems: list[Problem]) -> dict[str, MaskSource]:
-    """The PNG masks of a folder by stem; appends empty files."""
+    """The PNG masks of a folder by stem; appends empty and double files."""
     return {
         stem: MaskFile(path, coding) for stem, path in label_files(folder, ".png", problems).items()
     }
 
 
-def read_json(path: Path, problems: list[Problem]) -> Any:
-    """Content of a JSON file, or None after appending why it cannot be read."""
+def read_json(path: Path, problems: list[Problem], stem: str | None = None) -> Any:
+    """Content of a JSON file, or None after appending why it cannot be read.
+
+    `stem` is that of the only image that it has labels of.
+    """
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        problems.append(unreadable(path, "not a JSON file", error))
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(unreadable(path, "not a JSON file", error, stem))
         return None
 
 
-def unreadable(path: Path, what: str, error: Exception) -> Problem:
+def unreadable(path: Path, what: str, error: Exception, stem: str | None = None) -> Problem:
     """A label file, or one entry of it, that is not of its format."""
-    return Problem("unreadable labels", path, f"{what} ({type(error).__name__}: {error})")
+    # Of a missing key and a wrong type, Python's own words alone would say nothing.
+    own = isinstance(error, KeyError | IndexError | TypeError | AttributeError)
+    reason = f"{type(error).__name__}: {error}" if own else str(error)
+    return Problem("unreadable labels", path, f"{what} ({reason})", stem)
+
+
+def stem_of(name: str) -> str:
+    """The stem of an image that a label file names, by a path of Windows or any other."""
+    return PurePosixPath(name.replace("\\", "/")).stem
+
+
+def number(value: Any) -> float:
+    """A finite number of a JSON file. Raises ValueError for everything else, texts of one too."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _by_stem(paths: list[Path], what: str, problems: list[Problem]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        first = found.setdefault(path.stem, path)
+        if first is not path:
+            reason = f"another {what} has the same stem ({first.name})"
+            problems.append(Problem("duplicate name", path, reason))
+    return found
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file has no content; one that cannot be opened is told where it is read."""
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False

@@ -1,5 +1,6 @@
 """`mtc-compress evaluate`: measure accuracy and speed of a bundle or checkpoint."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +37,15 @@ def evaluate(
 ) -> None:
     """Measure accuracy and speed, and show the best and worst frames.
 
+    An image that cannot be decoded is a miss of all that is labelled in it, as on the vehicle; if
+    there is no other one, the exit code is 1.
+
     Example: [bold]mtc-compress evaluate models/mtc_nano.mtc --data DATA/camvid[/bold]
     """
     from rich.console import Console
 
-    from mtc_perception.datasets.layout import read_split
     from mtc_perception.util.progress import Progress
+    from offline_compress.data.labelled import split_samples
     from offline_compress.evaluation.accuracy import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
@@ -54,12 +58,16 @@ def evaluate(
     from offline_compress.evaluation.speed import measure_speed
     from offline_compress.evaluation.subject import open_subject
 
-    samples = read_split(data, split)[:limit]
+    samples = split_samples(data, split)[:limit]
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
     description = describe(subject, data, split, limit)
     out = result_folder(description, out)
     with Progress(keep=True) as progress:
         evaluation = evaluate_subject(subject, progress.track(samples, "evaluating", unit="img"))
+        if all(frame.unreadable for frame in evaluation.frames):
+            # Nothing was measured: what is there of a better try stays.
+            print(f"error: none of {len(samples)} images could be answered", file=sys.stderr)
+            raise typer.Exit(1)
         # The last image is still in the engine's input.
         speed = measure_speed(subject.engine, progress.counter("timing"))
         result = result_json(subject, evaluation, speed, description, progress.counter("scoring"))

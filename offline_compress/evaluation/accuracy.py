@@ -26,9 +26,11 @@ from mtc_perception.core.perception import (
     decode_boxes,
 )
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.datasets.layout import Sample, read_source, read_truth
+from mtc_perception.datasets.layout import BrokenFile, Sample, known_truth, read_source
+from mtc_perception.datasets.sample import Problem
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.util.read_ahead import map_ahead
+from offline_compress.data.labelled import warn
 from offline_compress.evaluation.subject import Subject
 
 MOST_WORKERS = 8
@@ -66,6 +68,8 @@ class FrameScore:
 
     sample: Sample
     figures: dict[str, float | None]
+    unreadable: bool = False
+    """The image cannot be decoded, and is a miss of all that is labelled in it."""
 
 
 @dataclass(slots=True)
@@ -119,46 +123,73 @@ def evaluate_engine(
 ) -> Evaluation:
     """Score a network on samples, one at a time.
 
-    Images are decoded ahead, and scored behind, by threads. Raises LayoutError for a file that
-    does not decode, EngineError if the engine fails.
+    Images are decoded ahead, and scored behind, by threads. Of what does not decode there is a
+    warning: an image is a miss of all that is labelled in it, a mask unlabelled. Raises EngineError
+    if the engine fails.
     """
+    problems: list[Problem] = []
     evaluation = Evaluation(
         PerceptionMetrics(thresholds.drivable, thresholds.lane, max_detections, thresholds.score)
     )
 
-    def load(sample: Sample) -> tuple[Sample, SourceImage, GroundTruth]:
-        image = read_for(engine, sample.image_path)
-        return sample, image, read_truth(sample, (image.height, image.width))
+    def load(sample: Sample) -> tuple[Sample, SourceImage | None, GroundTruth, list[Problem]]:
+        found: list[Problem] = []
+        image = None
+        try:
+            image = read_for(engine, sample.image_path)
+        except BrokenFile as error:
+            found.append(error.problem)
+        size = None if image is None else (image.height, image.width)
+        truth, of_labels = known_truth(sample, size)
+        return sample, image, truth or GroundTruth(), found + of_labels
 
-    def frames(pool: ThreadPoolExecutor) -> Iterator[tuple[Sample, GroundTruth, RawPerception]]:
-        for sample, image, truth in map_ahead(pool, load, samples, MOST_WORKERS):
-            yield sample, truth, infer(engine, image, max_detections)
+    def frames(
+        pool: ThreadPoolExecutor,
+    ) -> Iterator[tuple[Sample, GroundTruth, RawPerception | None]]:
+        for sample, image, truth, found in map_ahead(pool, load, samples, MOST_WORKERS):
+            problems.extend(found)
+            answer = None if image is None else infer(engine, image, max_detections)
+            yield sample, truth, answer
 
     def score(
-        one: tuple[Sample, GroundTruth, RawPerception],
+        one: tuple[Sample, GroundTruth, RawPerception | None],
     ) -> tuple[FrameScore, PerceptionMetrics]:
-        sample, truth, frame = one
+        sample, truth, answer = one
+        frame = answer or _nothing(truth)
         alone = evaluation.metrics.fresh()
         alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)
-        return FrameScore(sample, alone.headlines()), alone
+        return FrameScore(sample, alone.headlines(), answer is None), alone
 
     with ThreadPoolExecutor(min(MOST_WORKERS, len(os.sched_getaffinity(0)))) as pool:
         for frame_score, alone in map_ahead(pool, score, frames(pool), MOST_WORKERS):
             evaluation.add(frame_score, alone)
+    warn(problems)
     return evaluation
 
 
+def _nothing(truth: GroundTruth) -> RawPerception:
+    """What is found in an image of these labels that nobody can see."""
+    masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
+    empty = np.zeros(masks[0].shape if masks else (1, 1), np.uint8)
+    return RawPerception(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), empty, empty
+    )
+
+
 def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
-    """Score a subject on samples. Raises LayoutError and EngineError."""
+    """Score a subject on samples. Raises EngineError."""
     return evaluate_engine(subject.engine, samples, subject.thresholds, subject.max_detections)
 
 
 def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[int], list[int]]:
-    """Indices of the `count` worst (worst first) and best (best first) frames of a task."""
+    """Indices of the `count` worst (worst first) and best (best first) frames of a task.
+
+    Images that cannot be decoded are none of them: there is nothing to show.
+    """
     known = [
         (figure, frame.sample.stem, index)
         for index, frame in enumerate(frames)
-        if (figure := frame.figures[task]) is not None
+        if (figure := frame.figures[task]) is not None and not frame.unreadable
     ]
     order = [index for *_, index in sorted(known)]
     worst = order[: min(count, (len(order) + 1) // 2)]

@@ -19,7 +19,8 @@ from mtc_perception.core.overlay import (
     draw_truth,
 )
 from mtc_perception.core.perception import TASKS
-from mtc_perception.datasets.layout import read_image, read_truth
+from mtc_perception.core.truth import GroundTruth
+from mtc_perception.datasets.layout import known_truth, read_image
 from mtc_perception.metrics.figures import (
     ACCURACY,
     CURVE_LABELS,
@@ -162,11 +163,11 @@ def draw_sample(subject: Subject, frame: FrameScore) -> str:
     pixels = read_image(frame.sample.image_path)
     image = read_for(subject.engine, frame.sample.image_path)
     answer = infer(subject.engine, image, subject.max_detections)
-    truth = read_truth(frame.sample, pixels.shape[:2])
+    truth, _ = known_truth(frame.sample, pixels.shape[:2])
     pair = np.hstack(
         [
             draw_overlay(pixels, answer.perception(subject.thresholds), subject.classes),
-            draw_truth(pixels, truth),
+            draw_truth(pixels, truth or GroundTruth()),
         ]
     )
     return jpeg_base64(pair)

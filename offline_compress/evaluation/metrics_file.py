@@ -106,7 +106,10 @@ def result_json(
             attribute: {value: figures(part) for value, part in named.items()}
             for attribute, named in values.items()
         }
-    data = description["data"] | {"images": len(evaluation.frames)}
+    data = description["data"] | {
+        "images": len(evaluation.frames),
+        "unreadable": sum(frame.unreadable for frame in evaluation.frames),
+    }
     return result | description | {"data": data} | provenance()
 
 

@@ -29,6 +29,7 @@ def side_by_side(
     Raises UserError if a network or the data set cannot be read.
     """
     samples = evenly(labelled_split(source, "compare on"), COMPARED)
+    seen: list[Sample] = []
     first, second = open_subject(teacher), open_subject(student)
     scores = []
     for name, subject in (("teacher", first), ("student", second)):
@@ -39,9 +40,11 @@ def side_by_side(
                 yield sample
 
         evaluation = evaluate_subject(subject, counted())
-        scores.append([frame.figures for frame in evaluation.frames])
+        frames = [frame for frame in evaluation.frames if not frame.unreadable]
+        seen = [frame.sample for frame in frames]
+        scores.append([frame.figures for frame in frames])
     for words, index in chosen(*scores):
-        yield FramePair(f"{samples[index].stem}: {words}", draw_pair(first, second, samples[index]))
+        yield FramePair(f"{seen[index].stem}: {words}", draw_pair(first, second, seen[index]))
 
 
 def chosen(

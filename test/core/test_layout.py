@@ -1,14 +1,22 @@
 """Reading the data layout: what is missing is unlabelled, what is broken is named."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from mtc_perception.datasets.layout import LayoutError, read_image, read_mask, read_split
-from mtc_perception.datasets.sample import BINARY, MaskFile
+from mtc_perception.datasets.layout import (
+    LayoutError,
+    find_layout,
+    label_splits,
+    read_image,
+    read_mask,
+    read_split,
+)
+from mtc_perception.datasets.sample import BINARY, MaskFile, Problem
 
 
 def write_dataset(root: Path) -> None:
@@ -118,11 +126,36 @@ def test_unreadable_image_is_named(root: Path) -> None:
         read_image(root / "gone.png")
 
 
-def test_first_broken_file_is_named_and_the_rest_counted(root: Path) -> None:
-    for name in ("images/train/b.png", "drivable/train/a.png", "lane/train/a.png"):
+def test_what_cannot_be_read_is_unlabelled_and_named(root: Path) -> None:
+    for name in ("images/train/b.png", "drivable/train/a.png"):
         (root / name).write_bytes(b"")
-    with pytest.raises(LayoutError, match=r"images/train/b\.png: empty file \(and 2 more broken\)"):
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    assert a.drivable is None
+    assert a.lane is not None
+    assert b.drivable is not None, "an image is told to be empty by what decodes it"
+    assert list(map(str, problems)) == [f"{root}/drivable/train/a.png: empty file"]
+
+
+def test_labels_of_which_none_can_be_read_are_refused(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / f"drivable/train/{name}.png").write_bytes(b"")
+    with pytest.raises(LayoutError, match=r"e/train/a\.png: empty file \(and 1 more like it\)"):
         read_split(root, "train")
+
+
+def test_hidden_files_are_nothing(root: Path) -> None:
+    for folder in ("images/train", "drivable/train", "lane/train"):
+        (root / folder / "._a.png").write_bytes(b"\0\5\x16\7")
+        (root / folder / "Thumbs.db").write_bytes(b"x")
+    (root / "det/._train.json").write_bytes(b"\0\5\x16\7")
+    (root / "images/.thumbnails").mkdir()
+    assert find_layout(root).splits(root) == ["train"]
+    problems: list[Problem] = []
+    assert [sample.stem for sample in read_split(root, "train", problems)] == ["a", "b", "c"]
+    assert problems == []
+    (root / "images").rename(root / "pictures")
+    assert label_splits(root) == ["train"]
 
 
 def test_two_images_of_one_stem_are_refused(root: Path) -> None:
@@ -131,19 +164,102 @@ def test_two_images_of_one_stem_are_refused(root: Path) -> None:
         read_split(root, "train")
 
 
+def test_two_masks_of_one_image_are_refused(root: Path) -> None:
+    (root / "lane/train/a.PNG").write_bytes(b"x")
+    with pytest.raises(LayoutError, match=r"a\.png: another label has the same stem \(a\.PNG\)"):
+        read_split(root, "train")
+
+
 @pytest.mark.parametrize(
-    ("annotation", "reason"),
+    ("change", "reason"),
     [
-        ({"id": 5, "image_id": 1, "bbox": [1, float("nan"), 1, 2]}, "broken annotation"),
-        ({"id": 5, "image_id": 1, "bbox": [1, 1, 2]}, "broken annotation"),
-        ({"id": 5, "image_id": 99, "bbox": [1, 1, 2, 2]}, "broken annotation"),
-        ("nonsense", "broken annotation"),
+        ({"bbox": [1, float("nan"), 1, 2]}, r"bbox is \[1, nan, 1, 2\]: nan is no number"),
+        ({"bbox": [1, 1, 2]}, r"bbox is \[1, 1, 2\]"),
+        ({"bbox": ["1", 1, 2, 2]}, r"bbox .* '1' is no number"),
+        ({"bbox": [1, 1, True, 2]}, r"bbox .* True is no number"),
+        ({"bbox": None}, "bbox is None"),
+        ({"image_id": 99}, "image_id is 99, which no image has"),
+        ({"image_id": "1"}, "image_id is '1', which no image has"),
+        ({"image_id": True}, "image_id is True, which no image has"),
+        ({"image_id": [1]}, r"image_id is \[1\], which no image has"),
+        ({"category_id": 5}, "category_id is 5, which no category has"),
+        ({"iscrowd": "0"}, "iscrowd is '0'"),
     ],
 )
-def test_broken_annotations_are_refused(root: Path, annotation: dict, reason: str) -> None:
-    write_detections(root, [annotation])
-    with pytest.raises(LayoutError, match=rf"det/train\.json: .*{reason}"):
+def test_a_broken_annotation_is_named_and_costs_no_other_image(
+    root: Path, change: dict, reason: str
+) -> None:
+    sound = [{"id": index, "image_id": 2, "bbox": [1, 1, 2, 2]} for index in (3, 4)]
+    write_detections(root, [*sound, {"id": 5, "image_id": 1, "bbox": [1, 1, 2, 2]} | change])
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    [problem] = problems
+    assert re.search(rf"det/train\.json: broken annotation 5 \(.*{reason}", str(problem))
+    assert b.boxes is not None
+    assert len(b.boxes) == 2
+    if "image_id" in change:
+        assert a.boxes is not None
+    else:
+        assert a.boxes is None, "what is in it is not known"
+
+
+def write_coco(root: Path, **parts: object) -> None:
+    path = root / "det/train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+
+
+def entries(*names: str) -> list[dict]:
+    return [{"id": number, "file_name": name} for number, name in enumerate(names, start=1)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (r"..\images\train\a.png", r"..\images\train\b.png"),
+        (r"C:\data\a.png", "/data/images/train/b.png"),
+        ("train/a.jpg", "b.png"),
+    ],
+)
+def test_paths_in_a_coco_file_end_in_the_name_of_the_image(
+    root: Path, names: tuple[str, ...]
+) -> None:
+    write_coco(root, images=entries(*names))
+    a, b, _ = read_split(root, "train")
+    assert a.boxes is not None
+    assert a.boxes.tolist() == [[1, 2, 4, 4]]
+    assert b.boxes is not None
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (entries("a.png", "b.png", "a.png"), "a.png and a.png are both image a"),
+        (entries("cam1/a.png", "cam2/a.png"), "cam1/a.png and cam2/a.png are both image a"),
+        (entries(r"cam1\a.png", "cam2/a.png"), r"cam1\\a.png and cam2/a.png are both image a"),
+        (entries("a.png", "a.jpg"), "a.png and a.jpg are both image a"),
+        ([*entries("a.png"), {"id": 1, "file_name": "b.png"}], "images a and b have one id, 1"),
+        (entries("x.png", "A.png"), "labels fit no image of .*images/train: the first .* of A"),
+    ],
+)
+def test_labels_of_nobody_in_particular_are_refused(
+    root: Path, images: list[dict], reason: str
+) -> None:
+    write_coco(root, images=images)
+    with pytest.raises(LayoutError, match=rf"det/train\.json: {reason}"):
         read_split(root, "train")
+
+
+def test_a_broken_entry_of_a_coco_file_costs_no_other_one(root: Path) -> None:
+    write_coco(root, images=[*entries("a.png"), {"id": 2}, {"id": None, "file_name": "c.png"}, 7])
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    assert a.boxes is not None
+    assert b.boxes is None
+    assert [str(one).partition("json: ")[2] for one in problems] == [
+        "broken entry of images at 1 (KeyError: 'file_name')",
+        "broken entry of images at 2 (id is None)",
+        "broken entry of images at 3 (TypeError: 'int' object is not subscriptable)",
+    ]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
@@ -153,12 +269,13 @@ def test_a_file_that_is_not_coco_is_refused(root: Path, text: str) -> None:
         read_split(root, "train")
 
 
-def test_several_categories_are_refused(root: Path) -> None:
-    path = root / "det/train.json"
-    content = json.loads(path.read_text())
-    content["categories"].append({"id": 2, "name": "person"})
-    path.write_text(json.dumps(content))
-    with pytest.raises(LayoutError, match="2 categories"):
+def test_categories_that_are_used_must_be_one(root: Path) -> None:
+    categories = [{"id": number, "name": f"{number}"} for number in range(3)]
+    boxes = [{"id": n, "image_id": n, "bbox": [1, 1, 2, 2], "category_id": n} for n in (1, 2)]
+    write_coco(root, categories=categories, annotations=boxes[:1])
+    assert read_split(root, "train")[0].boxes is not None, "Roboflow lists one above the class"
+    write_coco(root, categories=categories, annotations=boxes)
+    with pytest.raises(LayoutError, match="annotations of 2 categories"):
         read_split(root, "train")
 
 

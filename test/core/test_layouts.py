@@ -1,6 +1,7 @@
 """The layouts of BDD100K, YOLOP, A-YOLOM and RMT-PPAD: the same labels however they are stored."""
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,14 @@ from mtc_perception.datasets.layout import (
     split_of,
 )
 from mtc_perception.datasets.pixels import draw_shapes
-from mtc_perception.datasets.sample import BDD_DRIVABLE, BDD_LANE, NONZERO, MaskFile, MaskShapes
+from mtc_perception.datasets.sample import (
+    BDD_DRIVABLE,
+    BDD_LANE,
+    NONZERO,
+    MaskFile,
+    MaskShapes,
+    Problem,
+)
 from mtc_perception.replay.recordings.recording import Notes, SourceError
 from mtc_perception.replay.recordings.sources import FolderSource
 from support import mini_data as mini
@@ -191,42 +199,122 @@ def test_labels_that_have_no_image_are_named_but_break_nothing(tmp_path: Path) -
     assert len(read_split(root, "train")) == 2
 
 
+def box_frame(**box: object) -> str:
+    """Two frames of Scalabel: `a` with one box, `b` with none."""
+    labels = [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 2, "y2": 3} | box}]
+    return json.dumps([{"name": "a.jpg", "labels": labels}, {"name": "b.jpg"}])
+
+
 @pytest.mark.parametrize(
     ("layout", "file", "content", "reason"),
     [
-        (mini.rmt_ppad, "labels/train/a.txt", "0 0.5 0.5", "not lines of class cx cy w h"),
-        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 wide .1", "not lines of class cx cy w h"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 0.5 0.5", "line 1: 3 columns"),
+        (mini.rmt_ppad, "labels/train/a.txt", "\n0 .5 .5 wide .1", "line 2: .*'wide'"),
         (mini.rmt_ppad, "labels/train/a.txt", "3 .5 .5 .1 .1", "class 3, but only 0"),
-        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 nan .1", "no number"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0.9 .5 .5 .1 .1", "class 0.9 is no whole number"),
+        (mini.rmt_ppad, "labels/train/a.txt", "-1 .5 .5 .1 .1", "class -1 is no whole number"),
+        (mini.rmt_ppad, "labels/train/a.txt", "nan .5 .5 .1 .1", "class nan is no whole number"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 nan .1", "nan is no fraction"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 32 18 .1 .1", "32 is no fraction"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 -.1 .1", "-.1 is no fraction"),
+        (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 .1 .1 .9", "6 columns, as of predictions"),
+        (mini.a_yolom, "detection-object/labels/train/a.txt", "2 .5 .5 .1 .1 .9\n" * 5, "6 col"),
+        (
+            mini.a_yolom,
+            "detection-object/labels/train/a.txt",
+            "2 .5 .5 .1 .1\n2 .1 .1 .1 .2 .2 .2 .2 .1",
+            "line 2: 9 columns, as of polygons",
+        ),
         (mini.rmt_ppad, "mask/lane/train/a.png", "", "empty file"),
         (mini.yolop, "det_annotations/train/a.json", "{}", "broken labels of a"),
         (mini.yolop, "det_annotations/train/a.json", '{"frames": []}', "broken labels of a"),
-        (mini.yolop, "det_annotations/train/b.json", "{", "not a JSON file"),
-        (mini.bdd100k, "labels/det_20/det_train.json", "{}", "not a Scalabel file"),
-        (mini.bdd100k, "labels/det_20/det_train.json", '[{"labels": []}]', "not a Scalabel file"),
-        (
-            mini.bdd100k,
-            "labels/det_20/det_train.json",
-            '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": 1}}]}]',
-            "broken labels of a",
-        ),
-        (
-            mini.bdd100k,
-            "labels/det_20/det_train.json",
-            '[{"name": "a.jpg", "labels": [{"category": "car", "box2d": '
-            '{"x1": NaN, "y1": 1, "x2": 2, "y2": 3}}]}]',
-            "coordinate that is no number",
-        ),
+        (mini.yolop, "det_annotations/train/a.json", "{", "not a JSON file"),
+        (mini.yolop, "det_annotations/train/a.json", "[" * 100_000, "not a JSON file"),
+        (mini.bdd100k, "labels/det_20/det_train.json", box_frame(x1=None), "label 0: None is no n"),
+        (mini.bdd100k, "labels/det_20/det_train.json", box_frame(x1=float("nan")), "nan is no num"),
+        (mini.bdd100k, "labels/det_20/det_train.json", box_frame(x1="1"), "'1' is no number"),
     ],
 )
-def test_broken_labels_are_refused(
+def test_a_broken_label_is_named_and_its_image_unlabelled(
     layout: Callable[[Path], Path], file: str, content: str, reason: str, tmp_path: Path
 ) -> None:
     root = layout(tmp_path)
     (root / file).write_text(content)
-    with pytest.raises(LayoutError, match=reason) as failure:
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    [problem] = problems
+    assert re.search(reason, str(problem))
+    assert problem.path == root / file
+    if "mask" in file:
+        assert (a.lane is None, b.lane is None) == (True, False)
+    else:
+        assert (a.boxes is None, b.boxes is None) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "content", "reason"),
+    [
+        (mini.rmt_ppad, ("labels/train/a.txt", "labels/train/b.txt"), "0 1 2", "line 1: 3 columns"),
+        (mini.bdd100k, ("labels/det_20/det_train.json",), "{}", "not a Scalabel file"),
+        (
+            mini.bdd100k,
+            ("labels/det_20/det_train.json",),
+            '[{"labels": []}]',
+            "frame 0 has no name",
+        ),
+        (
+            mini.bdd100k,
+            ("labels/det_20/det_train.json",),
+            '[{"name": "cam1/a.jpg"}, {"name": "cam2/a.jpg"}]',
+            "frames cam1/a.jpg and cam2/a.jpg are both labels of image a",
+        ),
+    ],
+)
+def test_labels_are_refused_where_nothing_of_them_can_be_read(
+    layout: Callable[[Path], Path],
+    files: tuple[str, ...],
+    content: str,
+    reason: str,
+    tmp_path: Path,
+) -> None:
+    root = layout(tmp_path)
+    for file in files:
+        (root / file).write_text(content)
+    with pytest.raises(LayoutError, match=rf"{files[0]}: .*{reason}"):
         read_split(root, "train")
-    assert file in str(failure.value)
+
+
+def test_text_labels_of_any_editor_are_read(tmp_path: Path) -> None:
+    root = mini.rmt_ppad(tmp_path)
+    sound = read_split(root, "train")[0]
+    path = root / "labels/train/a.txt"
+    line = path.read_text()
+    path.write_bytes(f"\ufeff\r\n  {line}  \r\n\r\n".encode())
+    (root / "labels/train/classes.txt").write_text("vehicle\n")
+    (root / "labels/train/._a.txt").write_bytes(b"\0\5\x16\7\xb0")
+    problems: list[Problem] = []
+    a = read_split(root, "train", problems)[0]
+    np.testing.assert_array_equal(a.boxes, sound.boxes)
+    assert problems == []
+    _, found = index_split(root, "train")
+    assert [one.path.name for one in found if one.kind == "label without image"] == ["classes.txt"]
+    path.write_text(line, "utf-16")
+    assert read_split(root, "train", problems)[0].boxes is None
+    assert "can't decode" in str(problems[0])
+
+
+def test_a_vertex_has_two_coordinates(tmp_path: Path) -> None:
+    root = mini.bdd100k(tmp_path, masks=False)
+    line = {"vertices": [[1, 2, 3], [4, 5, 6]], "types": "LL", "closed": False}
+    frames = [
+        {"name": "a.jpg", "labels": [{"category": "double white", "poly2d": [line]}]},
+        {"name": "b.jpg", "labels": []},
+    ]
+    mini.write_text(root / "labels/lane/polygons/lane_train.json", frames)
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    assert (a.lane is None, b.lane is None) == (True, False)
+    assert "broken labels of a (label 0: a vertex that is not x, y)" in str(problems[0])
 
 
 def add_flat_box(root: Path, layout: str) -> None:

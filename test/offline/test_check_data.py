@@ -103,8 +103,8 @@ def broken_json(root: Path) -> None:
     [
         (break_image, "unreadable image", "images/train/b.jpg"),
         (cut_image_short, "unreadable image", "images/train/b.jpg"),
-        (empty_image, "empty file", "images/train/b.jpg"),
-        (double_image, "duplicate stem", "images/train/b.png"),
+        (empty_image, "unreadable image", "images/train/b.jpg"),
+        (double_image, "duplicate name", "images/train/b.png"),
         (small_mask, "mask of another size", "lane/train/b.png"),
         (grey_mask, "unexpected mask values", "lane/train/b.png"),
         (faint_mask, "unexpected mask values", "lane/train/b.png"),

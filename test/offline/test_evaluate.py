@@ -8,7 +8,7 @@ import pytest
 
 from mtc_perception.core.bundle import Limits, Thresholds
 from mtc_perception.core.images import SourceImage
-from mtc_perception.datasets.layout import LayoutError, Sample, read_split
+from mtc_perception.datasets.layout import Sample, read_split
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from offline_compress.evaluation.accuracy import (
     FrameScore,
@@ -80,7 +80,8 @@ def test_ignore_regions_and_missing_labels(toy_bundle: Path, data: DataSet) -> N
     assert "lane" not in result
     assert result["sweep"].keys() == {"detection", "drivable"}
     assert "conditions" not in result
-    assert result["data"] == {"name": "roads", "split": "val", "limit": 0, "images": 3}
+    about = {"name": "roads", "split": "val", "limit": 0, "images": 3, "unreadable": 0}
+    assert result["data"] == about
 
 
 def test_thresholds_and_their_sweep(toy_bundle: Path, data: DataSet) -> None:
@@ -141,9 +142,31 @@ def test_a_broken_image_between_good_ones_ends_the_evaluation(
     subject = open_subject(toy_bundle, "onnxruntime")
     evaluation = evaluate_subject(subject, samples)
     assert [frame.sample.stem for frame in evaluation.frames] == [f"{i:02}" for i in range(30)]
-    samples[20].image_path.write_bytes(b"not a picture")
-    with pytest.raises(LayoutError, match=r"20\.png: compressed image is neither JPEG"):
-        evaluate_subject(subject, samples)
+
+
+def test_an_image_that_cannot_be_decoded_is_a_miss_and_a_broken_mask_is_unlabelled(
+    toy_bundle: Path, data: DataSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rgb, drivable, lane, box = road()
+    for index in range(3):
+        data.add(f"{index:02}", rgb, drivable, lane, [box])
+    samples = read_split(data.root, "val")
+    subject = open_subject(toy_bundle, "onnxruntime")
+    whole = evaluate_subject(subject, samples).metrics.to_json()
+    samples[1].image_path.write_bytes(b"not a picture")
+    assert samples[2].lane is not None
+    samples[2].lane.path.write_bytes(b"not a mask")
+    evaluation = evaluate_subject(subject, samples)
+    assert [frame.unreadable for frame in evaluation.frames] == [False, True, False]
+    found = evaluation.metrics.to_json()
+    assert found["drivable"]["images"] == 3
+    assert found["lane"]["images"] == 2
+    assert found["detection"]["recall"] == pytest.approx(whole["detection"]["recall"] * 2 / 3)
+    assert 1 not in {one for rank in ranked(evaluation.frames, "drivable", 3) for one in rank}
+    warnings = capsys.readouterr().err
+    assert "unreadable image: " in warnings
+    assert "01.png: compressed image is neither JPEG" in warnings
+    assert "lane/val/02.png: not a readable image" in warnings
 
 
 def test_frames_are_ranked_per_task() -> None:

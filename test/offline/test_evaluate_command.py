@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(
     assert not out.exists()
 
 
-def test_a_broken_image_is_named(
+def test_an_evaluation_that_answers_nothing_has_failed(
     toy_bundle: Path,
     data: DataSet,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,5 +111,7 @@ def test_a_broken_image_is_named(
 ) -> None:
     data.add("a", road()[0])
     (data.root / "images/val/a.png").write_bytes(b"not a picture")
-    assert command(monkeypatch, toy_bundle, "--data", data.root) == 2
-    assert "a.png: compressed image is neither JPEG, PNG nor WebP" in capsys.readouterr().err
+    assert command(monkeypatch, toy_bundle, "--data", data.root) == 1
+    words = capsys.readouterr().err
+    assert "a.png: compressed image is neither JPEG, PNG nor WebP" in words
+    assert words.endswith("error: none of 1 images could be answered\n")

@@ -123,7 +123,9 @@ def test_broken_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "lane/val/a.png").write_bytes(b"no png")
     notes = Notes()
     first = next(iter(open_source(folder).labelled_frames(notes)))
-    assert first.truth is None
+    assert first.truth is not None
+    assert first.truth.lane is None
+    assert first.truth.drivable is not None
     [note] = notes.all()
     assert note.kind == "unreadable label"
     assert re.search(r"a\.png: not a readable image", note.first)

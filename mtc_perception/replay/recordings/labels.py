@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mtc_perception.core.images import compressed_size
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.datasets.layout import Sample, label_splits, read_labels, read_truth, split_of
-from mtc_perception.datasets.sample import LayoutError, MaskFile
+from mtc_perception.datasets.layout import Sample, known_truth, label_splits, read_labels, split_of
+from mtc_perception.datasets.sample import LayoutError, Problem
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     FrameSource,
@@ -42,7 +41,8 @@ class LabelFolder:
                 raise LayoutError(f"{path} must have one split or end in it; it has: {there}")
             split = splits[0]
         self.name = f"{root.name}/{split}"
-        self._samples = read_labels(root, split)
+        self._problems: list[Problem] = []
+        self._samples = read_labels(root, split, self._problems)
         if not self._samples:
             raise LayoutError(f"{path} holds no labels of split '{split}'")
         stamps = [stamp_of(stem) for stem in self._samples]
@@ -72,6 +72,7 @@ class LabelFolder:
 
         Labels that cannot be read are noted.
         """
+        note_problems(self._problems, notes)
         used: set[str] = set()
         seen = 0
         for frame, _ in frames:
@@ -107,27 +108,20 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 
 
 def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth | None:
-    """The labels of an image; None, and a note, where they cannot be read."""
+    """The labels of an image, None where it has none; what of them cannot be read is noted."""
     try:
         size = frame.pixels.size
     except ImageError:  # noted where the image is replayed, and a miss of what is labelled
-        sample, size = _without_image(sample)
-    try:
-        return read_truth(sample, size) if sample.labelled else None
-    except LayoutError as error:
-        notes.add("unreadable label", str(error))
-    return None
+        size = None
+    truth, problems = known_truth(sample, size)
+    note_problems(problems, notes)
+    return truth
 
 
-def _without_image(sample: Sample) -> tuple[Sample, tuple[int, int]]:
-    """What can be told of the labels of an image whose size nobody knows, and a size for that."""
-    masks = [one.path for one in (sample.drivable, sample.lane) if isinstance(one, MaskFile)]
-    if not masks:
-        return replace(sample, drivable=None, lane=None), (1, 1)  # boxes are missed at any size
-    try:
-        return sample, compressed_size(masks[0].read_bytes())
-    except (OSError, ImageError):
-        return sample, (1, 1)  # whoever reads the mask says what is wrong with it
+def note_problems(problems: Iterable[Problem], notes: Notes) -> None:
+    """Note what is wrong with files of labels, each of which leaves an image unlabelled."""
+    for problem in problems:
+        notes.add("unreadable label", str(problem))
 
 
 def stamp_of(name: str) -> int | None:

@@ -11,13 +11,15 @@ from mtc_perception.datasets.layout import (
     IMAGE_SUFFIXES,
     LayoutError,
     find_layout,
+    image_paths,
     read_split,
     split_of,
 )
+from mtc_perception.datasets.sample import Problem
 from mtc_perception.replay.recordings.bag import Bag
 from mtc_perception.replay.recordings.bag_files import is_bag
 from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
-from mtc_perception.replay.recordings.labels import fingerprint, labels_of
+from mtc_perception.replay.recordings.labels import fingerprint, labels_of, note_problems
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     EncodedPixels,
@@ -88,11 +90,7 @@ class FolderSource:
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """Raises SourceError if there is no image."""
-        self._files = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-        )
+        self._files = image_paths(path)
         if not self._files:
             splits = _split_folders(path)
             mend = f"give {' or '.join(splits)}" if splits else "give a folder that does"
@@ -103,7 +101,8 @@ class FolderSource:
         rate_hz = fps or DEFAULT_FOLDER_FPS
         self.info = SourceInfo(path.name, "images", None, len(self._files), rate_hz)
         data_set = split_of(path)
-        samples = read_split(*data_set) if data_set else []
+        self._problems: list[Problem] = []
+        samples = read_split(*data_set, self._problems) if data_set else []
         self._samples = {sample.stem: sample for sample in samples if sample.labelled}
 
     def fingerprint(self) -> str:
@@ -117,6 +116,7 @@ class FolderSource:
             yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels, file.stem)
 
     def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
+        note_problems(self._problems, notes)
         for frame in self.frames():
             sample = self._samples.get(frame.name)
             yield LabelledFrame(frame, None if sample is None else labels_of(sample, frame, notes))
