@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -32,21 +33,35 @@ READABLE = (1, 2)
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
+MOST_PIXELS = 8192
+"""Of a side of the input."""
 _READS = " and ".join(map(str, READABLE))
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
-_PLAIN_FILE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+def _shown(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError(f"{name!r} holds control characters")
+    return name
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_shown)]
+"""Goes out in messages, pages and terminals."""
+
+MOST_MANIFEST_BYTES = 2**18
+"""Ten times that of a bundle with all variants; to refuse it takes a tenth of a second."""
+_PLAIN_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class InputSpec(Strict):
     """The graph input `image`: uint8 `[N, height, width, 3]`."""
 
-    height: int = Field(gt=0)
-    width: int = Field(gt=0)
-    max_batch: int = Field(default=1, gt=0)
+    height: int = Field(gt=0, le=MOST_PIXELS)
+    width: int = Field(gt=0, le=MOST_PIXELS)
+    max_batch: int = Field(default=1, gt=0, le=1024)
     color_order: Literal["rgb"] = "rgb"
 
     @property
@@ -94,7 +109,7 @@ class Assessment(Strict):
     tolerance_points: Annotated[float, Field(ge=0.0)]
     """Largest loss of any of these figures that was allowed."""
     within_tolerance: bool
-    timings: list[Timing]
+    timings: list[Timing] = Field(max_length=1000)
 
 
 class Variant(Strict):
@@ -103,7 +118,7 @@ class Variant(Strict):
     file: NonEmpty
     sha256: Sha256
     precision: Precision
-    engines: list[EngineName] = Field(min_length=1)
+    engines: list[EngineName] = Field(min_length=1, max_length=10)
     accuracy: dict[str, Any] | None = None
     assessment: Assessment | None = None
     """None for fp32, and for variants of bundles that nobody has assessed."""
@@ -111,7 +126,7 @@ class Variant(Strict):
     @field_validator("file")
     @classmethod
     def _stays_in_the_bundle(cls, value: str) -> str:
-        if not _PLAIN_FILE_NAME.match(value) or value == MANIFEST_NAME:
+        if not _PLAIN_FILE_NAME.fullmatch(value) or value == MANIFEST_NAME:
             raise ValueError(f"{value!r} is not a plain file name inside the bundle")
         return value
 
@@ -119,7 +134,7 @@ class Variant(Strict):
 class Training(Strict):
     """What the weights learnt from, and the licence that this puts on them."""
 
-    data: list[str]
+    data: list[str] = Field(max_length=1000)
     licence: str
 
 
@@ -146,17 +161,17 @@ class Manifest(Strict):
     """`manifest.json`. Variants without assessment are listed in order of preference."""
 
     schema_version: int = SCHEMA_VERSION
-    name: NonEmpty
-    version: NonEmpty
+    name: Name
+    version: Name
     variants: dict[VariantKey, Variant] = Field(min_length=1)
     input: InputSpec
-    classes: list[NonEmpty] = Field(min_length=1)
+    classes: list[Name] = Field(min_length=1, max_length=1000)
     thresholds: Thresholds
-    max_detections: int = Field(gt=0)
+    max_detections: int = Field(gt=0, le=10_000)
     params: int = Field(ge=0)
     gmacs: float = Field(ge=0.0)
     training: Training
-    lineage: list[LineageStep]
+    lineage: list[LineageStep] = Field(max_length=1000)
     opset: int = Field(gt=0)
     exporter: dict[str, str]
     self_test: dict[VariantKey, SelfTest]
@@ -199,7 +214,9 @@ class Bundle:
         """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
         entry = self.variant(variant)
         with BundleFiles(self.path) as files:
-            return _verified(files, entry)
+            data = files.read(entry.file)
+        _check_sha256(self.path, entry, sha256_hex(data))
+        return data
 
     def variant(self, key: str) -> Variant:
         """The variant of this key. Raises BundleError if there is none."""
@@ -233,9 +250,13 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     with BundleFiles(path) as files:
-        manifest = _parse_manifest(path, files.read(MANIFEST_NAME))
+        data = files.read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
+        try:
+            manifest = parse_manifest(data)
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from error
         for variant in manifest.variants.values():
-            _verified(files, variant)
+            _check_sha256(path, variant, files.sha256(variant.file))
     return Bundle(path=path, manifest=manifest)
 
 
@@ -273,36 +294,34 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _verified(files: BundleFiles, variant: Variant) -> bytes:
-    data = files.read(variant.file)
-    if sha256_hex(data) != variant.sha256:
-        raise BundleError(
-            f"{files.path}: {variant.file} is damaged (its sha256 is not the manifest's);"
-            " copy or export the bundle again"
-        )
-    return data
-
-
-def _parse_manifest(path: Path, data: bytes) -> Manifest:
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest that `manifest_json` gave as `data`. Raises BundleError."""
     try:
         content = json.loads(data.decode())
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: {MANIFEST_NAME} is not JSON: {error}") from error
+        raise BundleError(f"{MANIFEST_NAME} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path}: {MANIFEST_NAME} is not a JSON object")
+        raise BundleError(f"{MANIFEST_NAME} is not a JSON object")
     # Checked first: of a newer schema's many differences, the version is the one that explains.
     version = content.get("schema_version")
     if version not in READABLE or isinstance(version, bool):
         raise BundleError(
-            f"{path}: bundle schema version is {version!r}, this version of mtc_perception reads"
+            f"bundle schema version is {version!r}, this version of mtc_perception reads"
             f" {_READS}; export the bundle again or install the matching version"
         )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = " ".join(first["msg"].split())
         raise BundleError(
-            f"{path}: {MANIFEST_NAME}: {where + ': ' if where else ''}{reason}"
+            f"{MANIFEST_NAME}: {where + ': ' if where else ''}{first['msg']}"
         ) from error
+
+
+def _check_sha256(path: Path, variant: Variant, found: str) -> None:
+    if found != variant.sha256:
+        raise BundleError(
+            f"{path}: {variant.file} is damaged (its sha256 is not the manifest's);"
+            " copy or export the bundle again"
+        )

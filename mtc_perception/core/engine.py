@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mtc_perception.core.bundle import Bundle, EngineName, Precision
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.onnx_file import check_self_contained
 from mtc_perception.util.errors import BundleError
 
 EngineChoice = Literal["auto", EngineName]
@@ -77,6 +78,10 @@ class Network:
     max_detections: int
     bundle: str = "BUNDLE"
     """Path of the bundle, for messages."""
+
+    def __post_init__(self) -> None:
+        """Raises BundleError for a graph that is no ONNX, or whose weights lie elsewhere."""
+        check_self_contained(self.model)
 
     @classmethod
     def of(cls, bundle: Bundle, variant: str) -> "Network":

@@ -4,7 +4,7 @@ import errno
 import sys
 from collections.abc import Callable
 
-from mtc_perception.util.errors import UserError
+from mtc_perception.util.errors import UserError, printable
 
 
 def run_app(app: Callable[[], object], extra: str = "") -> None:
@@ -24,7 +24,7 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
         raise SystemExit(2) from None
     except (UserError, OSError) as error:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {_words(error)}", file=sys.stderr)
+        print(f"error: {printable(_words(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,12 +1,16 @@
-"""Files and folders that are either complete or not there, and replace others in one step."""
+"""Files and folders that are either complete or not there, and replace others in one step; and how
+foreign ones are opened.
+"""
 
 import ctypes
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import held
@@ -163,3 +167,18 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Raises OSError; also for what would keep its reader waiting, or act on being opened: a FIFO, a
+    device.
+    """
+    # Looked at before and after, since what lies there may be exchanged in between.
+    if stat.S_ISREG(os.stat(path).st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -162,7 +162,7 @@ def test_a_workspace_limit_is_taken() -> None:
     ("graph", "words"),
     [
         (uint8_transpose(), r"the parser refuses node turn \(Transpose\): .*has type UInt8"),
-        (b"not a network", "the parser refuses the graph: "),
+        (b"\x3a\x03\x5a\x01\x80", "the parser refuses the graph: "),
     ],
 )
 def test_what_the_parser_refuses_is_one_line_with_its_reason(graph: bytes, words: str) -> None:
