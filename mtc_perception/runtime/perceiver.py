@@ -76,7 +76,7 @@ class Perceiver:
             raise
         except Exception as error:  # the bindings of the runtimes raise what they like
             raise EngineError(one_line(error)) from error
-        check_outputs(outputs, len(self.bundle.manifest.classes))
+        check_outputs(outputs, len(self.bundle.manifest.classes), self.input_size)
         boxes, scores, labels = decode_boxes(
             outputs, letterbox, limits.thresholds.score, limits.max_detections
         )

@@ -217,7 +217,7 @@ def test_not_a_network(name: str, model: bytes) -> None:
 @pytest.mark.parametrize(
     ("gain", "reason"),
     [
-        (float("nan"), "not finite"),
+        (float("nan"), "not numbers within"),
         (4.0, "not all within 0..1"),
         (-0.1, "not all within 0..1"),
         (0.9, "top_score is 0.4323, the bundle's own is 0.4803"),

@@ -208,6 +208,26 @@ def rising_scores(outputs: Outputs) -> None:
     outputs.scores[:] = outputs.scores[:, ::-1].copy()
 
 
+def large_score(outputs: Outputs) -> None:
+    outputs.scores[0, 0] = 7.0
+
+
+def negative_score(outputs: Outputs) -> None:
+    outputs.scores[0, -1] = -0.1
+
+
+def swapped_corners(outputs: Outputs) -> None:
+    outputs.boxes[:] = outputs.boxes[..., [2, 3, 0, 1]]
+
+
+def wrong_mask(outputs: Outputs) -> None:
+    object.__setattr__(outputs, "lane", outputs.lane[:, :-1])
+
+
+def float_mask(outputs: Outputs) -> None:
+    object.__setattr__(outputs, "drivable", outputs.drivable / 255)
+
+
 def endless_box(outputs: Outputs) -> None:
     outputs.boxes[0, 0, 2] = math.inf
 
@@ -223,11 +243,16 @@ def endless_box(outputs: Outputs) -> None:
     [
         (unknown_label, "labels are not all within the 2 classes"),
         (negative_label, "labels are not all within the 2 classes"),
-        (leading_nan, "scores are not finite numbers in descending order"),
-        (nan_scores, "scores are not finite numbers in descending order"),
-        (endless_score, "scores are not finite numbers in descending order"),
-        (rising_scores, "scores are not finite numbers in descending order"),
+        (leading_nan, "scores are not numbers within 0..1 in descending order"),
+        (nan_scores, "scores are not numbers within 0..1 in descending order"),
+        (endless_score, "scores are not numbers within 0..1 in descending order"),
+        (rising_scores, "scores are not numbers within 0..1 in descending order"),
+        (large_score, "scores are not numbers within 0..1 in descending order"),
+        (negative_score, "scores are not numbers within 0..1 in descending order"),
         (endless_box, "boxes are not all finite numbers"),
+        (swapped_corners, "boxes have their corners in the wrong order"),
+        (wrong_mask, "masks are not bytes of 160x96 pixels"),
+        (float_mask, "masks are not bytes of 160x96 pixels"),
     ],
 )
 def test_an_engine_whose_outputs_make_no_sense_is_replaced(
