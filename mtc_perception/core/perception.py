@@ -56,7 +56,7 @@ def check_outputs(outputs: Outputs, class_count: int, size: tuple[int, int]) -> 
     """
     boxes, scores, labels = outputs.boxes[0], outputs.scores[0], outputs.labels[0]
     # No comparison with what is no number is true.
-    within = 0.0 <= scores[-1] and scores[0] <= 1.0
+    within = scores[-1] >= 0.0 and scores[0] <= 1.0
     if not (within and (scores[1:] <= scores[:-1]).all()):
         raise EngineError("scores are not numbers within 0..1 in descending order")
     if labels.min() < 0 or labels.max() >= class_count:

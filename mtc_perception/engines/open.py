@@ -16,6 +16,7 @@ from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.engines.load import AUTO_ORDER, check_offered, load_engine
 from mtc_perception.engines.process_trial import TrialMemory, ensure_tried, is_installed
 from mtc_perception.engines.variant_order import VariantOrder, variant_order
+from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import BundleError, EngineError, one_line
 
 FASTER = "faster"
@@ -40,28 +41,39 @@ def open_engine(
     name: EngineChoice = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    deadline: Deadline | None = None,
 ) -> OpenedEngine:
     """Load the bundle's network into an engine, warm it up and test it.
 
     `auto` takes the first of `AUTO_ORDER` that runs here. `precision` (`fp32`, `fp16`, `int8`)
     defaults to the fastest variant that kept its tolerance (`variant_order`). A variant that fails
-    gives way to the engine's next one. Raises EngineError if nothing can run the bundle and
+    gives way to the engine's next one. Nothing is begun after the `deadline`, and trials are ended;
+    what hangs in this process cannot be. Raises EngineError if nothing can run the bundle and
     BundleError if it breaks its contract or lacks what was asked for.
     """
     if name != "auto":
         check_offered(name)
         try:
-            return _Opening(bundle, name, threads).opened(precision, "as asked for", [])
+            return _Opening(bundle, name, threads, deadline).opened(precision, "as asked for", [])
         except EngineError as error:
             raise EngineError(f"{name}: {error}") from error
     rejected: list[str] = []
     for candidate in AUTO_ORDER:
         try:
-            opening = _Opening(bundle, candidate, threads)
+            opening = _Opening(bundle, candidate, threads, deadline)
             return opening.opened(precision, "chosen automatically", rejected)
         except (EngineError, BundleError) as error:
             rejected.append(f"{candidate}: {error}")
     raise EngineError(f"{bundle.path}: no engine runs it here: {'; '.join(rejected)}")
+
+
+def try_engine(bundle: Bundle, name: EngineName, precision: str | None, deadline: Deadline) -> None:
+    """Make the trials that `open_engine` would begin with, so that it finds their outcome."""
+    with suppress(BundleError):
+        for variant in variant_order(bundle, name, precision, cpu_class()).variants:
+            with suppress(EngineError):
+                ensure_tried(Network.of(bundle, variant), name, deadline)
+                return
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +89,13 @@ class _Tested:
 class _Opening:
     """One engine, and what becomes of the variants that it is tried with."""
 
-    def __init__(self, bundle: Bundle, name: EngineName, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, name: EngineName, threads: int | None, deadline: Deadline | None
+    ) -> None:
         self._bundle = bundle
         self._name = name
         self._threads = threads
+        self._deadline = deadline
         self._passed_over: dict[str, list[str]] = {}
         """Variants by the reason."""
 
@@ -119,7 +134,7 @@ class _Opening:
     def _passing(self, variants: Sequence[str]) -> Iterator[_Tested]:
         for variant in variants:
             try:
-                tested = _tested(self._bundle, variant, self._name, self._threads)
+                tested = _tested(self._bundle, variant, self._name, self._threads, self._deadline)
             except EngineError as error:
                 self._pass_over(variant, str(error))
             else:
@@ -186,16 +201,23 @@ def _times_ms(*engines: Engine) -> list[float]:
     return [statistics.median(own) for own in times]
 
 
-def _tested(bundle: Bundle, variant: str, name: EngineName, threads: int | None) -> _Tested:
+def _tested(
+    bundle: Bundle, variant: str, name: EngineName, threads: int | None, deadline: Deadline | None
+) -> _Tested:
     """An engine that has run the variant and says what its bundle does.
 
     Raises EngineError if it does not, whatever the reason: another variant or engine may.
     """
+    if deadline is not None:
+        if not deadline.remaining_s():
+            raise EngineError("there was no time left for it")
+        # Half of it: if this one hangs, another one may be what runs.
+        deadline = Deadline(deadline.remaining_s() / 2, within=deadline)
     engine: Engine | None = None
     try:
         network = Network.of(bundle, variant)
         # TensorRT's engines are built in processes of their own.
-        remark = "" if name == "tensorrt" else ensure_tried(network, name)
+        remark = "" if name == "tensorrt" else ensure_tried(network, name, deadline)
         engine = load_engine(network, name, threads)
         outputs = run_self_test(engine)
         frame = SourceImage(self_test_frame(network.height, network.width), "rgb")

@@ -4,6 +4,7 @@ Runtimes have been seen to crash on quantised graphs instead of refusing them; t
 node that dies, nor the process with hours of work in it.
 """
 
+import ctypes
 import hashlib
 import importlib
 import json
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,14 @@ from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import check_well_formed, measure_self_test, run_self_test
 from mtc_perception.engines.cpu import cpu_model
 from mtc_perception.engines.load import load_engine
+from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.files import write_text_atomic
 
 TIMEOUT_S = 900.0
-"""Large networks are compiled for minutes."""
+"""Large networks are compiled for minutes; who cannot wait so long gives a deadline."""
+_POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
 RAN = "ran"
 MANY_CLASSES = 2**31
 """Labels are not what a trial is about."""
@@ -34,12 +39,16 @@ CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSY
 
 
 def run_trial(
-    network: Network, engine: EngineName, tolerance: float = 0.05, timeout_s: float = TIMEOUT_S
+    network: Network,
+    engine: EngineName,
+    tolerance: float = 0.05,
+    deadline: Deadline | None = None,
 ) -> SelfTest:
     """Load a graph into an engine and run the self-test frame; returns its golden values.
 
-    `tolerance` is recorded with them. Raises `TrialError` if the engine crashes or hangs, or if the
-    process is killed, EngineError if it refuses the graph or gives malformed answers.
+    `tolerance` is recorded with them. Raises `TrialError` if the engine crashes, if the process is
+    killed or does not end before the deadline, EngineError if it refuses the graph or gives
+    malformed answers.
     """
     arguments = {
         "precision": network.precision,
@@ -51,14 +60,8 @@ def run_trial(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         path.write_bytes(network.model)
-        command = [sys.executable, "-m", __name__, engine, str(path), json.dumps(arguments)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=timeout_s
-            )
-        except subprocess.TimeoutExpired:
-            # The machine may have been busy.
-            raise TrialError(f"does not finish in {timeout_s:.0f} s", lasting=False) from None
+        words = [engine, str(path), json.dumps(arguments), str(os.getpid())]
+        done = _run([sys.executable, "-m", __name__, *words], deadline or Deadline(TIMEOUT_S))
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         if name in CRASHES:
@@ -71,6 +74,22 @@ def run_trial(
     return SelfTest.model_validate_json(last)
 
 
+def _run(command: Sequence[str], deadline: Deadline) -> subprocess.CompletedProcess[str]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, errors="replace"
+    ) as process:
+        try:
+            while deadline.remaining_s():
+                with suppress(subprocess.TimeoutExpired):
+                    said = process.communicate(timeout=_POLL_S)
+                    return subprocess.CompletedProcess(command, process.returncode, *said)
+            # The machine may have been busy.
+            raise TrialError(f"does not finish in {deadline.seconds:.0f} s", lasting=False)
+        finally:
+            process.kill()  # if it still runs
+
+
 class TrialError(EngineError):
     """An engine did not survive its trial."""
 
@@ -80,7 +99,7 @@ class TrialError(EngineError):
         self.lasting = lasting
 
 
-def ensure_tried(network: Network, engine: EngineName) -> str:
+def ensure_tried(network: Network, engine: EngineName, deadline: Deadline | None = None) -> str:
     """See to it that this machine has tried a graph on a CPU engine before it is loaded here.
 
     Costs nothing where it has: that it ran, or crashed, is kept under the versions of engine and
@@ -96,7 +115,7 @@ def ensure_tried(network: Network, engine: EngineName) -> str:
     if known is not None:
         raise EngineError(f"{known}, as tried before; to try again remove {memory.record}")
     try:
-        run_trial(network, engine)
+        run_trial(network, engine, deadline=deadline)
     except TrialError as error:
         if error.lasting:
             memory.write("outcome", str(error))
@@ -173,8 +192,17 @@ def _golden_values(engine: EngineName, graph: bytes, arguments: dict[str, Any]) 
     return golden
 
 
+def _end_with(parent: int) -> None:
+    """End as soon as the process that waits does, even if it is killed."""
+    with suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("nobody waits for the outcome")
+
+
 def _main() -> None:
-    engine, path, arguments = sys.argv[1:]
+    engine, path, arguments, parent = sys.argv[1:]
+    _end_with(int(parent))
     try:
         golden = _golden_values(engine, Path(path).read_bytes(), json.loads(arguments))  # type: ignore[arg-type]
     except UserError as error:

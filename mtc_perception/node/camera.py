@@ -58,6 +58,8 @@ LOST_AFTER_S = 1.0
 LOST_AFTER_PERIODS = 5.0
 """A slow camera is lost only after this many of its own periods."""
 
+UNANSWERED_S = 0.8
+"""Images that come are answered within this time, or the camera is told to be unanswered."""
 RATE_OVER_S = 0.5
 """Shortest time to measure a rate over."""
 
@@ -70,6 +72,8 @@ class InputState(Enum):
     """Images came and have stopped."""
     REJECTED = "rejected"
     """Images come, and the last one could not be used."""
+    UNANSWERED = "unanswered"
+    """Images come, and nothing becomes of them."""
 
 
 class InputMonitor:
@@ -90,6 +94,10 @@ class InputMonitor:
         self._rejection = ""
         self._stamp_ns = 0
         self._arrived_ns = 0
+        self._pending_ns = 0
+        """When the first image arrived of those that came after the last one answered."""
+        self._answered_ns = (0, 0)
+        """When the last image arrived that was answered or rejected, and when it was."""
         self._period_s = 0.0
         self._count = 0
         self._rate_hz = 0.0
@@ -99,6 +107,8 @@ class InputMonitor:
         if self._arrived_ns:
             period_s = (frame.arrived_ns - self._arrived_ns) / 1e9
             self._period_s = period_s if self._period_s == 0 else _blend(self._period_s, period_s)
+        if self._answered_ns[0] >= self._arrived_ns:
+            self._pending_ns = frame.arrived_ns
         self._arrived_ns = frame.arrived_ns
         self._count += 1
         if frame.stamp_ns < self._stamp_ns:
@@ -107,12 +117,14 @@ class InputMonitor:
         self.clock = frame.clock
         self.offset_ms = (frame.received_ns - frame.stamp_ns) / 1e6
 
-    def accepted(self, width: int, height: int) -> None:
+    def accepted(self, frame: Frame, width: int, height: int) -> None:
         self._rejection = ""
         self.resolution = f"{width}x{height}"
+        self._answered_ns = frame.arrived_ns, time.monotonic_ns()
 
-    def rejected(self, reason: str) -> None:
+    def rejected(self, frame: Frame, reason: str) -> None:
         self._rejection = reason
+        self._answered_ns = frame.arrived_ns, time.monotonic_ns()
 
     def state(self, silence: str) -> tuple[InputState, str]:
         """The state and, unless it is OK, the reason in words.
@@ -121,9 +133,14 @@ class InputMonitor:
         """
         if self._arrived_ns == 0:
             return InputState.WAITING, self.qos_problem or silence
-        silent_s = (time.monotonic_ns() - self._arrived_ns) / 1e9
+        now_ns = time.monotonic_ns()
+        silent_s = (now_ns - self._arrived_ns) / 1e9
         if silent_s > max(LOST_AFTER_S, LOST_AFTER_PERIODS * self._period_s):
             return InputState.LOST, f"no image for {silent_s:.1f} s: {silence}"
+        arrived_ns, answered_ns = self._answered_ns
+        unanswered_s = (now_ns - max(answered_ns, self._pending_ns)) / 1e9
+        if arrived_ns < self._arrived_ns and unanswered_s > UNANSWERED_S:
+            return InputState.UNANSWERED, f"images come, no answer for {unanswered_s:.1f} s"
         if self._rejection:
             return InputState.REJECTED, self._rejection
         return InputState.OK, ""
@@ -271,7 +288,7 @@ class Camera:
 
     def reject(self, frame: Frame, outcome: Outcome, reason: str) -> None:
         words = f"{outcome.value}: {reason}"
-        self.monitor.rejected(words)
+        self.monitor.rejected(frame, words)
         self._timing.publish(rejection_message(frame.payload.header, self.name, words))
         logger = self._node.get_logger()
         encoding = frame.payload.encoding
@@ -290,7 +307,7 @@ class Camera:
         self._drivable.publish(image_message(header, "mono8", perception.drivable))
         self._lane.publish(image_message(header, "mono8", perception.lane))
         height, width = perception.lane.shape
-        self.monitor.accepted(width, height)
+        self.monitor.accepted(frame, width, height)
 
     def report(
         self, frame: Frame, image: SourceImage, perception: Perception, times: FrameTimes

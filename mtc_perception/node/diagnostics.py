@@ -21,9 +21,20 @@ def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus
 
 
 def engine_status(
-    node: str, state: str, host: EngineHost, limits: Limits, max_frame_age_ms: float, swap: str
+    node: str,
+    state: str,
+    host: EngineHost,
+    late: str,
+    limits: Limits,
+    max_frame_age_ms: float,
+    swap: str,
+    warning: str,
 ) -> DiagnosticStatus:
-    """Which engine runs which network, whether it is the one that was chosen, and the last swap."""
+    """Which engine runs which network, whether it answers and is the one that was chosen.
+
+    `late` is what takes too long, `swap` what became of the last one, and `warning` what else the
+    user should know.
+    """
     perceiver = host.perceiver
     manifest, engine = perceiver.bundle.manifest, perceiver.engine
     values: dict[str, object] = {
@@ -32,7 +43,9 @@ def engine_status(
         "device": engine.device,
         "precision": engine.precision,
         "why": perceiver.why,
+        "late": late or "no",
         "degraded": host.degraded or "no",
+        "failures": host.failures,
         "swap": swap or "none",
         "bundle": perceiver.bundle.path,
         "network": f"{manifest.name} {manifest.version}",
@@ -43,8 +56,13 @@ def engine_status(
         "max_detections": limits.max_detections,
         "max_frame_age_ms": max_frame_age_ms,
     }
+    warnings = [warning] if warning else []
     if host.degraded:
-        level, message = WARN, f"degraded: {host.degraded}"
+        warnings.insert(0, f"degraded: {host.degraded}")
+    if late:
+        level, message = ERROR, "; ".join([late, *warnings])
+    elif warnings:
+        level, message = WARN, "; ".join(warnings)
     else:
         level, message = OK, f"{state}, {engine.name} {engine.precision}"
     return status_message(f"{node}: engine", level, message, values, engine.device)
@@ -69,6 +87,7 @@ def camera_status(node: str, camera: Camera, counters: Counters, active: bool) -
         "frames_dropped": counters.dropped,
         "frames_stale": counters.stale,
         "frames_malformed": counters.malformed,
+        "frames_waiting": counters.waiting,
         "clock": monitor.clock.value,
         "clock_offset_ms": monitor.offset_ms,
         "stamps_back": monitor.stamps_back,

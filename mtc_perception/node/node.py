@@ -1,7 +1,9 @@
 """The lifecycle node `perception`: parameters in, wiring, nothing else."""
 
+import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ from mtc_perception_interfaces.srv import LoadEngine
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.guard_condition import GuardCondition
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mtc_perception.core.bundle import Limits, Manifest, read_bundle
@@ -22,9 +25,10 @@ from mtc_perception.node.diagnostics import camera_status, engine_status, unconf
 from mtc_perception.node.load_engine import EngineService, Swap
 from mtc_perception.node.parameters import LiveSettings, Parameters, Settings
 from mtc_perception.runtime.frames import FrameSlots
-from mtc_perception.runtime.host import EngineHost, release
+from mtc_perception.runtime.host import LOAD_S, EngineHost, in_time, release
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
-from mtc_perception.runtime.worker import InferenceWorker
+from mtc_perception.runtime.worker import STOP_S, InferenceWorker
+from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, UserError, one_line
 from mtc_perception.util.memory import keep_memory
 
@@ -35,6 +39,8 @@ SUCCESS, FAILURE, ERROR = (
 )
 
 BUILD_LOG_PERIOD_S = 5.0
+EXIT_S = 0.5
+"""How long threads that are no longer needed may take to end."""
 
 
 @dataclass(slots=True)
@@ -73,6 +79,7 @@ class PerceptionNode(LifecycleNode):
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         self._engine_gone = self.create_guard_condition(self._on_engine_gone)
+        self._frame_late = self.create_guard_condition(self._publish_diagnostics)
         self._engine_service = EngineService(self, self._prepare_swap, self._publish_diagnostics)
         self._next_progress_s = 0.0
         self.get_logger().info(
@@ -142,7 +149,7 @@ class PerceptionNode(LifecycleNode):
         if settings.build_engine:
             self._build_engine(settings.selection)
         self.get_logger().info(f"loading {settings.selection}")
-        perceiver = open_perceiver(settings.selection)
+        perceiver = self._load(settings.selection)
         live = self._params.live()
         # From here on `_release` closes the engine, whatever fails.
         self._configured = configured = Configured(
@@ -160,8 +167,18 @@ class PerceptionNode(LifecycleNode):
                 Camera(self, index, camera, prefix, configured.slots, configured.host)
             )
         self._timer.timer_period_ns = int(self._params.diagnostics_period_s * 1e9)
+        configured.host.try_fallback()
         self._failure = self._engine_service.state = ""
         self._params.locked = True
+
+    def _load(self, selection: Selection) -> Perceiver:
+        begin_s, deadline = time.monotonic(), Deadline(LOAD_S)
+
+        def tell() -> None:
+            seconds = time.monotonic() - begin_s
+            self._tell_progress(f"loading {selection}, {seconds:.0f} s")
+
+        return in_time(partial(open_perceiver, selection, deadline), deadline, tell)
 
     def _build_engine(self, selection: Selection) -> None:
         """Build the TensorRT engine if it is missing; where `auto` may choose, nothing must be."""
@@ -180,9 +197,12 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().info(built)
 
     def _on_build_progress(self, phase: str, fraction: float) -> None:
-        """Nothing else is served during configure, so the diagnostics are kept up from here."""
         progress = f"building the TensorRT engine, {fraction:.0%} ({phase})"
         self.get_logger().info(progress, throttle_duration_sec=BUILD_LOG_PERIOD_S)
+        self._tell_progress(progress)
+
+    def _tell_progress(self, progress: str) -> None:
+        """Nothing else is served during configure, so the diagnostics are kept up from here."""
         if time.monotonic() >= self._next_progress_s:
             self._next_progress_s = time.monotonic() + self._params.diagnostics_period_s
             self._enter(f"configuring: {progress}")
@@ -200,6 +220,7 @@ class PerceptionNode(LifecycleNode):
             configured.max_frame_age_ms,
             on_degraded=self._warn,
             on_failure=self._fail,
+            on_late=partial(self._trigger, self._frame_late),
         )
 
     def _stop(self) -> None:
@@ -208,7 +229,9 @@ class PerceptionNode(LifecycleNode):
             for camera in self._configured.cameras:
                 camera.unsubscribe()
         if self._worker is not None:
-            self._worker.stop()
+            if not self._worker.stop():
+                self._failure = f"an image was not done in {STOP_S:g} s: its engine is given up"
+                self.get_logger().error(self._failure)
             self._worker = None
 
     def _release(self) -> None:
@@ -277,6 +300,7 @@ class PerceptionNode(LifecycleNode):
             former = configured.host.perceiver
             configured.host.switch(selection, perceiver)
             unneeded = former
+            configured.host.try_fallback()
             problems = self._follow(configured, limits, selection)
         finally:
             configured.slots.resume()
@@ -305,9 +329,13 @@ class PerceptionNode(LifecycleNode):
     def _fail(self, reason: str) -> None:
         """Called by the inference thread as it ends."""
         self._failure = reason
+        self._trigger(self._engine_gone)
+
+    def _trigger(self, condition: GuardCondition) -> None:
+        """Called by other threads than the executor's."""
         # When the context is gone, publishing fails first: that is a shutdown, not a failure.
         if self.context.ok():
-            self._engine_gone.trigger()
+            condition.trigger()
 
     def _on_engine_gone(self) -> None:
         if self._worker is None:
@@ -325,7 +353,10 @@ class PerceptionNode(LifecycleNode):
             active = self._worker is not None
             swap = self._engine_service.state
             host, limits, age_ms = configured.host, configured.limits, configured.max_frame_age_ms
-            statuses = [engine_status(name, self._state, host, limits, age_ms, swap)]
+            late = self._worker.late() if self._worker is not None else ""
+            statuses = [
+                engine_status(name, self._state, host, late, limits, age_ms, swap, self._warning())
+            ]
             statuses += [
                 camera_status(name, camera, counters, active)
                 for camera, counters in zip(
@@ -335,6 +366,9 @@ class PerceptionNode(LifecycleNode):
         message = DiagnosticArray(status=statuses)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _warning(self) -> str:
+        return ""
 
 
 def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
@@ -346,6 +380,20 @@ def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
+    code = _run(args)
+    left = [thread for thread in threading.enumerate() if thread.daemon]
+    for thread in left:
+        thread.join(EXIT_S / len(left))
+    if any(thread.is_alive() for thread in left):
+        # It hangs in an engine: the end of the interpreter would wait for what that engine started,
+        # or take the memory from under it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(args: list[str] | None) -> int:
     node = None
     interrupted = False
 

@@ -99,13 +99,15 @@ STAGES: tuple[str, ...] = tuple(field.name for field in fields(FrameTimes))
 
 @dataclass(slots=True)
 class Counters:
-    """Frames of one camera; `received` is the sum of the others plus those still under way."""
+    """Frames of one camera; `received` is always the sum of the others."""
 
     received: int = 0
     processed: int = 0
     dropped: int = 0
     stale: int = 0
     malformed: int = 0
+    waiting: int = 0
+    """In the slot, or under way."""
 
 
 class FrameSlots:
@@ -121,7 +123,7 @@ class FrameSlots:
         self._changed = threading.Condition()
         self._next = 0
         self._open = False
-        self._under_way = 0
+        self._under_way = [0] * cameras
         self._paused = False
 
     def open(self) -> None:
@@ -148,7 +150,7 @@ class FrameSlots:
             while self._open:
                 frame = None if self._paused else self._next_frame()
                 if frame is not None:
-                    self._under_way += 1
+                    self._under_way[frame.camera] += 1
                     return frame
                 self._changed.wait()
             return None
@@ -158,7 +160,7 @@ class FrameSlots:
         with self._changed:
             counters = self._counters[camera]
             setattr(counters, outcome.value, getattr(counters, outcome.value) + 1)
-            self._under_way -= 1
+            self._under_way[camera] -= 1
             self._changed.notify_all()
 
     def pause(self, timeout_s: float = PAUSE_S) -> None:
@@ -169,7 +171,7 @@ class FrameSlots:
         """
         with self._changed:
             self._paused = True
-            if self._changed.wait_for(lambda: not self._under_way, timeout_s):
+            if self._changed.wait_for(lambda: not any(self._under_way), timeout_s):
                 return
         self.resume()
         raise EngineError(f"the engine did not finish an image in {timeout_s:g} s")
@@ -193,7 +195,12 @@ class FrameSlots:
     def counters(self) -> Sequence[Counters]:
         """A consistent copy, one per camera."""
         with self._changed:
-            return [replace(counters) for counters in self._counters]
+            return [
+                replace(counters, waiting=under_way + (slot is not None))
+                for counters, under_way, slot in zip(
+                    self._counters, self._under_way, self._slots, strict=True
+                )
+            ]
 
     def _next_frame(self) -> Frame | None:
         for step in range(len(self._slots)):

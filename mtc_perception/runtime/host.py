@@ -1,16 +1,23 @@
 """The engine in charge of the frames: what takes over when it fails, how another one comes in."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
+from functools import partial
 
-from mtc_perception.core.engine import EngineChoice
-from mtc_perception.engines.open import open_engine
+from mtc_perception.core.bundle import EngineName
+from mtc_perception.engines.open import open_engine, try_engine
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
+from mtc_perception.util.deadline import Deadline, Task
 from mtc_perception.util.errors import EngineError, UserError, one_line
 
-CPU_ENGINES: tuple[EngineChoice, ...] = ("openvino", "onnxruntime")
+CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Where a failed engine may be replaced, in this order."""
+LOAD_S = 60.0
+"""How long an engine may take to load, its trial included: the shipped network takes 3 s."""
+CLOSE_S = 0.5
+"""How long an engine may take to close before it is left behind."""
 
 
 class EngineHost:
@@ -19,7 +26,10 @@ class EngineHost:
     def __init__(self, selection: Selection, perceiver: Perceiver, *, fallback: bool) -> None:
         """`perceiver` is what `selection` was opened as; `fallback` says whether a failed engine
         may be replaced."""
+        self.failures = 0
+        """Of engines, since this host was made."""
         self._fallback = fallback
+        self._life = Deadline(math.inf)
         self.switch(selection, perceiver)
 
     def switch(self, selection: Selection, perceiver: Perceiver) -> None:
@@ -27,8 +37,31 @@ class EngineHost:
         self.perceiver = perceiver
         self.degraded = ""
         """Why the engine in use is not the one chosen; empty if it is."""
+        self.failing = ""
+        """Why no engine is at work while the next one is being opened; empty if one is."""
         self._selection = selection
         self._failed: list[str] = []
+        self._lost = False
+
+    def try_fallback(self) -> None:
+        """Begin the trials of the engines that may have to take over, and return.
+
+        When one fails it is too late: images are lost meanwhile.
+        """
+        if self._fallback:
+            bundle, running = self.perceiver.bundle, self.perceiver.engine.name
+            precision = self._selection.precision
+
+            def try_them() -> None:
+                for name in CPU_ENGINES:
+                    if name != running:
+                        try_engine(bundle, name, precision, Deadline(LOAD_S, within=self._life))
+
+            Task("engine trials", try_them)
+
+    def lose(self) -> None:
+        """The perceiver never came back from an image: nothing is done to it any more."""
+        self._lost = True
 
     def replace(self, error: EngineError) -> str:
         """Move to the next CPU engine and say so; raises EngineError if there is none.
@@ -37,8 +70,10 @@ class EngineHost:
         """
         bundle, failed_engine = self.perceiver.bundle, self.perceiver.engine.name
         failed = f"{failed_engine} failed: {one_line(error)}"
+        self.failures += 1
         self._failed.append(failed_engine)
-        self.close()
+        self.failing = failed
+        self._release()
         if not self._fallback:
             raise EngineError(f"{failed}; parameter fallback is 'none'")
         tried = ""
@@ -46,27 +81,60 @@ class EngineHost:
         names = [name for name in CPU_ENGINES if name not in self._failed]
         for precision in dict.fromkeys((asked, None)):
             for name in names:
+                deadline = Deadline(LOAD_S, within=self._life)
+
+                def open_next(
+                    name: EngineName = name,
+                    precision: str | None = precision,
+                    deadline: Deadline = deadline,
+                ) -> Perceiver:
+                    engine, _, why = open_engine(bundle, name, precision, threads, deadline)
+                    return Perceiver(bundle, engine, why)
+
                 try:
-                    engine, _, why = open_engine(bundle, name, precision, threads)
+                    self.perceiver = in_time(open_next, deadline)
                 except UserError as problem:
                     tried += f"; {problem}"
                     continue
-                self.perceiver = Perceiver(bundle, engine, why)
+                self._lost, self.failing = False, ""
                 self.degraded = f"{failed}; running on {name}"
                 if precision != asked:
-                    self.degraded += f" as {engine.precision} instead of {asked}"
+                    self.degraded += f" as {self.perceiver.engine.precision} instead of {asked}"
                 return self.degraded
         raise EngineError(f"{failed}; no CPU engine is left to fall back to{tried}")
 
     def close(self) -> None:
-        release(self.perceiver)
+        """Close the perceiver, and end trials and replacements that are under way."""
+        self._life.cancel()
+        self._release()
+
+    def _release(self) -> None:
+        if not self._lost:
+            release(self.perceiver)
+
+
+def in_time(
+    opening: Callable[[], Perceiver], deadline: Deadline, tick: Callable[[], object] = lambda: None
+) -> Perceiver:
+    """What `opening` opens, in a thread of its own; given up at the deadline.
+
+    `tick` is called again and again meanwhile. Raises UserError, whatever `opening` raises.
+    """
+    try:
+        return Task("engine opener", opening, release).result(deadline, tick)
+    except UserError:
+        raise
+    except TimeoutError:
+        raise EngineError(f"not loaded within {deadline.seconds:g} s: given up") from None
+    except Exception as error:
+        raise EngineError(one_line(error)) from error
 
 
 def release(perceiver: Perceiver) -> None:
-    """Close a perceiver that is no longer needed."""
+    """Close a perceiver that is no longer needed; one that hangs is left behind."""
     # An engine that failed may fail again here; there is nothing left to lose.
     with contextlib.suppress(Exception):
-        perceiver.close()
+        Task("engine closer", perceiver.close).result(Deadline(CLOSE_S))
 
 
 class PerceiverLoader:
@@ -79,6 +147,7 @@ class PerceiverLoader:
         """`on_done` is called by the loading thread as `take` becomes possible."""
         self._on_done = on_done
         self._thread: threading.Thread | None = None
+        self._deadline = Deadline(LOAD_S)
         self._loaded: Perceiver | UserError | None = None
         self.selection: Selection | None = None
         """What is being loaded."""
@@ -92,6 +161,7 @@ class PerceiverLoader:
         if self.selection is not None:
             raise EngineError(f"busy loading {self.selection}: try again when that is done")
         self.selection = selection
+        self._deadline = Deadline(LOAD_S)
         self._thread = threading.Thread(
             target=self._run, args=(selection, pause), name="engine loader", daemon=True
         )
@@ -109,28 +179,25 @@ class PerceiverLoader:
         return loaded
 
     def close(self) -> None:
-        """Wait for the thread, since no runtime can be interrupted, and close what it loaded."""
+        """Give up what is being loaded, and close what was."""
+        self._deadline.cancel()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(2 * CLOSE_S)
         if isinstance(self._loaded, Perceiver):
             release(self._loaded)
         self._loaded = None
 
     def _run(self, selection: Selection, pause: Callable[[], None]) -> None:
         try:
-            self._loaded = _opened(selection, pause)
+            perceiver = in_time(partial(open_perceiver, selection, self._deadline), self._deadline)
+            try:
+                pause()
+            except BaseException:
+                release(perceiver)
+                raise
+            self._loaded = perceiver
         except UserError as error:
             self._loaded = error
         except Exception as error:  # whatever it is, whoever waits must learn of it
             self._loaded = EngineError(one_line(error))
         self._on_done()
-
-
-def _opened(selection: Selection, pause: Callable[[], None]) -> Perceiver:
-    perceiver = open_perceiver(selection)
-    try:
-        pause()
-    except BaseException:
-        release(perceiver)
-        raise
-    return perceiver

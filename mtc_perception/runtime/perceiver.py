@@ -20,6 +20,7 @@ from mtc_perception.core.perception import (
     decode_mask,
 )
 from mtc_perception.engines.open import open_engine
+from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 
@@ -107,8 +108,13 @@ class Perceiver:
         self.close()
 
 
-def open_perceiver(selection: Selection) -> Perceiver:
-    """Read the bundle, load an engine for it and test it. Raises BundleError and EngineError."""
+def open_perceiver(selection: Selection, deadline: Deadline | None = None) -> Perceiver:
+    """Read the bundle, load an engine for it and test it.
+
+    Raises BundleError and EngineError; what the `deadline` is good for, `open_engine` says.
+    """
     bundle = read_bundle(selection.bundle)
-    engine, _, why = open_engine(bundle, selection.engine, selection.precision, selection.threads)
+    engine, _, why = open_engine(
+        bundle, selection.engine, selection.precision, selection.threads, deadline
+    )
     return Perceiver(bundle, engine, why)

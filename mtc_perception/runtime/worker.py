@@ -1,4 +1,4 @@
-"""The one inference thread: newest frame in, outputs out."""
+"""The one inference thread: newest frame in, outputs out; and the thread that watches it."""
 
 import math
 import threading
@@ -17,8 +17,17 @@ from mtc_perception.runtime.frames import (
     Outcome,
     stale_age_ms,
 )
-from mtc_perception.runtime.host import EngineHost
+from mtc_perception.runtime.host import EngineHost, release
 from mtc_perception.util.errors import EngineError, ImageError, one_line
+
+LOOK_S = 0.1
+"""How often the inference thread is looked at."""
+LATE_S = 0.8
+"""A frame that is under way for longer is told of at once."""
+HANG_S = 2.0
+"""An engine that works on one image for longer is given up."""
+STOP_S = 1.0
+"""How long `InferenceWorker.stop` waits for the frame under way."""
 
 
 class CameraPort(Protocol):
@@ -42,8 +51,17 @@ class CameraPort(Protocol):
         """Send where the time went, and the picture of it all if anybody looks at it."""
 
 
+class _NotInChargeError(Exception):
+    """This thread was given up while it was in the engine."""
+
+
 class InferenceWorker:
-    """Takes the newest frames and perceives them until stopped or until no engine is left."""
+    """Takes the newest frames and perceives them until stopped or until no engine is left.
+
+    An engine that hangs cannot be interrupted. It is given up and replaced, and with it the thread
+    that it hangs in. Should that thread come back all the same, it finds that it is no longer in
+    charge, frees its engine and ends.
+    """
 
     def __init__(
         self,
@@ -54,9 +72,11 @@ class InferenceWorker:
         max_frame_age_ms: float,
         on_degraded: Callable[[str], None],
         on_failure: Callable[[str], None],
+        on_late: Callable[[], None],
     ) -> None:
         """`limits` and `max_frame_age_ms` (0 is no limit) may be replaced at any time, each as a
-        whole. `on_failure` is called once, at the end."""
+        whole. `on_failure` is called once, at the end; `on_late` by the watching thread, when a
+        frame has been under way for `LATE_S`."""
         self.limits = limits
         self.max_frame_age_ms = max_frame_age_ms
         self._slots = slots
@@ -64,25 +84,118 @@ class InferenceWorker:
         self._ports = ports
         self._on_degraded = on_degraded
         self._on_failure = on_failure
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._on_late = on_late
+        self._lock = threading.Lock()
+        """Who changes the thread in charge, or ends a frame or its time in the engine, has it."""
+        self._thread: threading.Thread | None = None
+        self._under_way: Frame | None = None
+        self._since_s = 0.0
+        self._in_engine = False
+        self._stopped = threading.Event()
+        self._begin()
+        self._watch = threading.Thread(target=self._look_after, name="watch", daemon=True)
+        self._watch.start()
+
+    def late(self) -> str:
+        """What takes too long, and since when; empty if nothing does."""
+        taken_s = time.monotonic() - self._since_s
+        if self._under_way is None or taken_s < LATE_S:
+            return ""
+        if self._in_engine:
+            return f"{self._host.perceiver.engine.name} has not answered for {taken_s:.1f} s"
+        if self._host.failing:
+            return f"{self._host.failing}; nothing has taken over for {taken_s:.1f} s"
+        return f"an image has been under way for {taken_s:.1f} s, outside of the engine"
+
+    def stop(self) -> bool:
+        """Finish the frame under way and end the thread; frames still waiting are dropped.
+
+        False if it does not end in time. Then it is given up, and the host is of no more use.
+        """
+        self._stopped.set()
+        self._slots.close()
+        self._watch.join()
+        assert self._thread is not None
+        self._thread.join(STOP_S)
+        with self._lock:
+            frame = self._under_way
+            if frame is None:
+                return True
+            self._thread = self._under_way = None
+        self._host.lose()
+        self._slots.finish(frame.camera, Outcome.DROPPED)
+        return False
+
+    def _begin(self, hung: Frame | None = None) -> None:
+        self._thread = threading.Thread(
+            target=self._run, args=(hung,), name="inference", daemon=True
+        )
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the frame under way and end the thread; frames still waiting are dropped."""
-        self._slots.close()
-        self._thread.join()
+    def _look_after(self) -> None:
+        # Counted in looks: a process that was stopped as a whole, and continues, blames nobody.
+        looks = 0
+        seen: tuple[Frame | None, bool] = (None, False)
+        while not self._stopped.wait(LOOK_S):
+            frame, in_engine = self._under_way, self._in_engine
+            same = frame is not None and frame is seen[0] and in_engine == seen[1]
+            looks, seen = looks + 1 if same else 0, (frame, in_engine)
+            if looks == round(LATE_S / LOOK_S):
+                self._on_late()
+            if frame is not None and in_engine and looks >= HANG_S / LOOK_S:
+                self._give_up(frame)
 
-    def _run(self) -> None:
-        while (frame := self._slots.take()) is not None:
+    def _give_up(self, frame: Frame) -> None:
+        with self._lock:
+            if self._under_way is not frame or not self._in_engine:
+                return  # it came back just now
+            self._in_engine = False
+            self._host.lose()
+            self._begin(frame)
+
+    def _run(self, hung: Frame | None) -> None:
+        """`hung` is a frame that the thread before has not come back with."""
+        frame = hung or self._slots.take()
+        while frame is not None:
+            self._since_s, self._under_way = time.monotonic(), frame
+            failure = ""
             try:
-                outcome = self._process(frame)
-            except Exception as error:  # whatever it is, the node must learn of it
-                self._slots.close()
-                self._on_failure(one_line(error))
-                # Last, so that whoever pauses the frames finds the failure.
-                self._slots.finish(frame.camera, Outcome.DROPPED)
+                if frame is hung:
+                    outcome = self._replace(EngineError(f"no answer in {HANG_S:g} s"))
+                else:
+                    outcome = self._process(frame)
+            except _NotInChargeError:
                 return
+            except Exception as error:  # whatever it is, the node must learn of it
+                outcome, failure = Outcome.DROPPED, one_line(error)
+            with self._lock:
+                if self._thread is not threading.current_thread():
+                    return
+                self._under_way = None
+            if failure:
+                self._slots.close()
+                self._on_failure(failure)
+            # Last, so that whoever pauses the frames finds the failure.
             self._slots.finish(frame.camera, outcome)
+            frame = self._slots.take()
+
+    def _replace(self, error: EngineError) -> Outcome:
+        self._on_degraded(self._host.replace(error))
+        return Outcome.DROPPED
+
+    def _perceive(self, image: SourceImage) -> Perception:
+        perceiver = self._host.perceiver
+        self._in_engine = True
+        try:
+            return perceiver.perceive(image, self.limits)
+        finally:
+            with self._lock:
+                in_charge = self._thread is threading.current_thread()
+                if in_charge:
+                    self._in_engine = False
+            if not in_charge:
+                release(perceiver)
+                raise _NotInChargeError
 
     def _process(self, frame: Frame) -> Outcome:
         wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
@@ -97,13 +210,12 @@ class InferenceWorker:
         try:
             image = port.read(frame)
             read_s = time.perf_counter() - begin_s
-            perception = self._host.perceiver.perceive(image, self.limits)
+            perception = self._perceive(image)
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
             return Outcome.MALFORMED
         except EngineError as error:  # anything else is no fault of the engine's
-            self._on_degraded(self._host.replace(error))
-            return Outcome.DROPPED
+            return self._replace(error)
         perceived_s = time.perf_counter()
         port.publish(frame, perception)
         published_s = time.perf_counter()

@@ -218,8 +218,8 @@ def test_not_a_network(name: str, model: bytes) -> None:
     ("gain", "reason"),
     [
         (float("nan"), "not numbers within"),
-        (4.0, "not all within 0..1"),
-        (-0.1, "not all within 0..1"),
+        (4.0, "not numbers within 0..1"),
+        (-0.1, "not numbers within 0..1"),
         (0.9, "top_score is 0.4323, the bundle's own is 0.4803"),
     ],
 )

@@ -22,6 +22,7 @@ from mtc_perception.engines import cpu
 from mtc_perception.engines import process_trial as trial
 from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.process_trial import TrialError, ensure_tried, run_trial
+from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError
 from support.toy_bundle import toy_model, write_toy_bundle
 
@@ -153,7 +154,7 @@ def test_a_trial_that_hangs_is_ended_and_may_be_tried_again(
     interpreter("exec sleep 60")
     network = Network.of(toy, "fp32")
     with pytest.raises(TrialError, match=r"does not finish in 0 s") as caught:
-        run_trial(network, "openvino", timeout_s=0.2)
+        run_trial(network, "openvino", deadline=Deadline(0.2))
     assert not caught.value.lasting  # the machine may have been busy
 
 
@@ -231,7 +232,7 @@ def test_a_trial_that_was_not_made_is_not_remembered(
     def fail(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(trial.subprocess, "run", fail)
+    monkeypatch.setattr(trial.subprocess, "Popen", fail)
     with pytest.raises(type(failure)):
         ensure_tried(Network.of(toy, "fp32"), "onnxruntime")
     assert not list(cache.glob("*.json"))

@@ -71,7 +71,7 @@ def test_every_camera_has_the_same_number_of_turns_however_many_images_it_sends(
     slots.open()
     arrive()
     limits = read_bundle(toy_bundle).manifest.limits
-    worker = InferenceWorker(slots, host, ports, limits, 0.0, pytest.fail, pytest.fail)
+    worker = InferenceWorker(slots, host, ports, limits, 0.0, *[pytest.fail] * 3)
     assert done.wait(60)
     worker.stop()
     host.close()

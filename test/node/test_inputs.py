@@ -8,17 +8,17 @@ from mtc_perception.runtime.frames import Clock, Frame
 SECOND = 1_000_000_000
 
 
-def arrive(monitor: InputMonitor, ago_s: float, stamp_ns: int | None = None) -> None:
+def arrive(monitor: InputMonitor, ago_s: float, stamp_ns: int | None = None) -> Frame:
     now_ns = time.time_ns() - int(ago_s * SECOND)
-    monitor.arrived(
-        Frame(
-            camera=0,
-            payload=None,
-            stamp_ns=now_ns if stamp_ns is None else stamp_ns,
-            received_ns=now_ns,
-            arrived_ns=time.monotonic_ns() - int(ago_s * SECOND),
-        )
+    frame = Frame(
+        camera=0,
+        payload=None,
+        stamp_ns=now_ns if stamp_ns is None else stamp_ns,
+        received_ns=now_ns,
+        arrived_ns=time.monotonic_ns() - int(ago_s * SECOND),
     )
+    monitor.arrived(frame)
+    return frame
 
 
 def test_waiting_names_the_cause():
@@ -43,18 +43,38 @@ def test_ok_then_lost():
 def test_a_slow_camera_is_not_lost_between_its_images():
     monitor = InputMonitor()
     for ago_s in (4.0, 3.0, 2.0):
-        arrive(monitor, ago_s)
+        monitor.accepted(arrive(monitor, ago_s), 640, 480)
     assert monitor.state("silent")[0] is InputState.OK
 
 
 def test_rejected_until_an_image_is_accepted():
     monitor = InputMonitor()
-    arrive(monitor, ago_s=0.0)
-    monitor.rejected("malformed: too short")
+    frame = arrive(monitor, ago_s=0.0)
+    monitor.rejected(frame, "malformed: too short")
     assert monitor.state("silent") == (InputState.REJECTED, "malformed: too short")
-    monitor.accepted(640, 480)
+    monitor.accepted(frame, 640, 480)
     assert monitor.state("silent") == (InputState.OK, "")
     assert monitor.resolution == "640x480"
+
+
+def test_images_without_an_answer_are_told():
+    monitor = InputMonitor()
+    answered = arrive(monitor, ago_s=3.0)
+    monitor.accepted(answered, 640, 480)
+    arrive(monitor, ago_s=2.0)
+    # Answers are what counts, not images: that there are new ones makes nothing better.
+    for ago_s in (1.0, 0.0):
+        arrive(monitor, ago_s)
+        assert monitor.state("silent") == (InputState.OK, "")  # answered just now, as it seems
+    monitor._answered_ns = answered.arrived_ns, answered.arrived_ns
+    state, reason = monitor.state("silent")
+    assert state is InputState.UNANSWERED
+    assert reason == "images come, no answer for 2.0 s"
+    monitor.accepted(arrive(monitor, ago_s=0.0), 640, 480)
+    assert monitor.state("silent") == (InputState.OK, "")
+    # The first one after a silence has its time, too.
+    arrive(monitor, ago_s=0.1)
+    assert monitor.state("silent") == (InputState.OK, "")
 
 
 @pytest.mark.fault(

@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image
 import mtc_perception.runtime.host
 from mtc_perception.runtime.frames import Frame, Outcome
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
+from mtc_perception.util.deadline import Deadline
 from support.node_rig import Rig
 from support.swap_rig import (
     OTHER_ANSWER,
@@ -103,8 +104,8 @@ def test_a_switch_whose_frame_does_not_end_changes_nothing(
 ):
     made: list[Any] = []
 
-    def kept(selection: Selection) -> Perceiver:
-        made.append(open_perceiver(selection))
+    def kept(selection: Selection, deadline: Deadline) -> Perceiver:
+        made.append(open_perceiver(selection, deadline))
         return made[-1]
 
     monkeypatch.setattr(mtc_perception.runtime.host, "open_perceiver", kept)

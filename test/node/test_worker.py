@@ -1,6 +1,7 @@
 """The inference worker without ROS: real engines on the toy bundle, and what is not their fault."""
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,11 +23,14 @@ from mtc_perception.core.bundle import (
 from mtc_perception.core.engine import Engine, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
+from mtc_perception.engines.open import open_engine
+from mtc_perception.runtime import host as runtime_host
 from mtc_perception.runtime.frames import Frame, FrameSlots, FrameTimes, Outcome
 from mtc_perception.runtime.host import EngineHost
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
-from mtc_perception.runtime.worker import InferenceWorker
+from mtc_perception.runtime.worker import LATE_S, InferenceWorker
 from mtc_perception.util.errors import EngineError, ImageError
+from support.accounts import check_accounts
 from support.toy_bundle import toy_model, write_toy_bundle
 
 MS = 1_000_000
@@ -76,6 +80,7 @@ class Bench:
         self.replaced = threading.Event()
         self.failures: list[str] = []
         self.failed = threading.Event()
+        self.late = threading.Event()
         self.worker = InferenceWorker(
             self.slots,
             self.host,
@@ -84,6 +89,7 @@ class Bench:
             0.0,
             self._degrade,
             self._fail,
+            self.late.set,
         )
 
     def _degrade(self, words: str) -> None:
@@ -100,8 +106,9 @@ class Bench:
         self.slots.put(Frame(0, None, now_ns, now_ns, arrived_ns))
 
     def stop(self) -> None:
-        self.worker.stop()
+        assert self.worker.stop()
         self.host.close()
+        check_accounts(self.slots.counters()[0])
 
 
 def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> EngineHost:
@@ -122,6 +129,26 @@ class Spoiled:
         outputs = self._engine.wait()
         self._spoil(outputs)
         return outputs
+
+
+class Hanging:
+    """A real engine that hangs in an image, until it is let go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.entered, self.free, self.closed = (threading.Event() for _ in range(3))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def wait(self) -> Outputs:
+        self.entered.set()
+        assert self.free.wait(60)
+        return self._engine.wait()
+
+    def close(self) -> None:
+        self._engine.close()
+        self.closed.set()
 
 
 def grey() -> SourceImage:
@@ -269,6 +296,92 @@ def test_an_engine_whose_outputs_make_no_sense_is_replaced(
     assert (bench.failures, bench.port.rejected) == ([], [])
     counters = bench.slots.counters()[0]
     assert (counters.processed, counters.dropped) == (1, 1)
+
+
+@pytest.mark.fault(
+    area="engine",
+    row="an engine hangs",
+    answer="It is given up after 2 s and never touched again; the next CPU engine takes over.",
+    diagnostics="Within 1 s engine and cameras are ERROR, then degraded; failures counts.",
+)
+def test_an_engine_that_hangs_is_replaced_and_may_come_back(toy: Bundle) -> None:
+    bench = Bench(toy, grey, "onnxruntime")
+    engine = Hanging(bench.host.perceiver.engine)
+    bench.host.perceiver.engine = engine
+    began_s = time.monotonic()
+    bench.send()
+    assert bench.late.wait(20)
+    assert time.monotonic() - began_s >= LATE_S
+    assert re.fullmatch(r"onnxruntime has not answered for \d\.\d s", bench.worker.late())
+    assert check_accounts(bench.slots.counters()[0]).waiting == 1
+    assert bench.replaced.wait(20)
+    assert bench.degraded == ["onnxruntime failed: no answer in 2 s; running on openvino"]
+    assert bench.host.failures == 1
+    bench.send()
+    assert bench.port.reported.wait(20)
+    assert bench.worker.late() == ""
+    assert not engine.closed.is_set()
+    engine.free.set()  # its thread frees it, and is not heard of otherwise
+    assert engine.closed.wait(20)
+    bench.send()
+    bench.stop()
+    assert bench.failures == []
+    counters = bench.slots.counters()[0]
+    assert counters.dropped + counters.processed == 3
+    assert counters.processed == len(bench.port.perceptions)
+
+
+def test_an_engine_that_hangs_does_not_keep_the_worker_from_stopping(toy: Bundle) -> None:
+    bench = Bench(toy, grey, "onnxruntime")
+    engine = Hanging(bench.host.perceiver.engine)
+    bench.host.perceiver.engine = engine
+    bench.send()
+    assert engine.entered.wait(20)
+    began_s = time.monotonic()
+    assert not bench.worker.stop()
+    bench.host.close()
+    assert time.monotonic() - began_s < 2.0
+    assert not engine.closed.is_set()
+    assert check_accounts(bench.slots.counters()[0]).dropped == 1
+    engine.free.set()
+    assert engine.closed.wait(20)
+    assert check_accounts(bench.slots.counters()[0]).dropped == 1
+    assert (bench.failures, bench.port.perceptions) == ([], [])
+
+
+@pytest.mark.fault(
+    area="engine",
+    row="the engine that is to take over does not load, but hangs",
+    answer="It is given up at its deadline; without another engine the node goes to unconfigured.",
+    diagnostics="The engine is ERROR meanwhile, then with the failure.",
+)
+def test_a_replacement_that_does_not_load_in_time_is_given_up(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    late: list[Hanging] = []
+
+    def hang(bundle: Bundle, name: Any, *_: object) -> Any:
+        free.wait(60)
+        opened = open_engine(bundle, name)
+        late.append(Hanging(opened.engine))
+        return opened._replace(engine=late[0])
+
+    monkeypatch.setattr(runtime_host, "open_engine", hang)
+    monkeypatch.setattr(runtime_host, "LOAD_S", 1.5)
+    bench = Bench(toy, grey, "onnxruntime")
+    bench.host.perceiver.engine.close()
+    bench.send()
+    assert bench.late.wait(20)
+    assert "; nothing has taken over for 0." in bench.worker.late()
+    assert bench.failed.wait(20)
+    bench.stop()
+    (failure,) = bench.failures
+    assert "no CPU engine is left to fall back to; not loaded within 1.5 s: given up" in failure
+    free.set()
+    while not late:
+        time.sleep(0.01)
+    assert late[0].closed.wait(20)  # what nobody waits for any more does not stay
 
 
 def test_limits_that_change_while_an_image_is_perceived_are_for_the_next(toy: Bundle) -> None:
