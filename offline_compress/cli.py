@@ -8,6 +8,7 @@ from offline_compress.commands.check_data import check_data
 from offline_compress.commands.compress import distill, prune, quantize, report, run
 from offline_compress.commands.evaluate import evaluate
 from offline_compress.commands.export import export
+from offline_compress.commands.sign import sign
 from offline_compress.commands.synth import synth_app
 from offline_compress.commands.train import train
 
@@ -31,6 +32,7 @@ for command in (
     evaluate,
     export,
     assess,
+    sign,
 ):
     app.command()(command)
 

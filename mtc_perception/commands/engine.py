@@ -1,4 +1,4 @@
-"""`mtc-engine`: build, list, inspect, measure and clean up TensorRT engines."""
+"""`mtc-engine`: build, list, inspect, measure and clean up TensorRT engines; verify bundles."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from mtc_perception.util.errors import EngineError, UserError
 
 app = typer.Typer(
     name="mtc-engine",
-    help="Build, inspect and measure TensorRT engines for bundles.",
+    help="Build, inspect and measure TensorRT engines for bundles; verify bundles.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -176,6 +176,25 @@ def bench(
     with Progress() as progress:
         found = measure(read_bundle(bundle), precision, runs, progress.counter("measuring"))
     Console().print(bench_table(found))
+
+
+@app.command()
+def verify(
+    bundle: BundlePath,
+    trusted: Annotated[
+        list[Path], typer.Option(help="Public key, PEM; may be repeated: one of them must fit.")
+    ],
+) -> None:
+    """Check that a bundle is whole and signed by a trusted key (`mtc-compress sign`).
+
+    The node does the same with its parameter trusted_keys.
+
+    Example: [bold]mtc-engine verify models/mtc_nano.mtc --trusted KEY.pub[/bold]
+    """
+    from mtc_perception.core.bundle import read_bundle, signer_of
+
+    manifest = read_bundle(bundle, trusted).manifest
+    print(f"{bundle}: {manifest.name} {manifest.version}, signed by {signer_of(bundle, trusted)}")
 
 
 @app.command()

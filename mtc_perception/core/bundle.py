@@ -7,7 +7,7 @@ file per variant. It is verified whole before anything of it is used.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_files
+from mtc_perception.core.signature import (
+    SIGNATURE_BYTES,
+    SIGNATURE_NAME,
+    check_signature,
+    sign,
+)
 from mtc_perception.util.errors import BundleError
+from mtc_perception.util.files import write_bytes_atomic
 from mtc_perception.util.strict import Strict
 
 SCHEMA_VERSION = 2
@@ -243,14 +250,17 @@ class Bundle:
         raise BundleError(f"{self.path}: no {wanted} for {engine}; the bundle has {offered}")
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path, trusted_keys: Sequence[Path] = ()) -> Bundle:
     """Read and verify the bundle at `path`, a directory or a zip file.
 
+    Where there are `trusted_keys`, PEM files with public keys, one of them must have signed it.
     Raises BundleError, in one line, when anything is missing, damaged or not as the schema says.
     """
     path = Path(path)
     with BundleFiles(path) as files:
         data = files.read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
+        if trusted_keys:  # nothing is parsed of what nobody has vouched for
+            _check_signed(files, data, trusted_keys)
         try:
             manifest = parse_manifest(data)
         except BundleError as error:
@@ -282,6 +292,34 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
             raise BundleError(f"{path}: {name} does not have the sha256 that the manifest gives")
         contents[name] = data
     write_files(path, contents)
+
+
+def sign_bundle(path: Path, key: Path) -> Bundle:
+    """Put a signature by the private key in the PEM file `key` into the bundle at `path`.
+
+    Raises BundleError for a bundle that is not whole, UserError for an unusable key.
+    """
+    bundle = read_bundle(path)
+    with BundleFiles(path) as files:
+        contents = {
+            name: files.read(name)
+            for name in (MANIFEST_NAME, *(one.file for one in bundle.manifest.variants.values()))
+        }
+    if parse_manifest(contents[MANIFEST_NAME]) != bundle.manifest:
+        raise BundleError(f"{path}: is being changed; sign it when that is done")
+    signature = sign(contents[MANIFEST_NAME], key)
+    if path.is_dir():
+        write_bytes_atomic(path / SIGNATURE_NAME, signature, durable=True)
+    else:
+        write_files(path, contents | {SIGNATURE_NAME: signature})
+    return bundle
+
+
+def signer_of(path: Path, trusted_keys: Sequence[Path]) -> Path:
+    """Which of the public keys signed the bundle at `path`. Raises BundleError, UserError."""
+    with BundleFiles(path) as files:
+        data = files.read(MANIFEST_NAME, MOST_MANIFEST_BYTES)
+        return _check_signed(files, data, trusted_keys)
 
 
 def manifest_json(manifest: Manifest) -> bytes:
@@ -317,6 +355,19 @@ def parse_manifest(data: bytes) -> Manifest:
         raise BundleError(
             f"{MANIFEST_NAME}: {where + ': ' if where else ''}{first['msg']}"
         ) from error
+
+
+def _check_signed(files: BundleFiles, manifest: bytes, trusted_keys: Sequence[Path]) -> Path:
+    if not files.has(SIGNATURE_NAME):
+        raise BundleError(
+            f"{files.path}: is not signed, and signatures are required; an assessment or another"
+            " variant takes them off: sign it with `mtc-compress sign`"
+        )
+    signature = files.read(SIGNATURE_NAME, SIGNATURE_BYTES)
+    try:
+        return check_signature(manifest, signature, trusted_keys)
+    except BundleError as error:
+        raise BundleError(f"{files.path}: {error}") from error
 
 
 def _check_sha256(path: Path, variant: Variant, found: str) -> None:

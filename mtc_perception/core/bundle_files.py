@@ -67,6 +67,12 @@ class BundleFiles:
         if self._source is not None:
             self._source.close()
 
+    def has(self, name: str) -> bool:
+        """Whether there is anything of this name."""
+        if self._zip is not None:
+            return self._prefix + name in self._zip.namelist()
+        return os.path.lexists(self.path / name)
+
     def read(self, name: str, most_bytes: int = MOST_FILE_BYTES) -> bytes:
         """The content of a file. `name` must be a plain file name."""
         with self._opened(name, most_bytes) as (stream, size):

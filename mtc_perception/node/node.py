@@ -144,6 +144,7 @@ class PerceptionNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._params.settings()
+        self._params.check_bundle(settings.selection.bundle)
         for name in self._params.unknown_overrides():
             self.get_logger().warning(f"there is no parameter {name}: it has no effect")
         if settings.build_engine:
@@ -185,7 +186,7 @@ class PerceptionNode(LifecycleNode):
         if selection.engine not in ("auto", "tensorrt"):
             return
         try:
-            bundle = read_bundle(selection.bundle)
+            bundle = read_bundle(selection.bundle, selection.trusted_keys)
             built = build_missing_engine(bundle, selection.precision, self._on_build_progress)
         # Nothing more: an interrupt inside rclpy's C++ comes out as some other error.
         except (UserError, OSError) as error:
@@ -285,6 +286,9 @@ class PerceptionNode(LifecycleNode):
                 " configure it"
             )
         selection = self._params.selection(request.bundle, request.engine, request.precision)
+        self._params.check_swap(
+            selection.bundle if request.bundle else None, configured.settings.selection.bundle
+        )
         return Swap(selection, configured.slots.pause, partial(self._switch, configured, selection))
 
     def _switch(self, configured: Configured, selection: Selection, perceiver: Perceiver) -> str:

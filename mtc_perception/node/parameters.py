@@ -1,5 +1,6 @@
 """The node's parameters: one table, their validation, and the values as plain dataclasses."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,13 +37,17 @@ class Spec:
     choices: tuple[str, ...] = ()
     live: bool = False
     """Whether it may change while the node is configured."""
+    read_only: bool = False
+    """Whether it is set by whoever starts the node alone, and by nobody over the network."""
 
     def descriptor(self) -> ParameterDescriptor:
-        constraints = [] if self.live else ["changeable only while unconfigured"]
+        constraints = [] if self.live or self.read_only else ["changeable only while unconfigured"]
         if self.choices:
             constraints.insert(0, "one of: " + ", ".join(map(repr, self.choices)))
         descriptor = ParameterDescriptor(
-            description=self.description, additional_constraints="; ".join(constraints)
+            description=self.description,
+            additional_constraints="; ".join(constraints),
+            read_only=self.read_only,
         )
         if self.limits:
             low, high = self.limits
@@ -63,6 +68,21 @@ def node_specs() -> dict[str, Spec]:
     """Every parameter that does not belong to a camera."""
     return {
         "bundle": Spec(str(default_bundle()), "Path of the .mtc bundle to run"),
+        "bundle_folders": Spec(
+            "",
+            "Folders, separated by ':', outside of which no bundle is loaded; empty: load_engine "
+            "takes those of the configured and of the shipped bundle",
+            read_only=True,
+        ),
+        "trusted_keys": Spec(
+            "",
+            "PEM files with public keys, separated by ':'; if any, only bundles that one of them "
+            "has signed are loaded",
+            read_only=True,
+        ),
+        "load_engine": Spec(
+            True, "Whether the service ~/load_engine loads anything", read_only=True
+        ),
         "engine": Spec(
             "auto",
             "Inference runtime; auto takes the fastest that works here",
@@ -224,11 +244,27 @@ class Parameters:
                 raise EngineError(reason)
         values: dict[str, Any] = {name: v or self._value(name) for name, v in given.items()}
         return Selection(
-            bundle=Path(values["bundle"]).expanduser(),
+            # Unlike Path's method it does not tell whether there is a user of some name.
+            bundle=Path(os.path.expanduser(values["bundle"])),
             engine=values["engine"],
             precision=None if values["precision"] == "auto" else values["precision"],
             threads=self._value("threads") or None,
+            trusted_keys=self._paths("trusted_keys"),
         )
+
+    def check_bundle(self, bundle: Path) -> None:
+        """Raise EngineError for a bundle outside of `bundle_folders`, if there are any."""
+        if folders := self._paths("bundle_folders"):
+            _check_inside(bundle, folders)
+
+    def check_swap(self, bundle: Path | None, configured: Path) -> None:
+        """Raise EngineError if `load_engine` may not load `bundle`, None for the one that runs, in
+        a node that was configured with the bundle `configured`."""
+        if not self._value("load_engine"):
+            raise EngineError("load_engine is switched off by the parameter load_engine")
+        if bundle is not None:
+            folders = self._paths("bundle_folders")
+            _check_inside(bundle, folders or (configured.parent, default_bundle().parent))
 
     def follow(self, selection: Selection) -> None:
         """Make the parameters say what was selected, while they are locked for everybody else.
@@ -266,6 +302,10 @@ class Parameters:
     @property
     def diagnostics_period_s(self) -> float:
         return float(self._value("diagnostics_period_s"))
+
+    def _paths(self, name: str) -> tuple[Path, ...]:
+        parts = self._value(name).split(os.pathsep)
+        return tuple(Path(os.path.expanduser(part)) for part in parts if part)
 
     def _value(self, name: str) -> Any:
         return self._node.get_parameter(name).value
@@ -307,6 +347,25 @@ class Parameters:
             except InvalidTopicNameException:
                 return f"{name} is {value!r}, which is not a topic name"
         return None
+
+
+def _check_inside(bundle: Path, folders: Sequence[Path]) -> None:
+    """Raise EngineError unless `bundle` lies, wherever links lead, in or below one of `folders`.
+
+    Says the same of what is there and of what is not: whoever asks may have no business to know.
+    """
+    if not any(_real(bundle).is_relative_to(_real(folder)) for folder in folders):
+        raise EngineError(
+            f"the bundle lies outside of {', '.join(map(str, folders))}, see the parameter"
+            " bundle_folders"
+        )
+
+
+def _real(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a 0 byte in it
+        return Path("/") / "no path"
 
 
 def _choice_refusal(name: str, value: Any, spec: Spec) -> str | None:

@@ -34,6 +34,8 @@ class Selection:
     """None takes the fastest variant within tolerance."""
     threads: int | None = None
     """None lets the engine decide."""
+    trusted_keys: tuple[Path, ...] = ()
+    """PEM files of public keys, one of which must have signed the bundle; none: no matter."""
 
     def __str__(self) -> str:
         precision = f" as {self.precision}" if self.precision else ""
@@ -113,7 +115,7 @@ def open_perceiver(selection: Selection, deadline: Deadline | None = None) -> Pe
 
     Raises BundleError and EngineError; what the `deadline` is good for, `open_engine` says.
     """
-    bundle = read_bundle(selection.bundle)
+    bundle = read_bundle(selection.bundle, selection.trusted_keys)
     engine, _, why = open_engine(
         bundle, selection.engine, selection.precision, selection.threads, deadline
     )

@@ -4,13 +4,13 @@ foreign ones are opened.
 
 import ctypes
 import errno
+import io
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import held
@@ -169,7 +169,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Raises OSError; also for what would keep its reader waiting, or act on being opened: a FIFO, a
@@ -179,6 +179,6 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISREG(os.stat(path).st_mode):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return os.fdopen(descriptor, "rb")
+            return io.BufferedReader(io.FileIO(descriptor))
         os.close(descriptor)
     raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -18,7 +18,9 @@ def start_node(toy_bundle: Path) -> Iterator[Callable[..., Any]]:
     rigs: list[Rig] = []
 
     def start(**parameters: object) -> Rig:
-        rigs.append(Rig({"bundle": str(toy_bundle), "threads": 1, **parameters}))
+        # Tests make bundles in folders of their own.
+        defaults = {"bundle": str(toy_bundle), "bundle_folders": "/", "threads": 1}
+        rigs.append(Rig(defaults | parameters))
         return rigs[-1]
 
     yield start

@@ -1,0 +1,119 @@
+"""Which bundles a node takes from whoever may call its services."""
+
+from pathlib import Path
+
+import pytest
+from rclpy.parameter import Parameter
+
+from mtc_perception.core.bundle import sign_bundle
+from support.key_pair import write_key_pair
+from support.swap_rig import load
+from support.toy_bundle import write_toy_bundle
+
+pytestmark = pytest.mark.dds
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two bundles in one folder, one in another, and links from one folder to the other."""
+    for place in ("mine/toy.mtc", "mine/second.mtc", "elsewhere/other.mtc"):
+        write_toy_bundle(tmp_path / place)
+    (tmp_path / "mine/link.mtc").symlink_to(tmp_path / "elsewhere/other.mtc")
+    (tmp_path / "elsewhere/link.mtc").symlink_to(tmp_path / "mine/second.mtc")
+    return tmp_path
+
+
+@pytest.mark.fault(
+    area="security",
+    row="load_engine of a path outside of the folders that are configured",
+    answer="Refused alike whether or not there is anything; links are followed before.",
+    diagnostics="swap is failed; the answer names the folders and the parameter.",
+)
+def test_load_engine_is_limited_to_folders(start_node, folders):
+    rig = start_node(bundle=str(folders / "mine/toy.mtc"), bundle_folders="", engine="onnxruntime")
+    assert rig.configure()
+    outside = [
+        folders / "elsewhere/other.mtc",
+        folders / "elsewhere/absent.mtc",
+        folders / "mine/link.mtc",
+        folders / "mine/../elsewhere/other.mtc",
+        folders / "mine/toy.mtc/../../elsewhere/absent.mtc",
+        Path("/etc/shadow"),
+        Path("/absent"),
+        Path("~nobody_of_this_name/x"),
+        Path("~root/x"),
+        Path("x" * 10_000),
+    ]
+    answers = {load(rig, path) for path in outside}
+    ((success, message),) = answers
+    assert not success
+    assert message.startswith(f"the bundle lies outside of {folders}/mine, ")
+    assert message.endswith("see the parameter bundle_folders")
+    for inside in ("mine/second.mtc", "mine/../mine/toy.mtc", "elsewhere/link.mtc"):
+        assert load(rig, folders / inside)[0], inside
+    success, message = load(rig, folders / "mine/absent.mtc")
+    assert not success
+    assert "no such bundle" in message
+    assert load(rig, precision="fp32")[0]
+
+
+def test_folders_that_are_named_hold_for_configure_too(start_node, folders):
+    rig = start_node(
+        bundle=str(folders / "mine/toy.mtc"),
+        bundle_folders=f"{folders}/absent:{folders}/elsewhere",
+        engine="onnxruntime",
+    )
+    assert not rig.configure()
+    rig.wait_for_value("engine", "failure", "the bundle lies outside of")
+    assert rig.set(bundle=str(folders / "elsewhere/other.mtc")) == ""
+    assert rig.configure()
+    assert load(rig, folders / "mine/link.mtc")[0]
+    assert not load(rig, folders / "mine/second.mtc")[0]
+
+
+@pytest.mark.fault(
+    area="security",
+    row="load_engine where it is switched off",
+    answer="Refused, whatever is asked for.",
+    diagnostics="The answer names the parameter.",
+)
+def test_load_engine_can_be_switched_off(start_node):
+    rig = start_node(load_engine=False, engine="onnxruntime")
+    assert rig.configure()
+    expected = (False, "load_engine is switched off by the parameter load_engine")
+    assert load(rig, engine="openvino") == expected
+
+
+@pytest.mark.fault(
+    area="security",
+    row="somebody on the network tries to change what the node trusts",
+    answer="Those parameters are read-only from the start on.",
+    diagnostics="The change is refused.",
+)
+def test_what_is_trusted_is_set_at_the_start_alone(start_node):
+    rig = start_node()
+    for name, value in (("bundle_folders", "/"), ("trusted_keys", ""), ("load_engine", True)):
+        assert "read-only" in rig.set(**{name: value})
+        assert rig.node.get_parameter(name).type_ in (Parameter.Type.STRING, Parameter.Type.BOOL)
+
+
+@pytest.mark.fault(
+    area="security",
+    row="configure or load_engine with a bundle that is not signed, where signatures are required",
+    answer="Refused; a signed one is taken.",
+    diagnostics="The engine is ERROR, or swap failed, with the reason.",
+)
+def test_only_signed_bundles_are_taken(start_node, folders, tmp_path):
+    key, public = write_key_pair(tmp_path)
+    first = folders / "mine/toy.mtc"
+    rig = start_node(bundle=str(first), trusted_keys=str(public), engine="onnxruntime")
+    assert not rig.configure()
+    rig.wait_for_value("engine", "failure", "is not signed, and signatures are required")
+    sign_bundle(first, key)
+    assert rig.configure()
+    second = folders / "mine/second.mtc"
+    success, message = load(rig, second)
+    assert not success
+    assert "is not signed" in message
+    sign_bundle(second, key)
+    assert load(rig, second)[0]
