@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bench.common import brief, time_engine, write_result
 from bench.live_cameras import Case, Measured, play
+from bench.start import first_answer_s
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.replay.live.live_run import Usage
 from mtc_perception.replay.recordings.recording import Transport
@@ -33,7 +34,6 @@ ONE_CAMERA = ("front",)
 FOUR_CAMERAS = ("front", "left", "right", "rear")
 FOUR_CAMERAS_HZ = 10.0
 SETTLED_S = 10.0
-START_S = 2.0
 RAW_P50_MS, RAW_ADDED_MS, JPEG_ADDED_MS = 10.0, 5.0, 7.0
 MOST_P99_RATIO, MOST_GROWTH_MIB, MOST_START_S = 1.8, 5.0, 2.0
 MOST_DEFAULT_RATIO = {"openvino": 0.45, "onnxruntime": 0.6}
@@ -89,12 +89,9 @@ def _bare_engine_ms(bundle: Bundle, precision: str) -> list[float]:
 
 def _starts(bundle: Bundle, bag: Path) -> Iterator[float]:
     """Seconds to the first answer: where nothing is remembered of earlier starts, and again."""
-    case = Case(ONE_CAMERA, SYNTHETIC_RATE_HZ, "raw", "auto")
     with _no_cache():
         for _ in range(2):
-            measured = Measured()
-            play(bundle.path, bag, case, START_S, measured)
-            yield measured.first_answer_s
+            yield first_answer_s(bundle.path, bag)
 
 
 @contextmanager

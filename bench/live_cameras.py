@@ -70,18 +70,11 @@ class Measured:
     """Processor time of the node per image, of every run."""
     late_ms: float = 0.0
     """Most that an image was published behind its schedule."""
-    ready_s: float = 0.0
-    """From the start of the node's process until its subscriptions were found, in the last run."""
     engine: dict[str, str] = field(default_factory=dict)
     """The node's status of it, in the last run."""
 
     def latency_ms(self) -> dict[str, dict[str, float]]:
         return {stage: percentiles(values) for stage, values in self.stages_ms.items()}
-
-    @property
-    def first_answer_s(self) -> float:
-        """From the start of the node's process until the first answer, in the last run."""
-        return self.ready_s + self.stages_ms["end_to_end"][0] / 1e3
 
     def cpu_ms_per_image(self) -> float:
         return statistics.mean(self.cpu_ms)
@@ -122,7 +115,6 @@ def play(bundle: Path, bag: Path, case: Case, seconds: float, measured: Measured
         for player in players:
             while not _take(player, Prepared).done:
                 pass
-        began = time.monotonic()
         node = stack.enter_context(NodeProcess(parameters, NAMESPACE, folder))
         node.configure(lambda: None)
         node.activate(lambda: None)
@@ -130,7 +122,6 @@ def play(bundle: Path, bag: Path, case: Case, seconds: float, measured: Measured
             player.send("find the subscription")
         for player in players:
             _take(player, Matched)
-        measured.ready_s = time.monotonic() - began
         # Only now, so that they do not slow the node's start. A recorder watches the outputs beside
         # the node that it is told of.
         places = [NAMESPACE if alone else f"{NAMESPACE}/{camera}" for camera in case.cameras]

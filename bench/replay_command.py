@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.records.record import read_frames
+from mtc_perception.replay.results.run_result import read_result, stream_folder
 from mtc_perception.util.errors import UserError
 
 _SAMPLE_S = 0.1
@@ -27,6 +28,8 @@ class Finished:
     """Content of its `result.json`."""
     wall_s: float
     """From its start to its end, page and all."""
+    digests: tuple[str, ...]
+    """Of every image's answer at the deployed thresholds, stream after stream; empty without."""
 
 
 @dataclass(slots=True)
@@ -75,8 +78,10 @@ def evaluate(
         words = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"mtc-replay ended with exit code {code}: {' '.join(words)}")
     result = read_result(out)
+    folders = [stream_folder(out, stream) for stream in result["streams"]]
+    digests = tuple(record.digest for folder in folders for record in read_frames(folder))
     shutil.rmtree(out)
-    return Finished(result, wall_s)
+    return Finished(result, wall_s, digests)
 
 
 def resident_memory_kib(status: str) -> tuple[int, int]:

@@ -195,9 +195,13 @@ def _memory(setup: PartSetup) -> Part:
 
 
 def _live(setup: PartSetup) -> Part:
-    """Raw images as fast as they were recorded."""
+    """Raw images as fast as they were recorded, and the same in lock-step."""
     bag = setup.bag("live", raw(unlabelled(setup.clip)), setup.minute_s)
     run = evaluate(bag, "--bundle", setup.bundle, "--live", out=setup.folder / "run")
+    lockstep = evaluate(bag, "--bundle", setup.bundle, out=setup.folder / "run")
+    pairs = list(zip(run.digests, lockstep.digests, strict=True))
+    both = sum(one != "" for one, _ in pairs)
+    same = sum(one == other != "" for one, other in pairs)
     names = ("frames_in", "frames_processed", "frames_dropped", "frames_stale")
     counts = {name: run.result[name] for name in names}
     answered = counts["frames_processed"] / counts["frames_in"]
@@ -218,7 +222,13 @@ def _live(setup: PartSetup) -> Part:
                 f"end p50 {time_ms['p50']:.1f} ms, p95 {time_ms['p95']:.1f} ms, "
                 f"p99 {time_ms['p99']:.1f} ms; published at most {late_ms:.0f} ms late",
                 f">= {100 * LEAST_ANSWERED:g} %",
-            )
+            ),
+            "live and lock-step": target(
+                same == both,
+                f"{same} of {both} answers are the same, box for box and pixel for pixel "
+                f"({run.result['precision']} on {run.result['engine']})",
+                "all",
+            ),
         },
     }
 

@@ -34,6 +34,11 @@ def stamp_ns(header: Header) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
+def serialised_stamp_ns(message: bytes) -> int:
+    """`stamp_ns` of a serialised message that begins with a header. Raises ImageError."""
+    return stamp_ns(_CdrReader(message).header())
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivedImage:
     """A `sensor_msgs/Image`, or the `CompressedImage` of a file, unpacked as far as that goes."""

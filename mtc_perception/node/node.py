@@ -31,6 +31,7 @@ from mtc_perception.runtime.worker import STOP_S, InferenceWorker
 from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, UserError, one_line
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.opencv_threads import use_one_opencv_thread
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -82,9 +83,14 @@ class PerceptionNode(LifecycleNode):
         self._frame_late = self.create_guard_condition(self._publish_diagnostics)
         self._engine_service = EngineService(self, self._prepare_swap, self._publish_diagnostics)
         self._next_progress_s = 0.0
-        self.get_logger().info(
-            "unconfigured: waiting for the lifecycle transitions that perception.launch.py asks for"
-        )
+
+    def start(self) -> None:
+        """With parameter `autostart`, configure and activate; what fails is logged as ever."""
+        if not self._params.autostart:
+            self.get_logger().info("unconfigured: waiting for lifecycle transitions (autostart)")
+            return
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._enter("configuring")
@@ -407,6 +413,7 @@ def _run(args: list[str] | None) -> int:
         raise KeyboardInterrupt
 
     keep_memory()
+    use_one_opencv_thread()
     # SIGTERM interrupts whatever runs, as Ctrl-C does, even a long configure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -418,6 +425,7 @@ def _run(args: list[str] | None) -> int:
         node = PerceptionNode()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        node.start()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

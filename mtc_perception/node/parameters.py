@@ -67,6 +67,7 @@ _THRESHOLD = "; -1 takes the bundle's own"
 def node_specs() -> dict[str, Spec]:
     """Every parameter that does not belong to a camera."""
     return {
+        "autostart": Spec(False, "Configure and activate as soon as the process runs"),
         "bundle": Spec(str(default_bundle()), "Path of the .mtc bundle to run"),
         "bundle_folders": Spec(
             "",
@@ -298,6 +299,10 @@ class Parameters:
         """Names given at the start that no parameter has: most likely misspelt."""
         overrides = self._node._parameter_overrides
         return [name for name in overrides if not self._node.has_parameter(name)]
+
+    @property
+    def autostart(self) -> bool:
+        return bool(self._value("autostart"))
 
     @property
     def diagnostics_period_s(self) -> float:

@@ -12,6 +12,7 @@ from mtc_perception.util.command_line import run_app
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.opencv_threads import use_one_opencv_thread
 
 _MANY = "Many recordings"
 
@@ -88,6 +89,7 @@ def evaluate(
     from mtc_perception.util.progress import Progress
 
     keep_memory()
+    use_one_opencv_thread()
     of_bags, wanted = options_of(Recording, given), options_of(ReplayOptions, given)
     name: str | None = None
     limits: dict[str, Limit] = {}

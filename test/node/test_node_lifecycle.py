@@ -1,5 +1,6 @@
 """The node as a process of its own: every state, and a clean end from each of them."""
 
+import shutil
 import signal
 import threading
 
@@ -54,6 +55,37 @@ def test_signals_end_the_node_cleanly_in_every_state(client, toy_bundle, state, 
     assert code == 0, text
     assert "Traceback" not in text
     assert "ERROR" not in text
+
+
+def test_with_autostart_the_node_makes_itself_active(client, toy_bundle):
+    with running(toy_bundle, parameters=("autostart:=true",)) as node:
+        client.wait_for_node()
+        assert client.state() == "active"
+        assert client.deactivate()
+        assert client.activate()
+        code, text = node.end(signal.SIGTERM)
+    assert code == 0, text
+
+
+@pytest.mark.fault(
+    area="lifecycle",
+    row="with autostart, the bundle is missing",
+    answer="The node stays, unconfigured; it can be configured once the bundle is there.",
+    diagnostics="ERROR with the reason, state is unconfigured.",
+)
+def test_with_autostart_a_node_that_cannot_be_configured_waits_and_says_why(
+    client, toy_bundle, tmp_path
+):
+    missing = tmp_path / "late.mtc"
+    with running(missing, parameters=("autostart:=true",)) as node:
+        client.wait_for_node()
+        assert client.state() == "unconfigured"
+        assert node.said("cannot configure")
+        shutil.copytree(toy_bundle, missing)
+        assert client.configure()
+        code, text = node.end(signal.SIGINT)
+    assert code == 0, text
+    assert "Traceback" not in text
 
 
 @pytest.mark.fault(

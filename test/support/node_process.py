@@ -13,11 +13,12 @@ from support.node_rig import PATIENCE_S
 class Process:
     """The node's process and what it says."""
 
-    def __init__(self, bundle: Path, node: tuple[str, ...]) -> None:
+    def __init__(self, bundle: Path, node: tuple[str, ...], parameters: tuple[str, ...]) -> None:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, *node, "--ros-args"),
                 *("-p", f"bundle:={bundle}", "-p", "diagnostics_period_s:=0.1"),
+                *(word for parameter in parameters for word in ("-p", parameter)),
             ],
             stderr=subprocess.PIPE,
             text=True,
@@ -49,10 +50,12 @@ class Process:
 
 @contextlib.contextmanager
 def running(
-    bundle: Path, node: tuple[str, ...] = ("-m", "mtc_perception.node.node")
+    bundle: Path,
+    node: tuple[str, ...] = ("-m", "mtc_perception.node.node"),
+    parameters: tuple[str, ...] = (),
 ) -> Iterator[Process]:
-    """The node's process; `node` is what Python is to run for it."""
-    process = Process(bundle, node)
+    """The node's process; `node` is what Python is to run for it, `parameters` are NAME:=VALUE."""
+    process = Process(bundle, node, parameters)
     try:
         yield process
     finally:

@@ -9,9 +9,10 @@ import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,18 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception, StageTimes
-from mtc_perception.node.messages import rejection, stamp_ns, times_from_message
+from mtc_perception.node.messages import (
+    received_image,
+    rejection,
+    serialised_stamp_ns,
+    times_from_message,
+)
 from mtc_perception.replay.recordings.bag_labels import detection_boxes
 from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.util.errors import ReplayError
@@ -35,8 +42,9 @@ from mtc_perception.util.worker_process import stop_if_alone
 RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
 # Outputs of one image come together: this many images may be under way at once.
-_UNDER_WAY = 64
-OUTPUTS = ("detections", "drivable_mask", "lane_mask", "timing")
+_UNDER_WAY = 16
+RESULTS = ("detections", "drivable_mask", "lane_mask")
+OUTPUTS = (*RESULTS, "timing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +88,8 @@ class RecordedFrame:
 
     @property
     def last_arrival_ns(self) -> int:
-        return max(self.arrived_ns.values())
+        """Of boxes and masks; the times come behind them."""
+        return max(self.arrived_ns[output] for output in RESULTS)
 
 
 class AnswerWriter:
@@ -154,17 +163,16 @@ class _Recorder(Node):
         self.ended = 0
         self._node_name = node_name
         self._answers = answers
-        self._under_way: dict[int, dict[str, Any]] = {}
+        self._under_way: dict[int, dict[str, bytes]] = {}
         namespace = node_name.rpartition("/")[0]
         self._watched = []
-        for kind, output, callback in (
-            (Detection2DArray, "detections", self._on_detections),
-            (Image, "drivable_mask", self._on_drivable),
-            (Image, "lane_mask", self._on_lane),
-            (DiagnosticArray, "timing", self._on_timing),
-        ):
+        kinds = (Detection2DArray, Image, Image, DiagnosticArray)
+        for output, kind in zip(OUTPUTS, kinds, strict=True):
             topic = f"{namespace}/{output}"
-            self.create_subscription(kind, topic, callback, RECORDER_QOS)
+            # Serialised: making objects of one output would delay that of the next one's arrival.
+            self.create_subscription(
+                kind, topic, partial(self._on_output, output), RECORDER_QOS, raw=True
+            )
             self._watched.append(topic)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -172,40 +180,28 @@ class _Recorder(Node):
         """Topics that nobody publishes yet."""
         return [topic for topic in self._watched if self.count_publishers(topic) == 0]
 
-    def _on_detections(self, message: Detection2DArray) -> None:
-        self._arrived("detections", message.header, message)
-
-    def _on_drivable(self, message: Image) -> None:
-        self._arrived("drivable_mask", message.header, message)
-
-    def _on_lane(self, message: Image) -> None:
-        self._arrived("lane_mask", message.header, message)
-
-    def _on_timing(self, message: DiagnosticArray) -> None:
-        if reason := rejection(message):
-            frame = self.recorded.frames.setdefault(stamp_ns(message.header), RecordedFrame())
-            frame.rejected = reason
-            self.ended += 1
-            return
-        self._arrived("timing", message.header, message)
-
-    def _arrived(self, output: str, header: Any, message: Any) -> None:
+    def _on_output(self, output: str, message: bytes) -> None:
         now_ns = time.monotonic_ns()
-        stamp = stamp_ns(header)
+        stamp = serialised_stamp_ns(message)
         frame = self.recorded.frames.setdefault(stamp, RecordedFrame())
-        if output in frame.arrived_ns:
+        if output in frame.arrived_ns or frame.rejected:
             return
-        frame.arrived_ns[output] = now_ns
         if output == "timing":
-            frame.times = times_from_message(message)
-        if self._answers is not None:
-            self._collect(stamp, output, _light(message))
+            timing = deserialize_message(message, DiagnosticArray)
+            if reason := rejection(timing):
+                frame.rejected = reason
+                self.ended += 1
+                return
+            frame.times = times_from_message(timing)
+        frame.arrived_ns[output] = now_ns
+        if self._answers is not None and output != "timing":
+            self._keep(stamp, output, message)
         if frame.complete:
             if self._answers is not None:
                 frame.offset = self._answers.add(_answer(self._under_way.pop(stamp)))
             self.ended += 1
 
-    def _collect(self, stamp: int, output: str, message: Any) -> None:
+    def _keep(self, stamp: int, output: str, message: bytes) -> None:
         self._under_way.setdefault(stamp, {})[output] = message
         if len(self._under_way) > _UNDER_WAY:
             # Its other outputs are lost; without this one it stays incomplete whatever comes.
@@ -255,21 +251,19 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
         context.try_shutdown()
 
 
-def _light(message: Any) -> Any:
-    """Masks are packed as they come: a full image of each would be kept alive otherwise."""
-    if not isinstance(message, Image):
-        return message
-    pixels = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
-    return PackedMask.pack(pixels[:, : message.width])
-
-
-def _answer(outputs: dict[str, Any]) -> Answer:
-    found: Detection2DArray = outputs["detections"]
+def _answer(outputs: dict[str, bytes]) -> Answer:
+    found = deserialize_message(outputs["detections"], Detection2DArray)
     best = [detection.results[0].hypothesis for detection in found.detections]
     return Answer(
         boxes=detection_boxes(found),
         scores=np.array([hypothesis.score for hypothesis in best], np.float32),
         classes=[hypothesis.class_id for hypothesis in best],
-        drivable=outputs["drivable_mask"],
-        lane=outputs["lane_mask"],
+        drivable=_mask(outputs["drivable_mask"]),
+        lane=_mask(outputs["lane_mask"]),
     )
+
+
+def _mask(message: bytes) -> PackedMask:
+    image = received_image(message, compressed=False)
+    pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)
+    return PackedMask.pack(pixels[:, : image.width])

@@ -1,5 +1,6 @@
 """The result of a run, `result.json`: a pure function of its streams' records."""
 
+import copy
 import hashlib
 import json
 from array import array
@@ -30,9 +31,9 @@ class Figures:
     """Everything that is counted of some images; parts add up to the whole."""
 
     metrics: PerceptionMetrics
-    answered: PerceptionMetrics
-    """Without the images that got no answer, which `metrics` take for misses."""
     agreement: PerceptionMetrics
+    answered: PerceptionMetrics | None = None
+    """Without the images that got no answer, which `metrics` take for misses; None: no such."""
     stability: Stability = field(default_factory=Stability)
     endings: Counter[str] = field(default_factory=Counter)
     labelled: int = 0
@@ -52,18 +53,20 @@ class Figures:
                 result.thresholds["score"],
             )
 
-        return cls(metrics(), metrics(), metrics())
+        return cls(metrics(), metrics())
 
     def add(self, record: FrameRecord) -> None:
         """Count one image."""
         self.endings[record.status] += 1
         if record.evidence is not None:
             self.labelled += 1
+            missed = record.status != "processed"
+            self._tell_apart(missed)
             self.metrics.add(record.evidence)
-            if record.status == "processed":
-                self.answered.add(record.evidence)
-            else:
+            if missed:
                 self.missed += 1
+            elif self.answered is not None:
+                self.answered.add(record.evidence)
         if record.agreement is not None:
             self.agreement.add(record.agreement)
         if record.stability is not None:
@@ -76,8 +79,10 @@ class Figures:
 
     def merge(self, other: "Figures") -> None:
         """Count everything `other` counted too."""
+        self._tell_apart(other.answered is not None)
+        if self.answered is not None:
+            self.answered.merge(other.metrics if other.answered is None else other.answered)
         self.metrics.merge(other.metrics)
-        self.answered.merge(other.answered)
         self.agreement.merge(other.agreement)
         self.stability.merge(other.stability)
         self.endings += other.endings
@@ -96,13 +101,18 @@ class Figures:
         content["latency_ms"] = {
             stage: percentiles(values) for stage, values in self.latencies_ms.items()
         }
-        if self.missed:
+        if self.answered is not None:
             content["answered"] = self.answered.to_json()
         if self.agreement.images:
             content["agreement"] = self.agreement.to_json()
         if self.stability.pairs:
             content["stability"] = self.stability.to_json()
         return content
+
+    def _tell_apart(self, missed: bool) -> None:
+        """Before the first image without an answer is counted: so far both are the same."""
+        if missed and self.answered is None:
+            self.answered = copy.deepcopy(self.metrics)
 
 
 def merge_run(
@@ -117,7 +127,7 @@ def merge_run(
     first = ordered[0]
     if any(_network(one) != _network(first) for one in ordered):
         raise UserError(f"{run} holds streams of several networks or modes")
-    total = Figures.of(first)
+    total: Figures | None = None
     notes = Notes()
     engines = {_engine(one): one.name for one in reversed(ordered)}
     if len(engines) > 1:
@@ -130,7 +140,6 @@ def merge_run(
         figures = _figures(folder, one)
         if one.live:
             jitters_ms.extend(jitter_ms(read_times(folder)))
-        total.merge(figures)
         for note in one.notes:
             notes.add(note.kind, f"{one.name}: {note.first}", note.count)
         streams.append(
@@ -144,6 +153,11 @@ def merge_run(
                 "live": one.live,
             }
         )
+        if total is None:
+            total = figures  # not a copy: of a long drive it would be large
+        else:
+            total.merge(figures)
+    assert total is not None
     together = "".join(one.frames_sha256 for one in ordered)
     wall_s = sum(one.wall_s for one in ordered)
     figures_json = total.to_json()

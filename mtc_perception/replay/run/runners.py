@@ -16,6 +16,7 @@ from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import ReplayError, UserError
 from mtc_perception.util.memory import keep_memory
+from mtc_perception.util.opencv_threads import use_one_opencv_thread
 from mtc_perception.util.progress import Count
 from mtc_perception.util.worker_process import (
     WorkerProcess,
@@ -130,6 +131,7 @@ def outcomes(tasks: Sequence[StreamTask], ended: Mapping[str, StreamResult | Fai
 def evaluate_streams(connection: Connection) -> None:
     """Worker: evaluate the streams that come, until the connection is closed."""
     keep_memory()
+    use_one_opencv_thread()
 
     def tell(done: float, total: float | None) -> None:
         stop_if_alone(connection)
