@@ -114,7 +114,7 @@ def test_a_miss_counts_whatever_the_lost_image_is_labelled_for() -> None:
     box = np.array([[0, 0, 9, 9]], np.float32)
     empty = PackedMask.pack(np.zeros((9, 9), np.uint8))
     lane = np.ones((9, 9), np.bool_)
-    figures = Figures(*(PerceptionMetrics() for _ in range(3)))
+    figures = Figures(PerceptionMetrics(), PerceptionMetrics())
     for index in range(2):
         right = judge_image(GroundTruth(boxes=box), box, [0.9], empty, empty)
         figures.add(FrameRecord(index, index, "processed", evidence=right))
