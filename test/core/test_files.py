@@ -51,7 +51,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
 @pytest.mark.fault(
     area="disk",
     row="power is cut while a state, checkpoint, engine or bundle is replaced",
-    answer="Content is synced before its name, names before work goes on: the old or the new is there.",
+    answer="Content is synced before its name, names before work goes on: old or new is there.",
     diagnostics="Nothing.",
 )
 def test_a_durable_file_is_on_the_disk_before_its_name(
