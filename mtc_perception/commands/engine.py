@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from mtc_perception.util.command_line import run_app
-from mtc_perception.util.errors import EngineError, UserError
+from mtc_perception.util.errors import BundleError, EngineError, UserError
 
 app = typer.Typer(
     name="mtc-engine",
@@ -96,7 +96,7 @@ def build(
         try:
             with build_progress(variant) as tell:
                 built, path = build_variant(found, variant, settings, engines, tell)
-        except EngineError as error:
+        except (BundleError, EngineError) as error:
             refusals.append(str(error))
             continue
         print(built_line(variant, built, path))

@@ -86,15 +86,19 @@ class Network:
     @classmethod
     def of(cls, bundle: Bundle, variant: str) -> "Network":
         """Read `variant` of `bundle`. Raises BundleError."""
-        manifest = bundle.manifest
-        return cls(
-            model=bundle.model_bytes(variant),
-            precision=next(v.precision for k, v in manifest.variants.items() if k == variant),
-            height=manifest.input.height,
-            width=manifest.input.width,
-            max_detections=manifest.max_detections,
-            bundle=str(bundle.path),
-        )
+        manifest, entry = bundle.manifest, bundle.variant(variant)
+        model = bundle.model_bytes(variant)
+        try:
+            return cls(
+                model=model,
+                precision=entry.precision,
+                height=manifest.input.height,
+                width=manifest.input.width,
+                max_detections=manifest.max_detections,
+                bundle=str(bundle.path),
+            )
+        except BundleError as error:
+            raise BundleError(f"{bundle.path}: {entry.file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

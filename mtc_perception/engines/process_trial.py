@@ -26,6 +26,7 @@ from mtc_perception.engines.load import load_engine
 from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.private import make_private, why_not_private
 
 TIMEOUT_S = 900.0
 """Large networks are compiled for minutes; who cannot wait so long gives a deadline."""
@@ -150,15 +151,20 @@ class TrialMemory:
             return "the outcome of its trial is not kept: there is no home folder"
         content = self._content() | self._about | {key: value}
         try:
-            self.record.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(self.record, json.dumps(content, indent=2) + "\n")
+            make_private(self.record.parent)
+            if reason := why_not_private(self.record.parent):
+                return f"the outcome of its trial is not kept: {reason}"
+            write_text_atomic(self.record, json.dumps(content, indent=2) + "\n", private=True)
         except OSError as error:
             return f"the outcome of its trial is not kept: {error}"
         return ""
 
     def _content(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            content = json.loads(self.record.read_text()) if self.record else None
+            # What others could have written is not believed.
+            if self.record is None or any(map(why_not_private, (self.record.parent, self.record))):
+                return {}
+            content = json.loads(self.record.read_text())
             if isinstance(content, dict) and self._about.items() <= content.items():
                 return content
         return {}

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import io
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -19,19 +20,26 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fs.h
 
 
-def write_text_atomic(path: Path, text: str, *, durable: bool = False) -> Path:
+def write_text_atomic(
+    path: Path, text: str, *, durable: bool = False, private: bool = False
+) -> Path:
     """Replace `path`, in a folder that exists, by `text` as UTF-8. Returns `path`."""
-    return write_bytes_atomic(path, text.encode(), durable=durable)
+    return write_bytes_atomic(path, text.encode(), durable=durable, private=private)
 
 
-def write_bytes_atomic(path: Path, data: bytes, *, durable: bool = False) -> Path:
+def write_bytes_atomic(
+    path: Path, data: bytes, *, durable: bool = False, private: bool = False
+) -> Path:
     """Replace `path`, in a folder that exists, by `data`. Returns `path`.
 
     `durable` waits for the disk: for what must still be there after the power was cut. Notes and
-    pictures, written many times a second, do not wait.
+    pictures, written many times a second, do not wait. `private`: only this user may read it.
     """
+    mode = 0o600 if private else 0o666  # less what the user's mask takes
     with replacing(path, durable=durable) as temporary:
-        temporary.write_bytes(data)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+            file.write(data)
     return path
 
 
@@ -42,7 +50,8 @@ def replacing(path: Path, *, durable: bool = False, alone: bool = False) -> Iter
     Else nothing is left of it. `durable` as in `write_bytes_atomic`; `alone`: no other process
     writes it meanwhile, and what a killed one has left is written over. A disk error names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{'part' if alone else os.getpid()}")
+    # Nobody can lay a link in the way of a name that is not known before.
+    temporary = path.with_name(f".{path.name}.{'part' if alone else secrets.token_hex(8)}")
     try:
         with disk_errors_name(path):
             yield temporary

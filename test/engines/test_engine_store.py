@@ -3,6 +3,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -344,6 +346,57 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(EngineError, match=r"file/engines: cannot keep the engine: Not a directory"):
         EngineStore(tmp_path / "file" / "engines").put(AHEAD, b"engine", ABOUT)
+
+
+def test_a_store_is_its_user_s(store: EngineStore) -> None:
+    path = store.put(AHEAD, b"engine", ABOUT)
+    (entry,) = store.entries()
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (store.root, path, entry.record_path)] == [
+        0o700,
+        0o600,
+        0o600,
+    ]
+
+
+@pytest.fixture(params=["0o775", "0o757", "foreign"])
+def exposed(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    """Lets another user change what is at a path; says what is to be said of it."""
+
+    def expose(path: Path) -> str:
+        if request.param != "foreign":
+            path.chmod(int(request.param, 8))
+            return f"other users may change {path}: chmod go-w {path}"
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files away")
+        os.chown(path, 12345, -1)
+        return f"{path} belongs to another user (number 12345)"
+
+    return expose
+
+
+@pytest.mark.fault(
+    area="store",
+    row="other users may write into the folder of built engines, or to an engine",
+    answer="Nothing is loaded from there nor built into it; `auto` goes on to the next engine.",
+    diagnostics="One line with the path, its owner or the chmod that is needed.",
+)
+@pytest.mark.parametrize("what", ["folder", "engine", "record"])
+def test_what_others_may_have_made_is_not_loaded(
+    store: EngineStore, exposed: Callable[[Path], str], what: str
+) -> None:
+    path = store.put(AHEAD, b"engine", ABOUT)
+    (entry,) = store.entries()
+    reason = exposed({"folder": store.root, "engine": path, "record": entry.record_path}[what])
+    for load in (lambda: store.find(HERE), lambda: store.read(entry)):
+        with pytest.raises(EngineError) as caught:
+            load()
+        assert reason in str(caught.value)
+    if what == "folder":
+        with pytest.raises(EngineError, match="no engine is taken from a folder of others"):
+            store.put(AHEAD, b"engine", ABOUT)
+    else:
+        store.put(AHEAD, b"engine", ABOUT)
+        assert store.find(HERE) == b"engine"
 
 
 def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -101,6 +101,29 @@ def test_the_fast_variant_is_taken_and_why(toy: Bundle, cache: Path) -> None:
     assert content["sha256"] == toy.manifest.variants["int8-ort"].sha256
 
 
+@pytest.mark.fault(
+    area="store",
+    row="other users may write where outcomes of trials are kept",
+    answer="They are not believed: the variant is tried again.",
+    diagnostics="why says that the outcome is not kept.",
+)
+def test_outcomes_that_others_may_have_written_are_not_believed(toy: Bundle, cache: Path) -> None:
+    open_engine(toy, "onnxruntime").engine.close()
+    [record] = cache.glob("*.json")
+    assert (cache.stat().st_mode & 0o777, record.stat().st_mode & 0o777) == (0o700, 0o600)
+    forged = json.loads(record.read_text()) | {"outcome": "crashes (SIGSEGV)"}
+    record.write_text(json.dumps(forged))
+    record.chmod(0o666)
+    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine.close()
+    assert variant == "int8-ort"
+    assert json.loads(record.read_text())["outcome"] == "ran"
+    cache.chmod(0o777)
+    engine, _, why = open_engine(toy, "onnxruntime")
+    engine.close()
+    assert f"the outcome of its trial is not kept: other users may change {cache}" in why
+
+
 def test_a_second_start_starts_no_process(
     toy: Bundle, interpreter: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -193,7 +216,8 @@ def test_a_variant_that_is_no_network_gives_way(toy: Bundle, tmp_path: Path) -> 
     engine, variant, why = open_engine(read_bundle(tmp_path / "broken.mtc"))
     engine.close()
     assert (engine.name, variant) == ("openvino", "fp32")
-    assert "variant int8-openvino: the network is no ONNX file" in why
+    reason = f"{tmp_path}/broken.mtc: int8-openvino.onnx: the network is no ONNX file"
+    assert f"variant int8-openvino: {reason}" in why
 
 
 @pytest.mark.fault(

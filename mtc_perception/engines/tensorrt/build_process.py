@@ -22,6 +22,7 @@ from mtc_perception.engines.tensorrt.cuda import Device, current_device
 from mtc_perception.engines.tensorrt.library import LibraryLog, import_library, library_log
 from mtc_perception.util.errors import EngineError
 from mtc_perception.util.files import write_bytes_atomic
+from mtc_perception.util.private import make_private
 
 _PR_SET_PDEATHSIG = 1
 _REPORT_PERIOD_S = 0.1
@@ -104,8 +105,9 @@ def build(request: dict[str, Any], graph: bytes, out: IO[bytes], report: IO[str]
     out.write(engine)
     out.flush()
     if timings is not None:
-        timings.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(timings, bytes(config.get_timing_cache().serialize()))
+        make_private(timings.parent)
+        cache = bytes(config.get_timing_cache().serialize())
+        write_bytes_atomic(timings, cache, private=True)
     return {
         "version": library.version,
         "gpu": device.name if device else "",

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError
 from mtc_perception.core.bundle import Sha256, sha256_hex
 from mtc_perception.engines.tensorrt.key import EngineKey, build_command
 from mtc_perception.util.errors import EngineError
-from mtc_perception.util.files import write_bytes_atomic, write_text_atomic
+from mtc_perception.util.files import open_regular, write_bytes_atomic, write_text_atomic
+from mtc_perception.util.private import make_private, why_not_private
 from mtc_perception.util.strict import Strict
 
 _PREFIX = "mtc-"
@@ -72,7 +73,8 @@ class EngineStore:
         """Keep `engine`, in place of an older one of the same key; returns the engine's path.
 
         `about` is what else is worth knowing (seconds, command), as JSON holds it. Interrupted, it
-        leaves the store as it was. Raises EngineError if the folder cannot be written.
+        leaves the store as it was. Raises EngineError if the folder cannot be written, or if others
+        may write to it.
         """
         sha256 = sha256_hex(engine)
         # Another name for other bytes: whoever reads the old record still finds the old engine.
@@ -87,15 +89,22 @@ class EngineStore:
         text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
         record_path = self.root / f"{_PREFIX}{key.stem}.json"
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_private(self.root)
+            self.check_private()
             with self._writing():
                 former = _read_record(record_path)
-                write_bytes_atomic(path, engine, durable=True)
-                write_text_atomic(record_path, text, durable=True)
+                write_bytes_atomic(path, engine, durable=True, private=True)
+                write_text_atomic(record_path, text, durable=True, private=True)
                 self._sweep({former.path.name} if former else set())
         except OSError as error:
             raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
         return path
+
+    def check_private(self) -> None:
+        """Raise EngineError if others may put engines into the folder: they are programs."""
+        with suppress(FileNotFoundError):
+            if reason := why_not_private(self.root):
+                raise EngineError(f"no engine is taken from a folder of others: {reason}")
 
     def find(
         self,
@@ -111,6 +120,7 @@ class EngineStore:
         is wrong with the nearest one and the command that builds it from the bundle at path
         `bundle`.
         """
+        self.check_private()
         with self._unchanging():
             entries = self.entries()
             fitting = [entry for entry in entries if not entry.key.differences(wanted)]
@@ -126,9 +136,17 @@ class EngineStore:
         raise EngineError(f"{reason}; build it{again}: {build_command(wanted, bundle)}")
 
     def read(self, entry: StoredEngine) -> bytes:
-        """The serialised engine of `entry`. Raises EngineError if it is damaged or gone."""
+        """The serialised engine of `entry`.
+
+        Raises EngineError if it is damaged or gone, or if others may have written it.
+        """
+        self.check_private()
         try:
-            engine = entry.path.read_bytes()
+            for path in (entry.record_path, entry.path):
+                if reason := why_not_private(path):
+                    raise EngineError(f"no engine is taken that others may have made: {reason}")
+            with open_regular(entry.path) as file:
+                engine = file.read()
         except OSError as error:
             raise EngineError(f"{entry.path}: cannot be read: {error.strerror}") from error
         if sha256_hex(engine) != entry.sha256:
