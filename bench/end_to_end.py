@@ -36,8 +36,6 @@ FOUR_CAMERAS_HZ = 10.0
 SETTLED_S = 10.0
 RAW_P50_MS, RAW_ADDED_MS, JPEG_ADDED_MS = 10.0, 5.0, 7.0
 MOST_P99_RATIO, MOST_GROWTH_MIB, MOST_START_S = 1.8, 5.0, 2.0
-MOST_DEFAULT_RATIO = {"openvino": 0.45, "onnxruntime": 0.6}
-"""Time of the engine as it is by default over that of fp32."""
 
 Targets = dict[str, dict[str, Any]]
 
@@ -170,23 +168,11 @@ def _targets(
     default: str,
 ) -> Targets:
     """Of the precision that the node takes by default."""
-    bare_ms, fp32_ms = bare[default]["p50"], bare["fp32"]["p50"]
+    bare_ms = bare[default]["p50"]
     raw_ms, jpeg_ms = raw["latency_ms"]["end_to_end"], jpeg["latency_ms"]["end_to_end"]
     raw_limit_ms = max(RAW_P50_MS, bare_ms + RAW_ADDED_MS)
     jpeg_limit_ms = bare_ms + JPEG_ADDED_MS
-    ratio = MOST_DEFAULT_RATIO.get(raw["engine"]["engine"])
-    engine = (
-        {}
-        if ratio is None
-        else {
-            "engine by default": _verdict(
-                bare_ms <= ratio * fp32_ms,
-                f"{default} {bare_ms:.1f} ms, x {bare_ms / fp32_ms:.2f} of fp32's {fp32_ms:.1f} ms,"
-                f" allowed x {ratio:g}",
-            )
-        }
-    )
-    return engine | {
+    return {
         "raw, p50": _verdict(
             raw_ms["p50"] <= raw_limit_ms,
             f"{raw_ms['p50']:.1f} ms, allowed {raw_limit_ms:.1f} ms ({RAW_P50_MS:g} ms, or bare"

@@ -81,12 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = read_bundle(options.bundle or default_bundle())
         if "engines" in wanted:
-            bench_engines(bundle, options.results, console)
+            met = bench_engines(bundle, options.results, console)
         if "host" in wanted:
             bench_host(bundle, synthetic_bag(Path("out"), RECORDED_S), options.results, console)
         if "end_to_end" in wanted:
             bag = synthetic_bag(Path("out"), RECORDED_S)
-            met = bench_end_to_end(bundle, bag, options.results, options.seconds, console)
+            met = bench_end_to_end(bundle, bag, options.results, options.seconds, console) and met
         if "replay" in wanted:
             bag = synthetic_bag(Path("out"), RECORDED_S)
             results, seconds = options.results, options.seconds

@@ -28,7 +28,7 @@ def measured(times_ms: list[float], unanswered: int = 0, growth_mib: float = 0.0
     return Measured(
         images=len(times_ms) + unanswered,
         unanswered=unanswered,
-        stages_ms={"inference": times_ms, "end_to_end": times_ms},
+        stages_ms=dict.fromkeys((*STAGES, "published"), times_ms),
         usage=[usage, usage],
         cpu_ms=[12.0, 14.0],
         engine=ENGINE,
