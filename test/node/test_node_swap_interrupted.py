@@ -53,29 +53,6 @@ def test_a_node_whose_engine_fails_meanwhile_does_not_take_another(start_node):
 
 
 @pytest.mark.fault(
-    area="signal",
-    row="SIGINT or SIGTERM while another engine is loaded",
-    answer="The process ends with exit code 0.",
-    diagnostics="Nothing is logged as an error.",
-)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_an_engine_is_loading_ends_the_node_cleanly(
-    client,
-    toy_bundle,
-    number,
-):
-    with running(toy_bundle) as node:
-        assert client.configure()
-        assert client.activate()
-        ask(client, SHIPPED)
-        client.wait_for(lambda: node.said("load_engine: loading"), "the beginning of the load")
-        code, text = node.end(number)
-    assert code == 0, text
-    assert "Traceback" not in text
-    assert "Warning" not in text
-
-
-@pytest.mark.fault(
     area="lifecycle",
     row="the node is shut down while another engine is loaded",
     answer="It is finalized; the request is answered with the reason.",

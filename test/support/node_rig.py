@@ -71,9 +71,9 @@ class Client(Node):
     def wait_for_node(self) -> None:
         self.wait_for(self._change.service_is_ready, "the node")
 
-    def begin(self, transition: int) -> None:
-        """Ask a node that is there for a transition, and do not wait for its end."""
-        self._change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    def begin(self, transition: int) -> Any:
+        """Ask a node that is there for a transition, without waiting for the future answer."""
+        return self._change.call_async(ChangeState.Request(transition=Transition(id=transition)))
 
     def change(self, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
