@@ -15,7 +15,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mtc_perception.core.images import SUPPORTED_ENCODINGS, SourceImage
+from mtc_perception.core.images import ENCODING_CHARS, SUPPORTED_ENCODINGS, SourceImage
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import Perception
@@ -53,6 +53,8 @@ LATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 RAW_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+NAMED_ENCODINGS = 8
+"""So many unknown encodings are each logged as an error once; more are made up."""
 WARN_PERIOD_NS = 5_000_000_000
 LOST_AFTER_S = 1.0
 LOST_AFTER_PERIODS = 5.0
@@ -291,11 +293,13 @@ class Camera:
         self.monitor.rejected(frame, words)
         self._timing.publish(rejection_message(frame.payload.header, self.name, words))
         logger = self._node.get_logger()
-        encoding = frame.payload.encoding
-        if outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS:
-            if encoding not in self._unknown_encodings:
-                self._unknown_encodings.add(encoding)
-                logger.error(f"{self.name}: {reason}")
+        encoding = frame.payload.encoding[:ENCODING_CHARS]
+        unknown = outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS
+        if unknown and encoding in self._unknown_encodings:
+            return
+        if unknown and len(self._unknown_encodings) < NAMED_ENCODINGS:
+            self._unknown_encodings.add(encoding)
+            logger.error(f"{self.name}: {reason}")
         elif frame.arrived_ns >= self._next_warning_ns:
             self._next_warning_ns = frame.arrived_ns + WARN_PERIOD_NS
             logger.warning(f"{self.name}: {outcome.value} image skipped: {reason}")
@@ -325,4 +329,5 @@ class Camera:
 
 
 def _blend(mean: float, value: float) -> float:
-    return mean + (value - mean) / 8
+    # A silence is soon forgotten, or the next one would be told of late.
+    return mean + (value - mean) / (2 if value < mean else 8)

@@ -11,6 +11,18 @@ from mtc_perception.runtime.frames import Clock, Counters
 from mtc_perception.runtime.host import EngineHost
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+BLIND = 0.99
+"""From this threshold on hardly anything is found."""
+
+
+def blinding(limits: Limits) -> str:
+    """A warning of settings that leave nothing to see; empty if there are none."""
+    found = {"score": "vehicles", "drivable": "drivable area", "lane": "lane paint"}
+    return "; ".join(
+        f"{name}_threshold is {value:g}: hardly any {found[name]} can be found"
+        for name, value in limits.thresholds
+        if value >= BLIND
+    )
 
 
 def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus:

@@ -21,7 +21,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from mtc_perception.core.bundle import Limits, Manifest, read_bundle
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.node.camera import Camera
-from mtc_perception.node.diagnostics import camera_status, engine_status, unconfigured_status
+from mtc_perception.node.diagnostics import (
+    blinding,
+    camera_status,
+    engine_status,
+    unconfigured_status,
+)
 from mtc_perception.node.load_engine import EngineService, Swap
 from mtc_perception.node.parameters import LiveSettings, Parameters, Settings
 from mtc_perception.runtime.frames import FrameSlots
@@ -40,6 +45,7 @@ SUCCESS, FAILURE, ERROR = (
 )
 
 BUILD_LOG_PERIOD_S = 5.0
+NAMESAKE_LOG_PERIOD_S = 60.0
 EXIT_S = 0.5
 """How long threads that are no longer needed may take to end."""
 
@@ -365,7 +371,9 @@ class PerceptionNode(LifecycleNode):
             host, limits, age_ms = configured.host, configured.limits, configured.max_frame_age_ms
             late = self._worker.late() if self._worker is not None else ""
             statuses = [
-                engine_status(name, self._state, host, late, limits, age_ms, swap, self._warning())
+                engine_status(
+                    name, self._state, host, late, limits, age_ms, swap, self._warning(limits)
+                )
             ]
             statuses += [
                 camera_status(name, camera, counters, active)
@@ -377,8 +385,19 @@ class PerceptionNode(LifecycleNode):
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
-    def _warning(self) -> str:
-        return ""
+    def _warning(self, limits: Limits) -> str:
+        """What else the user should know, in words."""
+        return "; ".join(filter(None, (blinding(limits), self._namesakes())))
+
+    def _namesakes(self) -> str:
+        """A warning of other nodes of this name: their services and outputs are the same."""
+        own = self.get_name(), self.get_namespace()
+        others = self.get_node_names_and_namespaces().count(own) - 1
+        if others < 1:
+            return ""
+        words = f"{others} more node(s) of the name {self.get_fully_qualified_name()}: rename one"
+        self.get_logger().warning(words, throttle_duration_sec=NAMESAKE_LOG_PERIOD_S)
+        return words
 
 
 def _limits(live: LiveSettings, manifest: Manifest) -> Limits:

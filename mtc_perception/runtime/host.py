@@ -1,6 +1,5 @@
 """The engine in charge of the frames: what takes over when it fails, how another one comes in."""
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -16,8 +15,10 @@ CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 """Where a failed engine may be replaced, in this order."""
 LOAD_S = 60.0
 """How long an engine may take to load, its trial included: the shipped network takes 3 s."""
-CLOSE_S = 0.5
-"""How long an engine may take to close before it is left behind."""
+CLOSE_S = 0.1
+"""How long anybody waits for an engine to close."""
+GIVE_UP_S = 1.0
+"""How long a load that was given up may take to clean up."""
 
 
 class EngineHost:
@@ -131,10 +132,11 @@ def in_time(
 
 
 def release(perceiver: Perceiver) -> None:
-    """Close a perceiver that is no longer needed; one that hangs is left behind."""
-    # An engine that failed may fail again here; there is nothing left to lose.
-    with contextlib.suppress(Exception):
-        Task("engine closer", perceiver.close).result(Deadline(CLOSE_S))
+    """Close a perceiver that is no longer needed, without waiting for one that hangs.
+
+    Raises nothing: an engine that failed may fail again, and there is nothing left to lose.
+    """
+    Task("engine closer", perceiver.close).wait(CLOSE_S)
 
 
 class PerceiverLoader:
@@ -182,7 +184,7 @@ class PerceiverLoader:
         """Give up what is being loaded, and close what was."""
         self._deadline.cancel()
         if self._thread is not None:
-            self._thread.join(2 * CLOSE_S)
+            self._thread.join(GIVE_UP_S)
         if isinstance(self._loaded, Perceiver):
             release(self._loaded)
         self._loaded = None

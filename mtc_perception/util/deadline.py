@@ -74,6 +74,10 @@ class Task(Generic[_Result]):
             raise TimeoutError
         return self._returned[0]
 
+    def wait(self, seconds: float) -> None:
+        """Wait so long for its end, and leave it to itself if it has not come."""
+        self._thread.join(seconds)
+
     def _give_up(self) -> None:
         # What ends at the deadline by itself, as a trial, is given the time to clean up.
         self._thread.join(_GRACE_S)

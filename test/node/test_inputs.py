@@ -57,6 +57,13 @@ def test_rejected_until_an_image_is_accepted():
     assert monitor.resolution == "640x480"
 
 
+def test_after_a_silence_the_next_one_is_told_of_as_soon():
+    monitor = InputMonitor()
+    for ago_s in (100.0, 99.9, 1.5, 1.49, 1.48, 1.47, 1.46, 1.45, 1.44):
+        monitor.accepted(arrive(monitor, ago_s), 640, 480)
+    assert monitor.state("silent")[0] is InputState.LOST
+
+
 def test_images_without_an_answer_are_told():
     monitor = InputMonitor()
     answered = arrive(monitor, ago_s=3.0)

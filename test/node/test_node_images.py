@@ -4,24 +4,29 @@ import math
 import struct
 import threading
 from array import array
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.core.images import SUPPORTED_ENCODINGS
+from mtc_perception.node.camera import NAMED_ENCODINGS
 from mtc_perception.node.messages import rejection, times_from_message
 from mtc_perception.runtime.frames import STAGES
-from support.node_rig import PATIENCE_S, image_message, pixels_of, solid
+from support.accounts import check_accounts
+from support.node_rig import PATIENCE_S, SENSOR_QOS, image_message, pixels_of, solid
 
 pytestmark = pytest.mark.dds
 
@@ -296,6 +301,27 @@ def test_an_unknown_encoding_is_logged_once_with_the_supported_ones(active, capf
 
 
 @pytest.mark.fault(
+    area="camera",
+    row="a publisher makes up one encoding after the other",
+    answer="Its images are malformed; eight encodings are named, the others at a limited rate.",
+    diagnostics="The camera is ERROR with the last reason, cut short; frames_malformed counts.",
+)
+def test_encodings_that_are_made_up_do_not_fill_the_log(active, capfd):
+    publish = active.camera("image_raw")
+    for count in range(1, 31):
+        encoding = f"{count}_{'x' * 10_000}"
+        publish(broken(image_message(solid(*RED), "rgb8", active), "encoding", encoding))
+        active.wait_for_value("front", "frames_malformed", str(count))
+    lines = [line for line in capfd.readouterr().err.splitlines() if "unknown encoding" in line]
+    assert NAMED_ENCODINGS == 8
+    assert 8 < len(lines) < 20  # a slow machine has time for several that are not named
+    assert max(map(len, lines)) < 1000
+    assert len(active.configured.cameras[0]._unknown_encodings) == 8
+    assert len(active.values("front")["reason"]) < 1000
+    check_accounts(active.values("front"))
+
+
+@pytest.mark.fault(
     area="clock",
     row="stamps jump ahead or back, or are zero",
     answer="Every image is answered; ages that cannot be known are not told.",
@@ -531,6 +557,108 @@ def driver():
     yield
     node.destroy_node()
     context.try_shutdown()
+
+
+@pytest.fixture
+def drivers():
+    """Call it for the node of a camera driver in a participant of its own; call that to end it."""
+    ends: list[Callable[[], None]] = []
+
+    def start() -> tuple[Node, Callable[[], None]]:
+        context = Context()
+        rclpy.init(context=context)
+        node = Node("driver", context=context)
+
+        def end() -> None:
+            if context.ok():
+                node.destroy_node()
+                context.try_shutdown()
+
+        ends.append(end)
+        return node, end
+
+    yield start
+    for end in ends:
+        end()
+
+
+@pytest.mark.fault(
+    area="camera",
+    row="a driver dies and returns, with another size, encoding, rate and QoS",
+    answer="The node waits for it and answers its images as soon as they come.",
+    diagnostics="The camera is ERROR: lost, nobody publishes; then OK again.",
+)
+def test_a_driver_that_dies_and_returns(active, drivers, monkeypatch):
+    monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", 0.5)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    qualities = (QoSProfile(depth=1), SENSOR_QOS, latched)
+    for size, encoding, qos in zip(
+        ((192, 320), (96, 160), (100, 40)), ("rgb8", "bgra8", "yuv422"), qualities, strict=True
+    ):
+        driver, end = drivers()
+        publisher = driver.create_publisher(Image, "image_raw", qos)
+        active.wait_for(publisher.get_subscription_count, "the node's subscription")
+        image = image_message(as_encoding(solid(*RED, *size), encoding), encoding, active)
+        active.perceive(publisher.publish, image, active.drivable)
+        for _ in range(5):
+            publisher.publish(image)
+            active.spin_for(0.02)
+        active.wait_for_value("front", "resolution", f"{size[1]}x{size[0]}")
+        assert active.values("front")["input"] == "ok"
+        end()
+        active.wait_for_value("front", "reason", "nobody publishes /image_raw")
+        assert active.values("front")["input"] == "lost"
+        assert active.diagnostics["front"].level == b"\x02"
+    check_accounts(active.values("front"))
+
+
+@pytest.mark.fault(
+    area="DDS",
+    row="a driver returns with another message type",
+    answer="Nothing is received until the driver or the parameter changes.",
+    diagnostics="The camera is ERROR: lost, and names both types and the parameter.",
+)
+def test_a_driver_that_returns_with_another_type(active, drivers, monkeypatch):
+    monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", 0.5)
+    driver, end = drivers()
+    publisher = driver.create_publisher(Image, "image_raw", 1)
+    active.wait_for(publisher.get_subscription_count, "the node's subscription")
+    image = image_message(solid(*RED), "rgb8", active)
+    active.perceive(publisher.publish, image, active.drivable)
+    end()
+    drivers()[0].create_publisher(CompressedImage, "image_raw", 1)
+    active.wait_for_value("front", "reason", "is sensor_msgs/msg/CompressedImage, not sensor_msgs")
+    assert active.values("front")["input"] == "lost"
+
+
+@pytest.mark.fault(
+    area="clock",
+    row="under use_sim_time a recording loops: /clock and stamps jump back",
+    answer="Every image is answered, diagnostics go on; only a future stamp has no age.",
+    diagnostics="stamps_back counts; the camera is OK.",
+)
+def test_a_recording_that_loops_under_sim_time(start_node):
+    rig = start_node(use_sim_time=True, max_frame_age_ms=5000.0)
+    rig.run()
+    timing = rig.collect(DiagnosticArray, "timing")
+    publish = rig.camera("image_raw")
+    clock = rig.create_publisher(Clock, "/clock", 1)
+    rig.wait_for(clock.get_subscription_count, "the node's clock")
+    for loop in range(2):
+        for second in (1000, 1500):  # it jumps ahead, too
+            clock.publish(Clock(clock=Time(sec=second, nanosec=500_000_000)))
+            rig.wait_for(
+                lambda now=second: rig.node.get_clock().now().nanoseconds // 10**9 == now,
+                "the node's time",
+            )
+            image = image_message(solid(*RED), "rgb8", rig)
+            image.header.stamp = Time(sec=second, nanosec=loop)
+            times = times_from_message(rig.perceive(publish, image, timing))
+            assert times.end_to_end == pytest.approx(500, abs=1)
+        rig.wait_for_value("front", "stamps_back", str(loop))
+    values = rig.values("front")
+    assert values["clock"] == "ok"
+    assert check_accounts(values).stale == 0
 
 
 @pytest.mark.fault(

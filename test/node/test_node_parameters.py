@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import rclpy
 from rcl_interfaces.srv import DescribeParameters
+from rclpy.context import Context
+from rclpy.node import Node
 from vision_msgs.msg import Detection2DArray
 
 from support.node_rig import image_message, solid
@@ -158,3 +161,44 @@ def test_without_ros_the_node_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: rclpy is missing: source a ROS 2 installation")
+
+
+@pytest.mark.fault(
+    area="lifecycle",
+    row="a threshold is set so high that nothing can be found",
+    answer="It is taken: nobody else knows what it is for.",
+    diagnostics="The engine is WARN and names the threshold.",
+)
+def test_thresholds_that_blind_the_node_are_warned_of(rig):
+    assert rig.configure()
+    assert rig.set(score_threshold=1.0, lane_threshold=0.99) == ""
+    rig.wait_for_value("engine", "score_threshold", "1.000")
+    status = rig.diagnostics["engine"]
+    assert status.level == b"\x01"
+    assert status.message == (
+        "score_threshold is 1: hardly any vehicles can be found; "
+        "lane_threshold is 0.99: hardly any lane paint can be found"
+    )
+    assert rig.set(score_threshold=0.98, lane_threshold=-1.0) == ""
+    rig.wait_for_value("engine", "score_threshold", "0.980")
+    assert rig.diagnostics["engine"].level == b"\x00"
+
+
+@pytest.mark.fault(
+    area="DDS",
+    row="two nodes have the same name",
+    answer="Both go on: neither knows which one is meant.",
+    diagnostics="The engine is WARN and names the node; the log, too.",
+)
+def test_a_namesake_is_warned_of(rig, capfd):
+    assert rig.configure()
+    context = Context()
+    rclpy.init(context=context)
+    other = Node("perception", context=context)
+    words = "1 more node(s) of the name /perception: rename one"
+    rig.wait_for(lambda: rig.diagnostics["engine"].message == words, "the warning")
+    assert rig.diagnostics["engine"].level == b"\x01"
+    other.destroy_node()
+    context.try_shutdown()
+    rig.wait_for(lambda: rig.diagnostics["engine"].level == b"\x00", "the end of it")
+    assert words in capfd.readouterr().err
