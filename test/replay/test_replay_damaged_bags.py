@@ -1,18 +1,23 @@
 """Damaged bags: what can be read is, what cannot is noted."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 
+from mtc_perception.replay.recordings import storage as recordings
+from mtc_perception.replay.recordings.mcap import chunk_content
 from mtc_perception.replay.recordings.recording import (
     BrokenPixels,
     RawPixels,
     SourceError,
 )
 from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.storage import zstd
 from mtc_perception.util.errors import ImageError
 from support.bag_messages import (
     COUNT,
@@ -27,6 +32,7 @@ from support.bag_messages import (
     write_bag,
 )
 from support.replay_rig import evaluate, read
+from support.small_disk import on_small_disk
 
 
 def noise_bag(
@@ -236,3 +242,62 @@ def test_a_cut_off_recording_is_read_at_most_twice(
 def bytes_read() -> int:
     """By this process, so far."""
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+BOMB = """
+import os, sys, tempfile
+os.environ["TMPDIR"] = os.getcwd()
+from pathlib import Path
+from mtc_perception.replay.recordings.bag_files import BagFiles
+from mtc_perception.util.errors import UserError
+try:
+    BagFiles(Path("bag")).summary()
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="a compressed recording unpacks to more than fits onto the disk",
+    answer="Unpacking stops before the disk is full; nothing of it is left.",
+    diagnostics="One line with the folder, and how to name another.",
+)
+def test_a_recording_that_unpacks_without_end(tmp_path: Path) -> None:
+    bag = tmp_path / "disk" / "bag"
+    bag.mkdir(parents=True)
+    (bag / "bag_0.db3.zstd").write_bytes(zstd.compress(bytes(1 << 28)))
+    assert (bag / "bag_0.db3.zstd").stat().st_size < 33_000
+    ended = on_small_disk(bag.parent, 100 << 10, ["-c", BOMB])
+    assert ended.output.startswith("bag/bag_0.db3.zstd unpacks to more than fits into "), ended
+    assert [path.name for path in ended.disk.iterdir()] == ["bag"]
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="a message or a chunk of a recording unpacks to more than memory holds",
+    answer="It is noted as damaged, and the rest is read.",
+    diagnostics="The note says how much is held in memory at most.",
+)
+def test_messages_and_chunks_that_unpack_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "MOST_UNPACKED_BYTES", 1 << 20)
+    whole, endless = bytes(1 << 20), bytes((1 << 20) + 1)
+    assert recordings.message_bytes(zstd.compress(whole)) == whole
+    with pytest.raises(ValueError, match="unpacks to more than 1 MiB"):
+        recordings.message_bytes(zstd.compress(endless))
+    with pytest.raises(ValueError, match="cut off"):
+        recordings.message_bytes(zstd.compress(whole)[:-3])
+    for name, compress in (("zstd", zstd.compress), ("lz4", lz4.frame.compress)):
+        for content, said, reason in (
+            (endless, len(endless), "unpacks to more than 1 MiB"),
+            (endless, 1 << 19, "another size than it says"),
+            (whole, 1 << 63, "unpacks to more than 1 MiB"),
+        ):
+            packed = compress(content)
+            head = struct.pack("<QQQII", 0, 0, said, 0, len(name)) + name.encode()
+            body = head + struct.pack("<Q", len(packed)) + packed
+            if name == "zstd" and reason.startswith("another"):
+                assert len(chunk_content(memoryview(body))) == said  # cut off where it says
+                continue
+            with pytest.raises(ValueError, match=reason):
+                chunk_content(memoryview(body))

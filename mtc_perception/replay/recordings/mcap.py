@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
-from lz4.frame import decompress as lz4_decompress
+from lz4.frame import LZ4FrameDecompressor
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from mtc_perception.replay.recordings.recording import Notes, SourceError
-from mtc_perception.replay.recordings.storage import TopicInfo, unzstd
+from mtc_perception.replay.recordings.storage import TopicInfo, check_unpacked_size, unzstd
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
@@ -368,10 +368,13 @@ def chunk_content(body: memoryview) -> memoryview:
     (length,) = struct.unpack_from("<Q", rest)
     packed = rest[8 : 8 + length]
     content: bytes | memoryview
+    if compression:
+        check_unpacked_size(size)
     if compression == "zstd":
         content = unzstd(packed, size)
     elif compression == "lz4":
-        content = lz4_decompress(packed)
+        # One byte more, or it would not be seen that there is more.
+        content = LZ4FrameDecompressor().decompress(packed, max_length=size + 1)
     elif compression == "":
         content = packed
     else:

@@ -1,5 +1,6 @@
 """One storage file of a rosbag2, read without a ROS installation; here those of sqlite3."""
 
+import shutil
 import sqlite3
 import sys
 from collections.abc import Collection, Iterator
@@ -19,6 +20,10 @@ else:
     from backports import zstd
 
 STORAGE_SUFFIXES = (".mcap", ".db3")
+MOST_UNPACKED_BYTES = 512 * 2**20
+"""Of a message or a chunk, which are held in memory whole: twice the largest camera's image."""
+_LEFT_FREE_BYTES = 64 * 2**20
+"""Of the disk that a file is unpacked to; others write there, too."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -138,9 +143,27 @@ class SalvagedSqlite:
 
 
 def message_bytes(data: bytes) -> bytes:
-    """A serialised message as it was before rosbag2 compressed it, if it did."""
+    """A serialised message as it was before rosbag2 compressed it, if it did.
+
+    Raises ValueError for one that would take too much memory, or zstd's own error.
+    """
     # Every serialised message begins with its byte order, 0 or 1 after a 0.
-    return bytes(zstd.decompress(data)) if data[:4] == _ZSTD_MAGIC else data
+    if data[:4] != _ZSTD_MAGIC:
+        return data
+    decompressor = zstd.ZstdDecompressor()
+    message = bytes(decompressor.decompress(data, MOST_UNPACKED_BYTES))
+    if not decompressor.eof:
+        if len(message) < MOST_UNPACKED_BYTES:
+            raise ValueError("the compressed message is cut off")
+        check_unpacked_size(MOST_UNPACKED_BYTES + 1)
+    return message
+
+
+def check_unpacked_size(size: int) -> None:
+    """Raise ValueError if `size` bytes are more than a message or a chunk may take of memory."""
+    if size > MOST_UNPACKED_BYTES:
+        most = MOST_UNPACKED_BYTES >> 20
+        raise ValueError(f"unpacks to more than {most} MiB, the most that is held in memory")
 
 
 def unzstd(data: memoryview, size: int) -> bytes:
@@ -150,10 +173,18 @@ def unzstd(data: memoryview, size: int) -> bytes:
 
 
 def unpack_file(packed: Path, target: Path, notes: Notes) -> None:
-    """Write what `packed` (zstd) holds, as far as it goes, to `target`. Raises OSError."""
+    """Write what `packed` (zstd) holds, as far as it goes, to `target`.
+
+    Raises OSError, and SourceError before the disk is full.
+    """
     with target.open("wb") as out, zstd.open(packed, "rb") as content:
         try:
             while block := content.read(1 << 20):
+                if shutil.disk_usage(target.parent).free < len(block) + _LEFT_FREE_BYTES:
+                    raise SourceError(
+                        f"{packed} unpacks to more than fits into {target.parent.parent}: free some"
+                        " space there, or name a folder on a larger disk with TMPDIR"
+                    )
                 out.write(block)
         except (EOFError, zstd.ZstdError) as error:
             notes.add("truncated file", f"{packed.name}: {' '.join(str(error).split())}")
