@@ -205,6 +205,31 @@ def test_broken_tensor_contract(
         load_engine(network(model, **sizes), name)
 
 
+@pytest.mark.fault(
+    area="security",
+    row="libraries report to their makers",
+    answer="The telemetry of ONNX Runtime, OpenVINO, NNCF and Ray is off.",
+    diagnostics="Nothing but our own cache is written into the user's home.",
+)
+def test_nothing_but_our_cache_is_written_at_home(toy_bundle: Path, tmp_path: Path) -> None:
+    script = (
+        "import importlib.util, sys; from mtc_perception.core.bundle import read_bundle; "
+        "from mtc_perception.engines.open import open_engine; bundle = read_bundle(sys.argv[1]); "
+        "[open_engine(bundle, name).engine.close() for name in ('openvino', 'onnxruntime')]; "
+        "importlib.util.find_spec('nncf') and importlib.import_module('nncf')"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, toy_bundle],
+        env=os.environ | {"HOME": str(tmp_path)},
+        check=True,
+        capture_output=True,
+    )
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")] == [
+        ".cache/mtc_perception"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
+
+
 @both_engines
 @pytest.mark.parametrize("model", [b"", b"not a network", toy_model(HEIGHT, WIDTH)[:-40]])
 def test_not_a_network(name: str, model: bytes) -> None:
