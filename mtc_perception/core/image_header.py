@@ -11,6 +11,8 @@ from mtc_perception.util.errors import ImageError
 Kind = Literal["JPEG", "PNG", "WebP"]
 
 _STARTS: dict[Kind, bytes] = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WebP": b"RIFF"}
+# In the format of a message: `jpeg`, or image_transport's `rgb8; jpeg compressed bgr8`.
+_READABLE = re.compile(r"jpe?g|png|webp", re.IGNORECASE)
 # What else comes in files and messages of images; where it begins, how, and what it is.
 _OTHERS = (
     (0, b"GIF8", "GIF"),
@@ -25,6 +27,7 @@ _OTHERS = (
     (4, b"ftyp", "HEIF"),
     (0, b"\0\0\0\1", "H.264 or H.265 video"),
     (0, b"\0\0\1", "H.264 or H.265 video"),
+    (0, b"\x28\xb5\x2f\xfd", "packed by zstd"),
     (12, _STARTS["PNG"], "a depth image (compressedDepth)"),
 )
 _FRAME_PROGRESSIVE, _SCAN, _END = 0xC2, 0xDA, 0xD9
@@ -46,6 +49,8 @@ class ImageHeader:
     """As EXIF has it, 1..8: how the stored pixels are to be turned. 1 where nothing is said."""
     reducible: bool = False
     """Whether it can be decoded at a fraction of its size."""
+    deep_grey: bool = False
+    """Whether it has grey values of 16 bits, as depth and heat have."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,9 +60,16 @@ class ImageHeader:
         return stored if self.orientation < 5 else stored[::-1]
 
 
-def read_header(raw: bytes) -> ImageHeader:
-    """The header of a compressed image. Raises ImageError naming what it is if none of those."""
-    kind = _kind(raw)
+class OtherFormatError(ImageError):
+    """What is there is whole, as far as can be seen, but no JPEG, PNG or WebP."""
+
+
+def read_header(raw: bytes, called: str = "") -> ImageHeader:
+    """The header of a compressed image; `called` is the format that its message names.
+
+    Raises ImageError where it is damaged, OtherFormatError naming what it is if none of those.
+    """
+    kind = _kind(raw, called)
     read = {"JPEG": _read_jpeg, "PNG": _read_png, "WebP": _read_webp}[kind]
     try:
         header = read(raw)
@@ -114,14 +126,20 @@ def is_jpeg_frame(kind: int) -> bool:
     return 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
 
 
-def _kind(raw: bytes) -> Kind:
+def _kind(raw: bytes, called: str) -> Kind:
     for kind, start in _STARTS.items():
         if raw.startswith(start) and (kind != "WebP" or raw[8:12] == b"WEBP"):
             return kind
     for begin, start, name in _OTHERS:
         if raw.startswith(start, begin):
-            raise ImageError(f"compressed image is {name}; JPEG, PNG and WebP can be read")
-    raise ImageError(f"compressed image is neither JPEG, PNG nor WebP ({len(raw)} bytes)")
+            also = f" (format {called!r})" if called else ""
+            raise OtherFormatError(
+                f"compressed image is {name}{also}; JPEG, PNG and WebP can be read"
+            )
+    words = f"compressed image is neither JPEG, PNG nor WebP ({len(raw)} bytes)"
+    if called and not _READABLE.search(called):
+        raise OtherFormatError(f"{words}, but {called!r}")
+    raise ImageError(words)
 
 
 def _read_jpeg(raw: bytes) -> ImageHeader:
@@ -139,14 +157,15 @@ def _read_jpeg(raw: bytes) -> ImageHeader:
 
 
 def _read_png(raw: bytes) -> ImageHeader:
-    width, height = struct.unpack_from(">II", raw, 16)
+    width, height, bits, colours = struct.unpack_from(">IIBB", raw, 16)
     position, orientation = len(_STARTS["PNG"]), 1
     while position + 8 <= len(raw):
         length, kind = struct.unpack_from(">I4s", raw, position)
         if kind == b"eXIf":
             orientation = _read_exif(raw[position + 8 : position + 8 + length])
         position += length + 12
-    return ImageHeader("PNG", height, width, orientation)
+    deep_grey = (bits, colours) == (16, 0)
+    return ImageHeader("PNG", height, width, orientation, deep_grey=deep_grey)
 
 
 def _read_webp(raw: bytes) -> ImageHeader:

@@ -109,19 +109,22 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
     return SourceImage(_converted(pixels, code), "rgb")
 
 
-def decode_compressed(data: ByteData, fit: tuple[int, int] | None = None) -> SourceImage:
+def decode_compressed(
+    data: ByteData, fit: tuple[int, int] | None = None, called: str = ""
+) -> SourceImage:
     """The pixels of a JPEG, PNG or WebP file: RGB of a JPEG, else BGR.
 
     They are turned as the file's EXIF says, so that they are what people see who look at the file.
     `fit` is the height and width that the image is going to be scaled into, keeping its shape: a
     JPEG of at least twice as many pixels in both directions as that needs is decoded at half, a
-    quarter or an eighth of its size, never to less than is needed.
+    quarter or an eighth of its size, never to less than is needed. `called` is what a message calls
+    its format, to be named where that is none of these.
 
     Raises ImageError for every other kind, and where something is missing or damaged as far as that
     can be seen: in a JPEG lost data nearly always, in a PNG any change, in a WebP only its end.
     """
     raw = bytes(data)
-    header = read_header(raw)
+    header = read_header(raw, called)
     end = _ENDS.get(header.kind)
     # Cameras may pad behind the end mark, so it is looked for rather than expected last.
     if end is not None and raw.rfind(end) < 0:

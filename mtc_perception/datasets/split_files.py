@@ -18,7 +18,11 @@ def visible(folder: Path) -> Iterator[Path]:
 
 def image_paths(folder: Path) -> list[Path]:
     """The image files of a folder, sorted."""
-    return [path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return [
+        path
+        for path in visible(folder)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    ]
 
 
 def image_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:

@@ -51,6 +51,8 @@ class ReceivedImage:
     step: int = 0
     data: bytes | memoryview = b""
     """A view of the serialised message."""
+    format: str = ""
+    """What a compressed one calls its format; the file itself knows better."""
     problem: str = ""
     """Why the message cannot be read; empty if it can."""
 
@@ -62,8 +64,9 @@ def received_image(message: bytes, compressed: bool) -> ReceivedImage:
         fields = _CdrReader(message)
         header = fields.header()
         if compressed:
-            fields.string()  # what it calls its format; the file knows better
-            return ReceivedImage(header, compressed, data=fields.octets(fields.uint32()))
+            called = fields.string()
+            data = fields.octets(fields.uint32())
+            return ReceivedImage(header, compressed, data=data, format=called)
         height, width, encoding = fields.uint32(), fields.uint32(), fields.string()
         fields.octets(1)  # is_bigendian, of what no supported encoding has
         step = fields.uint32()
@@ -82,7 +85,7 @@ def source_image(image: ReceivedImage, fit: tuple[int, int] | None = None) -> So
     if image.problem:
         raise ImageError(image.problem)
     if image.compressed:
-        return decode_compressed(image.data, fit)
+        return decode_compressed(image.data, fit, image.format)
     return view_image(image.encoding, image.height, image.width, image.step, image.data)
 
 

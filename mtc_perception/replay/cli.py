@@ -66,8 +66,8 @@ def evaluate(
     Every image is read from the file and answered, however long that takes, so that two runs give
     the same results to the last bit. What an interrupted run has finished is not done again.
 
-    Exit code: 0 good, 1 a limit failed or a stream could not be evaluated, 2 no stream could be or
-    a mistake in what was asked for.
+    Exit code: 0 good, 1 a limit failed, a stream could not be evaluated or had no answer at all,
+    2 no stream could be or a mistake in what was asked for.
 
     With labels in the bag: [bold]mtc-replay evaluate drive.mcap -b models/mtc_nano.mtc[/bold]
 
@@ -82,6 +82,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from mtc_perception.replay.results.run_result import unanswered_streams
     from mtc_perception.replay.run.evaluation import default_run_folder, evaluate_run
     from mtc_perception.replay.run.runners import choose_runner, threads_each
     from mtc_perception.replay.run.scenario import Limit, read_scenario
@@ -126,7 +127,7 @@ def evaluate(
     console = Console()
     show_result(console, result)
     print(f"wrote {run / 'result.json'} and {run / 'index.html'}")
-    if result["passed"] is False or result["failed"]:
+    if result["passed"] is False or result["failed"] or unanswered_streams(result):
         raise typer.Exit(1)
 
 

@@ -14,6 +14,7 @@ from mtc_perception.replay.report.views import (
     metric_rows,
     times_ms,
 )
+from mtc_perception.replay.results.run_result import unanswered_streams
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.progress import Progress
 
@@ -45,6 +46,8 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
     for note in result["notes"]:
         times = f" ({note['count']} times)" if note["count"] > 1 else ""
         _line(console, f"warning: {note['kind']}{times}: {note['first']}", "yellow")
+    for name in unanswered_streams(result):
+        _line(console, f"no answer: {name}: none of its images could be answered", "red")
     for failure in result["failed"]:
         _line(console, f"not evaluated: {failure['name']}: {failure['error']}", "red")
     for check in result["checks"]:

@@ -11,7 +11,7 @@ from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run.scenario import junit_xml
 from mtc_perception.replay.stream.task import Failure
 from mtc_perception.util.locking import LOCK_FILE
-from support.bag_messages import COUNT
+from support.bag_messages import COMPRESSED, COUNT, packed, write_bag
 from support.replay_rig import labelled_bag, run
 
 
@@ -54,6 +54,19 @@ def test_nothing_evaluated_says_why_of_every_stream(
     assert {path.name for path in out.iterdir()} == {"junit.xml", LOCK_FILE}
     suite = ET.parse(out / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+
+
+def test_a_stream_without_any_answer_is_no_success(
+    tmp_path: Path, toy_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = [packed(index, "jpeg", b"\1\2\3") for index in range(3)]
+    bag = write_bag(tmp_path / "silent", {"/cam": (COMPRESSED, damaged)})
+    good = labelled_bag(tmp_path / "good")
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", tmp_path / "run")
+    for recordings in ([bag], [bag, good]):
+        assert run("evaluate", *recordings, *options) == 1
+        assert "no answer: silent:/cam: none of its images could be" in capsys.readouterr().out
+    assert run("evaluate", good, *options) == 0
 
 
 def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:

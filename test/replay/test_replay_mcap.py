@@ -28,10 +28,25 @@ from mtc_perception.replay.recordings.mcap import (
     McapFile,
     chunk_content,
     split_records,
+    text,
 )
-from mtc_perception.replay.recordings.recording import Notes
+from mtc_perception.replay.recordings.recording import Notes, SourceError
 from mtc_perception.replay.recordings.sources import open_source
-from support.bag_messages import COUNT, IMAGE, STORE, images, raw, stamp, storage_file, write_bag
+from support.bag_messages import (
+    COMPRESSED,
+    COUNT,
+    DETECTIONS,
+    IMAGE,
+    STORE,
+    compressed,
+    detections,
+    images,
+    raw,
+    stamp,
+    storage_file,
+    write_bag,
+)
+from support.replay_rig import read
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -219,7 +234,7 @@ def in_order(content: bytes) -> bytes:
 def found(file: Path, notes: Notes) -> list[tuple[str, int]]:
     """Topic and time of recording of all messages."""
     bag = BagFiles(file)
-    topics = bag.summary().topics
+    topics = {info.name: (info.kind,) for info in bag.summary().topics}
     return [(message.topic, message.recorded_ns) for message in bag.messages(topics, notes)]
 
 
@@ -274,7 +289,7 @@ def test_a_file_that_is_cut_off_anywhere_is_read_up_to_there(
         expected = whole_messages(content[:cut])
         notes = Notes()
         assert [time for _, time in found(file, notes)] == sorted(time for _, time in expected)
-        counts = [info.count for info in BagFiles(file).summary().topics.values()]
+        counts = [info.count for info in BagFiles(file).summary().topics]
         assert sum(counts) == len(expected)
         assert [note.kind for note in notes.all()] == ["truncated file"]
 
@@ -334,3 +349,94 @@ def test_what_a_crash_leaves_behind_the_last_message_does_no_harm(
     end = content.index(HEAD.pack(DATA_END, 4))
     file.write_bytes(content[:end] + tail)
     assert found(file, Notes()) == everything
+
+
+def with_schemas(
+    content: bytes, topic: str, encoding: str = "cdr", definition: str | None = None
+) -> bytes:
+    """The file with another message encoding, or type definition, of one topic."""
+
+    def string(value: str) -> bytes:
+        return struct.pack("<I", len(value)) + value.encode()
+
+    schema = next(
+        body[2:4] for kind, body in records_of(content) if kind == CHANNEL and string(topic) in body
+    )
+    records = []
+    for kind, body in records_of(content):
+        if kind == CHANNEL and body[4:].startswith(string(topic)):
+            begin = 4 + len(string(topic))
+            body = body[:begin] + string(encoding) + body[begin + len(string("cdr")) :]
+        elif kind == SCHEMA and body.startswith(schema) and definition is not None:
+            name, _ = text(memoryview(body)[2:])
+            body = body[:2] + string(name) + string("ros2msg") + string(definition)
+        records.append((kind, body))
+    return rewritten(records)
+
+
+def two_topics(tmp_path: Path, other: str = DETECTIONS) -> tuple[Path, bytes]:
+    messages = [detections(i) if other == DETECTIONS else compressed(i) for i in range(COUNT)]
+    topics = {"/cam": (IMAGE, images()), "/other": (other, messages)}
+    file = storage_file(write_bag(tmp_path / "bag", topics))
+    return file, in_order(file.read_bytes())
+
+
+BROKEN = "MSG: a/srv/B_Event\n" + "=" * 80 + "\nSRV: a/srv/B\n---\nint8 x\n"
+
+
+@pytest.mark.parametrize(
+    ("topic", "definition", "noted"),
+    [
+        ("/other", BROKEN, [f"/other ({DETECTIONS}): Could not parse"]),
+        ("/other", "", []),
+        ("/cam", "", []),
+        ("/cam", BROKEN, [f"/cam ({IMAGE}): Could not parse"]),
+    ],
+)
+def test_a_definition_that_is_missing_or_broken_costs_nothing_else(
+    tmp_path: Path, topic: str, definition: str, noted: list[str]
+) -> None:
+    file, content = two_topics(tmp_path)
+    file.write_bytes(with_schemas(content, topic, definition=definition))
+    source = open_source(file)
+    assert [int(frame.pixels.decode().pixels[0, 0, 0]) for frame in source.frames()] == [
+        *(10, 50, 90, 130, 170)
+    ]
+    _, notes = read(source)
+    assert [note.kind for note in notes] == ["unreadable definition"] * len(noted)
+    assert all(note.first.startswith(words) for note, words in zip(notes, noted, strict=True))
+
+
+def test_a_definition_in_a_file_goes_before_the_standard_one(tmp_path: Path) -> None:
+    file, content = two_topics(tmp_path)
+    other = "std_msgs/Header header\nuint32 rows\nuint32 columns\nstring colours\nuint8 order\n"
+    other += "uint32 step\nuint8[] data\n"
+    file.write_bytes(with_schemas(content, "/cam", definition=other))
+    [message, *_] = BagFiles(file).messages({"/cam": (IMAGE,)}, Notes())
+    assert message.content.colours == "rgb8"
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf", "ros1"])
+def test_messages_that_are_not_as_ros_2_serialises_them_are_refused_by_name(
+    tmp_path: Path, encoding: str
+) -> None:
+    file, content = two_topics(tmp_path, COMPRESSED)
+    one = with_schemas(content, "/cam", encoding)
+    file.write_bytes(one)
+    source = open_source(file)
+    assert (source.info.topic, source.info.frames) == ("/other", COUNT)
+    _, [note] = read(source)
+    assert (note.kind, note.first) == (
+        "images of no camera",
+        f"/cam: serialised as {encoding}, where cdr can be read",
+    )
+    with pytest.raises(SourceError, match=rf"no images on /cam \(serialised as {encoding}"):
+        open_source(file, topic="/cam")
+    file.write_bytes(with_schemas(one, "/other", encoding))
+    reason = "is a ROS 1 recording: convert it with `rosbags-convert --src bag.mcap"
+    if encoding != "ros1":
+        reason = (
+            rf"no camera images; /cam: serialised as {encoding}, where cdr can be read; /other: "
+        )
+    with pytest.raises(SourceError, match=reason):
+        open_source(file)

@@ -7,13 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin
 
 from mtc_perception.replay.recordings.recording import (
     Notes,
     SourceError,
     first_seconds,
 )
-from mtc_perception.replay.recordings.sources import open_source
+from mtc_perception.replay.recordings.sources import find_streams, open_source
 from mtc_perception.util.errors import UserError
 from support.bag_messages import (
     COUNT,
@@ -22,6 +23,7 @@ from support.bag_messages import (
     WIDTH,
     images,
     picture,
+    storage_file,
     write_bag,
 )
 from support.replay_rig import truths
@@ -148,3 +150,65 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         open_source(bag, fps=10)
     with pytest.raises(SourceError, match="leave out --topic"):
         open_source(write_video(tmp_path / "v.mp4"), topic="/cam")
+
+
+ROS_1 = b"#ROSBAG V2.0\nE\0\0\0\4\0\0\0op=\3"
+
+
+@pytest.mark.parametrize(
+    "name", ["drive.bag", "drive.bag.active", "drive.mcap", "drive.db3", "drive.mp4", "drive"]
+)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (ROS_1, "is a ROS 1 recording: convert it with `rosbags-convert --src drive"),
+        (b"#ROSBAG V1.2\n", "is a ROS 1 recording"),
+        (b"PK\3\4" + bytes(99), "is a zip file: unpack it"),
+        (b"\x1f\x8b\x08" + bytes(99), "is packed by gzip: unpack it"),
+    ],
+)
+def test_what_others_call_a_recording_is_refused_by_name(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    _, jpeg = cv2.imencode(".jpg", picture(1))
+    # FFmpeg finds the images in anything.
+    (tmp_path / name).write_bytes(content + bytes(400) + jpeg.tobytes() * 9)
+    with pytest.raises(SourceError, match=reason):
+        open_source(tmp_path / name)
+    with pytest.raises(SourceError, match=reason):
+        find_streams(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["drive.mjpeg", "drive.h264", "drive.bin", "drive.mp4"])
+def test_what_has_no_times_is_no_video(tmp_path: Path, name: str) -> None:
+    _, jpeg = cv2.imencode(".jpg", picture(1))
+    (tmp_path / name).write_bytes(jpeg.tobytes() * 9)
+    with pytest.raises(SourceError, match="neither a bag nor a video"):
+        open_source(tmp_path / name)
+
+
+def test_a_folder_of_ros_1_recordings_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "drive.bag").write_bytes(ROS_1)
+    with pytest.raises(SourceError, match="is a ROS 1 recording"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("name", ["renamed", "renamed.bag", "renamed.mcap", "renamed.db3"])
+def test_a_bag_is_known_by_its_content(tmp_path: Path, storage: StoragePlugin, name: str) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())}, storage)
+    file = storage_file(bag).rename(tmp_path / name)
+    assert len(list(open_source(file).frames())) == COUNT
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "MJPG"), ("mov", "mp4v"), ("webm", "VP80")])
+def test_videos_in_other_containers_are_read(tmp_path: Path, suffix: str, codec: str) -> None:
+    video = write_video(tmp_path / f"drive.{suffix}", codec=codec)
+    assert len(list(open_source(video).frames())) == COUNT
+
+
+def test_folders_and_hidden_files_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").mkdir()
+    (tmp_path / "._b.jpg").write_bytes(b"\0\5\x16\7")
+    cv2.imwrite(str(tmp_path / "b.jpg"), picture(1))
+    assert [frame.name for frame in open_source(tmp_path).frames()] == ["b"]

@@ -1,6 +1,6 @@
 """Messages of a small camera and its labels, and bags of them, written with rosbags alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def compressed(index: int) -> Any:
     return STORE.types[COMPRESSED](header(stamp(index)), "jpeg", data.ravel())
 
 
+def packed(index: int, form: str, data: bytes) -> Any:
+    """A CompressedImage of whatever."""
+    return STORE.types[COMPRESSED](header(stamp(index)), form, np.frombuffer(data, np.uint8))
+
+
 def mask(index: int, column: int) -> Any:
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     pixels[:, :column] = 255
@@ -78,7 +83,7 @@ def detections(index: int, *boxes: tuple[float, float, float, float, str]) -> An
 
 def write_bag(
     path: Path,
-    topics: Mapping[str, tuple[str, list[Any]]],
+    topics: Mapping[str, tuple[str, list[Any]]] | Sequence[tuple[str, tuple[str, list[Any]]]],
     storage: StoragePlugin = StoragePlugin.MCAP,
     compression: CompressionMode | None = None,
 ) -> Path:
@@ -86,7 +91,7 @@ def write_bag(
     if compression is not None:
         writer.set_compression(compression, CompressionFormat.ZSTD)
     with writer:
-        for topic, (kind, messages) in topics.items():
+        for topic, (kind, messages) in topics.items() if isinstance(topics, Mapping) else topics:
             connection = writer.add_connection(topic, kind, typestore=STORE)
             for index, message in enumerate(messages):
                 writer.write(connection, stamp(index) + 7, STORE.serialize_cdr(message, kind))

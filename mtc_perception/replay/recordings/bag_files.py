@@ -2,17 +2,21 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import yaml
 
+from mtc_perception.replay.recordings.mcap import MAGIC as MCAP_MAGIC
 from mtc_perception.replay.recordings.mcap import McapFile
 from mtc_perception.replay.recordings.recording import Notes, SourceError
 from mtc_perception.replay.recordings.storage import (
+    CDR,
+    SQLITE_MAGIC,
     STORAGE_SUFFIXES,
     SalvagedSqlite,
     Storage,
@@ -25,6 +29,15 @@ from mtc_perception.replay.recordings.storage import (
 
 METADATA = "metadata.yaml"
 _PACKED = ".zstd"
+_ARCHIVES = (
+    (b"PK\3\4", "a zip file"),
+    (b"\x1f\x8b", "packed by gzip"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd"),
+    (b"BZh", "packed by bzip2"),
+    (b"\xfd7zXZ", "packed by xz"),
+)
+_SAMPLES = 3
+"""Messages by which a topic is known: the first one may be damaged."""
 T = TypeVar("T")
 
 
@@ -33,6 +46,8 @@ class Message:
     """One message of a bag."""
 
     topic: str
+    kind: str
+    """Its type."""
     recorded_ns: int
     content: Any
     """None where it cannot be deserialised."""
@@ -43,8 +58,11 @@ class Message:
 class BagSummary:
     """What a bag holds, over all its files."""
 
-    topics: dict[str, TopicInfo]
+    topics: list[TopicInfo]
+    """One for each name, type and serialisation."""
     duration_ns: int
+    samples: dict[tuple[str, str], list[Message]] = field(default_factory=dict)
+    """The first messages by topic and type, of the types that were asked for."""
 
 
 class BagFiles:
@@ -61,21 +79,39 @@ class BagFiles:
         self._indexed: dict[Path, McapFile] = {}
         """MCAP files that were opened before: what takes time of that is to find their index."""
 
-    def summary(self) -> BagSummary:
-        """Topics and duration. Raises SourceError if no file can be read."""
-        topics: dict[str, TopicInfo] = {}
+    def summary(self, sampled: Collection[str] = ()) -> BagSummary:
+        """Topics, duration, and the first messages of the types `sampled`.
+
+        Raises SourceError if no file can be read.
+        """
+        found: dict[TopicInfo, int] = {}
+        samples: dict[tuple[str, str], list[Message]] = {}
         spans: list[tuple[int, int]] = []
-        for storage in self._each(lambda storage: [storage], Notes()):
+
+        def look(storage: Storage) -> Iterator[None]:
             for info in storage.topics:
-                before = topics.get(info.name, TopicInfo(info.name, info.kind, 0))
-                topics[info.name] = TopicInfo(info.name, before.kind, before.count + info.count)
+                one = replace(info, count=0, schema=0)
+                found[one] = found.get(one, 0) + info.count
             if any(info.count for info in storage.topics):
                 spans.append((storage.start_ns, storage.end_ns))
-        starts, ends = zip(*spans, strict=True) if spans else ((0,), (0,))
-        return BagSummary(topics, max(ends) - min(starts))
+            yield None  # whatever cannot be read from here on, the file can
+            for name, kind in {(info.name, info.kind): None for info in storage.topics}:
+                if kind in sampled:
+                    first = samples.setdefault((name, kind), [])
+                    some = _messages(storage, {name: (kind,)}, Notes())
+                    first += islice(some, _SAMPLES - len(first))
 
-    def messages(self, topics: Collection[str], notes: Notes) -> Iterator[Message]:
-        """Messages of these topics, file by file. Raises SourceError if no file can be read."""
+        for _ in self._each(look, Notes()):
+            pass
+        starts, ends = zip(*spans, strict=True) if spans else ((0,), (0,))
+        topics = [replace(info, count=count) for info, count in found.items()]
+        return BagSummary(topics, max(ends) - min(starts), samples)
+
+    def messages(self, topics: Mapping[str, Collection[str]], notes: Notes) -> Iterator[Message]:
+        """Messages of these topics that are of these types, file by file.
+
+        Raises SourceError if no file can be read.
+        """
         return self._each(lambda storage: _messages(storage, topics, notes), notes)
 
     def _each(self, read: Callable[[Storage], Iterable[T]], notes: Notes) -> Iterator[T]:
@@ -124,7 +160,8 @@ class BagFiles:
         write_ahead = file.with_name(f"{file.name}-wal")
         if write_ahead.exists() and write_ahead.stat().st_size:
             notes.add("unfinished file", f"{write_ahead.name} holds messages that are not read")
-        if file.suffix == ".mcap":
+        refuse_foreign(file)
+        if _is_mcap(file):
             mcap = self._indexed.get(file) or McapFile(file, self._typestore)
             if file in self.files:  # not one unpacked for this once
                 self._indexed[file] = mcap
@@ -144,36 +181,84 @@ class BagFiles:
             listed = [self.path / PurePath(name).name for name in names]
         except FileNotFoundError:
             self._notes.add("no metadata", f"{self.path.name} has no {METADATA}")
-            return there
+            return self._each_once(there)
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             self._notes.add("damaged metadata", f"{self.path.name}: {_reason(error)}")
-            return there
+            return self._each_once(there)
         for file in listed:
             if not file.is_file():
                 self._notes.add("missing file", f"{file.name}, which {METADATA} lists")
         # Whoever renames a file seldom edits the metadata.
-        return [file for file in listed if file.is_file()] or there
+        return self._each_once([file for file in listed if file.is_file()] or there)
+
+    def _each_once(self, files: Sequence[Path]) -> list[Path]:
+        """The files; those that are there unpacked as well, as after playing them, once."""
+        once: dict[str, Path] = {}
+        for file in files:
+            other = once.setdefault(file.name.removesuffix(_PACKED), file)
+            if other != file:
+                once[other.name.removesuffix(_PACKED)] = min(file, other)
+                self._notes.add("file twice", f"{file.name} and {other.name}: one of them is read")
+        return list(once.values())
 
 
-def _messages(storage: Storage, topics: Collection[str], notes: Notes) -> Iterator[Message]:
+def _messages(
+    storage: Storage, topics: Mapping[str, Collection[str]], notes: Notes
+) -> Iterator[Message]:
     for info, recorded_ns, data in storage.messages(topics, notes):
+        if info.kind not in topics[info.name] or info.encoding != CDR:
+            continue
         try:
-            content, problem = storage.deserialize(message_bytes(data), info.kind), ""
+            content, problem = storage.deserialize(message_bytes(data), info), ""
         except Exception as error:  # of whichever parser
             content, problem = None, f"{info.name}: {_reason(error)}"
-        yield Message(info.name, recorded_ns, content, problem)
+        yield Message(info.name, info.kind, recorded_ns, content, problem)
 
 
 def is_bag(path: Path) -> bool:
     """Whether `path` is a bag, or was meant to be one."""
     if path.is_dir():
         return (path / METADATA).is_file() or any(map(_is_storage, path.iterdir()))
-    return _is_storage(path)
+    return _is_storage(path) or first_bytes(path).startswith((MCAP_MAGIC, SQLITE_MAGIC))
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises SourceError, saying what to do, where a file is what others take for a recording."""
+    begin = first_bytes(path)
+    if begin.startswith(b"#ROSBAG"):
+        raise SourceError(ros_1_refusal(path))
+    if packed := next((name for start, name in _ARCHIVES if begin.startswith(start)), None):
+        raise SourceError(f"{path} is {packed}: unpack it first")
+
+
+def ros_1_refusal(path: Path) -> str:
+    """What to do with a recording of ROS 1."""
+    return (
+        f"{path} is a ROS 1 recording: convert it with "
+        f"`rosbags-convert --src {path.name} --dst NEW`, of `pip install rosbags`"
+    )
+
+
+def first_bytes(path: Path) -> bytes:
+    """As many as tell what a file is. Raises SourceError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _is_mcap(file: Path) -> bool:
+    """By its content or, where that is damaged, its name."""
+    begin = first_bytes(file)
+    return begin.startswith(MCAP_MAGIC) or (
+        file.suffix == ".mcap" and not begin.startswith(SQLITE_MAGIC)
+    )
 
 
 def _is_storage(file: Path) -> bool:
     name = file.name.removesuffix(_PACKED)
-    return name.endswith(STORAGE_SUFFIXES) and not name.startswith(".")
+    return name.endswith(STORAGE_SUFFIXES) and not name.startswith(".") and not file.is_dir()
 
 
 def _numbers_by_value(file: Path) -> list[tuple[int, str]]:

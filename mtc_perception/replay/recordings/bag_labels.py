@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,13 +39,14 @@ class TruthTopics:
         default=None, metadata={"help": "Topic of labelled lane lines (mono8 Image)."}
     )
 
-    def names(self) -> list[str]:
-        """The topics there are."""
-        return [name for field in fields(self) if (name := getattr(self, field.name))]
+    def kinds(self) -> dict[str, str]:
+        """The topics there are, and the type that each must be of."""
+        found = {self.detections: DETECTIONS_TYPE, self.drivable: RAW_TYPE, self.lane: RAW_TYPE}
+        return {name: kind for name, kind in found.items() if name}
 
 
 def find_truth_topics(
-    image_topic: str, kinds: Mapping[str, str], cameras: Collection[str]
+    image_topic: str, kinds: Mapping[str, Collection[str]], cameras: Collection[str]
 ) -> TruthTopics:
     """The labels of `image_topic` among topics and their types `kinds`.
 
@@ -62,7 +63,7 @@ def find_truth_topics(
         root = "/".join(["", *parts[:length], FOLDER])
         found = TruthTopics(
             *(
-                topic if kinds.get(topic := f"{root}/{name}") == kind else None
+                topic if kind in kinds.get(topic := f"{root}/{name}", ()) else None
                 for name, kind in (
                     ("detections", DETECTIONS_TYPE),
                     ("drivable_mask", RAW_TYPE),
@@ -70,15 +71,15 @@ def find_truth_topics(
                 )
             )
         )
-        if found.names():
+        if found.kinds():
             return found
     return TruthTopics()
 
 
-def unclaimed_labels(kinds: Mapping[str, str], cameras: Collection[str]) -> list[str]:
+def unclaimed_labels(kinds: Mapping[str, Collection[str]], cameras: Collection[str]) -> list[str]:
     """The topics that hold labels by their name, and are those of no camera in particular."""
     claimed = {
-        name for camera in cameras for name in find_truth_topics(camera, kinds, cameras).names()
+        name for camera in cameras for name in find_truth_topics(camera, kinds, cameras).kinds()
     }
     return sorted(name for name in kinds if f"/{FOLDER}/" in name and name not in claimed)
 
@@ -151,7 +152,7 @@ class TruthJoin:
 
     def __init__(self, topics: TruthTopics, notes: Notes) -> None:
         self._topics = topics
-        self._names = topics.names()
+        self._names = list(topics.kinds())
         self._notes = notes
         self._waiting: deque[SourceFrame] = deque()
         self._parts: dict[int, PartialTruth] = {}

@@ -14,6 +14,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
@@ -24,7 +25,12 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from mtc_perception.replay.recordings.recording import Notes, SourceError
-from mtc_perception.replay.recordings.storage import TopicInfo, check_unpacked_size, unzstd
+from mtc_perception.replay.recordings.storage import (
+    CDR,
+    TopicInfo,
+    check_unpacked_size,
+    unzstd,
+)
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06
@@ -61,12 +67,11 @@ class McapFile:
                 self._index = _made_index(file, path, self._notes)
         self.start_ns, self.end_ns = self._index.start_ns, self._index.end_ns
         self._topics = {
-            channel: TopicInfo(*self._index.channels.topic(channel), count)
+            channel: self._index.channels.topic(channel, count)
             for channel, count in self._index.counts.items()
         }
         self.topics = list(self._topics.values())
         self._default = typestore
-        self._typestore: Typestore | None = None
 
     def messages(
         self, topics: Collection[str], notes: Notes
@@ -77,6 +82,7 @@ class McapFile:
         these topics are damaged.
         """
         notes.add_all(self._notes)
+        self._index.channels.check(self._default, notes)
         infos = {channel: info for channel, info in self._topics.items() if info.name in topics}
         waiting: list[tuple[int, int, TopicInfo, bytes]] = []
         number = damaged = 0
@@ -98,14 +104,12 @@ class McapFile:
         if damaged and not number:
             raise SourceError(f"{self.path} cannot be read as a rosbag2: its chunks are damaged")
 
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        if self._typestore is None:
-            self._typestore = self._index.channels.typestore(self._default)
-        return self._typestore.deserialize_cdr(data, kind)
+    def deserialize(self, data: bytes, info: TopicInfo) -> Any:
+        store = self._index.channels.typestore(info.schema, self._default)
+        return store.deserialize_cdr(data, info.kind)
 
     def close(self) -> None:
-        """Keep the index alone; the file can be read again."""
-        self._typestore = None
+        """The file can be read again: nothing but its index is kept."""
 
 
 class Channels:
@@ -113,7 +117,7 @@ class Channels:
 
     def __init__(self) -> None:
         self._schemas: dict[int, tuple[str, str, str]] = {}
-        self._topics: dict[int, tuple[str, int]] = {}
+        self._topics: dict[int, tuple[str, int, str]] = {}
 
     def learn(self, kind: int, body: memoryview) -> None:
         """Take in a record, if it is of a kind that matters here."""
@@ -127,30 +131,62 @@ class Channels:
         elif kind == CHANNEL:
             number, rest = _number(body)
             schema, rest = _number(rest)
-            topic, _ = text(rest)
-            self._topics[number] = (topic, schema)
+            topic, rest = text(rest)
+            encoding, _ = text(rest)
+            self._topics[number] = (topic, schema, encoding)
 
     def __contains__(self, channel: int) -> bool:
         return channel in self._topics
 
-    def topic(self, channel: int) -> tuple[str, str]:
-        """Topic and message type of a channel; empty where no record tells."""
-        name, schema = self._topics.get(channel, ("", 0))
-        return name, self._schemas.get(schema, ("", "", ""))[0]
+    def topic(self, channel: int, count: int) -> TopicInfo:
+        """The topic of a channel with so many messages; empty where no record tells."""
+        name, schema, encoding = self._topics.get(channel, ("", 0, CDR))
+        kind, _, _ = self._schemas.get(schema, ("", "", ""))
+        return TopicInfo(name, kind, count, encoding, schema)
 
-    def typestore(self, default: Typestore) -> Typestore:
-        """The types that the file defines, or the default ones where it defines none."""
-        types: dict[str, Any] = {}
-        for name, encoding, definition in self._schemas.values():
-            if encoding == "ros2msg":
-                types |= get_types_from_msg(definition, name)
-            elif encoding in ("ros2idl", "omgidl"):
-                types |= get_types_from_idl(definition)
-        if not types:
-            return default
-        store = get_typestore(Stores.EMPTY)
-        store.register(types)
-        return store
+    def typestore(self, schema: int, default: Typestore) -> Typestore:
+        """The type that a schema defines; of `default` what is not defined there.
+
+        Raises the errors of rosbags where it cannot be parsed, and is no type of `default`.
+        """
+        kind, encoding, definition = self._schemas.get(schema, ("", "", ""))
+        try:
+            return _typestore(kind, encoding, definition, default)
+        except Exception:  # the parser's, and what the parser stumbles over
+            if kind in default.fielddefs:
+                return default
+            raise
+
+    def check(self, default: Typestore, notes: Notes) -> None:
+        """Note the topics whose types cannot be parsed."""
+        for topic, schema, message_encoding in self._topics.values():
+            kind, encoding, definition = self._schemas.get(schema, ("", "", ""))
+            if message_encoding != CDR:
+                continue
+            try:
+                _typestore(kind, encoding, definition, default)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:100]
+                notes.add("unreadable definition", f"{topic} ({kind}): {reason}")
+
+
+@lru_cache(maxsize=256)
+def _typestore(kind: str, encoding: str, definition: str, default: Typestore) -> Typestore:
+    """What a schema defines, over the types of `default`. Raises the errors of rosbags."""
+    # A recorder that does not find a definition writes an empty one.
+    if kind in default.fielddefs and not definition.strip():
+        return default
+    if encoding == "ros2msg":
+        types = get_types_from_msg(definition, kind)
+    elif encoding in ("ros2idl", "omgidl"):
+        types = get_types_from_idl(definition)
+    else:
+        return default
+    if all(default.fielddefs.get(name) == fields for name, fields in types.items()):
+        return default
+    store = get_typestore(Stores.EMPTY)
+    store.register({**default.fielddefs, **types})
+    return store
 
 
 class _Index:

@@ -59,7 +59,7 @@ class EncodedPixels:
 
     def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
         """The pixels; `fit` as of `decode_compressed`. Raises ImageError."""
-        return decode_compressed(self.data, fit)
+        return decode_compressed(self.data, fit, self.format)
 
 
 @dataclass(frozen=True, slots=True)

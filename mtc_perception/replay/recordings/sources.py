@@ -17,7 +17,7 @@ from mtc_perception.datasets.layout import (
 )
 from mtc_perception.datasets.sample import Problem
 from mtc_perception.replay.recordings.bag import Bag
-from mtc_perception.replay.recordings.bag_files import is_bag
+from mtc_perception.replay.recordings.bag_files import first_bytes, is_bag, refuse_foreign
 from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
 from mtc_perception.replay.recordings.labels import fingerprint, labels_of, note_problems
 from mtc_perception.replay.recordings.recording import (
@@ -33,6 +33,18 @@ from mtc_perception.replay.recordings.recording import (
 )
 
 DEFAULT_FOLDER_FPS = 30.0
+# How containers begin that hold the times of their images. FFmpeg makes times up for what holds
+# none, and takes much for a video that is none.
+_VIDEOS = (
+    *((4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, MOV
+    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
+    (8, b"AVI "),
+    (0, b"OggS"),
+    (0, b"FLV"),
+    (0, b"\x30\x26\xb2\x75"),  # WMV
+    (0, b"\0\0\1\xba"),  # MPEG-PS
+    (188, b"\x47"),  # MPEG-TS
+)
 
 
 class VideoSource:
@@ -40,6 +52,13 @@ class VideoSource:
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """`fps` overrides the file's own frame rate. Raises SourceError."""
+        refuse_foreign(path)
+        begin = first_bytes(path)
+        if not any(begin.startswith(start, at) for at, start in _VIDEOS):
+            raise SourceError(
+                f"{path} is neither a bag nor a video: bags are .mcap or .db3, and videos "
+                "in a container that has times (MP4, MOV, MKV, WebM, AVI, MPEG, Ogg, FLV, WMV)"
+            )
         self._path = path
         capture = self._open()
         rate_hz = fps or float(capture.get(cv2.CAP_PROP_FPS))
@@ -78,7 +97,7 @@ class VideoSource:
     def _open(self) -> Any:
         capture = cv2.VideoCapture(str(self._path))
         if not capture.isOpened():
-            raise SourceError(f"{self._path} is neither a bag nor a video that OpenCV can read")
+            raise SourceError(f"{self._path} is no video that OpenCV can read")
         return capture
 
 
@@ -92,6 +111,8 @@ class FolderSource:
         """Raises SourceError if there is no image."""
         self._files = image_paths(path)
         if not self._files:
+            for file in path.glob("*.bag"):
+                refuse_foreign(file)
             splits = _split_folders(path)
             mend = f"give {' or '.join(splits)}" if splits else "give a folder that does"
             raise SourceError(

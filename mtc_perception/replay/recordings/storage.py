@@ -20,6 +20,7 @@ else:
     from backports import zstd
 
 STORAGE_SUFFIXES = (".mcap", ".db3")
+SQLITE_MAGIC = b"SQLite format 3\0"
 MOST_UNPACKED_BYTES = 512 * 2**20
 """Of a message or a chunk, which are held in memory whole: twice the largest camera's image."""
 _LEFT_FREE_BYTES = 64 * 2**20
@@ -27,14 +28,22 @@ _LEFT_FREE_BYTES = 64 * 2**20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
+CDR = "cdr"
+"""How ROS 2 serialises messages."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """One topic of one file."""
+    """The messages of one topic and one type in one file."""
 
     name: str
     kind: str
     """Message type."""
     count: int
+    encoding: str = CDR
+    """How messages are serialised."""
+    schema: int = 0
+    """Number of the type's definition, in a file that numbers them."""
 
 
 class Storage(Protocol):
@@ -55,7 +64,7 @@ class Storage(Protocol):
         that cannot be done.
         """
 
-    def deserialize(self, data: bytes, kind: str) -> Any:
+    def deserialize(self, data: bytes, info: TopicInfo) -> Any:
         """The message, of what it was serialised to; raises the errors of its parser."""
 
     def close(self) -> None: ...
@@ -82,8 +91,8 @@ class WholeSqlite:
         for connection, recorded_ns, data in self._reader.messages(wanted):
             yield infos[connection.id], recorded_ns, data
 
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        return self._reader.deserialize(data, kind)
+    def deserialize(self, data: bytes, info: TopicInfo) -> Any:
+        return self._reader.deserialize(data, info.kind)
 
     def close(self) -> None:
         self._reader.close()
@@ -99,32 +108,39 @@ class SalvagedSqlite:
             self._database = sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)
             # Without this SQLite refuses every file that is shorter than its header says.
             self._database.execute("PRAGMA writable_schema = ON")
-            rows = self._database.execute("SELECT id, name, type FROM topics").fetchall()
+            columns = "id, name, type, serialization_format"
+            rows = self._database.execute(f"SELECT {columns} FROM topics").fetchall()
         except sqlite3.Error as error:
             raise SourceError(f"{path} cannot be read as a rosbag2: {error}") from None
-        self._kinds = {number: (name, kind) for number, name, kind in rows}
+        known = {number for number, *_ in rows}
         counts: dict[int, int] = {}
         first_ns, last_ns = 2**63, -1
         for number, recorded_ns, _ in self._rows("length(data)", Notes()):
+            if number not in known:
+                continue
             counts[number] = counts.get(number, 0) + 1
             first_ns, last_ns = min(first_ns, recorded_ns), max(last_ns, recorded_ns)
         if not counts:
             self.close()
             raise SourceError(f"{path} cannot be read as a rosbag2: no message is left of it")
         self.start_ns, self.end_ns = first_ns, last_ns
-        self.topics = [TopicInfo(*self._kinds[number], n) for number, n in counts.items()]
+        self._infos = {
+            number: TopicInfo(name, kind, counts[number], encoding)
+            for number, name, kind, encoding in rows
+            if number in counts
+        }
+        self.topics = list(self._infos.values())
 
     def messages(
         self, topics: Collection[str], notes: Notes
     ) -> Iterator[tuple[TopicInfo, int, bytes]]:
-        known = {info.name: info for info in self.topics if info.name in topics}
         for number, recorded_ns, data in self._rows("data", notes):
-            name, _ = self._kinds[number]
-            if name in known:
-                yield known[name], recorded_ns, data
+            info = self._infos.get(number)
+            if info is not None and info.name in topics:
+                yield info, recorded_ns, data
 
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        return self._typestore.deserialize_cdr(data, kind)
+    def deserialize(self, data: bytes, info: TopicInfo) -> Any:
+        return self._typestore.deserialize_cdr(data, info.kind)
 
     def close(self) -> None:
         self._database.close()
@@ -135,9 +151,8 @@ class SalvagedSqlite:
         rows = 0
         try:
             for number, recorded_ns, value in self._database.execute(query):
-                if number in self._kinds:
-                    yield number, recorded_ns, value
-                    rows += 1
+                yield number, recorded_ns, value
+                rows += 1
         except sqlite3.Error as error:
             notes.add("truncated file", f"{self.path.name}: {error} after {rows} messages")
 

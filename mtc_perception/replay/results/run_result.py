@@ -205,6 +205,11 @@ def stream_folder(run: Path, stream: Mapping[str, Any]) -> Path:
     return run / STREAMS_FOLDER / str(stream["folder"])
 
 
+def unanswered_streams(result: Mapping[str, Any]) -> list[str]:
+    """The streams of a result in which no image at all was answered, which is no success."""
+    return [stream["name"] for stream in result["streams"] if not stream["frames_processed"]]
+
+
 def _live(streams: Sequence[Mapping[str, Any]], jitters_ms: Sequence[float]) -> dict[str, Any]:
     return {"live": merge_live(streams, jitters_ms)} if streams else {}
 
