@@ -152,6 +152,8 @@ def disk_errors_name(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         met: BaseException | None = error
         while met is not None and getattr(met, "errno", None) not in _DISK_ERRORS:

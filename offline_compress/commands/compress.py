@@ -30,6 +30,16 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads of each process; default: PyTorch's."),
 ]
+RedoOption = Annotated[
+    bool,
+    typer.Option(
+        "--redo", help="Do again, in this folder, what a changed recipe changes of a finished run."
+    ),
+]
+AllowMissedOption = Annotated[
+    bool,
+    typer.Option("--allow-missed", help="Exit code 0 also where the budget is not kept."),
+]
 
 
 def run(
@@ -37,14 +47,18 @@ def run(
     changes: SetOption = None,
     out: OutOption = None,
     threads: ThreadsOption = None,
+    redo: RedoOption = False,
+    allow_missed: AllowMissedOption = False,
 ) -> None:
     """Compress a network: teacher, prune, recover, export, quantise, evaluate.
 
-    The same command goes on where it was stopped, and does again what a changed recipe changes.
+    The same command goes on where it was stopped.
+
+    Exit code: 0 good, 1 the budget is not kept, 2 a mistake in what was asked for.
 
     Example: [bold]mtc-compress run --recipe config/recipes/mtc_s.yaml[/bold]
     """
-    _run("evaluate", recipe, changes, out, threads)
+    _run("evaluate", recipe, changes, out, threads, redo, allow_missed)
 
 
 def prune(
@@ -67,6 +81,8 @@ def prune(
             help="Instead of a recipe: cut the checkpoint TEACHER as plan.json says, into --out.",
         ),
     ] = None,
+    redo: RedoOption = False,
+    allow_missed: AllowMissedOption = False,
 ) -> None:
     """The stages of `run` up to the pruned network, a checkpoint not recovered yet.
 
@@ -86,7 +102,7 @@ def prune(
     elif recipe and dry_run:
         _dry_run(recipe, changes, out, threads)
     elif recipe:
-        _run("prune", recipe, changes, out, threads)
+        _run("prune", recipe, changes, out, threads, redo, allow_missed)
 
 
 def distill(
@@ -94,12 +110,14 @@ def distill(
     changes: SetOption = None,
     out: OutOption = None,
     threads: ThreadsOption = None,
+    redo: RedoOption = False,
+    allow_missed: AllowMissedOption = False,
 ) -> None:
     """The stages of `run` up to the recovered student, a checkpoint.
 
     Example: [bold]mtc-compress distill --recipe config/recipes/mtc_s.yaml[/bold]
     """
-    _run("recover", recipe, changes, out, threads)
+    _run("recover", recipe, changes, out, threads, redo, allow_missed)
 
 
 def quantize(
@@ -107,12 +125,14 @@ def quantize(
     changes: SetOption = None,
     out: OutOption = None,
     threads: ThreadsOption = None,
+    redo: RedoOption = False,
+    allow_missed: AllowMissedOption = False,
 ) -> None:
     """The stages of `run` up to the bundle with its fp16 and int8 variants.
 
     Example: [bold]mtc-compress quantize --recipe config/recipes/mtc_s.yaml[/bold]
     """
-    _run("quantise", recipe, changes, out, threads)
+    _run("quantise", recipe, changes, out, threads, redo, allow_missed)
 
 
 def report(
@@ -158,30 +178,30 @@ def report(
 
 
 def _run(
-    until: str, recipe: Path, changes: list[str] | None, out: Path | None, threads: int | None
+    until: str,
+    recipe: Path,
+    changes: list[str] | None,
+    out: Path | None,
+    threads: int | None,
+    redo: bool,
+    allow_missed: bool,
 ) -> None:
     from offline_compress.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes or ())  # before the imports that take seconds
     from offline_compress.pipeline.pipeline import run_pipeline
+    from offline_compress.pipeline.row import short_of
 
     with _stoppable():
-        made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads)
-        if made:
-            print(", ".join(str(path) for path in made))
-        if made and until == "evaluate":
-            _warn(made[0].parent)
-
-
-def _warn(folder: Path) -> None:
-    """Tell of a run that ended without what it was to reach."""
-    from offline_compress.report.compression_rows import missed, read_row
-
-    row = read_row(folder)
-    if row["taken_back"]:
-        print(f"warning: pruning ended early: {row['taken_back']}", file=sys.stderr)
-    if words := missed(row):
-        print(f"warning: the budget is not kept: {words}", file=sys.stderr)
+        made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads, redo)
+    if not made:
+        return  # another process tells
+    print(", ".join(str(path) for path in made))
+    short = short_of(loaded, out, finished=until == "evaluate")
+    for words in short.warnings:
+        print(f"warning: {words}", file=sys.stderr)
+    if short.missed and not allow_missed:
+        raise typer.Exit(1)
 
 
 def _dry_run(

@@ -1,7 +1,9 @@
 """Processes that prepare training samples: how many, and how they start."""
 
+import errno
 import os
 import signal
+from multiprocessing import queues
 from pathlib import Path
 
 import cv2
@@ -49,3 +51,10 @@ def start_worker(_worker: int) -> None:
     # waits for workers that were sent a SIGTERM when it ends itself, so deaf they must not be.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_S))
+    # A thread sends the samples. Where it fails, they would be lost and waited for in vain.
+    queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, _samples: object) -> None:
+    """End at once, with an exit code that the trainer makes words of."""
+    os._exit(errno.ENOSPC if "No space left" in str(error) else 1)

@@ -1,7 +1,6 @@
 """The stages that turn the student into a bundle and measure it; the first process does them."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -37,7 +36,7 @@ from offline_compress.importance.calibration import calibration_samples
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pipeline.folder import RunFolder, RunStage, weights
 from offline_compress.pipeline.row import ENGINES, STUDENT, TEACHER, row, stage_seconds
-from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of, read_marker
+from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of
 from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.bundling import add_variants
 from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
@@ -46,7 +45,8 @@ from offline_compress.recipe.parts import DataSource
 
 MANIFEST = "manifest.json"
 EVALUATED_FILE = "evaluated"
-"""Beside the markers: what the metrics are of. Another setting alone gives a new row only."""
+"""Beside the markers: what the metrics are of, and which are there. Another setting alone gives a
+new row only."""
 
 
 class Export(RunStage):
@@ -71,22 +71,19 @@ class Export(RunStage):
         """The bundle's files, and the metrics."""
         return [*bundle_files(self._run.exported), self._metrics]
 
-    def clear(self) -> None:
-        """The bundle and the metrics."""
-        shutil.rmtree(self._run.exported.parent, ignore_errors=True)
-        self._metrics.unlink(missing_ok=True)
+    def work(self) -> list[Path]:
+        """None."""
+        return []
 
     def run(self) -> None:
         """Write both."""
-        self._run.metrics.mkdir(exist_ok=True)
-        self._run.exported.parent.mkdir(exist_ok=True)
-        with Progress(alone=True) as progress:
-            source = self._run.recipe.validate_on
-            measure = partial(_checkpoint_metrics, self._run.student, source, progress)
-            metrics = _measured(self._metrics, measure)
-        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
         run = self._run
+        with Progress(alone=True) as progress:
+            metrics = _checkpoint_metrics(run.student, run.recipe.validate_on, progress)
+        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
         export_bundle(run.student, run.exported, thresholds, accuracy(metrics), run.student_name)
+        run.metrics.mkdir(exist_ok=True)
+        write_result(self._metrics, metrics)
 
 
 class Quantise(RunStage):
@@ -110,14 +107,9 @@ class Quantise(RunStage):
         """The bundle's files, and how they were made."""
         return [*bundle_files(self._run.bundle), self._run.quantised]
 
-    def clear(self) -> None:
-        """Both, and the bundle of a former name."""
-        marker = read_marker(self._run.path, self.name)
-        # Bundles of others, e.g. a copy that somebody keeps here, stay.
-        former = {Path(name).parts[0] for name in (marker.made if marker else {}) if "/" in name}
-        for name in {*former, self._run.bundle.name}:
-            shutil.rmtree(self._run.path / name, ignore_errors=True)
-        self._run.quantised.unlink(missing_ok=True)
+    def work(self) -> list[Path]:
+        """None."""
+        return []
 
     def run(self) -> None:
         """Write both. Raises UserError if a runtime does not run a variant."""
@@ -177,31 +169,24 @@ class Evaluate(RunStage):
         """The row."""
         return [self._run.result]
 
-    def clear(self) -> None:
-        """The row; the metrics, but for the student's own, unless they are of what is there."""
-        self._run.result.unlink(missing_ok=True)
-        evaluated = json.dumps(self._evaluated())
-        noted = self._run.path / MARKERS_FOLDER / EVALUATED_FILE
-        if noted.exists() and noted.read_text() == evaluated:
-            return
-        for path in self._run.metrics.glob("*.json"):
-            if path.name != "student.json":
-                path.unlink()
-        write_text_atomic(noted, evaluated)
+    def work(self) -> list[Path]:
+        """None: metrics of other networks are written over one by one."""
+        return []
 
     def run(self) -> None:
         """Write metrics/*.json one by one, then the row."""
         run, begin_s = self._run, time.monotonic()
+        measured = Measured(run.path / MARKERS_FOLDER / EVALUATED_FILE, self._evaluated())
         source = run.recipe.validate_on
         bundle = read_bundle(run.bundle)
         with Progress(alone=True) as progress:
-            teacher = _measured(
+            teacher = measured(
                 run.metrics / "teacher.json",
                 partial(_checkpoint_metrics, run.teacher, source, progress),
             )
             variants: dict[str, dict[str, dict[str, Any]]] = {}
             for variant, engine in runnable(bundle):
-                found = _measured(
+                found = measured(
                     run.metrics / f"{variant}-{engine}.json",
                     partial(_variant_metrics, bundle, variant, engine, source, progress),
                 )
@@ -212,6 +197,7 @@ class Evaluate(RunStage):
         seconds = stage_seconds(run.path)
         seconds[self.name] = round(seconds[self.name] + time.monotonic() - begin_s, 1)
         write_result(run.result, row(run, teacher, student, variants, bundle, latencies, seconds))
+        measured.remove_others({run.metrics / "student.json"})
 
 
 def bundle_files(bundle: Path) -> list[Path]:
@@ -270,9 +256,34 @@ def _metrics(subject: Subject, source: DataSource, what: str, progress: Progress
     return result_json(subject, evaluation, None, description)
 
 
-def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What an earlier, killed process has measured, or measure it now."""
-    if not path.exists():
-        write_result(path, measure())
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+class Measured:
+    """Metric files of one evaluation, each measured once however often that is interrupted."""
+
+    def __init__(self, note: Path, of: dict[str, Any]) -> None:
+        """`note` is a file that keeps what the metrics are `of`, and which are measured."""
+        self._note, self._of = note, of
+        self._paths: list[Path] = []
+        """In the order in which they were asked for."""
+        try:
+            noted = json.loads(note.read_text())
+        except (OSError, ValueError):
+            noted = {}
+        same = isinstance(noted, dict) and noted.get("of") == of
+        self._done: list[str] = noted["measured"] if same else []
+
+    def __call__(self, path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What an earlier, killed process has measured, or measure it now."""
+        self._paths.append(path)
+        if path.name not in self._done or not path.exists():
+            write_result(path, measure())
+            self._done.append(path.name)
+            note = {"of": self._of, "measured": self._done}
+            write_text_atomic(self._note, json.dumps(note) + "\n")
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+    def remove_others(self, kept: set[Path]) -> None:
+        """Remove the metrics of variants that are no more."""
+        for path in {one for used in self._paths for one in used.parent.glob("*.json")}:
+            if path not in kept and path not in self._paths:
+                path.unlink()

@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.provenance import provenance
 from offline_compress.models.registry import WEIGHTS_FILE
+from offline_compress.pipeline.stages import digest_of
 from offline_compress.recipe.compression import Compression
 from offline_compress.recipe.recipe import Recipe
 
@@ -110,8 +112,9 @@ class RunFolder:
 
     @property
     def dry_run(self) -> Path:
-        """Folder of what `--dry-run` chooses."""
-        return self.path / DRY_RUN
+        """Folder of what `--dry-run` chooses: one for every network, scoring and pruning."""
+        of = [digest_of(weights(self.teacher)), self.compress.scoring, self.compress.prune]
+        return self.path / DRY_RUN / sha256_hex(repr(of).encode())[:12]
 
     def require_own(self) -> None:
         """Raise UserError if the folder holds something else than a run, which would be deleted."""

@@ -1,6 +1,5 @@
 """`mtc-compress run`: teacher, prune, recover, export, quantise, evaluate, in one folder."""
 
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,13 +7,14 @@ import torch
 from accelerate import Accelerator
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import replacing_folder
 from mtc_perception.util.locking import held
 from offline_compress.data.labelled import labelled_split
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
 from offline_compress.pipeline.folder import RunFolder, weights
-from offline_compress.pipeline.stages import Stage, run_stages
+from offline_compress.pipeline.stages import Stage, refuse_losses, run_stages
 from offline_compress.pipeline.training_stages import (
     Prune,
     Recover,
@@ -38,12 +38,14 @@ def run_pipeline(
     command: str,
     until: str = Evaluate.name,
     threads: int | None = None,
+    redo: bool = False,
 ) -> list[Path]:
     """Carry out the recipe's compression up to and with stage `until`, or go on with it.
 
     `command` is recorded as what makes the result; `threads` per process default to PyTorch's.
-    Returns what the last stage made, in the first process. Raises UserError, and Interrupted if a
-    training was stopped by a signal; in both cases the same call goes on.
+    Returns what the last stage made, in the first process. Raises UserError, also where a finished
+    stage is of another recipe and not to be done again (`redo`), and Interrupted if a training was
+    stopped by a signal; the same call goes on.
     """
     run = RunFolder.of(recipe, out)
     run.require_own()
@@ -52,6 +54,8 @@ def run_pipeline(
     last = [stage.name for stage in stages].index(until)
     with held(run.path, accelerator.is_main_process):
         if accelerator.is_main_process:
+            if not redo:
+                refuse_losses(stages[: last + 1], run.path)
             run.open(command)
         run_stages(stages[: last + 1], run.path, accelerator.print)
     return stages[last].made() if accelerator.is_main_process else []
@@ -66,8 +70,8 @@ def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = Non
     run.require_own()
     if _prepared(run, threads).num_processes > 1:
         raise UserError("a dry run is for one process: leave out the launcher")
-    shutil.rmtree(run.dry_run, ignore_errors=True)
-    dry_run(run.compressing, run.teacher, run.dry_run)
+    with replacing_folder(run.dry_run) as folder:
+        dry_run(run.compressing, run.teacher, folder)
     return run.dry_run
 
 

@@ -1,16 +1,19 @@
 """One compression run as one row of a table: `result.json`."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import Bundle
-from mtc_perception.metrics.figures import BRIEF, nested
+from mtc_perception.metrics.figures import BRIEF, nested, task_scores
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.latency import Key, Latencies, conditions
 from offline_compress.pipeline.folder import RunFolder
 from offline_compress.pipeline.stages import MARKERS_FOLDER
 from offline_compress.pruning.plan import Plan, PlanStep, read_plan
+from offline_compress.recipe.recipe import Recipe
 
 SCHEMA = 3
 MEASURED_SLACK = 1.05
@@ -72,28 +75,87 @@ def row(
         **provenance(),
         "command": begun["command"],
         "taken_back": plan.steps[-1].taken_back,
+        "unrecovered": unrecovered(counted[-1].after if counted else {}, student),
     }
-    return content | {"budget": budget_kept(content)}
+    limits = settings["prune"]["budget"]
+    return content | {"budget": budget_kept(_remains(content), limits)}
 
 
-def budget_kept(row: dict[str, Any]) -> dict[str, dict[str, float | bool]]:
-    """What remains of every cost that the budget names, as fractions of the teacher's."""
-    remains = {
+def budget_kept(
+    remains: Mapping[str, float], budget: Mapping[str, float | None]
+) -> dict[str, dict[str, float | bool]]:
+    """Of every cost that a budget names, what `remains` of the teacher's, and whether that is it.
+
+    Both are fractions of the teacher's by kind.
+    """
+    return {
+        kind: {
+            "limit": limit,
+            "achieved": round(remains[kind], 4),
+            "kept": round(remains[kind], 4) <= limit * (MEASURED_SLACK if kind == "latency" else 1),
+        }
+        for kind, limit in budget.items()
+        if limit is not None
+    }
+
+
+def _remains(row: dict[str, Any]) -> dict[str, float]:
+    return {
         "parameters": row["student"]["params"] / row["teacher"]["params"],
         "macs": row["student"]["gmacs"] / row["teacher"]["gmacs"],
         # Not as pruning measured it, which took the best of several selections.
         "latency": row["latency_ratio"][row["settings"]["prune"]["engine"]],
     }
-    achieved = {kind: round(value, 4) for kind, value in remains.items()}
-    return {
-        kind: {
-            "limit": limit,
-            "achieved": achieved[kind],
-            "kept": achieved[kind] <= limit * (MEASURED_SLACK if kind == "latency" else 1),
-        }
-        for kind, limit in row["settings"]["prune"]["budget"].items()
-        if limit is not None
-    }
+
+
+def missed(budget: Mapping[str, Mapping[str, float | bool]]) -> str:
+    """In words, the parts of a budget (`budget_kept`) that are not kept; empty if all are."""
+    return ", ".join(
+        f"{kind} {one['achieved']:g} instead of {one['limit']:g}"
+        for kind, one in budget.items()
+        if not one["kept"]
+    )
+
+
+def unrecovered(pruned: Mapping[str, float], student: dict[str, Any]) -> str:
+    """In words, that a student is no better than the pruned network; empty if it is.
+
+    `pruned` are that network's scores by task, `student` is metric JSON.
+    """
+    after = task_scores(student)
+    if not pruned or pruned.keys() != after.keys():
+        return ""
+    before, now = (sum(scores.values()) / len(scores) for scores in (pruned, after))
+    if now > before:
+        return ""
+    return f"recovery gained nothing: score {now:.4f}, of the pruned network {before:.4f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What a run did not come to."""
+
+    missed: str
+    """The parts of the budget that are not kept; empty if all are."""
+    warnings: tuple[str, ...]
+    """All that is to be said of it."""
+
+
+def short_of(recipe: Recipe, out: Path | None, finished: bool) -> Shortfall:
+    """Whether a run keeps its budget: by its row where it is `finished`, else by its plan."""
+    run = RunFolder.of(recipe, out)
+    if finished:
+        row = json.loads(run.result.read_text())
+        budget, taken_back, gained = row["budget"], row["taken_back"], row.get("unrecovered", "")
+    else:
+        plan = read_plan(run.plan)
+        limits, steps = run.compress.prune.budget.model_dump(), counted_steps(plan)
+        remains = steps[-1].remains if steps else dict.fromkeys(limits, 1.0)
+        budget, taken_back, gained = budget_kept(remains, limits), plan.steps[-1].taken_back, ""
+    words = missed(budget)
+    warnings = [f"pruning ended early: {taken_back}"] if taken_back else []
+    warnings += [f"the budget is not kept: {words}"] if words else []
+    return Shortfall(words, (*warnings, *([gained] if gained else [])))
 
 
 def counted_steps(plan: Plan) -> list[PlanStep]:

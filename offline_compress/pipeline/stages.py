@@ -2,12 +2,17 @@
 
 A stage leaves `stages/NAME.json` in the folder of the run: written before it begins, and again,
 last of all, when it is done. It holds the inputs of the stage and the sha256 of what it made.
+
+What a stage has made stays where it is until its successor takes that place, or, where the stage
+works in a folder that it goes on with, in `stages/.former/NAME` until the stage is done again.
 """
 
 import json
+import os
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -35,11 +40,11 @@ class Stage(Protocol):
     def made(self) -> list[Path]:
         """Files that later stages, or people, rely on."""
 
-    def clear(self) -> None:
-        """Remove whatever the stage has written; its marker still names what it made."""
+    def work(self) -> list[Path]:
+        """Folders in which it goes on where it was stopped: set aside when it begins anew."""
 
     def run(self) -> None:
-        """Do it, or go on where a killed process stopped."""
+        """Do it, or go on where a killed process stopped. Replaces files when it has new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Marker:
     made: dict[str, str] = field(default_factory=dict)
     """sha256 of every file made; empty as long as the stage is not done."""
     clearing: bool = False
-    """Whether what an earlier one has written was being removed."""
+    """Whether the folders of an earlier one were being set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Decision:
     words: str
     skip: bool = False
     clear: bool = False
+    loses: str = ""
+    """What the result that is there was made of and would not be any more, in words."""
     seconds: float = 0.0
     """Already spent."""
 
@@ -84,7 +91,7 @@ def run_stages(stages: Sequence[Stage], folder: Path, say: Callable[[str], None]
         together = processes.num_processes > 1 and number <= common
         if not (main or together):
             break
-        told = [decide(stage, folder) if main else None]
+        told = [_decided(stage, folder) if main else None]
         if together:
             broadcast_object_list(told)
         decision = told[0]
@@ -103,6 +110,28 @@ def run_stages(stages: Sequence[Stage], folder: Path, say: Callable[[str], None]
             processes.wait_for_everyone()
 
 
+def refuse_losses(stages: Sequence[Stage], folder: Path) -> None:
+    """Raise UserError, which names the field, if a finished stage is of other inputs."""
+    for stage in stages:
+        with suppress(UserError):  # what is missing or damaged is done again, and told then
+            loses = decide(stage, folder).loses
+            if loses:
+                break
+    else:
+        return
+    raise UserError(
+        f"{folder} holds the result of something else: {loses}; give another --out, or --redo to "
+        f"do {stage.name} and what depends on it again"
+    )
+
+
+def _decided(stage: Stage, folder: Path) -> Decision:
+    decision = decide(stage, folder)
+    if decision.clear and _restored(stage, folder):
+        return decide(stage, folder)
+    return decision
+
+
 def decide(stage: Stage, folder: Path) -> Decision:
     """Whether a stage must run, from scratch or on from where it stopped."""
     marker = read_marker(folder, stage.name)
@@ -110,7 +139,10 @@ def decide(stage: Stage, folder: Path) -> Decision:
         return Decision("begins", clear=True)
     if changes := differences(marker.inputs, as_json(stage.inputs())):
         more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
-        return Decision(f"again, because {changes[0]}{more}", clear=True)
+        # By what words it is asked for changes the record of a result, not the result.
+        other = [change for change in changes if not change.startswith("command ")]
+        loses = f"{other[0]}{more}" if marker.done and other else ""
+        return Decision(f"again, because {changes[0]}{more}", clear=True, loses=loses)
     if marker.clearing:
         return Decision("begins", clear=True)
     if not marker.done:
@@ -128,13 +160,11 @@ def decide(stage: Stage, folder: Path) -> Decision:
 def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callable[[], float]]:
     """Write the stage's marker before and after; gives the seconds that it has taken."""
     inputs = as_json(stage.inputs())
+    before = read_marker(folder, stage.name)
+    former = dict.fromkeys(before.made if before else (), "")
     if decision.clear:
-        before = read_marker(folder, stage.name)
-        # A process killed in between must not leave a half that passes for a whole.
-        made = before.made if before else {}
-        write_marker(folder, stage.name, Marker(inputs, made=made, clearing=True))
-        stage.clear()
-    planned = {_short(path, folder): "" for path in stage.made()}
+        _set_aside(stage, folder, inputs, before)
+    planned = former | {_short(path, folder): "" for path in stage.made()}
     write_marker(folder, stage.name, Marker(inputs, seconds=decision.seconds, made=planned))
     begin = time.monotonic()
 
@@ -150,6 +180,57 @@ def _recorded(stage: Stage, folder: Path, decision: Decision) -> Iterator[Callab
     if missing := [path for path, digest in made.items() if not digest]:
         raise RuntimeError(f"stage {stage.name} did not write {missing[0]}")
     write_marker(folder, stage.name, Marker(inputs, True, seconds(), made))
+    _remove(folder, former.keys() - made.keys())
+    shutil.rmtree(_former(stage, folder), ignore_errors=True)
+
+
+def _former(stage: Stage, folder: Path) -> Path:
+    return folder / MARKERS_FOLDER / ".former" / stage.name
+
+
+def _set_aside(stage: Stage, folder: Path, inputs: dict[str, Any], before: Marker | None) -> None:
+    """Make room for a stage that begins anew; what is whole is kept until it is done."""
+    former = _former(stage, folder)
+    if before and before.done:
+        shutil.rmtree(former, ignore_errors=True)
+        write_marker(former, stage.name, before)
+    # A process killed in between must not leave a half that passes for a whole.
+    made = before.made if before else {}
+    write_marker(folder, stage.name, Marker(inputs, made=made, clearing=True))
+    for path in stage.work():
+        aside = former / path.name
+        if former.exists() and path.exists() and not aside.exists():
+            os.replace(path, aside)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _restored(stage: Stage, folder: Path) -> bool:
+    """Whether what was set aside is of these inputs and is in its place again."""
+    former = _former(stage, folder)
+    kept = read_marker(former, stage.name)
+    if kept is None or kept.inputs != as_json(stage.inputs()):
+        return False
+    write_marker(folder, stage.name, Marker(kept.inputs, made=kept.made, clearing=True))
+    for path in stage.work():
+        if (former / path.name).exists():
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(former / path.name, path)
+    write_marker(folder, stage.name, kept)
+    shutil.rmtree(former)
+    return True
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove files below `folder` that a stage made under other names, as a student's former one.
+
+    A folder that is empty then goes as well; what others have put beside them stays.
+    """
+    for path in (folder / name for name in names):
+        if path.resolve().is_relative_to(folder.resolve()):
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def read_marker(folder: Path, name: str) -> Marker | None:

@@ -1,6 +1,5 @@
 """The stages that train: the teacher, pruning it, recovering its student."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,9 @@ class Teacher(RunStage):
         """Its checkpoint."""
         return [weights(self._run.teacher)]
 
-    def clear(self) -> None:
-        """Nothing: the training's folder is not this run's to delete."""
+    def work(self) -> list[Path]:
+        """None: the training's folder is not this run's."""
+        return []
 
     def run(self) -> None:
         """Train it, or go on, unless it is there. Raises UserError if that fails."""
@@ -82,9 +82,9 @@ class Prune(RunStage):
         """The plan, the first step's scores, and the pruned network."""
         return [self._run.plan, self._run.scores, weights(self._run.pruned)]
 
-    def clear(self) -> None:
+    def work(self) -> list[Path]:
         """All steps."""
-        shutil.rmtree(self._run.prune, ignore_errors=True)
+        return [self._run.prune]
 
     def run(self) -> None:
         """Go through the steps. Raises UserError for a budget that cannot be reached."""
@@ -111,9 +111,9 @@ class Recover(RunStage):
         """The student."""
         return [weights(self._run.student)]
 
-    def clear(self) -> None:
+    def work(self) -> list[Path]:
         """The training run."""
-        shutil.rmtree(self._run.recover, ignore_errors=True)
+        return [self._run.recover]
 
     def run(self) -> None:
         """Train, or go on. Raises Interrupted after a signal, saved."""

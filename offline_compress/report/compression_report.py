@@ -18,7 +18,7 @@ from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FrameP
 from offline_compress.importance import conflict_summary, load
 from offline_compress.models.registry import load_checkpoint
 from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
-from offline_compress.pipeline.row import ENGINES
+from offline_compress.pipeline.row import ENGINES, missed
 from offline_compress.pipeline.stages import digest_of
 from offline_compress.pruning.plan import read_plan
 from offline_compress.recipe.recipe import load_recipe
@@ -28,10 +28,10 @@ from offline_compress.report.compression_rows import (
     Row,
     Setting,
     Spread,
-    missed,
     points,
     settings_of,
     share,
+    shortfalls,
 )
 
 ENGINE_WORDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
@@ -127,7 +127,7 @@ def _setting_costs(setting: Setting) -> list[str]:
     return [
         setting.name,
         str(len(setting.rows)),
-        "; ".join(filter(None, map(missed, setting.rows))) or "kept",
+        "; ".join(filter(None, (missed(row["budget"]) for row in setting.rows))) or "kept",
         f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
         _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
         *(_spread(one, ".2f") for one in times),
@@ -236,6 +236,7 @@ def write_report(
         _TEMPLATE,
         title=f"Compression of {first['recipe']}",
         first=first,
+        shortfalls={row["name"]: found for row in rows if (found := shortfalls(row))},
         cards=list(_cards(first)),
         tables=settings_tables(settings),
         variants=variants_table(first) if len(first["variants"]) > 1 else None,

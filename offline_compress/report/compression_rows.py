@@ -11,7 +11,7 @@ from mtc_perception.metrics.figures import BRIEF, Figure, nested
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.pipeline.folder import RESULT_FILE
-from offline_compress.pipeline.row import ENGINES, SCHEMA
+from offline_compress.pipeline.row import ENGINES, SCHEMA, missed
 
 Row = dict[str, Any]
 """A `result.json`."""
@@ -113,13 +113,13 @@ def name_of(rows: Sequence[Row]) -> str:
     return str(rows[0]["name"]).removesuffix(f"-s{rows[0]['seed']}")
 
 
-def missed(row: Row) -> str:
-    """In words, the parts of the budget that a run did not keep; empty if it kept all."""
-    return ", ".join(
-        f"{kind} {one['achieved']:g} instead of {one['limit']:g}"
-        for kind, one in row["budget"].items()
-        if not one["kept"]
-    )
+def shortfalls(row: Row) -> list[str]:
+    """In words, what a run did not come to."""
+    words = missed(row["budget"])
+    found = [f"the budget is not kept: {words}"] if words else []
+    found += [f"pruning ended early: {row['taken_back']}"] if row["taken_back"] else []
+    # Rows of earlier versions do not say.
+    return found + ([row["unrecovered"]] if row.get("unrecovered") else [])
 
 
 def points(row: Row, figure: Figure) -> float | None:
@@ -162,7 +162,7 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
         "name": setting.name,
         "seeds": [row["seed"] for row in setting.rows],
         "taken_back": setting.rows[0]["taken_back"],
-        "budget_kept": all(not missed(row) for row in setting.rows),
+        "budget_kept": all(not missed(row["budget"]) for row in setting.rows),
         "student": nested(BRIEF, lambda figure: spread(lambda row: figure.of(row["student"]))),
         "points": nested(BRIEF, lambda figure: spread(lambda row: points(row, figure))),
         "params_share": spread(lambda row: share(row, "params")),

@@ -15,7 +15,11 @@ from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.data.loader_workers import start_worker, worker_count
 from offline_compress.recipe.recipe import Recipe
+from offline_compress.training.advice import lost_worker, shared_memory_advice
 from offline_compress.training.step_schedule import StepSchedule
+
+LONGEST_WAIT_S = 600.0
+"""For the samples of one step: a disk that hangs, as a network's may, ends the run."""
 
 
 def training_set(recipe: Recipe) -> TrainingSet:
@@ -69,14 +73,28 @@ def batches(
         worker_init_fn=start_worker,
         prefetch_factor=4,
         pin_memory=pin,
+        timeout=LONGEST_WAIT_S,
     )
-    iterator: Any = iter(loader)
+    with shared_memory_advice():
+        iterator: Any = iter(loader)
     try:
         yield from iterator
+    except (EOFError, ConnectionError, FileNotFoundError, RuntimeError) as error:
+        # Where samples are fetched from a process that has ended, none is of PyTorch's own.
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        raise lost_worker(_exit_codes(iterator)) from None
     finally:
         # Left to the garbage collector, an exception that holds the iterator would keep its
         # processes, and they this one, from ending. There is no public way.
         iterator._shutdown_workers()
+
+
+def _exit_codes(iterator: Any) -> list[int | None]:
+    """Of the processes that load samples; None of those that live."""
+    for worker in iterator._workers:
+        worker.join(0.5)
+    return [worker.exitcode for worker in iterator._workers]
 
 
 def take(stream: Iterator[Batch], passes: int) -> list[Batch]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.differences import differences
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import disk_errors_name
 from mtc_perception.util.locking import held
@@ -103,11 +104,18 @@ class Trainer:
             begun = Recipe.model_validate_json(state["recipe"])
         except ValidationError:
             raise foreign_state(self.out / STATE_FILE) from None
-        if essence(begun) != essence(self.recipe) or not same_start(
-            begun, self.recipe, ModelSpec(**json.loads(state["spec"]))
-        ):
+        changes = differences(essence(begun), essence(self.recipe))
+        changes += changed_starts(begun, self.recipe, ModelSpec(**json.loads(state["spec"])))
+        if changes:
+            more = f", and {len(changes) - 1} more" if changes[1:] else ""
             raise UserError(
-                f"{self.out} holds a run of a different recipe; choose another --out or delete it"
+                f"{self.out} holds a run of a different recipe: {changes[0]}{more}; choose another "
+                "--out or delete it"
+            )
+        if self.recipe.schedule.epochs < state["ended_epochs"]:
+            raise UserError(
+                f"{self.out} has done {state['ended_epochs']} epochs: set schedule.epochs to that "
+                "or more, or choose another --out"
             )
         return state
 
@@ -119,7 +127,7 @@ class Trainer:
     @property
     def over(self) -> bool:
         """Whether every step and epoch is done, or patience is at its end."""
-        if self._epoch_is_due:
+        if self._epoch_is_due or self._start_is_due:
             return False
         patience = self.recipe.schedule.patience_epochs
         waited = self.validated_epoch - self.best_epoch
@@ -167,7 +175,9 @@ class Trainer:
             memory_advice(),
             StopRequest() as request,
             Progress(shown=main, console=Console()) as progress,
-            RunLog(self.out if main else None, self.step - self._epoch_is_due) as log,
+            RunLog(
+                self.out if main else None, self.step - (self._epoch_is_due or self._start_is_due)
+            ) as log,
         ):
             self._run(request, progress, log)
 
@@ -194,6 +204,8 @@ class Trainer:
         schedule, accelerator = self.recipe.schedule, self.accelerator
         speed = Speed(schedule.batch)
         saved_s = time.monotonic()
+        if self._start_is_due:
+            self._judge_start(progress, log, request)
         if self._epoch_is_due:
             self._end_epoch(progress, log, request)
         while not self.over:
@@ -217,12 +229,22 @@ class Trainer:
         self.save()
         if self.step < self.schedule.steps:
             progress.line(f"no better score since epoch {self.best_epoch}: stopped early")
+        if self.recipe.start_from and not self.best_epoch:
+            progress.line(
+                f"no epoch scored better than {self.recipe.start_from}, where the run began: "
+                f"{self.out / 'best'} is that network"
+            )
         accelerator.wait_for_everyone()
 
     @property
     def _epoch_is_due(self) -> bool:
         """Whether an epoch's last step is done, but not what ends the epoch."""
         return self.step == (self.ended_epochs + 1) * self.schedule.steps_per_epoch
+
+    @property
+    def _start_is_due(self) -> bool:
+        """Whether the run begins with a trained network that has no score yet."""
+        return self.step == 0 and self.best < 0 and self.recipe.start_from is not None
 
     def _leave_if_alone(self, request: StopRequest) -> None:
         """Stop where nothing is left to save; several processes go on to where they agree."""
@@ -241,7 +263,7 @@ class Trainer:
         self, progress: Progress, log: RunLog, losses: dict[str, float], speed: Speed
     ) -> None:
         epoch = (self.step - 1) // self.schedule.steps_per_epoch + 1
-        best = f" | best {self.best:.4f}" if self.best_epoch else ""
+        best = f" | best {self.best:.4f}" if self.best >= 0 else ""
         batch, epochs = self.recipe.schedule.batch, self.recipe.schedule.epochs
         progress.count(
             "training",
@@ -263,49 +285,64 @@ class Trainer:
         text = describe_losses(row["loss"])
         self._losses = LossMean(self.learner.loss_names)
         if epoch % schedule.validate_every_epochs == 0 or epoch == schedule.epochs:
-            model = self.learner.averaged()
-
-            def count(done: float, total: float | None) -> None:
-                self._leave_if_alone(request)
-                progress.count("validating", done, total, unit="img")
-
-            metrics = self.validate(model, self.spec, count)
-            progress.done("validating")
-            row["metrics"] = metrics
-            current = score(metrics)
-            self.validated_epoch = epoch
-            if current > self.best:
-                self.best, self.best_epoch = current, epoch
-                if self.accelerator.is_main_process:
-                    save_checkpoint(self.out / "best", self._spec_now(), model)
-            text += f" | {describe(metrics)} | score {current:.4f} best {self.best:.4f}"
+            row["metrics"], words = self._judge(epoch, progress, request)
+            text += f" | {words}"
         log.epoch(row)
         self.ended_epochs, self._saved_step = epoch, -1
         progress.line(f"epoch {epoch}/{schedule.epochs} {text}")
 
+    def _judge_start(self, progress: Progress, log: RunLog, request: StopRequest) -> None:
+        """Score the network that the run begins with: what is kept is never worse."""
+        metrics, words = self._judge(0, progress, request)
+        log.epoch({"epoch": 0, "step": 0, "metrics": metrics})
+        progress.line(f"{self.recipe.start_from}, where the run begins: {words}")
+
+    def _judge(
+        self, epoch: int, progress: Progress, request: StopRequest
+    ) -> tuple[dict[str, Any], str]:
+        """Validate the network, and keep it if it is the best so far; its metrics, and in words."""
+        model = self.learner.averaged()
+
+        def count(done: float, total: float | None) -> None:
+            self._leave_if_alone(request)
+            progress.count("validating", done, total, unit="img")
+
+        metrics = self.validate(model, self.spec, count)
+        progress.done("validating")
+        current = score(metrics)
+        self.validated_epoch = epoch
+        if current > self.best:
+            self.best, self.best_epoch = current, epoch
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.out / "best", self._spec_now(), model)
+        return metrics, f"{describe(metrics)} | score {current:.4f} best {self.best:.4f}"
+
 
 def essence(recipe: Recipe) -> dict[str, Any]:
-    """What must not change in the course of a run, but for the checkpoints that it began with."""
-    content = recipe.model_dump(exclude=MAY_CHANGE | dict.fromkeys(STARTS, True))
+    """What must not change in the course of a run, but for the checkpoints that it began with.
+
+    More epochs only make it longer.
+    """
+    content = recipe.model_dump(mode="json", exclude=MAY_CHANGE | dict.fromkeys(STARTS, True))
+    del content["schedule"]["epochs"]
     if recipe.distillation:
         # Known by its weights: see `Teaching.load`.
         del content["distillation"]["teacher"]
     return content
 
 
-def same_start(begun: Recipe, now: Recipe, spec: ModelSpec) -> bool:
-    """Whether two recipes of a run, whose network is `spec`, name the same first checkpoint.
+def changed_starts(begun: Recipe, now: Recipe, spec: ModelSpec) -> list[str]:
+    """In words, the first checkpoints in which two recipes of a run, of network `spec`, differ.
 
-    It may lie elsewhere by now, or its name be spelt in another way: its weights are compared.
+    One may lie elsewhere by now, or its name be spelt in another way: its weights are compared.
     """
+    changes = []
     for name in STARTS:
         old, new = getattr(begun, name), getattr(now, name)
         if old == new:
             continue
         weights = new / WEIGHTS_FILE if old and new else None
-        if weights is None or not weights.is_file():
-            return False
-        digest = sha256_hex(weights.read_bytes())
-        if not any(digest in line for line in spec.lineage):
-            return False
-    return True
+        digest = sha256_hex(weights.read_bytes()) if weights and weights.is_file() else None
+        if digest is None or not any(digest in line for line in spec.lineage):
+            changes += differences(*({name: one and str(one)} for one in (old, new)))
+    return changes

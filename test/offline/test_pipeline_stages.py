@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mtc_perception.util.differences import differences
 from mtc_perception.util.errors import UserError
 from offline_compress.pipeline import stages
-from offline_compress.pipeline.stages import Stage, run_stages
+from offline_compress.pipeline.stages import Stage, refuse_losses, run_stages
 
 
 class Killed(BaseException):
@@ -41,9 +41,8 @@ class Appender:
     def made(self) -> list[Path]:
         return [self.path]
 
-    def clear(self) -> None:
-        for path in self.path.parent.glob("*"):
-            path.unlink()
+    def work(self) -> list[Path]:
+        return [self.path.parent]
 
     def run(self) -> None:
         self.runs += 1
@@ -180,23 +179,76 @@ def test_a_stage_stopped_halfway_begins_anew_if_its_inputs_have_changed(tmp_path
     assert "a" not in other[0].path.read_text()
 
 
-def test_what_was_killed_while_it_was_cleared_does_not_pass_for_whole(tmp_path: Path) -> None:
+def killed_at(piece: int) -> Callable[[], None]:
+    """A `tick` that kills so many pieces of work later."""
+    left = iter(range(piece, -1, -1))
+
+    def killed() -> None:
+        if next(left) == 0:
+            raise Killed
+
+    return killed
+
+
+@pytest.mark.fault(
+    area="offline",
+    row="a finished run is to be done again (--redo) and is killed or fails in the middle",
+    answer="What was finished is kept until its successor is; its own recipe has it back.",
+    diagnostics="Every stage says why it is done again.",
+)
+def test_what_is_whole_is_kept_until_it_is_done_again(tmp_path: Path) -> None:
+    run(chain(tmp_path, "a", "b"), tmp_path)
+    wanted = chain(tmp_path, "a", "b")[1].path.read_text()
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        patch.setitem(globals(), "tick", killed_at(6))
+        run(chain(tmp_path, "A", "b"), tmp_path)
+    back = chain(tmp_path, "a", "b")
+    run(back, tmp_path)
+    # The first stage was done by then, the second one was not.
+    assert [stage.pieces for stage in back] == [3, 0]
+    assert back[1].path.read_text() == wanted
+    assert not list((tmp_path / "stages" / ".former").glob("*"))
+
+
+@pytest.mark.parametrize("moment", range(9))
+@pytest.mark.parametrize("value", ["A", "a"])
+def test_what_was_killed_while_it_was_set_aside_does_not_pass_for_whole(
+    tmp_path: Path, moment: int, value: str
+) -> None:
     run(chain(tmp_path, "a"), tmp_path)
-    again = chain(tmp_path, "A")
+    kill = killed_at(moment)
 
-    def half() -> None:
-        assert json.loads((tmp_path / "stages" / "one.json").read_text())["made"]
-        (tmp_path / "one" / "piece0").unlink()
-        raise Killed
+    def die_at(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            kill()
+            return function(*arguments, **named)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(again[0], "clear", half)
-        with pytest.raises(Killed):
-            run(again, tmp_path)
-    for value in ("A", "a"):
-        one = chain(tmp_path, value)
-        run(one, tmp_path)
-        assert one[0].pieces == 3
+        return called
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed, StopIteration):
+        for module, name in (
+            (stages.os, "replace"),
+            (stages.shutil, "rmtree"),
+            (stages, "write_marker"),
+        ):
+            patch.setattr(module, name, die_at(getattr(module, name)))
+        run(chain(tmp_path, "A"), tmp_path)
+        run(chain(tmp_path, "a"), tmp_path)
+    one = chain(tmp_path, value)
+    run(one, tmp_path)
+    assert one[0].path.read_text() == f"{value}0 {value}1 {value}2 "
+    again = chain(tmp_path, value)
+    run(again, tmp_path)
+    assert again[0].runs == 0
+
+
+def test_the_result_of_other_inputs_is_refused_and_the_field_named(tmp_path: Path) -> None:
+    run(chain(tmp_path, "a", "b"), tmp_path)
+    same: list[Stage] = list(chain(tmp_path, "a", "b"))
+    refuse_losses(same, tmp_path)
+    other: list[Stage] = list(chain(tmp_path, "a", "B"))
+    with pytest.raises(UserError, match=r"recipe\.value was b and is B; .*, or --redo to do two "):
+        refuse_losses(other, tmp_path)
 
 
 def test_a_file_that_is_missing_from_those_made_is_noticed(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ def test_steps_lead_to_the_budget(
         assert "latency" not in step.remains
         assert step.locked == 0.03
         assert not step.taken_back
-    # The teacher; the first cut, its recovery (in training and after it); the last cut.
+    # The teacher; the first cut, its recovery (as it begins, in it and after it); the last cut.
     first, last = (step.parameters for step in plan.steps)
-    assert validation.parameters == [whole, first, first, first, last]
+    assert validation.parameters == [whole, first, first, first, first, last]
     assert plan.steps[0].before == {"detection": pytest.approx(0.75), "drivable": 0.8}
     assert plan.steps[1].before == plan.steps[0].after
     assert plan.steps[1].after == plan.steps[1].cut
@@ -101,7 +101,7 @@ def test_the_plan_replays_to_the_shape(
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("fails_at", [1, 2, 4])
+@pytest.mark.parametrize("fails_at", [1, 3, 5])
 def test_an_interrupted_pruning_goes_on(
     pruned: tuple[Path, Plan, Validation],
     dataset: Path,

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from offline_compress.training.step_schedule import StepSchedule, parameter_grou
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import validator
 from support.checkout import ROOT
+from support.small_disk import on_small_disk
 from support.tiny_networks import TINY
 from support.tiny_training import LAUNCH, TIMEOUT_S, WEIGHTS_ENV, digest, tiny_recipe
 
@@ -270,3 +272,43 @@ def test_mistakes_are_one_line_and_exit_2(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(
+    area="offline",
+    row="/dev/shm is too small for the samples that training processes hand over",
+    answer="Training ends with exit code 2 instead of waiting for samples that are lost.",
+    diagnostics="One line: how to enlarge it, or what to make smaller; the same command resumes.",
+)
+def test_a_small_shared_memory_is_told(dataset: Path, tmp_path: Path) -> None:
+    recipe = written(tiny_recipe(dataset), tmp_path)
+    mount = 'mount -t tmpfs -o size=200k none /dev/shm || exit 99; exec "$@"'
+    command = [sys.executable, PROGRAM, "train", "--recipe", recipe, "--out", tmp_path / "run"]
+    ended = subprocess.run(
+        ["unshare", "-Urm", "bash", "-c", mount, "bash", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    if ended.returncode == 99 or "unshare failed" in ended.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: /dev/shm is too small for the samples on their way")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.fault(
+    area="disk",
+    row="the disk is full while a training saves",
+    answer="Training ends with exit code 2; the state before stays and nothing half-written.",
+    diagnostics="One line: the file, that the disk is full, what to do.",
+)
+@pytest.mark.parametrize("free_kib", [8, 200, 600])
+def test_a_full_disk_ends_a_training(dataset: Path, tmp_path: Path, free_kib: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    recipe = written(tiny_recipe(dataset, checkpoint_minutes=0), tmp_path)
+    ended = on_small_disk(disk, free_kib, [PROGRAM, "train", "--recipe", recipe, "--out", "run"])
+    assert ended.code == 2
+    assert re.fullmatch(r"error: run\S*: No space left on device; free some .*\n", ended.errors)
+    assert ended.parts() == []

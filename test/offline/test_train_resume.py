@@ -14,8 +14,9 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.data.dataset import TrainingSet
-from offline_compress.models.registry import ModelSpec
+from offline_compress.models.registry import ModelSpec, load_checkpoint
 from offline_compress.training import stopping
+from offline_compress.training.learner import Learner
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.stopping import Interrupted, StopRequest
@@ -135,13 +136,72 @@ def test_a_run_is_known_by_the_weights_it_began_with_not_their_place(
             Trainer(tiny_recipe(dataset, start_from=start), tmp_path / "second", Scores(0.5))
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="a training is given to go on with another recipe",
+    answer="Refused, the run stays; more epochs make it longer.",
+    diagnostics="One line with the field, what it was and what it is.",
+)
 def test_a_run_of_another_recipe_is_not_continued(dataset: Path, tmp_path: Path) -> None:
     Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path, Scores(0.5)).run()
-    with pytest.raises(UserError, match="different recipe"):
-        Trainer(tiny_recipe(dataset, {"epochs": 3}), tmp_path, Scores(0.5))
+    source = {"root": str(dataset), "split": "val"}
+    for recipe, words in (
+        (tiny_recipe(dataset, {"batch": 8}), r"different recipe: schedule\.batch was 4 and is 8; "),
+        (tiny_recipe(dataset, train=[source]), r"train\.0\.split was train and is val; "),
+        (tiny_recipe(dataset, mosaic=0.5, seed=1), r"mosaic was 0\.0 and is 0\.5, and 1 more; "),
+    ):
+        with pytest.raises(UserError, match=words):
+            Trainer(recipe, tmp_path, Scores(0.5))
     # How it is computed may change: this is what the advice for too little memory asks for.
     changed = tiny_recipe(dataset, {"epochs": 1, "accumulate": 2}, checkpoint_minutes=1)
     assert Trainer(changed, tmp_path, Scores(0.5)).over
+
+
+def test_more_epochs_make_a_run_longer(dataset: Path, tmp_path: Path) -> None:
+    Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path, Scores(0.5)).run()
+    longer = Trainer(tiny_recipe(dataset, {"epochs": 3}), tmp_path, Scores(0.6, 0.7))
+    assert (longer.step, longer.over) == (2, False)
+    longer.run()
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert (longer.step, longer.best_epoch) == (6, 3)
+    with pytest.raises(UserError, match=r"has done 3 epochs: set schedule\.epochs to that"):
+        Trainer(tiny_recipe(dataset, {"epochs": 2}), tmp_path, Scores(0.5))
+
+
+def test_a_run_keeps_what_it_began_with_if_nothing_is_better(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path / "first", Scores(0.5)).run()
+    start = tmp_path / "first" / "best"
+    recipe = tiny_recipe(dataset, start_from=start)
+    for name, scores, best_epoch in (("worse", (0.5, 0.4), 0), ("better", (0.5, 0.4, 0.6), 2)):
+        run = Trainer(recipe, tmp_path / name, Scores(*scores))
+        run.run()
+        assert run.best_epoch == best_epoch
+        assert [row["epoch"] for row in rows(tmp_path / name)] == [0, 1, 2]
+        kept = digest(load_checkpoint(tmp_path / name / "best").state_dict())
+        assert (kept == digest(load_checkpoint(start).state_dict())) == (not best_epoch)
+        told = " ".join(capsys.readouterr().out.split())
+        assert ("no epoch scored better than" in told) == (not best_epoch)
+
+
+def test_a_run_that_was_killed_while_it_judged_its_start_does_that_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path / "first", Scores(0.5)).run()
+    recipe = tiny_recipe(dataset, start_from=tmp_path / "first" / "best")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # It dies in the first step, before anything is saved.
+        patch.setattr(Learner, "train_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(recipe, tmp_path / "run", Scores(0.5)).run()
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [0]
+    Trainer(recipe, tmp_path / "run", Scores(0.5)).run()
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [0, 1, 2]
 
 
 def test_a_damaged_state_names_what_to_delete(dataset: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def compress(folder: Path, changes: Sequence[str], out: str, stop_at: int, how: 
 
     os.replace = counted  # type: ignore[assignment]
     recipe: Recipe = load_recipe(Path("tiny.yaml"), changes)
-    run_pipeline(recipe, Path(out), "mtc-compress run")
+    run_pipeline(recipe, Path(out), "mtc-compress run", redo=True)
     counted_in = Path(f"{out}.count")
     if not counted_in.exists():
         counted_in.write_text(str(count))

@@ -74,7 +74,7 @@ def test_every_row_and_seed_is_run(matrix: dict[str, Any]) -> None:
     assert calls() == ["a-s0", "a-s1", "b-s7"] * 2
     command = json.loads(Path("runs/ablation/m/b-s7/result.json").read_text())["command"]
     assert shlex.split(command) == [
-        *("mtc-compress", "run", "--recipe", "tiny.yaml"),
+        *("mtc-compress", "run", "--redo", "--allow-missed", "--recipe", "tiny.yaml"),
         *("--set", "compress.prune.steps=2", "--set", "compress.prune.criterion=l2"),
         *("--set", "compress.seed=7", "--out", "runs/ablation/m/b-s7"),
     ]
