@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint docs bench clean
+.PHONY: help setup demo test test-fast lint audit docs bench clean
 PYTHON ?= python3
 export PYTHON
 
@@ -25,7 +25,7 @@ demo: ## a drive through the real node under real DDS (INPUT=bag, video or image
 	@tools/setup.sh runtime
 	@$(RUN) mtc-replay demo $(if $(INPUT),--input "$(INPUT)")
 
-lint: ## ruff, mypy, the rules of imports, undeclared dependencies
+lint: ## ruff, mypy, the rules of imports, undeclared dependencies, licences
 	@tools/setup.sh runtime offline dev tensorrt
 	@$(MAKE) --no-print-directory _lint
 
@@ -37,6 +37,10 @@ test: ## lint and all tests
 test-fast: ## tests without training and without real DDS, in three minutes
 	@tools/setup.sh runtime offline dev tensorrt
 	@$(RUN) $(PYTEST) -m "not slow and not dds"
+
+audit: ## known vulnerabilities of the dependencies; asks an advisory service
+	@tools/setup.sh runtime offline dev tensorrt ray
+	@$(RUN) python tools/audit.py
 
 docs: ## the documents as a site with the API reference, in out/site
 	@tools/setup.sh runtime docs
@@ -53,4 +57,4 @@ clean: ## remove everything that set-up and the other targets made
 
 .PHONY: _lint
 _lint:
-	@$(RUN) ruff check . && ruff format --check . && mypy && lint-imports && deptry .
+	@$(RUN) ruff check . && ruff format --check . && mypy && lint-imports && deptry . && python tools/licences.py

@@ -1,11 +1,13 @@
 """Which bundles a node takes from whoever may call its services."""
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from rclpy.parameter import Parameter
 
 from mtc_perception.core.bundle import sign_bundle
+from support.checkout import ROOT
 from support.key_pair import write_key_pair
 from support.swap_rig import load
 from support.toy_bundle import write_toy_bundle
@@ -117,3 +119,42 @@ def test_only_signed_bundles_are_taken(start_node, folders, tmp_path):
     assert "is not signed" in message
     sign_bundle(second, key)
     assert load(rig, second)[0]
+
+
+def allowed(enclave: str, kind: str, way: str) -> set[str]:
+    """Names of `topics` or `services` that an enclave of the shipped policy allows a way to use."""
+    policy = ET.parse(ROOT / "config" / "sros2.policy.xml").getroot()
+    (profile,) = policy.findall(f"enclaves/enclave[@path='{enclave}']/profiles/profile")
+    names = [
+        str(name.text) for group in profile.findall(f"{kind}[@{way}='ALLOW']") for name in group
+    ]
+    assert len(names) == len(set(names))
+    node = profile.get("node")
+    return {f"/{node}{name[1:]}" if name.startswith("~") else f"/{name}" for name in names}
+
+
+SOMETIMES = {"/clock", "/image_raw/compressed", "/perception/get_type_description"}
+"""With sim time, the other transport, and on ROS 2 Jazzy and later."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "query"),
+    [
+        ("topics", "publish", "get_publisher_names_and_types_by_node"),
+        ("topics", "subscribe", "get_subscriber_names_and_types_by_node"),
+        ("services", "reply", "get_service_names_and_types_by_node"),
+        ("services", "request", "get_client_names_and_types_by_node"),
+    ],
+)
+def test_the_sros2_policy_is_what_the_node_does(start_node, kind, way, query):
+    rig = start_node(engine="onnxruntime")
+    rig.run()
+    used = {name for name, _ in getattr(rig.node, query)("perception", "/")}
+    policy = allowed("/perception", kind, way)
+    assert used <= policy
+    assert policy - used <= SOMETIMES
+
+
+def test_the_sros2_operator_may_call_what_the_node_serves():
+    requests = allowed("/perception_operator", "services", "request")
+    assert requests == allowed("/perception", "services", "reply") - SOMETIMES

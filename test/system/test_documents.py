@@ -21,7 +21,10 @@ from mtc_perception.replay import cli as replay
 from offline_compress import cli as compress
 from support.checkout import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted(ROOT.glob("docs/*.md")),
+]
 RESULTS = ROOT / "results"
 FOLDERS = ("bench", "config", "docker", "docs", "launch", "models", "results", "test", "tools")
 COMMANDS = {"mtc-engine": engine.app, "mtc-replay": replay.app, "mtc-compress": compress.app}

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from support.checkout import ROOT
 from support.workspace import copy_checkout
+from tools import licences
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -165,3 +166,36 @@ def test_ros_is_kept_out_of_all_but_the_node_and_live_replay() -> None:
     }
     free -= {"mtc_perception.node", "mtc_perception.replay", "mtc_perception.replay.live"}
     assert set(ros["source_modules"]) == free | {"offline_compress"}
+
+
+@pytest.mark.parametrize(
+    ("expression", "allowed"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 OR GPL-3.0-only", True),
+        ("MPL-2.0 AND (MIT)", True),
+        ("Mozilla Public License 2.0 (MPL 2.0)", True),
+        ("GPL-3.0-only", False),
+        ("MIT AND GPL-3.0-only", False),
+        ("", False),
+    ],
+)
+def test_licences_on_the_list(expression: str, allowed: bool) -> None:
+    names = ["MIT", "Apache-2.0", "MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)"]
+    assert licences.is_allowed(expression, names) == allowed
+
+
+@pytest.mark.fault(
+    area="security",
+    row="a dependency has a licence that is not on the list",
+    answer="`make lint` fails.",
+    diagnostics="The package, its version and what it says of its licence.",
+)
+def test_all_licences_are_on_the_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert licences.main() == 0
+    assert {"numpy", "pydantic"} <= set(licences.installed())
+    monkeypatch.setattr(licences, "licence", lambda package: "GPL-3.0-only")
+    assert licences.main() == 1
+    assert "'GPL-3.0-only' is not on the list" in capsys.readouterr().out
