@@ -25,10 +25,11 @@ def blinding(limits: Limits) -> str:
     )
 
 
-def unconfigured_status(node: str, state: str, failure: str) -> DiagnosticStatus:
+def unconfigured_status(node: str, state: str, failure: str, warning: str) -> DiagnosticStatus:
     """There is no engine; `failure` is why, if something failed."""
     values = {"state": state} | ({"failure": failure} if failure else {})
-    level, message = (ERROR, failure) if failure else (OK, state)
+    level = ERROR if failure else WARN if warning else OK
+    message = failure or warning or state
     return status_message(f"{node}: engine", level, message, values, "")
 
 

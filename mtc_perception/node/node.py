@@ -362,19 +362,16 @@ class PerceptionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         if not self.context.ok():
             return
-        name, configured = self.get_name(), self._configured
+        name, configured, namesakes = self.get_name(), self._configured, self._namesakes()
         if configured is None:
-            statuses = [unconfigured_status(name, self._state, self._failure)]
+            statuses = [unconfigured_status(name, self._state, self._failure, namesakes)]
         else:
             active = self._worker is not None
             swap = self._engine_service.state
             host, limits, age_ms = configured.host, configured.limits, configured.max_frame_age_ms
             late = self._worker.late() if self._worker is not None else ""
-            statuses = [
-                engine_status(
-                    name, self._state, host, late, limits, age_ms, swap, self._warning(limits)
-                )
-            ]
+            warning = "; ".join(filter(None, (blinding(limits), namesakes)))
+            statuses = [engine_status(name, self._state, host, late, limits, age_ms, swap, warning)]
             statuses += [
                 camera_status(name, camera, counters, active)
                 for camera, counters in zip(
@@ -384,10 +381,6 @@ class PerceptionNode(LifecycleNode):
         message = DiagnosticArray(status=statuses)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
-
-    def _warning(self, limits: Limits) -> str:
-        """What else the user should know, in words."""
-        return "; ".join(filter(None, (blinding(limits), self._namesakes())))
 
     def _namesakes(self) -> str:
         """A warning of other nodes of this name: their services and outputs are the same."""

@@ -150,7 +150,7 @@ def test_a_hanging_engine_is_an_error_within_a_second_though_images_come(start_n
     while not rig.masks:
         come()
     host = rig.configured.host
-    assert host.degraded == "openvino failed: no answer in 2 s; running on onnxruntime"
+    assert host.degraded == "openvino failed: no answer in 3 s; running on onnxruntime"
     assert host.failures == 1
     assert rig.deactivate()
     rig.wait_for(lambda: "inactive" in rig.diagnostics["front"].message, "the last word")

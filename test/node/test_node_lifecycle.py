@@ -29,9 +29,9 @@ def hanging(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def endless(tmp_path_factory):
-    """A bundle whose network hangs in every image, that of its trial too."""
-    return write_hanging_bundle(tmp_path_factory.mktemp("endless") / "endless.mtc", ALWAYS)
+def endless(hanging):
+    """A bundle beside it whose network hangs in every image, that of its trial too."""
+    return write_hanging_bundle(hanging.with_name("endless.mtc"), ALWAYS)
 
 
 def bring(client, node, state, endless):
@@ -291,3 +291,76 @@ def test_a_damaged_bundle_is_refused_and_a_whole_one_then_works(start_node, toy_
     assert rig.set(bundle=str(toy_bundle)) == ""
     assert rig.configure()
     assert "failure" not in rig.values("engine")
+
+
+class Manager:
+    """What nav2_lifecycle_manager does with a node, by the services it does it with; no bond."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def startup(self):
+        return self._do("CONFIGURE", "inactive") and self.resume()
+
+    def pause(self):
+        return self._do("DEACTIVATE", "inactive")
+
+    def resume(self):
+        return self._do("ACTIVATE", "active")
+
+    def reset(self):
+        return self.pause() and self._do("CLEANUP", "unconfigured")
+
+    def shutdown(self):
+        return self.reset() and self._do("UNCONFIGURED_SHUTDOWN", "finalized")
+
+    def _do(self, transition, state):
+        number = getattr(Transition, f"TRANSITION_{transition}")
+        return self._client.change(number) and self._client.state() == state
+
+
+@pytest.mark.fault(
+    area="lifecycle",
+    row="Nav2's lifecycle manager starts, pauses, resets and shuts down the node, without a bond",
+    answer="It follows; a start that fails leaves it unconfigured, and a later one works.",
+    diagnostics="state follows.",
+)
+def test_a_lifecycle_manager_drives_the_node(client, toy_bundle, tmp_path):
+    with running(tmp_path / "late.mtc") as node:
+        manager = Manager(client)
+        assert not manager.startup()
+        assert client.state() == "unconfigured"
+        shutil.copytree(toy_bundle, tmp_path / "late.mtc")
+        assert manager.startup()
+        assert manager.pause()
+        assert manager.resume()
+        assert manager.reset()
+        assert manager.startup()
+        assert manager.shutdown()
+        code, text = node.end(signal.SIGINT)
+    assert code == 0, text
+    assert "Traceback" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    area="engine",
+    row="an image makes every engine hang, one after the other",
+    answer="Each is given up after 3 s; then the node is unconfigured, and can be ended.",
+    diagnostics="The engine is ERROR all the time, at last with the failure.",
+)
+def test_a_network_that_hangs_on_every_engine(client, hanging, endless):
+    with running(hanging) as node:
+        bring(client, node, "hanging", endless)
+        publish = client.camera("image_raw")
+
+        def given_up() -> bool:
+            publish(image_message(solid(255, 255, 255), "rgb8", client))
+            return "no CPU engine is left" in client.diagnostics["engine"].message
+
+        client.wait_for(given_up, "the end of the last engine")
+        assert client.state() == "unconfigured"
+        code, text = end(node, signal.SIGTERM)
+    assert code == 0, text
+    assert node.said("openvino failed: no answer in 3 s; running on onnxruntime")
+    assert node.said("onnxruntime failed: no answer in 3 s; no CPU engine is left")

@@ -2,6 +2,8 @@
 
 import math
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,10 +22,12 @@ from mtc_perception.core.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.core.engine import Engine, Outputs
+from mtc_perception.core.engine import Engine, Network, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.perception import Perception
+from mtc_perception.engines import process_trial
 from mtc_perception.engines.open import open_engine
+from mtc_perception.engines.process_trial import TrialMemory
 from mtc_perception.runtime import host as runtime_host
 from mtc_perception.runtime.frames import Frame, FrameSlots, FrameTimes, Outcome
 from mtc_perception.runtime.host import EngineHost
@@ -301,7 +305,7 @@ def test_an_engine_whose_outputs_make_no_sense_is_replaced(
 @pytest.mark.fault(
     area="engine",
     row="an engine hangs",
-    answer="It is given up after 2 s and never touched again; the next CPU engine takes over.",
+    answer="It is given up after 3 s and never touched again; the next CPU engine takes over.",
     diagnostics="Within 1 s engine and cameras are ERROR, then degraded; failures counts.",
 )
 def test_an_engine_that_hangs_is_replaced_and_may_come_back(toy: Bundle) -> None:
@@ -315,7 +319,7 @@ def test_an_engine_that_hangs_is_replaced_and_may_come_back(toy: Bundle) -> None
     assert re.fullmatch(r"onnxruntime has not answered for \d\.\d s", bench.worker.late())
     assert check_accounts(bench.slots.counters()[0]).waiting == 1
     assert bench.replaced.wait(20)
-    assert bench.degraded == ["onnxruntime failed: no answer in 2 s; running on openvino"]
+    assert bench.degraded == ["onnxruntime failed: no answer in 3 s; running on openvino"]
     assert bench.host.failures == 1
     bench.send()
     assert bench.port.reported.wait(20)
@@ -382,6 +386,95 @@ def test_a_replacement_that_does_not_load_in_time_is_given_up(
     while not late:
         time.sleep(0.01)
     assert late[0].closed.wait(20)  # what nobody waits for any more does not stay
+
+
+def test_what_is_to_take_over_was_tried_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = read_bundle(write_toy_bundle(tmp_path / "toy.mtc"))
+    host = host_on(bundle, "onnxruntime")
+    host.try_fallback()
+    memory = TrialMemory(Network.of(bundle, "fp32"), "openvino")
+    end_s = time.monotonic() + 30
+    while memory.read("outcome") is None:
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    monkeypatch.setattr(process_trial.subprocess, "Popen", pytest.fail)
+    assert host.replace(EngineError("it broke")).endswith("; running on openvino")
+    host.close()
+
+
+def test_trials_end_with_their_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    host = host_on(read_bundle(write_toy_bundle(tmp_path / "toy.mtc")), "onnxruntime")
+    started, tried = process_trial.subprocess.Popen, []
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        tried.append(started([sys.executable, "-c", "import time; time.sleep(60)"], **named))
+        return tried[-1]
+
+    monkeypatch.setattr(process_trial.subprocess, "Popen", start)
+    host.try_fallback()
+    while not tried:
+        time.sleep(0.01)
+    host.close()
+    assert tried[0].wait(10) == -signal.SIGKILL
+
+
+class Stuck:
+    """An engine that neither works nor closes."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+
+    def close(self) -> None:
+        assert self.free.wait(60)
+
+
+@pytest.mark.fault(
+    area="engine",
+    row="an engine hangs while it is closed",
+    answer="Nobody waits for it longer than 0.1 s.",
+    diagnostics="Nothing: it is no longer needed.",
+)
+def test_an_engine_that_does_not_close_is_left_behind(toy: Bundle) -> None:
+    host = host_on(toy, "onnxruntime")
+    host.perceiver.engine, stuck = Stuck(), host.perceiver.engine  # type: ignore[assignment]
+    began_s = time.monotonic()
+    host.close()
+    assert 0.1 <= time.monotonic() - began_s < 0.5
+    host.perceiver.engine.free.set()  # type: ignore[attr-defined]
+    stuck.close()
+
+
+@pytest.mark.fault(
+    area="DDS",
+    row="publishing an answer hangs",
+    answer="Images are dropped; deactivate and signals do not wait for it.",
+    diagnostics="Engine and camera are ERROR: an image has been under way for so long.",
+)
+def test_an_answer_that_cannot_be_sent(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(toy, grey)
+    free, done = threading.Event(), threading.Event()
+
+    def publish(*_: object) -> None:
+        free.wait(60)
+        done.set()
+
+    monkeypatch.setattr(bench.port, "publish", publish)
+    bench.send()
+    assert bench.late.wait(20)
+    assert bench.worker.late().startswith("an image has been under way for 0.")
+    bench.send()
+    assert not bench.worker.stop()
+    assert check_accounts(bench.slots.counters()[0]).dropped == 2
+    bench.host.close()
+    free.set()
+    assert done.wait(20)
+    assert check_accounts(bench.slots.counters()[0]).dropped == 2
 
 
 def test_limits_that_change_while_an_image_is_perceived_are_for_the_next(toy: Bundle) -> None:
