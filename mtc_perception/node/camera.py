@@ -176,12 +176,12 @@ class Camera:
         """`prefix` goes before the output topics."""
         self.name = settings.name
         self.compressed = settings.compressed
-        # As image_transport does: remapping the base topic moves the compressed one with it.
-        base = node.resolve_topic_name(settings.topic)
-        compressed = base if base.endswith("/compressed") else f"{base}/compressed"
-        self.topic, self._other_topic = base, compressed
-        if settings.compressed:
-            self.topic, self._other_topic = compressed, base.removesuffix("/compressed")
+        raw, compressed = settings.topic, _compressed_name(node, settings.topic)
+        # Every remapping rule counts once: rclpy applies them to what it is handed.
+        self._handed_topic = compressed if settings.compressed else raw
+        self.topic = node.resolve_topic_name(self._handed_topic)
+        other = raw.removesuffix("/compressed") if settings.compressed else compressed
+        self._other_topic = node.resolve_topic_name(other)
         self.monitor = InputMonitor()
         self.window = TimingWindow()
         self._node = node
@@ -218,7 +218,7 @@ class Camera:
         try:
             self._subscription = self._node.create_subscription(
                 message,
-                self.topic,
+                self._handed_topic,
                 self._on_image,
                 qos,
                 raw=True,
@@ -226,7 +226,7 @@ class Camera:
             )
         except UnsupportedEventTypeError:  # this middleware cannot tell
             self._subscription = self._node.create_subscription(
-                message, self.topic, self._on_image, qos, raw=True
+                message, self._handed_topic, self._on_image, qos, raw=True
             )
 
     def unsubscribe(self) -> None:
@@ -248,7 +248,8 @@ class Camera:
 
     def publishers(self) -> tuple[int, str]:
         """How many the topic has, and why no image would be coming from them."""
-        types = [info.topic_type for info in self._node.get_publishers_info_by_topic(self.topic)]
+        publishers = self._node.get_publishers_info_by_topic(self._handed_topic)
+        types = [info.topic_type for info in publishers]
         wanted = COMPRESSED_TYPE if self.compressed else RAW_TYPE
         if not types:
             silence = f"nobody publishes {self.topic}"
@@ -331,3 +332,17 @@ class Camera:
 def _blend(mean: float, value: float) -> float:
     # A silence is soon forgotten, or the next one would be told of late.
     return mean + (value - mean) / (2 if value < mean else 8)
+
+
+def _compressed_name(node: LifecycleNode, topic: str) -> str:
+    """What to subscribe for the compressed images of a topic, before remapping.
+
+    As with image_transport, remapping the topic moves the compressed one with it, unless that has
+    a rule of its own.
+    """
+    if topic.endswith("/compressed"):
+        return topic
+    own = f"{topic}/compressed"
+    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+        return own
+    return f"{node.resolve_topic_name(topic)}/compressed"

@@ -1,11 +1,11 @@
 """From launch arguments to node parameters; plain Python, used by `launch/perception.launch.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mtc_perception.util.errors import UserError
 
-THRESHOLDS = ("score_threshold", "drivable_threshold", "lane_threshold")
 DEFAULT_CAMERAS = ["front"]
 
 
@@ -13,20 +13,37 @@ class LaunchArgumentError(UserError):
     """A launch argument cannot be used; the message names it."""
 
 
-def node_parameters(given: Mapping[str, str], own_params_file: bool) -> dict[str, object]:
+def check_names(command: Sequence[str], launch_file: str, known: Collection[str]) -> None:
+    """Raise LaunchArgumentError for an argument NAME:=VALUE that the launch file does not have.
+
+    `command` is that of the whole launch. One that launches another file, which includes this one,
+    is that file's business.
+    """
+    if not any(Path(word).name == launch_file for word in command):
+        return
+    given = [word.partition(":=")[0] for word in command if ":=" in word]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise LaunchArgumentError(
+            f"there is no launch argument {unknown[0]}; there are: {', '.join(sorted(known))}"
+        )
+
+
+def node_parameters(
+    given: Mapping[str, str], defaults: Mapping[str, Any], own_params_file: bool
+) -> dict[str, object]:
     """The node parameters that win over the parameter file.
 
-    `given` has every launch argument as text, empty where it was not given. `own_params_file` says
-    that the parameter file is not the shipped one, so that its cameras are not known here.
+    `given` has every launch argument as text, empty where it was not given; `defaults` the value of
+    each parameter that is an argument of the same name, which tells its type. `own_params_file`
+    says that the parameter file is not the shipped one, so that its cameras are not known here.
     Raises LaunchArgumentError.
     """
     parameters: dict[str, object] = {
-        name: given[name] for name in ("bundle", "engine") if given[name]
+        name: _value(name, given[name], default)
+        for name, default in defaults.items()
+        if given[name]
     }
-    for name in THRESHOLDS:
-        if given[name]:
-            parameters[name] = _number(name, given[name])
-
     cameras, topics = _words(given["cameras"]), _words(given["topics"])
     if cameras:
         parameters["cameras"] = cameras
@@ -61,11 +78,16 @@ def fastdds_environment(profile: Path, environment: Mapping[str, str]) -> dict[s
     return {names[0] if old else names[1]: str(profile)}
 
 
-def _number(name: str, text: str) -> float:
+def _value(name: str, text: str, default: Any) -> Any:
+    """`text` as a value of the type of `default`. Raises LaunchArgumentError."""
+    kinds: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
     try:
-        return float(text)
-    except ValueError:
-        raise LaunchArgumentError(f"{name} is {text!r}: it must be a number") from None
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (KeyError, ValueError):
+        words = kinds[type(default)]
+        raise LaunchArgumentError(f"{name} is {text!r}: it must be {words}") from None
 
 
 def _words(text: str) -> list[str]:

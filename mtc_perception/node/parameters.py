@@ -317,7 +317,12 @@ class Parameters:
 
     def _declare(self, specs: dict[str, Spec]) -> None:
         self._specs.update(specs)
+        overrides = self._node._parameter_overrides
         for name, spec in specs.items():
+            given = overrides.get(name)
+            # Of YAML and of the command line, to which 1 is no 1.0.
+            if given and isinstance(spec.default, float) and given.type_ is Parameter.Type.INTEGER:
+                overrides[name] = Parameter(name, value=float(given.value))
             if not self._node.has_parameter(name):
                 self._node.declare_parameter(name, spec.default, spec.descriptor())
 

@@ -15,23 +15,23 @@ import pytest
 
 from mtc_perception.node.launch_arguments import (
     LaunchArgumentError,
+    check_names,
     fastdds_environment,
     node_parameters,
 )
+from mtc_perception.node.parameters import node_specs
 from support.workspace import ROOT, build_workspace, sourced
 
-NOTHING = dict.fromkeys(
-    (
-        *("bundle", "engine", "cameras", "topics", "transport"),
-        *("score_threshold", "drivable_threshold", "lane_threshold"),
-    ),
-    "",
-)
+DEFAULTS = {
+    **{name: spec.default for name, spec in node_specs().items() if name != "cameras"},
+    "use_sim_time": False,
+}
+NOTHING = dict.fromkeys(("cameras", "topics", "transport", *DEFAULTS), "")
 
 
 def test_arguments_that_are_not_given_set_no_parameter() -> None:
-    assert node_parameters(NOTHING, own_params_file=False) == {}
-    assert node_parameters(NOTHING, own_params_file=True) == {}
+    assert node_parameters(NOTHING, DEFAULTS, own_params_file=False) == {}
+    assert node_parameters(NOTHING, DEFAULTS, own_params_file=True) == {}
 
 
 def test_arguments_become_parameters_of_each_camera() -> None:
@@ -41,10 +41,18 @@ def test_arguments_become_parameters_of_each_camera() -> None:
         "topics": "/a/image,/b/image",
         "transport": "compressed",
         "lane_threshold": "0.4",
+        "score_threshold": "1",
+        "threads": "2",
+        "use_sim_time": "True",
+        "load_engine": "false",
     }
-    assert node_parameters(given, own_params_file=True) == {
+    assert node_parameters(given, DEFAULTS, own_params_file=True) == {
         "bundle": "b.mtc",
         "lane_threshold": 0.4,
+        "score_threshold": 1.0,
+        "threads": 2,
+        "use_sim_time": True,
+        "load_engine": False,
         "cameras": ["front", "left"],
         "front.image_topic": "/a/image",
         "left.image_topic": "/b/image",
@@ -55,7 +63,7 @@ def test_arguments_become_parameters_of_each_camera() -> None:
 
 def test_a_topic_alone_is_that_of_the_default_camera() -> None:
     given = NOTHING | {"topics": "/camera/image_raw"}
-    assert node_parameters(given, own_params_file=False) == {
+    assert node_parameters(given, DEFAULTS, own_params_file=False) == {
         "front.image_topic": "/camera/image_raw"
     }
 
@@ -66,17 +74,33 @@ def test_a_topic_alone_is_that_of_the_default_camera() -> None:
         ({"topics": "/a,/b"}, r"2 topics for 1 cameras \(front\)"),
         ({"cameras": "a,b", "topics": "/a"}, r"1 topics for 2 cameras \(a, b\)"),
         ({"score_threshold": "high"}, r"score_threshold is 'high': it must be a number"),
+        ({"threads": "1.5"}, r"threads is '1.5': it must be a whole number"),
+        ({"use_sim_time": "1"}, r"use_sim_time is '1': it must be true or false"),
     ],
 )
 def test_bad_arguments_are_named(given: dict[str, str], message: str) -> None:
     with pytest.raises(LaunchArgumentError, match=message):
-        node_parameters(NOTHING | given, own_params_file=False)
+        node_parameters(NOTHING | given, DEFAULTS, own_params_file=False)
 
 
 @pytest.mark.parametrize("given", [{"topics": "/a"}, {"transport": "raw"}])
 def test_camera_arguments_need_names_next_to_an_own_params_file(given: dict[str, str]) -> None:
     with pytest.raises(LaunchArgumentError, match="need cameras"):
-        node_parameters(NOTHING | given, own_params_file=True)
+        node_parameters(NOTHING | given, DEFAULTS, own_params_file=True)
+
+
+def test_an_argument_that_does_not_exist_is_refused() -> None:
+    file, known = "perception.launch.py", ["topics", "use_sim_time"]
+    command = ["/opt/ros/bin/ros2", "launch", "mtc_perception", file]
+    check_names([*command, "topics:=/a", "use_sim_time:=true", "--noninteractive"], file, known)
+    with pytest.raises(
+        LaunchArgumentError, match="no launch argument image_topic; there are: topics, use_sim_time"
+    ):
+        check_names([*command, "topics:=/a", "image_topic:=/foo"], file, known)
+    with pytest.raises(LaunchArgumentError, match="no launch argument Topics"):
+        check_names(["ros2", "launch", f"/ws/launch/{file}", "Topics:=/a"], file, known)
+    # Of a file that includes this one, the arguments are its own.
+    check_names(["ros2", "launch", "car", "bringup.launch.py", "map:=town"], file, known)
 
 
 # What follows runs `ros2 launch` on an installed copy of the package.
@@ -145,6 +169,9 @@ class Launched:
             time.sleep(0.05)
         return found
 
+    def wait_until_it_ends(self, timeout_s: float = 30) -> None:
+        self._process.wait(timeout_s)
+
     def interrupt(self, timeout_s: float = 15) -> int:
         """Ctrl-C, as a terminal sends it: to the whole process group; launch's exit code."""
         os.killpg(self._process.pid, signal.SIGINT)
@@ -175,7 +202,7 @@ def test_show_args_lists_every_argument(environment: dict[str, str]) -> None:
         check=True,
     ).stdout
     names = re.findall(r"^ {4}'(\w+)':", shown, re.MULTILINE)
-    assert set(names) == {*NOTHING, "params_file", "namespace", "autostart", "log_level"}
+    assert set(names) == {*NOTHING, "params_file", "namespace", "log_level"}
 
 
 @needs_launch
@@ -221,12 +248,23 @@ def test_a_missing_bundle_is_named_and_leaves_the_node_unconfigured(
 
 
 @needs_launch
+def test_a_node_that_dies_ends_launch(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    score_threshold: 7.0\n")
+    with launched(environment, tmp_path, f"params_file:={file}") as run:
+        run.wait_until_it_ends()
+        assert "score_threshold" in run.text
+        assert "exit code 2" in run.text
+
+
+@needs_launch
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("topics:=/a,/b", "2 topics for 1 cameras"),
         ("params_file:=/nowhere.yaml", "params_file /nowhere.yaml does not exist"),
         ("engine:=abacus", "abacus"),
+        ("image_topic:=/foo", "there is no launch argument image_topic"),
     ],
 )
 def test_bad_arguments_end_launch(environment: dict[str, str], argument: str, message: str) -> None:

@@ -9,9 +9,12 @@ import pytest
 import rclpy
 from rcl_interfaces.srv import DescribeParameters
 from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from vision_msgs.msg import Detection2DArray
 
+from mtc_perception.node.node import PerceptionNode
 from support.node_rig import image_message, solid
 
 pytestmark = pytest.mark.dds
@@ -202,3 +205,92 @@ def test_a_namesake_is_warned_of(rig, capfd):
     context.try_shutdown()
     rig.wait_for(lambda: rig.diagnostics["engine"].level == b"\x00", "the end of it")
     assert words in capfd.readouterr().err
+
+
+def listening(*rules: str, **parameters: object) -> dict[str, tuple[str, str]]:
+    """By camera, the topic that a node with these remapping rules names, and the one it hears."""
+    context = Context()
+    words = ["--ros-args", *(word for rule in rules for word in ("-r", rule))]
+    rclpy.init(args=words, context=context)
+    try:
+        overrides = [
+            Parameter(name.replace("__", "."), value=value)
+            for name, value in ({"cameras": ["front", "rear"]} | parameters).items()
+        ]
+        node = PerceptionNode(context=context, parameter_overrides=overrides)
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        found = {
+            camera.name: (camera.topic, camera._subscription.topic_name)
+            for camera in node._configured.cameras
+        }
+        node.close()
+        node.destroy_node()
+        return found
+    finally:
+        context.try_shutdown()
+
+
+FRONT, REAR = "/front/image_raw", "/rear/image_raw"
+SWAPPED = ("front/image_raw:=/rear/image_raw", "rear/image_raw:=/front/image_raw")
+
+
+@pytest.mark.parametrize(
+    ("rules", "transport", "front", "rear"),
+    [
+        ((), "raw", FRONT, REAR),
+        (
+            ("front/image_raw:=/rear/image_raw", "rear/image_raw:=/front/image_raw"),
+            "raw",
+            REAR,
+            FRONT,
+        ),
+        (
+            SWAPPED,
+            "compressed",
+            f"{REAR}/compressed",
+            f"{FRONT}/compressed",
+        ),
+        (
+            (
+                *SWAPPED,
+                "front/image_raw/compressed:=/rear/image_raw/compressed",
+                "rear/image_raw/compressed:=/front/image_raw/compressed",
+            ),
+            "compressed",
+            f"{REAR}/compressed",
+            f"{FRONT}/compressed",
+        ),
+        (("front/image_raw:=a", "/a:=/b", "/b:=/c"), "raw", "/a", REAR),
+        (("front/image_raw/compressed:=/a",), "compressed", "/a", f"{REAR}/compressed"),
+        (("__ns:=/car",), "raw", f"/car{FRONT}", f"/car{REAR}"),
+        (
+            ("__ns:=/car", "front/image_raw:=/x", "/car/rear/image_raw:=/y"),
+            "compressed",
+            "/x/compressed",
+            "/y/compressed",
+        ),
+    ],
+)
+def test_each_remapping_rule_counts_once(
+    toy_bundle: Path, rules: tuple[str, ...], transport: str, front: str, rear: str
+) -> None:
+    parameters = {"front__transport": transport, "rear__transport": transport}
+    found = listening(*rules, bundle=str(toy_bundle), threads=1, **parameters)
+    assert found == {"front": (front, front), "rear": (rear, rear)}
+
+
+def test_whole_numbers_are_numbers_in_a_file_and_on_the_command_line(toy_bundle: Path) -> None:
+    context = Context()
+    values = {"score_threshold": 1, "max_frame_age_ms": 100, "diagnostics_period_s": 2}
+    words = [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
+    rclpy.init(args=["--ros-args", *words], context=context)
+    try:
+        node = PerceptionNode(context=context)
+        for name, value in values.items():
+            assert node.get_parameter(name).value == float(value)
+            assert isinstance(node.get_parameter(name).value, float)
+        node.close()
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
