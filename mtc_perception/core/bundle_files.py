@@ -105,7 +105,11 @@ class BundleFiles:
                 yield stream, size
         except (KeyError, FileNotFoundError) as error:
             raise BundleError(f"{self.path}: {name} is missing from the bundle") from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # What zipfile does not read is a RuntimeError, a name that is no text a ValueError.
+        except (
+            *(OSError, EOFError, RuntimeError, ValueError),
+            *(zipfile.BadZipFile, zlib.error),
+        ) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise BundleError(f"{self.path}: cannot read {name}: {reason}") from error
 

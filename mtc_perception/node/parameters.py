@@ -265,7 +265,8 @@ class Parameters:
             raise EngineError("load_engine is switched off by the parameter load_engine")
         if bundle is not None:
             folders = self._paths("bundle_folders")
-            _check_inside(bundle, folders or (configured.parent, default_bundle().parent))
+            beside = dict.fromkeys((configured.parent, default_bundle().parent))
+            _check_inside(bundle, folders or tuple(beside))
 
     def follow(self, selection: Selection) -> None:
         """Make the parameters say what was selected, while they are locked for everybody else.

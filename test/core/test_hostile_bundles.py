@@ -245,20 +245,35 @@ def test_links_to_regular_files_are_read(bundle: Path) -> None:
     answer="Refused.",
     diagnostics="One line that says which, and how to zip it.",
 )
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [(zipfile.ZIP_BZIP2, "by a method"), (zipfile.ZIP_LZMA, "by a method"), (None, "encrypted")],
-)
-def test_zips_that_are_not_read(bundle: Path, method: int | None, reason: str) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zips_of_other_methods(bundle: Path, method: int) -> None:
     path = bundle.with_name("other.zip")
-    with zipfile.ZipFile(path, "w", method or zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for file in bundle.iterdir():
             archive.write(file, file.name)
-    if method is None:
-        entry = b"PK\1\2\x14\x03\x14\0"  # in the table of contents; its flags follow
-        assert path.read_bytes().count(entry + b"\0") == 2
-        path.write_bytes(path.read_bytes().replace(entry + b"\0", entry + b"\1"))
+    assert "by a method that is not read" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"), [(0x01, "is encrypted"), (0x20, "patched data"), (0x40, "encryption")]
+)
+def test_zips_with_flags_that_are_not_read(bundle: Path, flag: int, reason: str) -> None:
+    path = zipped(bundle)
+    entry = b"PK\1\2\x14\x03\x14\0"  # in the table of contents; its flags follow
+    assert path.read_bytes().count(entry + b"\0") == 2
+    path.write_bytes(path.read_bytes().replace(entry + b"\0", entry + bytes([flag])))
     assert reason in refusal(path)
+
+
+def test_a_name_that_is_no_text(bundle: Path) -> None:
+    path = zipped(bundle)
+    data = bytearray(path.read_bytes())
+    for name in (b"manifest.json", b"model.onnx"):
+        at = data.index(name)
+        data[at - 23] |= 0x08  # of the local header's flags: the name is UTF-8
+        data[at] = 0xE3
+    path.write_bytes(data)
+    assert "cannot read manifest.json" in refusal(path)
 
 
 @pytest.mark.fault(
