@@ -36,7 +36,10 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """One loaded network. Not thread-safe: one thread writes `input`, starts and waits."""
+    """One loaded network. Not thread-safe: one thread writes `input`, starts and waits.
+
+    It may be loaded and closed by others, but not while that thread is in one of its methods.
+    """
 
     name: str
     """`openvino`, `onnxruntime` or `tensorrt`."""
