@@ -7,7 +7,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint audit docs bench clean
+.PHONY: help setup demo test test-fast lint audit docs bench fuzz clean
 PYTHON ?= python3
 export PYTHON
 
@@ -51,6 +51,10 @@ docs: ## the documents as a site with the API reference, in out/site
 bench: ## the numbers of docs/benchmarks.md, measured on this machine
 	@tools/setup.sh runtime offline tensorrt
 	@$(RUN) python -m bench.run
+
+fuzz: ## mutated inputs for everything that reads others' files and messages; INPUTS=10000 SEED=0
+	@tools/setup.sh runtime offline tensorrt
+	@$(RUN) python -m bench.fuzz --inputs $(or $(INPUTS),10000) --seed $(or $(SEED),0)
 
 clean: ## remove everything that set-up and the other targets made
 	rm -rf .venv .overlay out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.tables import render
+from bench.tables import read_results, render
 
 PAGE = "docs/faults.md"
 AREAS = (
@@ -25,6 +25,7 @@ AREAS = (
     "security",
 )
 """In the order of the page."""
+LONG_RUNS = ("fuzz", "soak", "kills")
 FIELDS = ("area", "row", "answer", "diagnostics")
 
 
@@ -45,7 +46,10 @@ def page(root: Path) -> str:
     """The page as the tests of the checkout have it. Raises ValueError for an unusable marker."""
     found = list(faults(root))
     areas = {area: [fault for fault in found if fault.area == area] for area in AREAS}
-    return render("faults.md.j2", areas=areas)
+    # Each part of its own run, which takes long: there as soon as there is a result.
+    names = [name for name in LONG_RUNS if (root / "results" / f"{name}.json").is_file()]
+    long_runs = read_results(root / "results", names)
+    return render("faults.md.j2", areas=areas, rows=len(found), **long_runs)
 
 
 def faults(root: Path) -> Iterator[Fault]:

@@ -67,6 +67,10 @@ class WorkerProcess:
             raise ReplayError(f"the {self.name} sent {type(message).__name__} out of turn")
         return message
 
+    def kill(self) -> None:
+        """End it now: it may hang."""
+        self._process.kill()
+
     def _gone(self) -> ReplayError:
         self._process.join(_JOIN_S)
         return ReplayError(f"the {self.name} process ended (exit code {self._process.exitcode})")

@@ -1,5 +1,6 @@
 """The storage files of a rosbag2, whole or damaged: what can be read is, what cannot is noted."""
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -185,11 +186,13 @@ class BagFiles:
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             self._notes.add("damaged metadata", f"{self.path.name}: {_reason(error)}")
             return self._each_once(there)
+        # Unlike Path's own, it takes a name that is none for one that is missing.
+        found = [file for file in listed if os.path.isfile(file)]
         for file in listed:
-            if not file.is_file():
+            if file not in found:
                 self._notes.add("missing file", f"{file.name}, which {METADATA} lists")
         # Whoever renames a file seldom edits the metadata.
-        return self._each_once([file for file in listed if file.is_file()] or there)
+        return self._each_once(found or there)
 
     def _each_once(self, files: Sequence[Path]) -> list[Path]:
         """The files; those that are there unpacked as well, as after playing them, once."""
