@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 
 from bench.fuzz.messages import message_targets
-from bench.fuzz.mutation import mutated
 from bench.fuzz.targets import Target, file_targets
 from mtc_perception.util.errors import ReplayError, one_line
 from mtc_perception.util.worker_process import WorkerProcess
@@ -62,7 +61,7 @@ def targets() -> dict[str, Target]:
 
 def input_of(target: Target, seed: int, number: int, seeds: Sequence[bytes]) -> bytes:
     """Any input of a run, from the seed, the target's name and its number alone."""
-    return mutated(seeds, random.Random(f"{seed} {target.name} {number}"))
+    return target.mutate(seeds, random.Random(f"{seed} {target.name} {number}"))
 
 
 def corpus_of(target: Target) -> list[Path]:

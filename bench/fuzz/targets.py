@@ -6,8 +6,9 @@ finding.
 
 import io
 import json
+import random
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import cv2
 import numpy as np
 import yaml
 
+from bench.fuzz.graphs import mutated_graph
+from bench.fuzz.mutation import mutated
 from mtc_perception.core.bundle import (
     Manifest,
     manifest_json,
@@ -63,6 +66,7 @@ class Target:
     """Whole inputs, made in an empty folder."""
     trying: Callable[[Path], AbstractContextManager[Try]]
     """In an empty folder: a function that tries one input and returns, or raises a finding."""
+    mutate: Callable[[Sequence[bytes], random.Random], bytes] = mutated
     hang_s: float = HANG_S
     share: float = 1.0
     """Of the inputs that others get."""
@@ -384,5 +388,12 @@ def file_targets() -> list[Target]:
         Target("MCAP", _mcap, _alone(_file("drive.mcap", _read_recording)), share=0.5),
         Target("SQLite bag", _sqlite, _alone(_file("drive.db3", _read_recording)), share=0.5),
         Target("bag metadata", _metadata, _metadata_of_a_recording, share=0.2),
-        Target("ONNX graph", _graphs, _alone(_try_graph), hang_s=TRIAL_S, share=0.005),
+        Target(
+            "ONNX graph",
+            _graphs,
+            _alone(_try_graph),
+            mutate=mutated_graph,
+            hang_s=TRIAL_S,
+            share=0.01,
+        ),
     ]
