@@ -54,7 +54,10 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; default: out/replay/BUNDLE[_SCENARIO][_live]."),
+        typer.Option(
+            help="Folder of the run; default: out/replay/BUNDLE_RECORDING[_ENGINE][_PRECISION]"
+            "[_live], or _SCENARIO in place of _RECORDING."
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Replay what an earlier try has done as well.")
@@ -112,7 +115,7 @@ def evaluate(
     for one in wanted:
         if options.mode != "live" and flag_of(ReplayOptions, one).panel == "Live":
             raise UserError(f"--{one.replace('_', '-')} is for --live")
-    run = out or default_run_folder(options, name)
+    run = out or default_run_folder(recordings, options, name)
     with Progress(keep=True) as progress:
         result = evaluate_run(
             recordings,
@@ -151,17 +154,22 @@ def compare(
     from rich.console import Console
 
     from mtc_perception.replay.report.compare_page import write_comparison
-    from mtc_perception.replay.results.comparison import compare_runs
+    from mtc_perception.replay.results.comparison import (
+        COMPARISON_FILE,
+        claim_comparison,
+        compare_runs,
+    )
     from mtc_perception.replay.terminal import show_comparison
     from mtc_perception.util.files import write_text_atomic
     from mtc_perception.util.progress import Progress
 
     folder = out or run_b / f"against_{run_a.resolve().name}"
+    claim_comparison(folder, run_a, run_b)
     with Progress() as progress:
         comparison = compare_runs(run_a, run_b, progress.counter("resampling"))
         folder.mkdir(parents=True, exist_ok=True)
         page = write_comparison(folder, run_a, run_b, comparison, progress.ticker("drawing"))
-    file = write_text_atomic(folder / "comparison.json", json.dumps(comparison, indent=2) + "\n")
+    file = write_text_atomic(folder / COMPARISON_FILE, json.dumps(comparison, indent=2) + "\n")
     show_comparison(Console(), comparison)
     for path in (file, page):
         print(f"wrote {path}")

@@ -44,7 +44,10 @@ def demo(
             "ROOT/images/SPLIT, scored against its labels); default: a synthetic drive.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; default: out/demo, and of an --input out/demo_INPUT."),
+    ] = None,
     **given: Any,
 ) -> None:
     """Play a recording in real time through the perception node, as its own process under real DDS.
@@ -76,9 +79,9 @@ def demo(
     wanted = own | options_of(ReplayOptions, given)
     options = ReplayOptions.model_validate(wanted | {"mode": "live", "video": True})
     read_bundle(options.bundle)  # refused before a drive is rendered
+    out = out or Path("out", f"demo_{recording.stem}" if recording else "demo")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / SUMMARY_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out} cannot be made a folder: {error.strerror}; choose --out") from None
     seconds = options.seconds or _SECONDS

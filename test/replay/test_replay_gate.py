@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.run.scenario import junit_xml
 from mtc_perception.replay.stream.task import Failure
@@ -62,11 +63,11 @@ def test_a_stream_without_any_answer_is_no_success(
     damaged = [packed(index, "jpeg", b"\1\2\3") for index in range(3)]
     bag = write_bag(tmp_path / "silent", {"/cam": (COMPRESSED, damaged)})
     good = labelled_bag(tmp_path / "good")
-    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out", tmp_path / "run")
-    for recordings in ([bag], [bag, good]):
-        assert run("evaluate", *recordings, *options) == 1
+    options = ("--bundle", toy_bundle, "--engine", "onnxruntime", "--out")
+    for name, *recordings in (("one", bag), ("two", bag, good)):
+        assert run("evaluate", *recordings, *options, tmp_path / name) == 1
         assert "no answer: silent:/cam: none of its images could be" in capsys.readouterr().out
-    assert run("evaluate", good, *options) == 0
+    assert run("evaluate", good, *options, tmp_path / "three") == 0
 
 
 def test_a_node_s_last_words_are_xml(tmp_path: Path) -> None:
@@ -216,3 +217,47 @@ def test_two_runs_do_not_share_a_folder(
     assert error.endswith("; wait for it or give another --out")
     assert read_result(out)["frames_processed"] == COUNT
     assert run(*words) == 0
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="a replay, or a comparison, into the folder of another one",
+    answer="Refused with exit code 2; what is there stays. Default folders differ.",
+    diagnostics="One line with the first field that differs.",
+)
+def test_results_of_something_else_are_not_written_over(
+    tmp_path: Path,
+    toy_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = labelled_bag(tmp_path / "first"), labelled_bag(tmp_path / "second")
+    base = ("-b", toy_bundle, "--engine", "onnxruntime", "--threads", 1)
+    assert run("evaluate", first, *base, "--out", "run") == 0
+    before = (tmp_path / "run" / "result.json").read_bytes()
+    capsys.readouterr()
+    for words, field in (
+        ((second, *base), "recordings.0.path"),
+        ((first, second, *base), "recordings.1.path"),
+        ((first, *base, "--precision", "fp32"), "precision was not given and is fp32"),
+        ((first, *base, "--seconds", 1), "seconds"),
+        ((first, "-b", default_bundle(), "--engine", "onnxruntime", "--threads", 1), "bundle"),
+    ):
+        assert run("evaluate", *words, "--out", "run") == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: run holds the result of something else: ")
+        assert field in line
+    assert (tmp_path / "run" / "result.json").read_bytes() == before
+    for words in ((first, *base), (second, *base), (first, *base, "--precision", "fp32")):
+        assert run("evaluate", *words) == 0
+    folders = sorted(path.name for path in (tmp_path / "out" / "replay").iterdir())
+    name = "toy_{}_onnxruntime"
+    assert folders == [name.format("first"), f"{name.format('first')}_fp32", name.format("second")]
+
+    runs = [tmp_path / "out" / "replay" / one for one in folders]
+    assert run("compare", runs[0], runs[1], "--out", "against") == 0
+    assert run("compare", runs[0], runs[1], "--out", "against") == 0
+    capsys.readouterr()
+    assert run("compare", runs[1], runs[0], "--out", "against") == 2
+    assert "against holds the result of something else: a was" in capsys.readouterr().err

@@ -199,7 +199,7 @@ def test_the_page_holds_its_pictures(finished: tuple[Path, str]) -> None:
 def test_nothing_half_written_is_left(finished: tuple[Path, str]) -> None:
     out, _ = finished
     names = {path.name for path in out.iterdir()}
-    assert names == {".lock", "index.html", "result.json", "streams", "summary.json"}
+    assert names == {".lock", "index.html", "result.json", "run.json", "streams", "summary.json"}
     [stream] = (out / "streams").iterdir()
     names = {path.name for path in stream.iterdir()}
     records = {"frames.jsonl", "times.jsonl", "stream.json", "pictures"}

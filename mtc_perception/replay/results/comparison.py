@@ -1,5 +1,6 @@
 """What changed from one run to another: figures, and the images they changed in."""
 
+import json
 import math
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -26,9 +27,11 @@ from mtc_perception.replay.results.bootstrap import (
 )
 from mtc_perception.replay.results.run_result import read_result, stream_folder
 from mtc_perception.replay.stream.task import StreamResult
+from mtc_perception.util.differences import refuse_other
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 
+COMPARISON_FILE = "comparison.json"
 MOST_IMAGES = 10
 """Per task, of those that got better and of those that got worse."""
 
@@ -52,6 +55,16 @@ class Paired:
     b: list[Image]
     only_a: int
     only_b: int
+
+
+def claim_comparison(folder: Path, run_a: Path, run_b: Path) -> None:
+    """Raise UserError if the folder holds the comparison of two other runs."""
+    try:
+        content = json.loads((folder / COMPARISON_FILE).read_text(encoding="utf-8"))
+        held = {side: str(Path(content[side]["run"]).resolve()) for side in ("a", "b")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing, or nothing that could be missed
+    refuse_other(folder, held, {"a": str(run_a.resolve()), "b": str(run_b.resolve())})
 
 
 def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:

@@ -28,12 +28,15 @@ from mtc_perception.replay.run.runners import Runner
 from mtc_perception.replay.run.scenario import Check, Limit, check_limits, junit_xml
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamTask
+from mtc_perception.util.differences import refuse_other
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.locking import held
 from mtc_perception.util.provenance import provenance
 
 JUNIT_FILE = "junit.xml"
+RUN_FILE = "run.json"
+"""What a run is of: recordings and options."""
 _PACKAGE = Path(mtc_perception.__file__).parent
 
 
@@ -155,9 +158,23 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_")[:80]
 
 
-def default_run_folder(options: ReplayOptions, name: str | None) -> Path:
-    """Where a run goes by default: a folder of its own for every bundle, scenario and mode."""
-    parts = options.bundle.stem, name, "live" if options.mode == "live" else None
+def default_run_folder(
+    recordings: Sequence[Recording], options: ReplayOptions, name: str | None
+) -> Path:
+    """Where a run goes by default: a folder of its own for what is mostly varied.
+
+    That is the bundle, the scenario (`name`) or the recordings, engine and precision where they are
+    asked for, and the mode.
+    """
+    paths = list(dict.fromkeys(one.path for one in recordings))
+    more = f"+{len(paths) - 1}" if paths[1:] else ""
+    parts = (
+        options.bundle.stem,
+        name or f"{paths[0].stem}{more}",
+        options.engine if options.engine != "auto" else None,
+        options.precision,
+        "live" if options.mode == "live" else None,
+    )
     return Path("out", "replay", _slug("_".join(filter(None, parts))))
 
 
@@ -185,12 +202,15 @@ def evaluate_run(
     """Replay every stream that is not there yet, merge all, check the limits, write the result.
 
     `name` is the scenario's; `fresh` replays what is there as well. Returns the content of
-    `result.json`. Raises UserError where another process works in `run`, and where nothing at all
-    can be evaluated; then only `junit.xml` is written.
+    `result.json`. Raises UserError where another process works in `run`, where that holds a run of
+    other recordings or options, and where nothing at all can be evaluated; then only `junit.xml`
+    is written.
     """
     planned, unreadable = plan_run(recordings, options, run)
     # No folder is made for nothing but a lock.
     with held(run) if planned or limits or run.exists() else nullcontext():
+        asked = _asked(recordings, options, name)
+        _refuse_other_run(run, asked)
         there = [] if fresh else [one for task in planned if (one := finished(task)) is not None]
         done = {result.number for result in there}
         tasks = [task for task in planned if task.number not in done]
@@ -208,9 +228,28 @@ def evaluate_run(
         result["resumed"] = [one.name for one in there]
         result["checks"] = [asdict(check) for check in checks]
         result["passed"] = _passed(checks)
+        write_text_atomic(run / RUN_FILE, json.dumps(asked, indent=2) + "\n")
         write_result(run, result)
         write_page(run)
     return result
+
+
+def _asked(
+    recordings: Sequence[Recording], options: ReplayOptions, name: str | None
+) -> dict[str, Any]:
+    """What a run is of, as JSON."""
+    paths = [one.model_dump(mode="json") for one in recordings]
+    return {"scenario": name, "recordings": paths, **options.model_dump(mode="json")}
+
+
+def _refuse_other_run(run: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UserError if the folder holds the result of something else."""
+    try:
+        held = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing, or nothing that could be missed
+    if isinstance(held, dict):
+        refuse_other(run, held, asked)
 
 
 def _nothing_evaluated(failures: Sequence[Failure]) -> UserError:
