@@ -235,6 +235,7 @@ def _sample(stem: str, path: Path, labels: Labels) -> Sample:
         ignore=found.ignore if found else None,
         attributes=labels.attributes.get(stem, {}),
         boxes_are_fractions=labels.boxes_are_fractions,
+        category=labels.category,
     )
 
 

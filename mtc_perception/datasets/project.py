@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.datasets.sample import BINARY, Boxes, Labels, Problem
+from mtc_perception.datasets.sample import BINARY, VEHICLE, Boxes, Labels, Problem
+from mtc_perception.datasets.scalabel import VEHICLES
 from mtc_perception.datasets.split_files import (
     mask_files,
     number,
@@ -26,26 +27,26 @@ def read_labels(root: Path, split: str) -> Labels:
     labels.lane = mask_files(root / "lane" / split, BINARY, labels.problems)
     path = root / "det" / f"{split}.json"
     if path.is_file():
-        labels.boxes = _detections(path, labels.problems)
+        labels.boxes, labels.category = _detections(path, labels.problems)
         labels.origin = dict.fromkeys(labels.boxes, path)
     return labels
 
 
-def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
-    """Boxes per image stem from one COCO file.
+def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], str]:
+    """Boxes per image stem from one COCO file, and what is in them.
 
     A problem in it costs one entry each, and an image with a broken annotation is left out.
     """
     content = read_json(path, problems)
     if content is None:
-        return {}
+        return {}, VEHICLE
     try:
         images, annotations, categories = (
             _list(content, name) for name in ("images", "annotations", "categories")
         )
     except (KeyError, TypeError, ValueError) as error:
         problems.append(unreadable(path, "not a COCO file", error))
-        return {}
+        return {}, VEHICLE
     kinds = [kind for one in categories if _is_identifier(kind := _field(one, "id"))]
     # Exporters list a category above the one that is used.
     named = {kind for one in annotations if _is_identifier(kind := _field(one, "category_id"))}
@@ -53,7 +54,7 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
     if len(used) > 1:
         reason = f"annotations of {len(used)} categories, but one (vehicle) is expected"
         problems.append(Problem("unreadable labels", path, reason))
-        return {}
+        return {}, VEHICLE
     stems = _stems(images, path, problems)
     found: dict[str, list[tuple[_Corners, bool]]] = {stem: [] for stem in stems.values()}
     broken: set[str] = set()
@@ -77,7 +78,15 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
         else:
             reason = f"annotation {annotation.get('id')} has a bbox without a size"
             problems.append(Problem("unusable box", path, reason, stem))
-    return {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
+    boxes = {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
+    return boxes, _category(categories, used or (kinds if len(kinds) == 1 else []))
+
+
+def _category(categories: list[Any], used: list[Any]) -> str:
+    """The name of the one category that is `used`; every kind of vehicle is a vehicle here."""
+    names = [_field(one, "name") for one in categories if _field(one, "id") in used[:1]]
+    name = str(names[0]).strip().lower() if names and names[0] is not None else VEHICLE
+    return VEHICLE if name in (VEHICLE, f"{VEHICLE}s", *VEHICLES) else name
 
 
 _Corners = tuple[float, float, float, float]

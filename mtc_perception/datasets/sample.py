@@ -33,6 +33,10 @@ REFUSED: frozenset[Kind] = frozenset(("duplicate name", "labels fit no image"))
 """Kinds with which nobody can tell whose labels are whose."""
 
 
+VEHICLE = "vehicle"
+"""The category of boxes, where a layout has no other."""
+
+
 class LayoutError(UserError):
     """A data set is missing, incomplete or broken."""
 
@@ -147,6 +151,8 @@ class Sample:
     """BDD100K: weather, scene, timeofday. Empty elsewhere."""
     boxes_are_fractions: bool = False
     """`boxes` are fractions of the image's width and height; `read_truth` gives pixels."""
+    category: str = VEHICLE
+    """What is in the boxes."""
 
     @property
     def labelled(self) -> bool:
@@ -183,6 +189,7 @@ class Labels:
     boxes: dict[str, Boxes] = field(default_factory=dict)
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     boxes_are_fractions: bool = False
+    category: str = VEHICLE
     origin: dict[str, Path] = field(default_factory=dict)
     """The file each stem's boxes come from."""
     problems: list[Problem] = field(default_factory=list)

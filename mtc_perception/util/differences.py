@@ -1,5 +1,6 @@
 """In what two descriptions of a piece of work differ, in words."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,25 @@ def _value(value: Any) -> str:
     return f"...{text[-36:]}" if "/" in text else f"{text[:12]}..."
 
 
-def refuse_other(place: Path, holds: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise UserError, which names the first difference, where `place` holds something else."""
+def held_of(path: Path) -> dict[str, Any]:
+    """`of` of a JSON file, which says what its result is of; empty where it does not say."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    of = content.get("of") if isinstance(content, dict) else None
+    return of if isinstance(of, dict) else {}
+
+
+def refuse_other(
+    place: Path, holds: Mapping[str, Any], wanted: Mapping[str, Any], option: str = "--out"
+) -> None:
+    """Raise UserError, which names the first difference, where `place` holds something else.
+
+    `option` is what to give another place by.
+    """
     if changes := differences(holds, wanted):
         more = f", and {len(changes) - 1} more" if changes[1:] else ""
         raise UserError(
-            f"{place} holds the result of something else: {changes[0]}{more}; give another --out"
+            f"{place} holds the result of something else: {changes[0]}{more}; give another {option}"
         )

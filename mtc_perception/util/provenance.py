@@ -47,6 +47,11 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join(map(_portable, words))
 
 
+def portable(path: Path) -> str:
+    """A path relative to the working directory if it lies below that, else whole."""
+    return _portable(str(path.absolute()))
+
+
 def _portable(word: str) -> str:
     name, equals, value = word.rpartition("=")
     path, here = Path(value), Path.cwd()

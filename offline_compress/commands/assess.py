@@ -33,7 +33,9 @@ def assess(
     from offline_compress.recipe.parts import DataSource
 
     found = read_bundle(bundle)
-    samples = labelled_split(DataSource(root=data, split=split), "evaluate on")
+    samples = labelled_split(
+        DataSource(root=data, split=split), "evaluate on", found.manifest.classes
+    )
     with Progress(alone=True) as progress:
         manifest = variants.assess(
             found,

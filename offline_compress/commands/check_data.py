@@ -27,17 +27,21 @@ def check_data(
     """
     from rich.console import Console
 
+    from mtc_perception.util.differences import held_of, refuse_other
     from mtc_perception.util.files import write_text_atomic
     from mtc_perception.util.progress import Progress
-    from mtc_perception.util.provenance import provenance
+    from mtc_perception.util.provenance import portable, provenance
     from offline_compress.data.check import check_data as check
 
+    of = {"data": portable(root), "split": split}
+    if json_file and json_file.exists():
+        refuse_other(json_file, held_of(json_file), of, "--json")
     with Progress(alone=True) as progress:
         progress.count("indexing", 0)
         report = check(root, split, progress.count)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({**report.to_json(), **provenance()}, indent=2)
+        content = json.dumps({**report.to_json(), "of": of, **provenance()}, indent=2)
         write_text_atomic(json_file, content + "\n")
     console = Console()
     print(f"{root}: {report.layout} layout")

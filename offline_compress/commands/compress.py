@@ -144,9 +144,10 @@ def report(
         Path | None,
         typer.Option("--json", help="Also write the table here, as results/compression.json."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path(
-        "out/compression/report.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page; default: out/compression/NAMES OF THE RUNS.html."),
+    ] = None,
 ) -> None:
     """Compare runs: a table over seeds, pictures, frames; one self-contained page.
 
@@ -156,9 +157,11 @@ def report(
 
     from rich.console import Console
 
+    from mtc_perception.util.differences import refuse_other
     from mtc_perception.util.files import write_text_atomic
     from mtc_perception.util.progress import Progress
     from offline_compress.report.compression_report import (
+        names_in,
         settings_tables,
         terminal_table,
         write_report,
@@ -166,6 +169,11 @@ def report(
     from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
 
     runs, rows = read_rows(runs, lambda line: print(line, file=sys.stderr))
+    names = [row["name"] for row in rows]
+    out = out or Path("out", "compression", f"{'_'.join(names)[:80]}.html")
+    for path, option in ((json_file, "--json"), (out, "--out")):
+        if path and path.exists():
+            refuse_other(path, {"runs": names_in(path)}, {"runs": names}, option)
     with Progress(alone=True) as progress:
         write_report(out, runs, rows, progress.count)
     for table in settings_tables(settings_of(rows)):

@@ -45,7 +45,7 @@ def evaluate(
     from rich.console import Console
 
     from mtc_perception.util.progress import Progress
-    from offline_compress.data.labelled import split_samples
+    from offline_compress.data.labelled import require_classes, split_samples
     from offline_compress.evaluation.accuracy import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
@@ -60,7 +60,8 @@ def evaluate(
 
     samples = split_samples(data, split)[:limit]
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
-    description = describe(subject, data, split, limit)
+    require_classes(samples, subject.classes, data)
+    description = describe(subject, data, split, limit, model)
     out = result_folder(description, out)
     with Progress(keep=True) as progress:
         evaluation = evaluate_subject(subject, progress.track(samples, "evaluating", unit="img"))

@@ -26,13 +26,19 @@ def export(
     lane: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lane threshold; default: best IoU.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the bundle that is there, its variants too.")
+    ] = False,
 ) -> None:
     """Export a checkpoint as the bundle that engines and the node run.
 
-    Without --metrics the thresholds are 0.3 (score) and 0.5 (masks) unless given.
+    Without --metrics the thresholds are, unless given, those of the bundle that is replaced
+    (--force), else 0.3 (score) and 0.5 (masks).
 
     Example: [bold]mtc-compress export RUN/best mtc_nano.mtc --metrics OUT/metrics.json[/bold]
     """
+    from mtc_perception.core.bundle import read_bundle
+    from mtc_perception.util.errors import UserError
     from offline_compress.evaluation.metrics_file import (
         accuracy,
         metrics_of_checkpoint,
@@ -41,10 +47,19 @@ def export(
     from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
     from offline_compress.export import export_bundle
 
+    former = CHECKPOINT_THRESHOLDS
+    if out.exists():
+        old = read_bundle(out).manifest
+        if not force:
+            raise UserError(
+                f"{out} exists, with {', '.join(old.variants)}: choose another path, or --force "
+                "replaces it and keeps its thresholds"
+            )
+        former = old.thresholds
     result = metrics_of_checkpoint(metrics, checkpoint) if metrics else {}
     given = {"score": score, "drivable": drivable, "lane": lane}
     by_hand = {name: value for name, value in given.items() if value is not None}
-    thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(result) | by_hand)
+    thresholds = former.model_copy(update=recommended_thresholds(result) | by_hand)
     manifest = export_bundle(checkpoint, out, thresholds, accuracy(result) if metrics else None)
     print(
         f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, thresholds "

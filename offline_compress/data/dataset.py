@@ -62,6 +62,7 @@ class TrainingSet(Dataset[LabelledImage]):
         seed: int,
         mosaic: float = 0.0,
         mosaic_until: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """Index the data sets; opens no image.
 
@@ -73,15 +74,17 @@ class TrainingSet(Dataset[LabelledImage]):
             seed: of everything random.
             mosaic: share of the samples that are made of four images.
             mosaic_until: number of the first sample from which on there are none; None: never.
+            classes: what the boxes must be of; None: whatever.
 
-        Raises LayoutError for a data set that is missing, broken or without any label.
+        Raises LayoutError for a data set that is missing, broken or without any label, UserError
+        for one of other classes.
         """
         self._samples: list[Sample] = []
         weights: list[float] = []
         for source in sources:
             # Some 20 s for all of BDD100K, most of them for its lane polygons.
             with Console(stderr=True).status(f"reading the labels of {source.root}"):
-                samples = labelled_split(source, "train on")
+                samples = labelled_split(source, "train on", classes)
             self._samples += samples
             weights += [source.weight / len(samples)] * len(samples)
         self._ends = cumulative_shares(weights)

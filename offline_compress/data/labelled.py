@@ -1,19 +1,23 @@
 """The samples of a split, with a warning of what of its labels cannot be read."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
 from mtc_perception.datasets.sample import Problem
+from mtc_perception.util.errors import UserError
 from offline_compress.recipe.parts import DataSource
 
 
-def labelled_split(source: DataSource, purpose: str) -> list[Sample]:
+def labelled_split(
+    source: DataSource, purpose: str, classes: Sequence[str] | None = None
+) -> list[Sample]:
     """All samples of a split, to `purpose`, e.g. `train on`.
 
-    Raises LayoutError as `split_samples`, or if none of them is labelled.
+    Raises LayoutError as `split_samples`, or if none of them is labelled, and UserError if their
+    boxes are of something else than `classes`.
     """
     samples = split_samples(source.root, source.split)
     if not any(sample.labelled for sample in samples):
@@ -21,7 +25,20 @@ def labelled_split(source: DataSource, purpose: str) -> list[Sample]:
             f"split {source.split} of {source.root} has no labels to {purpose}: "
             f"`mtc-compress check-data {source.root}` tells what is there"
         )
+    if classes is not None:
+        require_classes(samples, classes, source.root)
     return samples
+
+
+def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:
+    """Raise UserError if the boxes of a data set are of something else than a network finds."""
+    for sample in samples:
+        if sample.boxes is not None and sample.category not in classes:
+            raise UserError(
+                f"the labels of {root} are of {sample.category}, the network's classes are "
+                f"{', '.join(classes)}: take labels of those, or a recipe with classes: "
+                f"[{sample.category}]"
+            )
 
 
 def split_samples(root: Path, split: str) -> list[Sample]:

@@ -10,7 +10,7 @@ from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from mtc_perception.util.provenance import provenance
+from mtc_perception.util.provenance import portable, provenance
 from offline_compress.evaluation.accuracy import Evaluation
 from offline_compress.evaluation.subject import Subject
 
@@ -24,12 +24,21 @@ _SAME = (
     ("data", "name"),
     ("data", "split"),
     ("data", "limit"),
+    ("asked", "model"),
+    ("asked", "data"),
+    ("asked", "thresholds"),
+    ("asked", "max_detections"),
 )
 """What two results must share for one to replace the other."""
 
 
-def describe(subject: Subject, data: Path, split: str, limit: int | None) -> dict[str, Any]:
-    """The part of a result that says what was evaluated on what; no `limit` is written as 0."""
+def describe(
+    subject: Subject, data: Path, split: str, limit: int | None, model: Path | None = None
+) -> dict[str, Any]:
+    """The part of a result that says what was evaluated on what; no `limit` is written as 0.
+
+    `model` is where the subject lies, if that is to be told.
+    """
     return {
         "model": subject.identity,
         "engine": {
@@ -39,6 +48,12 @@ def describe(subject: Subject, data: Path, split: str, limit: int | None) -> dic
             "why": subject.engine_reason,
         },
         "data": {"name": data.resolve().name, "split": split, "limit": limit or 0},
+        "asked": {
+            "model": None if model is None else portable(model),
+            "data": portable(data),
+            "thresholds": subject.thresholds.model_dump(),
+            "max_detections": subject.max_detections,
+        },
     }
 
 
@@ -55,14 +70,15 @@ def result_folder(description: dict[str, Any], out: Path | None) -> Path:
             out = out.with_name(f"{out.name}_first{data['limit']}")
     try:
         old = json.loads((out / RESULT_FILE).read_text())
-        kept = [(key, name, old[key].get(name)) for key, name in _SAME]
+        kept = [(key, name, old.get(key, {}).get(name)) for key, name in _SAME]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return out  # nothing, or nothing that could be missed
     for key, name, value in kept:
         if value is not None and value != description[key][name]:
+            what = name if key == "asked" else key
             raise UserError(
-                f"{out} holds the result of another {key} ({value}, not {description[key][name]}); "
-                "give another --out"
+                f"{out} holds the result of another {what} ({value}, not "
+                f"{description[key][name]}); give another --out"
             )
     return out
 

@@ -1,5 +1,8 @@
 """Compression runs as a table for the terminal and as one self-contained HTML page."""
 
+import html
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,9 +247,22 @@ def write_report(
         pictures=_pictures(run, count),
         colors=OVERLAY_COLORS,
         rows=rows,
+        names="\n".join(row["name"] for row in rows),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, text)
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of the runs of a page, or of the table beside it; none in any other file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return [row["name"] for row in json.loads(text)["rows"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    found = re.search('<main data-runs="([^"]*)">', text)
+    return html.unescape(found[1]).split("\n") if found else []
 
 
 def _cards(row: Row) -> list[tuple[str, str]]:

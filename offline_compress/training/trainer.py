@@ -76,7 +76,7 @@ class Trainer:
         self.spec = ModelSpec(**json.loads(state["spec"])) if state else trained_spec(recipe)
         with self.accelerator.local_main_process_first():
             render_missing([*recipe.train, recipe.validate_on])
-        self.validate = validate or validator(recipe.validate_on)
+        self.validate = validate or validator(recipe.validate_on, recipe.classes)
         self.data = training_set(recipe)
         with memory_advice():
             self.learner = Learner(recipe, self.spec, self.accelerator, state)

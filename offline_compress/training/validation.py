@@ -1,6 +1,6 @@
 """Validation during training: every process scores its part, and all know the result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelerate import PartialState
@@ -23,9 +23,12 @@ Validator = Callable[[nn.Module, ModelSpec, Count], dict[str, Any]]
 """Metric JSON of a network, the same in every process; all processes call it together."""
 
 
-def validator(source: DataSource) -> Validator:
-    """Validation on a split of a data set at neutral thresholds. Raises LayoutError."""
-    samples = labelled_split(source, "validate on")
+def validator(source: DataSource, classes: Sequence[str] | None = None) -> Validator:
+    """Validation on a split of a data set at neutral thresholds.
+
+    Raises LayoutError, and UserError for labels of something else than `classes`.
+    """
+    samples = labelled_split(source, "validate on", classes)
 
     def validate(model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:
         state = PartialState()

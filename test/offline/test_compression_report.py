@@ -15,6 +15,7 @@ from offline_compress.pipeline.row import budget_kept
 from offline_compress.report.compression_charts import channels, conflict_map, front, trade_off
 from offline_compress.report.compression_pictures import chosen, evenly
 from offline_compress.report.compression_report import (
+    names_in,
     settings_tables,
     terminal_table,
     variants_table,
@@ -234,3 +235,12 @@ def test_the_page_stands_alone_and_has_every_command(tmp_path: Path) -> None:
         assert one["command"] in text
     assert "-0.50 ± 0.40" in text
     assert text.count("<svg") == 3
+    assert "What was not reached" not in text
+    assert names_in(tmp_path / "p" / "r.html") == [one["name"] for one in ROWS]
+    missed = copy.deepcopy(ROWS)
+    missed[1]["budget"]["parameters"] = {"limit": 0.5, "achieved": 0.8, "kept": False}
+    missed[1]["unrecovered"] = "recovery gained nothing"
+    write_report(tmp_path / "r.html", [tmp_path] * 4, missed, lambda _w, _d, _t: None)
+    top, cards, _ = (tmp_path / "r.html").read_text().partition('<div class="cards">')
+    assert cards
+    assert "not kept: parameters 0.8 instead of 0.5; recovery gained nothing" in top

@@ -192,9 +192,13 @@ def test_results_of_different_networks_get_different_folders(
         ("model", "label", "other"),
         ("engine", "precision", "int8"),
         ("data", "split", "train"),
+        ("asked", "data", "elsewhere/roads"),
+        ("asked", "thresholds", {"score": 0.1}),
+        ("asked", "max_detections", 3),
     ):
         changed = description | {key: description[key] | {name: value}}
-        with pytest.raises(UserError, match=f"another {key} .*; give another --out"):
+        what = name if key == "asked" else key
+        with pytest.raises(UserError, match=f"another {what} .*; give another --out"):
             result_folder(changed, out)
     (out / "metrics.json").write_text("damaged")
     assert result_folder(description, out) == out

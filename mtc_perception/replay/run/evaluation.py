@@ -256,8 +256,8 @@ def _nothing_evaluated(failures: Sequence[Failure]) -> UserError:
     """Why, stream by stream."""
     if len(failures) == 1:
         return UserError(failures[0].error)
-    reasons = "".join(f"\n  {failure.name}: {failure.error}" for failure in failures)
-    return UserError(f"none of {len(failures)} streams could be evaluated:{reasons}")
+    reasons = "; ".join(f"{failure.name}: {failure.error}" for failure in failures)
+    return UserError(f"none of {len(failures)} streams could be evaluated: {reasons}")
 
 
 def _passed(checks: Sequence[Check]) -> bool | None:
