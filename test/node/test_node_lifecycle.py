@@ -13,6 +13,8 @@ from sensor_msgs.msg import Image
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.engines.process_trial import RAN, TrialMemory
+from mtc_perception.runtime.worker import HANG_S
+from support.accounts import check_accounts
 from support.hanging_bundle import ALWAYS, write_hanging_bundle
 from support.node_process import running
 from support.node_rig import image_message, solid
@@ -112,6 +114,41 @@ def test_a_node_that_is_killed_leaves_no_process(client, hanging, endless, state
     with running(endless if state == "configuring" else hanging) as node:
         bring(client, node, state, endless)
         assert end(node, signal.SIGKILL)[0] == -signal.SIGKILL
+
+
+SLOW = """
+import sys, time
+from mtc_perception.engines.openvino import OpenVinoEngine
+from mtc_perception.node.node import main
+wait = OpenVinoEngine.wait
+OpenVinoEngine.wait = lambda engine: (time.sleep(0.7), wait(engine))[1]
+sys.exit(main())
+"""
+"""A node whose real engine takes its time."""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    area="signal",
+    row="the process is stopped while its engine works, and continued (SIGSTOP, SIGCONT)",
+    answer="The image is answered: no engine is blamed for the time in which nothing ran.",
+    diagnostics="Silence meanwhile; then as before.",
+)
+def test_a_process_that_was_stopped_goes_on(client, toy_bundle):
+    with running(toy_bundle, ("-c", SLOW)) as node:
+        assert client.configure()
+        assert client.activate()
+        results = client.collect(Image, "drivable_mask")
+        publish = client.camera("image_raw")
+        for _ in range(10):  # the next one is under way at once
+            publish(image_message(solid(255, 0, 0), "rgb8", client))
+            client.spin_for(0.1)
+        node.process.send_signal(signal.SIGSTOP)
+        time.sleep(HANG_S + 0.5)
+        node.process.send_signal(signal.SIGCONT)
+        client.wait_for_value("front", "frames_waiting", "0")
+        assert len(results) == check_accounts(client.values("front")).processed >= 2
+        assert client.values("engine")["degraded"] == "no"
 
 
 @pytest.mark.fault(
