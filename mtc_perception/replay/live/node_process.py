@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,18 @@ TRANSITION_TIMEOUT_S = 180.0
 _STOP_S = 8.0
 _LOG_LINES = 12
 
+# What would lead processes of a private domain elsewhere than to each other: servers, peers, files
+# that name them, and keys for nodes of other names.
+_OTHER_DISCOVERY = (
+    "ROS_DISCOVERY_SERVER",
+    "ROS_SUPER_CLIENT",
+    "ROS_STATIC_PEERS",
+    "ROS_EASY_MODE",
+    "ROS_LOCALHOST_ONLY",
+    "ROS_SECURITY_ENABLE",
+    "FASTDDS_ENVIRONMENT_FILE",
+)
+
 Tick = Callable[[], None]
 
 
@@ -45,23 +58,46 @@ def private_ros_domain() -> Iterator[None]:
     What plays here must not reach a vehicle's nodes, nor their images the node under test.
     """
     domain = ClaimedDomain()
-    changes = {"ROS_DOMAIN_ID": str(domain.number)}
+    changes: dict[str, str | None] = dict.fromkeys(_OTHER_DISCOVERY)
+    changes["ROS_DOMAIN_ID"] = str(domain.number)
     if os.environ.get("ROS_DISTRO") == "humble":
         changes["ROS_LOCALHOST_ONLY"] = "1"
     else:
         changes["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     changes |= fastdds_environment(_share() / "config" / "fastdds.xml", os.environ)
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+    with tempfile.TemporaryDirectory(prefix="mtc_replay_") as logs:
+        if not any(os.environ.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME", "HOME")):
+            changes["ROS_LOG_DIR"] = logs  # without any of them ROS does not start
+        before = {name: os.environ.get(name) for name in changes}
+        _set_environment(changes)
+        try:
+            yield
+        finally:
+            _set_environment(before)
+            domain.release()
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    """Set these variables; remove those without a value."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def ros_context() -> Iterator[rclpy.Context]:
+    """A context of its own. Raises ReplayError where ROS cannot start in this environment."""
+    context = rclpy.Context()
     try:
-        yield
+        rclpy.init(context=context)
+    except RuntimeError as error:  # what every error of rcl derives from
+        raise ReplayError(f"ROS cannot start here: {' '.join(str(error).split())}") from None
+    try:
+        yield context
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        domain.release()
+        context.try_shutdown()
 
 
 class NodeProcess:
@@ -129,9 +165,7 @@ class NodeProcess:
                 self._process.wait(_STOP_S)
 
     def _change(self, name: str, transition: int, tick: Tick) -> None:
-        context = rclpy.Context()
-        rclpy.init(context=context)
-        try:
+        with ros_context() as context:
             node = rclpy.create_node("replay_control", context=context)
             executor = SingleThreadedExecutor(context=context)
             executor.add_node(node)
@@ -154,8 +188,6 @@ class NodeProcess:
             answer: Any = future.result()
             if not answer.success:
                 raise NodeFailure(f"the node refused to {name}{self._last_words()}")
-        finally:
-            context.try_shutdown()
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]

@@ -12,6 +12,7 @@ import gc
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -22,6 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
+from mtc_perception.replay.live.node_process import ros_context
 from mtc_perception.replay.live.reel import LiveConfig, Reel
 from mtc_perception.replay.recordings.recording import NS_PER_S
 from mtc_perception.util.errors import ReplayError
@@ -72,34 +74,29 @@ def run_player(connection: Connection, config: LiveConfig, topic: str) -> None:
     Images go to `topic`, or compressed to `<topic>/compressed`.
     """
     keep_memory()
-    reel = Reel(config)
-    context = rclpy.Context()
-    try:
+    with closing(Reel(config)) as reel:
         reel.load(connection)
         connection.recv()
-        rclpy.init(context=context)
-        node = rclpy.create_node("replay_player", context=context)
-        compressed = config.transport == "compressed"
-        topic = f"{topic}/compressed" if compressed else topic
-        publisher = node.create_publisher(
-            CompressedImage if compressed else Image, topic, CAMERA_QOS
-        )
-        ticker = _Ticker(node, config.options.rate) if config.faithful else None
-        _wait_for_subscription(connection, publisher, topic)
-        if ticker is not None:
-            _wait_for_subscription(connection, ticker.publisher, "/clock")
-        connection.send(Matched())
-        connection.recv()
-        published = list(_play(connection, publisher, reel, config, ticker))
-        connection.send(Played(published))
-        # The last images must leave this process before its middleware is torn down.
-        while ticker is not None and not connection.poll():
-            ticker.tick()
-            time.sleep(_TICK_NS / NS_PER_S)
-        connection.recv()
-    finally:
-        reel.close()
-        context.try_shutdown()
+        with ros_context() as context:
+            node = rclpy.create_node("replay_player", context=context)
+            compressed = config.transport == "compressed"
+            topic = f"{topic}/compressed" if compressed else topic
+            publisher = node.create_publisher(
+                CompressedImage if compressed else Image, topic, CAMERA_QOS
+            )
+            ticker = _Ticker(node, config.options.rate) if config.faithful else None
+            _wait_for_subscription(connection, publisher, topic)
+            if ticker is not None:
+                _wait_for_subscription(connection, ticker.publisher, "/clock")
+            connection.send(Matched())
+            connection.recv()
+            published = list(_play(connection, publisher, reel, config, ticker))
+            connection.send(Played(published))
+            # The last images must leave this process before its middleware is torn down.
+            while ticker is not None and not connection.poll():
+                ticker.tick()
+                time.sleep(_TICK_NS / NS_PER_S)
+            connection.recv()
 
 
 def schedule(stamps_ns: Iterable[int], rate_hz: float) -> Iterator[int]:

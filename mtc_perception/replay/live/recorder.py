@@ -33,6 +33,7 @@ from mtc_perception.node.messages import (
     serialised_stamp_ns,
     times_from_message,
 )
+from mtc_perception.replay.live.node_process import ros_context
 from mtc_perception.replay.recordings.bag_labels import detection_boxes
 from mtc_perception.runtime.frames import FrameTimes
 from mtc_perception.util.errors import ReplayError
@@ -223,10 +224,8 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
     """
     keep_memory()
     gc.disable()  # a collection would look like latency of the node
-    context = rclpy.Context()
-    rclpy.init(context=context)
     writer = None if answers is None else AnswerWriter(answers)
-    try:
+    with ros_context() as context:
         recorder = _Recorder(context, node_name, writer)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(recorder)
@@ -247,8 +246,6 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
                 connection.send(recorder.recorded)
                 connection.recv()  # until the parent has read it all and closes
             connection.send(Ended(recorder.ended))
-    finally:
-        context.try_shutdown()
 
 
 def _answer(outputs: dict[str, bytes]) -> Answer:
