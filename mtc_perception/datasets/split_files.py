@@ -12,8 +12,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder, sorted, but for hidden files: macOS puts a `._a.txt` beside `a.txt`."""
-    return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    """What is in a folder, sorted, but for hidden files and what macOS puts beside them.
+
+    That is a `._a.txt` for `a.txt`, and a folder of such in a zip file.
+    """
+    hidden = (".", "__MACOSX")
+    return (path for path in sorted(folder.iterdir()) if not path.name.startswith(hidden))
 
 
 def image_paths(folder: Path) -> list[Path]:

@@ -55,14 +55,14 @@ def demo(
     This is [bold]mtc-replay evaluate --live --video --transport raw[/bold] of one camera, and a
     summary of it.
 
-    Exit code: 0 good, 1 the node failed, 2 a mistake in what was asked for.
+    Exit code: 0 good, 1 the node failed or answered nothing, 2 a mistake in what was asked for.
     """
     from rich.console import Console
 
     from mtc_perception.core.bundle import read_bundle
     from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
     from mtc_perception.replay.report.run_page import PAGE_FILE
-    from mtc_perception.replay.results.run_result import stream_folder
+    from mtc_perception.replay.results.run_result import stream_folder, unanswered_streams
     from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.runners import run_serial
     from mtc_perception.replay.stream.annotated import find_video
@@ -114,6 +114,8 @@ def demo(
         files.append(video)
     for file in files:
         print(f"wrote {file}")
+    if unanswered_streams(result):
+        raise typer.Exit(1)
 
 
 def summarise(result: Mapping[str, Any], source: "SourceInfo") -> dict[str, Any]:

@@ -149,7 +149,8 @@ def test_hidden_files_are_nothing(root: Path) -> None:
         (root / folder / "._a.png").write_bytes(b"\0\5\x16\7")
         (root / folder / "Thumbs.db").write_bytes(b"x")
     (root / "det/._train.json").write_bytes(b"\0\5\x16\7")
-    (root / "images/.thumbnails").mkdir()
+    for name in (".thumbnails", "__MACOSX"):
+        (root / "images" / name).mkdir()
     assert find_layout(root).splits(root) == ["train"]
     problems: list[Problem] = []
     assert [sample.stem for sample in read_split(root, "train", problems)] == ["a", "b", "c"]
