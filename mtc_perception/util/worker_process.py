@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -109,8 +109,14 @@ def _run(connection: Connection, target: Callable[..., None], arguments: tuple[A
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone or has closed the connection: nobody waits for this work
     except UserError as error:
-        connection.send(error)
+        _tell(connection, error)
     except Exception as error:
         name = threading.current_thread().name
-        connection.send(ReplayError(f"{type(error).__name__} in {name}: {error}"))
+        _tell(connection, ReplayError(f"{type(error).__name__} in {name}: {error}"))
         raise
+
+
+def _tell(connection: Connection, error: UserError) -> None:
+    """Send an error to whoever waits for this work, which nobody may do any longer."""
+    with suppress(OSError):
+        connection.send(error)

@@ -1,5 +1,7 @@
 """How what a node sent is scored, without a node: its answers are made here."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +127,20 @@ def test_a_miss_counts_whatever_the_lost_image_is_labelled_for() -> None:
     assert found["lane"]["images"] == 1
     assert "lane" not in found["answered"]
     assert found["answered"]["detection"] == found["detection"]
+
+
+def test_little_shared_memory_is_told() -> None:
+    script = (
+        "from mtc_perception.replay.recordings.recording import Notes\n"
+        "from mtc_perception.replay.stream.live_stream import note_little_memory\n"
+        "notes = Notes()\nnote_little_memory(notes)\nprint(*notes.all())"
+    )
+    mount = 'mount -t tmpfs -o size=8m none /dev/shm || exit 99; exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", mount, "sh", sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert done.stdout.startswith("little shared memory: /dev/shm has 8 MiB, 100 MiB are needed")

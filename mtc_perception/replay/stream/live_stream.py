@@ -1,6 +1,8 @@
 """A stream replayed live: the same records as in lock-step, of what the real node answered."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from mtc_perception.util.progress import Count
 
 # Playing that is further behind than this share of a period is not the rate that was asked for.
 _LATE_PERIODS = 0.5
+SHARED_MEMORY = Path("/dev/shm")  # where Fast DDS has its segments
+NEEDED_MIB = 100
+"""Of shared memory, for the node, its player, its recorder and what drives it: 20 MiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ def replay_live(
         if phase == "play" and total:
             count(int(expected * done / total) // 2, expected)
 
+    note_little_memory(notes)
     with node_files(folder) as scratch:
         result = run_live(config, source.info, scratch, played)
         _note_trouble(result, notes)
@@ -80,6 +86,18 @@ def replay_live(
         **{name: status[name] for name in ("precision", "device", "why")},
     }
     return LiveRun(engine, _figures(result))
+
+
+def note_little_memory(notes: Notes) -> None:
+    """Note where there is too little shared memory: then images are sent in parts that get lost."""
+    with suppress(OSError):
+        free_mib = shutil.disk_usage(SHARED_MEMORY).free >> 20
+        if free_mib < NEEDED_MIB:
+            notes.add(
+                "little shared memory",
+                f"{SHARED_MEMORY} has {free_mib} MiB, {NEEDED_MIB} MiB are needed, else images go "
+                "by UDP and may be lost (docker: --shm-size=256m)",
+            )
 
 
 def seen_live(
