@@ -102,10 +102,8 @@ class PerceptionNode(LifecycleNode):
         self._enter("configuring")
         try:
             self._configure()
-        except UserError as error:
-            return self._refuse(str(error))
         except Exception as error:  # rclpy would swallow it without a word
-            return self._refuse(f"{type(error).__name__}: {error}")
+            return self._refuse(one_line(error))
         result = super().on_configure(state)
         self._enter("inactive")
         return result

@@ -24,14 +24,16 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
         raise SystemExit(2) from None
     except (UserError, OSError) as error:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {printable(_words(error))}", file=sys.stderr)
+        print(f"error: {_words(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _words(error: UserError | OSError) -> str:
     """The error in one line, with what to do about a full disk."""
-    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+    if isinstance(error, UserError):
         return str(error)
+    if error.filename is None or error.strerror is None:
+        return printable(str(error))
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "; free some space and give the same command again" if full else ""
-    return f"{error.filename}: {error.strerror}{advice}"
+    return printable(f"{error.filename}: {error.strerror}{advice}")

@@ -1,16 +1,18 @@
 """Errors a user can mend: every command prints them as one line and exits with code 2."""
 
 _MOST_CHARACTERS = 2000
+_MOST_QUOTED = 100
 
 
 class UserError(Exception):
     """Something the user gave or asked for is wrong; the message says what to do about it.
 
-    As text it is one line fit for a terminal, a log and an answer, whatever names it repeats.
+    As text it is one line fit for a terminal, whatever names it repeats; and the lines that it
+    quotes, those that begin with two spaces.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return "\n  ".join(map(printable, super().__str__().split("\n  ", _MOST_QUOTED)))
 
 
 class BundleError(UserError):

@@ -288,6 +288,11 @@ def test_names_in_messages(tmp_path: Path) -> None:
     assert "\\udc80" in refusal(tmp_path / "\udc80\u202e.mtc")
     assert one_line(ValueError("a\x00b\u2028c")) == "ValueError: a\\x00b c"
     assert str(UserError("e" * 10_000)).count("e") == 2000
+    # What is quoted stays in lines of its own; where there is room for one alone it does not.
+    quoting = UserError("its last words:\n  \x1b[31mone\n  two\nthree")
+    assert str(quoting) == "its last words:\n  \\x1b[31mone\n  two three"
+    assert one_line(quoting) == "its last words: \\x1b[31mone two three"
+    assert len(str(UserError("\n  x" * 100_000))) < 3000
 
 
 def external(tensor: onnx.TensorProto, location: str = "weights.bin") -> onnx.TensorProto:

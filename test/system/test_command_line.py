@@ -44,7 +44,7 @@ def start(how: str) -> "subprocess.Popen[str]":
     ("how", "line"),
     [
         ("mistake", "error: road.mtc: no such bundle\n"),
-        ("folder", "error: [Errno 21] Is a directory: '/'\n"),
+        ("folder", "error: /: Is a directory\n"),
         (
             "library",
             "error: nobody_has_this is not installed: pip install 'mtc_perception[offline]'\n",
