@@ -5,9 +5,9 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from mtc_perception.util.errors import UserError
 
@@ -24,25 +24,24 @@ def held(folder: Path, main: bool = True, *, of: Path | None = None) -> Iterator
         yield
         return
     with _opened(folder, of or folder) as file:
-        # Whoever comes now is told who is here.
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # on a full disk, whoever comes now is not told who is here
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
 @contextmanager
-def _opened(folder: Path, of: Path) -> Iterator[IO[str]]:
+def _opened(folder: Path, of: Path) -> Iterator[FileIO]:
     """The lock of a folder, open and locked."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK_FILE).open("a+") as file:
+        with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
             try:
                 # Of this process alone: the workers that it forks may outlive it for seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 file.seek(0)
-                who = file.read(200).strip() or "unknown"
+                who = (file.read(200) or b"").decode(errors="replace").strip() or "unknown"
                 raise UserError(
                     f"another process works in {of} ({who}); wait for it or give another --out"
                 ) from None
@@ -56,7 +55,7 @@ def _opened(folder: Path, of: Path) -> Iterator[IO[str]]:
             return
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _is_at(file: FileIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

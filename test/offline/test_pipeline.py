@@ -89,6 +89,12 @@ def test_a_finished_run_is_not_done_again(workspace: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="a compression is killed or interrupted, several times",
+    answer="The same command goes on and ends with the same plan, weights and bundle.",
+    diagnostics="Each stage says where it goes on.",
+)
 def test_killed_at_random_moments_and_interrupted_it_ends_the_same(workspace: Path) -> None:
     files = int((workspace / "whole.count").read_text())
     dice = random.Random(4)

@@ -109,6 +109,12 @@ def test_what_came_out_the_same_changes_nothing_after_it(tmp_path: Path) -> None
     assert "because two/made.txt is missing" in said[1]
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="a file of a finished compression is changed or removed",
+    answer="Its stage is done again, and what depends on it.",
+    diagnostics="A line with the file.",
+)
 def test_a_file_that_was_tampered_with_is_made_again(tmp_path: Path) -> None:
     whole = chain(tmp_path, "a", "b", "c")
     run(whole, tmp_path)

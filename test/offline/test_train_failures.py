@@ -32,6 +32,12 @@ def test_what_does_not_fit_the_machine_is_refused(dataset: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="losses or gradients of a training are no longer finite",
+    answer="It ends with exit code 2; what was saved before is intact.",
+    diagnostics="One line: the step, and what to lower.",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_diverging_run_stops_with_advice_and_saves_nothing(
@@ -50,6 +56,12 @@ def test_a_diverging_run_stops_with_advice_and_saves_nothing(
     assert not (tmp_path / STATE_FILE).exists()
 
 
+@pytest.mark.fault(
+    area="memory",
+    row="memory runs out while a network is trained",
+    answer="It ends with exit code 2; the same command resumes.",
+    diagnostics="One line: what to set so that it needs less.",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
@@ -72,6 +84,12 @@ def test_too_little_memory_is_answered_with_advice(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.fault(
+    area="memory",
+    row="a process that loads samples, or another one of a training, is killed",
+    answer="It ends with exit code 2; the same command resumes.",
+    diagnostics="One line with the likely cause and what to do.",
+)
 @pytest.mark.parametrize(
     ("message", "advice"),
     [

@@ -27,6 +27,12 @@ from support.training_rig import Scores, interrupt_at, rows, weights
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.fault(
+    area="signal",
+    row="Ctrl-C or SIGTERM while a network is trained",
+    answer="The step under way is saved; the same command ends with the same weights.",
+    diagnostics="A line says so; the exit code is 128 and the signal's number.",
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes_to_the_same_weights_and_log(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -92,6 +98,12 @@ def test_a_run_stopped_while_it_decodes_ends_at_once(
     assert not (tmp_path / STATE_FILE).exists()
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="a training is killed between its log and its next save",
+    answer="What was logged after the last save is dropped and logged again.",
+    diagnostics="Nothing.",
+)
 def test_what_a_killed_run_logged_after_its_last_save_is_dropped(
     dataset: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +216,12 @@ def test_a_run_that_was_killed_while_it_judged_its_start_does_that_again(
     assert [row["epoch"] for row in rows(tmp_path / "run")] == [0, 1, 2]
 
 
+@pytest.mark.fault(
+    area="offline",
+    row="the state of a training is damaged or of another version",
+    answer="Refused with exit code 2; the state before it is there to go on from.",
+    diagnostics="One line: which file, and what to delete.",
+)
 def test_a_damaged_state_names_what_to_delete(dataset: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(dataset, checkpoint_minutes=0)
     Trainer(recipe, tmp_path, Scores(0.5)).run()

@@ -382,6 +382,12 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, toy_bundle: Path) ->
     ]
 
 
+@pytest.mark.fault(
+    area="replay",
+    row="a replay was killed, or its records are cut off",
+    answer="What is incomplete is replayed again, what is whole is not.",
+    diagnostics="Nothing.",
+)
 def test_what_a_killed_run_left_is_no_result(tmp_path: Path, toy_bundle: Path) -> None:
     bag = labelled_bag(tmp_path / "drive")
     streams = tmp_path / "run" / "streams"
@@ -400,6 +406,12 @@ def test_what_a_killed_run_left_is_no_result(tmp_path: Path, toy_bundle: Path) -
     assert (folder / "frames.jsonl").read_text() == "".join(lines)
 
 
+@pytest.mark.fault(
+    area="signal",
+    row="Ctrl-C or SIGTERM during a replay",
+    answer="What is finished stays, of the stream under way nothing.",
+    diagnostics="Exit code 130.",
+)
 def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) -> None:
     options = ReplayOptions(bundle=toy_bundle, engine="onnxruntime", threads=1)
     [task], _ = plan_run([Recording(path=labelled_bag(tmp_path / "a"))], options, tmp_path / "run")
