@@ -117,6 +117,23 @@ def test_an_engine_knows_what_it_is() -> None:
 
 
 @needs_rtx
+@pytest.mark.fault(
+    area="store",
+    row="an engine is built where one for another GPU, precision or batch is",
+    answer="Both are kept, each under its key.",
+    diagnostics="`mtc-engine list` shows both.",
+)
+def test_an_engine_for_something_else_is_another_engine(tmp_path: Path) -> None:
+    store = EngineStore(tmp_path)
+    for target in ("sm89", "sm86", "sm89"):
+        built = build_engine(toy_network(), BuildSettings("tensorrt_rtx", (target,)))
+        store.put(built.key, built.engine, built.about)
+    capabilities = sorted(entry.key.compute_capability for entry in store.entries())
+    assert capabilities == [("sm86",), ("sm89",)]
+    assert len([*store.root.glob("*.engine")]) == 2
+
+
+@needs_rtx
 def test_one_engine_for_several_gpus_is_found_on_each(tmp_path: Path) -> None:
     path = write_toy_bundle(tmp_path / "toy.mtc", HEIGHT, WIDTH)
     bundle = with_model(path, toy_model(HEIGHT, WIDTH))

@@ -91,6 +91,45 @@ def test_a_finished_run_is_not_done_again(workspace: Path) -> None:
 
 @pytest.mark.fault(
     area="offline",
+    row="a compression is given into the folder of a finished one of another recipe",
+    answer="Refused with exit code 2, before anything is replaced; --redo does it again there.",
+    diagnostics="One line with the field, what it was and what it is.",
+)
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize("command", ["run", "prune", "distill", "quantize"])
+def test_a_finished_run_is_not_replaced_by_that_of_another_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    before = {path: path.read_bytes() for path in Path("whole").rglob("*") if path.is_file()}
+    change = "compress.prune.criterion=l2"
+    words = ["--recipe", "tiny.yaml", "--out", "whole", "--set", change]
+    monkeypatch.setattr(sys, "argv", ["mtc-compress", command, *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: whole holds the result of something else: compress.prune.crit")
+    assert "was tci_max and is l2; give another --out, or --redo to do prune " in error
+    after = {path: path.read_bytes() for path in before}
+    assert {path.name for path in before if before[path] != after[path]} <= {".lock"}
+
+
+@pytest.mark.usefixtures("_here")
+def test_every_dry_run_has_its_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for changes in ([], ["--set", "compress.prune.criterion=l2"]):
+        words = ["prune", "--recipe", "tiny.yaml", "--out", "dry", "--dry-run", *changes]
+        monkeypatch.setattr(sys, "argv", ["mtc-compress", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        assert Path(capsys.readouterr().out.splitlines()[-1], "dry_run.json").is_file()
+    assert len(list(Path("dry/dry_run").iterdir())) == 2
+
+
+@pytest.mark.fault(
+    area="offline",
     row="a compression is killed or interrupted, several times",
     answer="The same command goes on and ends with the same plan, weights and bundle.",
     diagnostics="Each stage says where it goes on.",
