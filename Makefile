@@ -1,13 +1,13 @@
 # mtc_perception. Every target does its own set-up in this checkout (.venv and .overlay).
 #
-#   make demo [INPUT=bag|video|image-folder]     make test     make bench
+#   make demo [INPUT=bag|video|image-folder]     make test     make bench     make soak [MINUTES=3]
 #
 # PYTHON chooses the interpreter the .venv is made with (>= 3.10). Where a ROS 2 installation is
 # sourced it is used; otherwise ROS 2 comes from wheels.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint audit docs bench fuzz clean
+.PHONY: help setup demo test test-fast lint audit docs bench fuzz soak clean
 PYTHON ?= python3
 export PYTHON
 
@@ -55,6 +55,10 @@ bench: ## the numbers of docs/benchmarks.md, measured on this machine
 fuzz: ## mutated inputs for everything that reads others' files and messages; INPUTS=10000 SEED=0
 	@tools/setup.sh runtime offline tensorrt
 	@$(RUN) python -m bench.fuzz --inputs $(or $(INPUTS),10000) --seed $(or $(SEED),0)
+
+soak: ## an hour of everything that happens to a node: what grows? (MINUTES=3: a quick form)
+	@tools/setup.sh runtime offline
+	@$(RUN) python -m bench.soak $(if $(MINUTES),--minutes "$(MINUTES)")
 
 clean: ## remove everything that set-up and the other targets made
 	rm -rf .venv .overlay out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

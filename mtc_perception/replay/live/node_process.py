@@ -103,8 +103,15 @@ def ros_context() -> Iterator[rclpy.Context]:
 class NodeProcess:
     """Runs `perception_node`; use as a context manager, which ends it in every case."""
 
-    def __init__(self, parameters: Mapping[str, Any], namespace: str, folder: Path) -> None:
-        """Start it. `folder` gets its parameter file and its log, `node.log`."""
+    def __init__(
+        self,
+        parameters: Mapping[str, Any],
+        namespace: str,
+        folder: Path,
+        module: str = "mtc_perception.node.node",
+    ) -> None:
+        """Start it. `folder` gets its parameter file and its log, `node.log`; `module` is the
+        program, of which the node is the main part."""
         self.full_name = f"{namespace}/{NODE_NAME}"
         self._log = folder / "node.log"
         file = folder / "parameters.yaml"
@@ -113,7 +120,7 @@ class NodeProcess:
         arguments = ["--ros-args", "--params-file", str(file), "-r", f"__ns:={namespace}"]
         with self._log.open("wb") as log, interrupts_held():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mtc_perception.node.node", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -121,6 +128,10 @@ class NodeProcess:
                 start_new_session=True,
             )
         self._usage = psutil.Process(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> "NodeProcess":
         return self
@@ -140,6 +151,10 @@ class NodeProcess:
         """Makes the node publish its final counters. Raises NodeFailure."""
         self._change("deactivate", Transition.TRANSITION_DEACTIVATE, tick)
 
+    def cleanup(self, tick: Tick) -> None:
+        """Raises NodeFailure."""
+        self._change("cleanup", Transition.TRANSITION_CLEANUP, tick)
+
     def check(self) -> None:
         """Raises NodeFailure if the process has ended."""
         if (code := self._process.poll()) is not None:
@@ -154,6 +169,15 @@ class NodeProcess:
         # Afterwards: of a process that ended a moment ago, all of this reads as 0.
         self.check()
         return float(memory.rss) / 2**20, float(times.user + times.system)
+
+    def held(self) -> tuple[int, int]:
+        """Open handles and threads. Raises NodeFailure if it ended."""
+        try:
+            handles, threads = self._usage.num_fds(), self._usage.num_threads()
+        except psutil.NoSuchProcess:
+            self._process.wait()
+        self.check()
+        return handles, threads
 
     def stop(self) -> None:
         """Ctrl-C, and harder if that does not help."""
