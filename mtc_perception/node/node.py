@@ -415,12 +415,13 @@ def main(args: list[str] | None = None) -> int:
 
 def _run(args: list[str] | None) -> int:
     node = None
-    interrupted = False
+    interrupted = ending = False
 
     def interrupt(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
-        raise KeyboardInterrupt
+        if not ending:
+            raise KeyboardInterrupt
 
     keep_memory()
     use_one_opencv_thread()
@@ -447,7 +448,9 @@ def _run(args: list[str] | None) -> int:
         if not interrupted:
             raise
     finally:
+        # Before any call: rclpy may have seen the signal, and ended `spin`, before Python does. And
         # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
+        ending = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if node is not None:
