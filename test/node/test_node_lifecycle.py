@@ -79,7 +79,7 @@ def end(node, number):
     code, text = node.end(number)
     _, alive = psutil.wait_procs(left, timeout=10)
     assert not alive
-    assert time.monotonic() - began_s < 3.0  # 2 s, but for a busy machine
+    assert time.monotonic() - began_s < 8.0  # 2 s, but for a machine busy with other tests
     return code, text
 
 
