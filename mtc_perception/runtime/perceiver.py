@@ -59,8 +59,8 @@ class Perceiver:
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
 
-        Raises ImageError if OpenCV cannot scale or convert the image, EngineError if the engine
-        fails, whatever it raises, or if its outputs make no sense.
+        Raises ImageError if OpenCV cannot scale or convert the image, MemoryError if it is too
+        large, EngineError if the engine fails, whatever it raises, or if its outputs make no sense.
 
         The result shares no memory with the image, the engine or any other result.
         """
@@ -75,7 +75,7 @@ class Perceiver:
             inferred = perf_counter()
         except cv2.error as error:  # the image's fault, not the engine's
             raise ImageError(f"image cannot be scaled: {error.err}") from error
-        except (ImageError, EngineError):
+        except (ImageError, EngineError, MemoryError):
             raise
         except Exception as error:  # the bindings of the runtimes raise what they like
             raise EngineError(one_line(error)) from error

@@ -212,13 +212,16 @@ class InferenceWorker:
             image = port.read(frame)
             read_s = time.perf_counter() - begin_s
             perception = self._perceive(image)
+            perceived_s = time.perf_counter()
+            port.publish(frame, perception)
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
             return Outcome.MALFORMED
+        except MemoryError:  # a smaller one may do
+            port.reject(frame, Outcome.MALFORMED, "the image needs more memory than there is")
+            return Outcome.MALFORMED
         except EngineError as error:  # anything else is no fault of the engine's
             return self._replace(error)
-        perceived_s = time.perf_counter()
-        port.publish(frame, perception)
         published_s = time.perf_counter()
         end_ms = (port.now_ns() - frame.stamp_ns) / NS_PER_MS
         times = FrameTimes(

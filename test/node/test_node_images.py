@@ -3,6 +3,7 @@
 import math
 import struct
 import threading
+import time
 from array import array
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from mtc_perception.core.images import SUPPORTED_ENCODINGS
-from mtc_perception.node.camera import NAMED_ENCODINGS
+from mtc_perception.node.camera import LOST_AFTER_S, NAMED_ENCODINGS
 from mtc_perception.node.messages import rejection, times_from_message
 from mtc_perception.runtime.frames import STAGES
 from support.accounts import check_accounts
@@ -31,6 +32,7 @@ from support.node_rig import PATIENCE_S, SENSOR_QOS, image_message, pixels_of, s
 pytestmark = pytest.mark.dds
 
 RED = (255, 0, 0)
+CAMERAS = ("front", "rear")
 
 
 def as_encoding(rgb, encoding):
@@ -544,6 +546,53 @@ def test_input_state_goes_from_waiting_over_ok_to_lost(active, monkeypatch):
     monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", 1.0)
     active.wait_for_value("front", "input", "lost")
     assert active.diagnostics["front"].level == b"\x02"
+
+
+@pytest.mark.fault(
+    area="camera",
+    row="images stop, though the publisher stays",
+    answer="The node waits; the first image that comes again is answered.",
+    diagnostics="After 1 s, or 5 of its periods, the camera is ERROR: lost, since when; then OK.",
+)
+@pytest.mark.fault(
+    area="camera",
+    row="one of several cameras stalls",
+    answer="The others go on and lose no image.",
+    diagnostics="That camera is ERROR: lost; the others stay OK.",
+)
+def test_a_camera_that_stalls_among_others(start_node, monkeypatch):
+    rig = start_node(cameras=["front", "rear"])
+    rig.run()
+    rear = rig.collect(Image, "rear/drivable_mask")
+    publish = {name: rig.camera(f"{name}/image_raw", qos=QoSProfile(depth=1)) for name in CAMERAS}
+
+    def send(*names):
+        for name in names:
+            message = image_message(solid(*RED), "rgb8", rig, name)
+            publish[name](message)
+        rig.wait_for(
+            lambda: rear and rear[-1].header.stamp == message.header.stamp, "the rear camera's"
+        )
+
+    for _ in range(2):
+        monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", PATIENCE_S)
+        for _ in range(10):
+            send("front", "rear")
+        rig.wait_for_value("front", "input", "ok")
+        monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", LOST_AFTER_S)
+        stalled_s = time.monotonic()
+        while rig.diagnostics["front"].level == b"\x00":
+            send("rear")
+            assert rig.diagnostics["rear"].level == b"\x00"
+        assert time.monotonic() - stalled_s < LOST_AFTER_S + 1.0  # 0.1 s, but for a busy machine
+        rig.wait_for_value("front", "reason", "1 publisher(s) on /front/image_raw, no image from")
+        assert rig.diagnostics["front"].message.startswith("lost: no image for 1.")
+        send("rear")
+    send("front", "rear")
+    monkeypatch.setattr("mtc_perception.node.camera.LOST_AFTER_S", PATIENCE_S)
+    rig.wait_for_value("front", "input", "ok")
+    assert check_accounts(rig.values("front")).processed >= 20
+    assert check_accounts(rig.values("rear")).dropped == 0
 
 
 @pytest.fixture

@@ -280,10 +280,24 @@ def test_each_remapping_rule_counts_once(
     assert found == {"front": (front, front), "rear": (rear, rear)}
 
 
-def test_whole_numbers_are_numbers_in_a_file_and_on_the_command_line(toy_bundle: Path) -> None:
+@pytest.mark.fault(
+    area="lifecycle",
+    row="a parameter file or a command line has whole numbers, as 1, for parameters such as 1.0",
+    answer="They are taken as the numbers that they are.",
+    diagnostics="Nothing.",
+)
+@pytest.mark.parametrize("where", ["file", "command line"])
+def test_whole_numbers_are_numbers_in_a_file_and_on_the_command_line(
+    tmp_path: Path, where: str
+) -> None:
     context = Context()
     values = {"score_threshold": 1, "max_frame_age_ms": 100, "diagnostics_period_s": 2}
     words = [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
+    if where == "file":
+        lines = [f"    {name}: {value}" for name, value in values.items()]
+        file = tmp_path / "parameters.yaml"
+        file.write_text("\n".join(["/**:", "  ros__parameters:", *lines]) + "\n")
+        words = ["--params-file", str(file)]
     rclpy.init(args=["--ros-args", *words], context=context)
     try:
         node = PerceptionNode(context=context)

@@ -163,6 +163,10 @@ def no_memory() -> SourceImage:
     raise MemoryError("an image too large")
 
 
+def a_mistake() -> SourceImage:
+    raise LookupError("of ours")
+
+
 def two_channels() -> SourceImage:
     return SourceImage(np.zeros((40, 40, 2), np.uint8), "bgr")
 
@@ -175,15 +179,30 @@ def toy(toy_bundle: Path) -> Bundle:
 @pytest.mark.fault(
     area="memory",
     row="there is no memory for an image",
-    answer="The node goes to unconfigured; no engine is blamed.",
-    diagnostics="The engine is ERROR with the failure.",
+    answer="It is malformed and skipped; no engine is blamed, and the next image is answered.",
+    diagnostics="The camera is ERROR with the reason; frames_malformed counts.",
 )
-def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
+def test_an_image_that_memory_does_not_suffice_for_is_malformed(toy: Bundle) -> None:
     bench = Bench(toy, no_memory)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    reason = "the image needs more memory than there is"
+    assert bench.port.rejected == [(Outcome.MALFORMED, reason)]
+    bench.port.reported.clear()
+    bench.port.make = grey
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    assert bench.host.degraded == ""
+    assert bench.slots.counters()[0].malformed == 1
+
+
+def test_what_is_not_the_engines_fault_does_not_replace_it(toy: Bundle) -> None:
+    bench = Bench(toy, a_mistake)
     bench.send()
     assert bench.failed.wait(20)
     bench.stop()
-    assert bench.failures == ["MemoryError: an image too large"]
+    assert bench.failures == ["LookupError: of ours"]
     assert (bench.degraded, bench.host.degraded) == ([], "")
     assert bench.slots.counters()[0].dropped == 1
 
