@@ -60,7 +60,7 @@ def test_neighbours_that_are_killed_and_return(
 
 @pytest.mark.fault(
     area="DDS",
-    row="a reliable consumer is slow, or is stopped (SIGSTOP)",
+    row="a reliable consumer is so slow that it takes nothing any more (SIGSTOP)",
     answer="Images are answered at their full rate, others get them; the node's memory stays.",
     diagnostics="Nothing.",
 )
