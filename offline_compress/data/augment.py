@@ -1,5 +1,6 @@
 """Training augmentation: one affine warp and one photometric pass keep all three labels aligned."""
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -14,7 +15,7 @@ MIN_BOX_PX = 5.0
 """Boxes thinner than this in network pixels become ignore regions: nobody could label them."""
 MIN_VISIBLE = 0.35
 """A box of which less than this fraction is left inside the crop becomes an ignore region."""
-_HALF, _FAINT = 128, 26
+_HALF, _FAINT = 128, 25
 """Of 255: the cover that makes a pixel lane, and the least that does where a line is thin."""
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
@@ -97,7 +98,9 @@ def _cover(
     shape: tuple[int, ...],
 ) -> npt.NDArray[np.uint8]:
     """How much of each target pixel a 0 or 255 mask covers, 0 to 255, zero outside the image."""
-    step = round(1 / shrink)
+    # Rounded up where it matters: between two samples further apart than the blur is wide, a line
+    # of one pixel would be gone. Below that, interpolation sees every pixel.
+    step = math.ceil(1 / shrink) if shrink < 2 / 3 else 1
     if step > 1:
         mask = cv2.blur(mask, (step, step), borderType=cv2.BORDER_REPLICATE)
     return cv2.warpAffine(mask, centred, shape[::-1], flags=cv2.INTER_LINEAR)

@@ -40,10 +40,10 @@ def test_a_step_that_was_taken_back_is_done_once_more(
     dataset: Path, teacher: Path, tmp_path: Path
 ) -> None:
     class Recovering(Validation):
-        """Bad until the fourth network: the first attempt's cut, and its recovery twice."""
+        """Bad until the fifth network: the first attempt's cut, twice, and its recovery twice."""
 
         def __call__(self, *arguments: Any) -> dict[str, Any]:
-            self.loss = 0.025 if len(self.parameters) < 4 else 0.0
+            self.loss = 0.025 if len(self.parameters) < 5 else 0.0
             return super().__call__(*arguments)
 
     recipe = recipe_of(dataset, guard={"detection": 100, "drivable": 2.0, "lane": 2.0})
