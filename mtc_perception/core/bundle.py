@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -216,9 +216,19 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def keep(self, variant: str) -> None:
+        """Hold the ONNX file of `variant`, for when there is another bundle at the path, or none.
+
+        Raises BundleError.
+        """
+        self._kept[variant] = self.model_bytes(variant)
 
     def model_bytes(self, variant: str) -> bytes:
         """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
+        if variant in self._kept:
+            return self._kept[variant]
         entry = self.variant(variant)
         with BundleFiles(self.path) as files:
             data = files.read(entry.file)

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def run_trial(
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         if name in CRASHES:
-            raise TrialError(f"crashes ({name})", lasting=True)
+            # Runtimes abort where memory is short, too.
+            lasting = resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+            raise TrialError(f"crashes ({name})", lasting=lasting)
         raise TrialError(f"was killed ({name}) in its trial", lasting=False)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     last = lines[-1] if lines else "it does not say why"

@@ -399,7 +399,7 @@ def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot even start."""
+    """Run the node until Ctrl-C, SIGTERM or shutdown; 2 if it cannot start, or not go on."""
     code = _run(args)
     left = [thread for thread in threading.enumerate() if thread.daemon]
     for thread in left:
@@ -442,6 +442,10 @@ def _run(args: list[str] | None) -> int:
         pass
     except (UserError, ParameterException, NameValidationException) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        # As rclpy takes an image, after which that topic yields nothing any more.
+        print(f"error: there is not enough memory: {error}", file=sys.stderr)
         return 2
     except Exception:
         # Raised inside rclpy's C++, a KeyboardInterrupt comes out as some other error.

@@ -59,8 +59,9 @@ class Perceiver:
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
 
-        Raises ImageError if OpenCV cannot scale or convert the image, MemoryError if it is too
-        large, EngineError if the engine fails, whatever it raises, or if its outputs make no sense.
+        Raises ImageError if OpenCV cannot scale or convert the image, or masks to its size,
+        MemoryError if it is too large, EngineError if the engine fails, whatever it raises, or if
+        its outputs make no sense.
 
         The result shares no memory with the image, the engine or any other result.
         """
@@ -83,8 +84,11 @@ class Perceiver:
         boxes, scores, labels = decode_boxes(
             outputs, letterbox, limits.thresholds.score, limits.max_detections
         )
-        drivable = decode_mask(outputs.drivable[0], letterbox, limits.thresholds.drivable)
-        lane = decode_mask(outputs.lane[0], letterbox, limits.thresholds.lane)
+        try:
+            drivable = decode_mask(outputs.drivable[0], letterbox, limits.thresholds.drivable)
+            lane = decode_mask(outputs.lane[0], letterbox, limits.thresholds.lane)
+        except cv2.error as error:  # it is too large for the memory left
+            raise ImageError(f"masks cannot be scaled to the image: {error.err}") from error
         decoded = perf_counter()
         return Perception(
             boxes=boxes,

@@ -201,19 +201,13 @@ class InferenceWorker:
     def _process(self, frame: Frame) -> Outcome:
         wait_ms = (time.monotonic_ns() - frame.arrived_ns) / NS_PER_MS
         port, max_age_ms = self._ports[frame.camera], self.max_frame_age_ms
-        clock = frame.clock
-        age_ms = stale_age_ms(clock, frame.stamp_ns, port.now_ns(), max_age_ms)
+        age_ms = stale_age_ms(frame.clock, frame.stamp_ns, port.now_ns(), max_age_ms)
         if age_ms is not None:
             reason = f"image is {age_ms:.0f} ms old, max_frame_age_ms is {max_age_ms:g}"
             port.reject(frame, Outcome.STALE, reason)
             return Outcome.STALE
-        begin_s = time.perf_counter()
         try:
-            image = port.read(frame)
-            read_s = time.perf_counter() - begin_s
-            perception = self._perceive(image)
-            perceived_s = time.perf_counter()
-            port.publish(frame, perception)
+            self._answer(frame, port, wait_ms)
         except ImageError as error:
             port.reject(frame, Outcome.MALFORMED, str(error))
             return Outcome.MALFORMED
@@ -222,8 +216,18 @@ class InferenceWorker:
             return Outcome.MALFORMED
         except EngineError as error:  # anything else is no fault of the engine's
             return self._replace(error)
+        return Outcome.PROCESSED
+
+    def _answer(self, frame: Frame, port: CameraPort, wait_ms: float) -> None:
+        begin_s = time.perf_counter()
+        image = port.read(frame)
+        read_s = time.perf_counter() - begin_s
+        perception = self._perceive(image)
+        perceived_s = time.perf_counter()
+        port.publish(frame, perception)
         published_s = time.perf_counter()
         end_ms = (port.now_ns() - frame.stamp_ns) / NS_PER_MS
+        clock = frame.clock
         times = FrameTimes(
             receive=(frame.received_ns - frame.stamp_ns) / NS_PER_MS
             if clock.age_known
@@ -236,4 +240,3 @@ class InferenceWorker:
             end_to_end=end_ms if clock.age_known else math.nan,
         )
         port.report(frame, image, perception, times)
-        return Outcome.PROCESSED

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -323,7 +325,7 @@ def _put_again_and_again(root: Path, times: int) -> None:
 
 @pytest.mark.fault(
     area="store",
-    row="several processes build and read at the same time",
+    row="two nodes, or a node and mtc-engine, read and build in one folder at the same time",
     answer="Readers see whole engines only.",
     diagnostics="Nothing.",
 )
@@ -346,6 +348,57 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(EngineError, match=r"file/engines: cannot keep the engine: Not a directory"):
         EngineStore(tmp_path / "file" / "engines").put(AHEAD, b"engine", ABOUT)
+
+
+KEEP_IN_FULL_AND_READ_ONLY = """
+import subprocess, sys
+from pathlib import Path
+from mtc_perception.engines.tensorrt.store import EngineStore
+from mtc_perception.util.errors import EngineError
+from test_engine_store import ABOUT, AHEAD, HERE
+
+root = Path(sys.argv[1])
+store = EngineStore(root)
+store.put(AHEAD, b"old", ABOUT)
+
+def refused(keep, *arguments):
+    before = sorted(root.iterdir())
+    try:
+        keep(*arguments)
+    except EngineError as error:
+        print(error)
+    assert sorted(root.iterdir()) == before
+    assert store.find(HERE) == b"old"
+
+refused(store.put, AHEAD, bytes(2 * 2**20), ABOUT)
+subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+refused(store.put, AHEAD, b"new", ABOUT)
+refused(store.check_writable)
+"""
+
+
+@pytest.mark.fault(
+    area="store",
+    row="the disk of the folder of built engines is full, or read-only",
+    answer="What is kept there is loaded; read-only, nothing is built in vain.",
+    diagnostics="One line with the folder and what is wrong with it; `auto` goes on to the next.",
+)
+def test_a_full_or_read_only_store_is_read(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m,mode=700 none "$1" || exit 99; exec "$2" -c "$3" "$1"'
+    words = ["bash", tmp_path, sys.executable, KEEP_IN_FULL_AND_READ_ONLY]
+    done = subprocess.run(
+        ["unshare", "-Urm", "bash", "-c", script, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}: cannot keep the engine: No space left on device",
+        *[f"{tmp_path}: cannot keep the engine: Read-only file system"] * 2,
+    ]
 
 
 def test_a_store_is_its_user_s(store: EngineStore) -> None:

@@ -1,6 +1,7 @@
 """Trials of variants in processes of their own, what is kept of them, and what it leads to."""
 
 import json
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -168,6 +169,28 @@ def test_what_kills_a_trial_from_outside_says_nothing_of_the_variant(
     engine.close()
     assert variant == "fp32"
     assert "was killed (SIGKILL) in its trial" in why
+    assert len(list(cache.glob("*.json"))) == 1  # fp32's
+
+
+@pytest.mark.fault(
+    area="memory",
+    row="a trial crashes under a limit of memory (ulimit -v)",
+    answer="The next variant is taken; with more memory the first one is tried again.",
+    diagnostics="why names the variant and the signal.",
+)
+def test_a_crash_for_want_of_memory_is_not_remembered(
+    toy: Bundle, interpreter: Callable[[str], None], cache: Path
+) -> None:
+    interpreter('case "$*" in *int8*) kill -ABRT $$;; esac; exec "$python" "$@"')
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**46, unlimited[1]))
+    try:
+        engine, variant, why = open_engine(toy, "openvino")
+        engine.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)
+    assert variant == "fp32"
+    assert "variant int8-openvino: crashes (SIGABRT)" in why
     assert len(list(cache.glob("*.json"))) == 1  # fp32's
 
 

@@ -1,5 +1,6 @@
 """What the node does when its engine fails under it: the real engine, really closed."""
 
+import shutil
 import threading
 import time
 from typing import Any
@@ -51,6 +52,23 @@ def test_a_failed_engine_is_replaced_by_the_next_cpu_engine(start_node):
     # Live settings hold on the new engine.
     assert rig.set(max_detections=1) == ""
     assert rig.values("engine")["max_detections"] == "1"
+
+
+@pytest.mark.fault(
+    area="bundle",
+    row="the bundle is gone when its engine fails",
+    answer="The next CPU engine takes over: it has its network since the node was configured.",
+    diagnostics="The engine is WARN: degraded, with the reason.",
+)
+def test_a_fallback_does_not_need_the_bundle(start_node, toy_bundle, tmp_path):
+    bundle = shutil.copytree(toy_bundle, tmp_path / "own.mtc")
+    rig = start(start_node, bundle=str(bundle))
+    kept = rig.configured.host.perceiver.bundle._kept
+    rig.wait_for(lambda: kept, "the trial of the next engine")
+    shutil.rmtree(bundle)
+    break_engine(rig)
+    rig.wait_for_value("engine", "degraded", "running on onnxruntime")
+    perceive(rig)
 
 
 def test_a_label_out_of_range_is_the_engines_failure(start_node, monkeypatch):

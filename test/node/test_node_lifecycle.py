@@ -1,5 +1,8 @@
 """The node as a process of its own: every state, and a clean end from each of them."""
 
+import itertools
+import os
+import resource
 import shutil
 import signal
 import threading
@@ -19,7 +22,7 @@ from support.hanging_bundle import ALWAYS, write_hanging_bundle
 from support.node_process import running
 from support.node_rig import image_message, solid
 from support.swap_rig import ask, load, settled
-from support.toy_bundle import write_toy_bundle
+from support.toy_bundle import toy_model, write_toy_bundle
 
 pytestmark = pytest.mark.dds
 
@@ -328,6 +331,112 @@ def test_a_damaged_bundle_is_refused_and_a_whole_one_then_works(start_node, toy_
     assert rig.set(bundle=str(toy_bundle)) == ""
     assert rig.configure()
     assert "failure" not in rig.values("engine")
+
+
+def remove(bundle):
+    shutil.rmtree(bundle)
+    return "no such bundle"
+
+
+def cut_off(bundle):
+    os.truncate(bundle / "model.onnx", 1000)
+    return "model.onnx is damaged"
+
+
+def exchange_the_network(bundle):
+    (bundle / "model.onnx").write_bytes(toy_model(96, 160, gain=0.5))
+    return "model.onnx is damaged"
+
+
+def put_a_file_in_its_place(bundle):
+    shutil.rmtree(bundle)
+    bundle.write_text("not a bundle")
+    return "neither a bundle directory nor a zip file"
+
+
+@pytest.mark.fault(
+    area="bundle",
+    row="the bundle or a file of it is removed, cut off or replaced while the node runs",
+    answer="The network that runs goes on; load_engine and the next configure are refused.",
+    diagnostics="swap is failed, then the engine is ERROR, with the file and what is wrong.",
+)
+@pytest.mark.parametrize("change", [remove, cut_off, exchange_the_network, put_a_file_in_its_place])
+def test_a_bundle_that_changes_while_the_node_runs(start_node, toy_bundle, tmp_path, change):
+    bundle = shutil.copytree(toy_bundle, tmp_path / "own.mtc")
+    rig = start_node(bundle=str(bundle))
+    rig.run()
+    results = rig.collect(Image, "drivable_mask")
+    publish = rig.camera("image_raw")
+    reason = change(bundle)
+    rig.perceive(publish, image_message(solid(255, 0, 0), "rgb8", rig), results)
+    success, message = load(rig, engine="onnxruntime")
+    assert not success
+    assert reason in message
+    rig.perceive(publish, image_message(solid(255, 0, 0), "rgb8", rig), results)
+    assert rig.deactivate()
+    assert rig.cleanup()
+    assert not rig.configure()
+    rig.wait_for_value("engine", "failure", reason)
+
+
+def limit_memory(node, more_mib):
+    """Let the node's process have so much more address space than it has now."""
+    bytes_ = psutil.Process(node.process.pid).memory_info().vms + more_mib * 2**20
+    resource.prlimit(node.process.pid, resource.RLIMIT_AS, (bytes_, resource.RLIM_INFINITY))
+
+
+@pytest.mark.fault(
+    area="memory",
+    row="the node is configured with less memory than its network needs (ulimit -v)",
+    answer="configure fails; it works as soon as there is enough.",
+    diagnostics="The engine is ERROR with the reason; one line is logged.",
+)
+def test_configure_with_too_little_memory(client, toy_bundle):
+    with running(toy_bundle) as node:
+        client.wait_for_value("engine", "state", "unconfigured")
+        for more_mib in (0, 16, 32):
+            limit_memory(node, more_mib)
+            assert not client.configure()
+            client.wait_for_value("engine", "failure", " ")
+        limit_memory(node, 4096)
+        assert client.configure()
+        code, text = node.end(signal.SIGTERM)
+    assert code == 0, text
+    assert "Traceback" not in text
+    assert text.count("[ERROR]") == text.count("cannot configure: ") == 3
+
+
+@pytest.mark.fault(
+    area="memory",
+    row="memory runs out in DDS or ROS, as they receive an image",
+    answer="The image is lost, or the process ends with exit code 2, to be started again.",
+    diagnostics="The camera is ERROR: lost; or the process says in one line that memory is short.",
+)
+def test_images_that_are_larger_than_the_memory_left(client, toy_bundle):
+    with running(toy_bundle, parameters=("autostart:=true",)) as node:
+        results = client.collect(Image, "drivable_mask")
+        publish = client.camera("image_raw")
+
+        def answered() -> bool:
+            publish(image_message(solid(255, 0, 0), "rgb8", client))
+            return len(results) >= 3
+
+        client.wait_for(answered, "answers")
+        large = image_message(solid(255, 0, 0, 3000, 4000), "rgb8", client)  # 36 MB
+
+        def ended() -> bool:
+            limit_memory(node, next(limits_mib))
+            publish(large)
+            client.spin_for(0.3)
+            return node.process.poll() is not None
+
+        # Where there is room to receive it and none to hand it on depends on much.
+        limits_mib = itertools.cycle(range(20, 80, 10))
+        client.wait_for(ended, "the end of the process")
+        code, text = node.end(signal.SIGTERM)
+    assert code == 2, text
+    assert "Traceback" not in text
+    assert "error: there is not enough memory" in text
 
 
 class Manager:

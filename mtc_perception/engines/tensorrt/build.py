@@ -192,7 +192,7 @@ def build_variant(
     most = bundle.manifest.input.max_batch
     if settings.batch > most:
         raise EngineError(f"{bundle.path}: takes batches of {most} at most, not {settings.batch}")
-    store.check_private()  # before it takes minutes
+    store.check_writable()  # before it takes minutes
     built = build_engine(Network.of(bundle, variant), settings, tell)
     about = built.about | {"bundle": bundle.path.name}
     return built, store.put(built.key, built.engine, about)

@@ -88,17 +88,27 @@ class EngineStore:
         )
         text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
         record_path = self.root / f"{_PREFIX}{key.stem}.json"
+        with self._keeping():
+            former = _read_record(record_path)
+            write_bytes_atomic(path, engine, durable=True, private=True)
+            write_text_atomic(record_path, text, durable=True, private=True)
+            self._sweep({former.path.name} if former else set())
+        return path
+
+    def check_writable(self) -> None:
+        """Raise EngineError, as `put` does, where no engine could be kept however small it is."""
+        with self._keeping():
+            pass
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
         try:
             make_private(self.root)
             self.check_private()
             with self._writing():
-                former = _read_record(record_path)
-                write_bytes_atomic(path, engine, durable=True, private=True)
-                write_text_atomic(record_path, text, durable=True, private=True)
-                self._sweep({former.path.name} if former else set())
+                yield
         except OSError as error:
             raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
-        return path
 
     def check_private(self) -> None:
         """Raise EngineError if others may put engines into the folder: they are programs."""
