@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mtc_perception.replay.options import Recording, ReplayOptions
@@ -113,6 +114,13 @@ def alone(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """Address of a Ray cluster of two nodes with one processor each, on this machine."""
+    with ray_cluster() as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
+    """Address of such a cluster, and the process that all of its own descend from."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: pip install -r requirements/ray.txt")
     program = (
@@ -148,7 +156,7 @@ def cluster() -> Iterator[str]:
         for line in process.stdout:
             printed += line
             if line.startswith("address"):
-                yield line.split()[1]
+                yield line.split()[1], psutil.Process(process.pid)
                 break
         else:
             said.seek(0)
@@ -203,7 +211,7 @@ def test_two_workers_give_the_result_of_one_process(
 
 @pytest.mark.fault(
     area="replay",
-    row="a worker of a replay is killed",
+    row="a worker of a replay is killed, of this machine or of a Ray cluster",
     answer="Its stream is begun again by another one; the result is the same.",
     diagnostics="Nothing.",
 )
@@ -291,6 +299,39 @@ def test_ray_says_what_cannot_be(
         closed = f"127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster at {closed}: Connection refused"):
             run_on_ray(closed, tasks, Progress())
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="the head of a Ray cluster is lost during a replay",
+    answer="Exit code 2 in seconds; finished streams stay, and the same command goes on.",
+    diagnostics="One line with the cluster's address, and what to do.",
+)
+def test_a_cluster_that_is_lost(
+    drives: list[Recording], options: ReplayOptions, tmp_path: Path
+) -> None:
+    with ray_cluster() as (address, parent):
+        words = ["evaluate", *(one.path for one in drives), "--bundle", options.bundle]
+        words += ["--engine", "onnxruntime", "--out", tmp_path / "run", "--ray", address]
+        program = "from mtc_perception.replay.cli import main; main()"
+        with subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, words)], stderr=subprocess.PIPE, text=True
+        ) as replay:
+            while not list(tmp_path.glob("run/streams/.*")):
+                assert replay.poll() is None
+                time.sleep(0.01)
+            own = parent.children(recursive=True)
+            [head] = [process for process in own if process.name() == "gcs_server"]
+            head.kill()
+            _, errors = replay.communicate(timeout=50)
+        for process in (*own, parent):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert replay.returncode == 2, errors
+    [line] = errors.splitlines()
+    assert line.startswith(f"error: the Ray cluster at {address} is lost; what is finished stays")
+    result = evaluate_run(drives, options, tmp_path / "run", run_serial, Progress())
+    assert result["failed"] == []
 
 
 def test_progress_is_told_now_and_then_and_at_the_end() -> None:

@@ -23,11 +23,12 @@ from mtc_perception.replay.run.runners import (
 from mtc_perception.replay.stream.stream import finished
 from mtc_perception.replay.stream.task import Failure, StreamResult, StreamTask
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
-from mtc_perception.util.errors import UserError, one_line
+from mtc_perception.util.errors import ReplayError, UserError, one_line
 
 _LISTEN_S = 0.5
 _CANCEL_S = 5.0
 _REACH_S = 5.0
+_ANSWER_S = 10.0
 _GPU_ENGINES = ("auto", "tensorrt")
 
 _perceivers = PerceiverPool()
@@ -51,11 +52,13 @@ def run_on_ray(address: str, tasks: Sequence[StreamTask], count: StreamCount) ->
     """Evaluate every task on the cluster at `address`, as many at a time as it has processors for.
 
     A stream whose worker is lost is begun again by another one, up to `TRIES` times in all. What
-    `UserError` a stream meets is its failure. Raises UserError where there is no such cluster.
+    `UserError` a stream meets is its failure. Raises UserError where there is no such cluster, and
+    ReplayError where it is lost meanwhile.
     """
     ended: dict[str, StreamResult | Failure] = {}
     with _cluster(address) as ray:
-        board = ray.remote(num_cpus=0)(_Board).remote()
+        # As long as there is a cluster, it is begun anew wherever its worker is lost.
+        board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Board).remote()
         work = ray.remote(max_retries=TRIES - 1, retry_exceptions=True)(_work)
         waiting: dict[Any, StreamTask] = {}
         try:
@@ -65,7 +68,8 @@ def run_on_ray(address: str, tasks: Sequence[StreamTask], count: StreamCount) ->
                 waiting[work.options(**_resources(ray, task)).remote(task, board)] = task
             while waiting:
                 done, _ = ray.wait(list(waiting), num_returns=1, timeout=_LISTEN_S)
-                frames = ray.get(board.read.remote())
+                with _losing_no_cluster(ray):
+                    frames = ray.get(board.read.remote(), timeout=_ANSWER_S)
                 for task in waiting.values():
                     if task.name in frames:
                         count(task, *frames[task.name])
@@ -78,6 +82,20 @@ def run_on_ray(address: str, tasks: Sequence[StreamTask], count: StreamCount) ->
             if waiting:
                 ray.wait(list(waiting), num_returns=len(waiting), timeout=_CANCEL_S)
     return outcomes(tasks, ended)
+
+
+@contextmanager
+def _losing_no_cluster(ray: Any) -> Iterator[None]:
+    """Raise ReplayError where its head is lost; Ray itself would end this process, in a minute."""
+    address = ray.get_runtime_context().gcs_address
+    try:
+        _reach(address)
+        yield
+    except (UserError, ray.exceptions.RayError):
+        raise ReplayError(
+            f"the Ray cluster at {address} is lost; what is finished stays: start it again and give"
+            " the same command"
+        ) from None
 
 
 def _work(task: StreamTask, board: Any) -> StreamResult | Failure:
