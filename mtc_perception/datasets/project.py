@@ -6,6 +6,7 @@ does not list is unlabelled.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def read_labels(root: Path, split: str) -> Labels:
 def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], str]:
     """Boxes per image stem from one COCO file, and what is in them.
 
-    A problem in it costs one entry each, and an image with a broken annotation is left out.
+    A problem in it costs one entry each, and an image with a broken annotation is left out. An
+    annotation that may be of any image is one with which the file is refused.
     """
     content = read_json(path, problems)
     if content is None:
@@ -56,10 +58,18 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         problems.append(Problem("unreadable labels", path, reason))
         return {}, VEHICLE
     stems = _stems(images, path, problems)
+    written = {_written(identifier): stem for identifier, stem in stems.items()}
+    kinds_of_ids = {isinstance(identifier, str) for identifier in stems}
     found: dict[str, list[tuple[_Corners, bool]]] = {stem: [] for stem in stems.values()}
     broken: set[str] = set()
+    fitting = 0
     for index, annotation in enumerate(annotations):
+        image_id = _field(annotation, "image_id")
         stem: str | None = None
+        if _is_identifier(image_id):
+            # One that is written in another way is broken, but tells which image misses a box.
+            stem = stems.get(image_id, written.get(_written(image_id)))
+        fitting += stem is not None
         try:
             stem = stems[_identifier(annotation, "image_id", stems, "image")]
             if annotation.get("category_id") is not None:
@@ -68,9 +78,13 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         except (KeyError, TypeError, ValueError) as error:
             name = _field(annotation, "id")
             what = f"broken annotation {f'at {index}' if name is None else name}"
-            problems.append(unreadable(path, what, error, stem))
+            problem = unreadable(path, what, error, stem)
             if stem is not None:
                 broken.add(stem)
+            elif not _is_identifier(image_id) or isinstance(image_id, str) not in kinds_of_ids:
+                # Any image may miss a box; the identifiers of others are those of images left out.
+                problem = replace(problem, kind="labels fit no image")
+            problems.append(problem)
             continue
         x1, y1, x2, y2 = corners
         if x1 < x2 and y1 < y2:
@@ -78,6 +92,9 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         else:
             reason = f"annotation {annotation.get('id')} has a bbox without a size"
             problems.append(Problem("unusable box", path, reason, stem))
+    if annotations and not fitting:
+        reason = f"none of {len(annotations)} annotations is of an image that it lists"
+        problems.append(Problem("labels fit no image", path, reason))
     boxes = {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
     return boxes, _category(categories, used or (kinds if len(kinds) == 1 else []))
 
@@ -126,6 +143,14 @@ def _identifier(annotation: Any, field: str, known: Collection[Any], what: str) 
     if not _is_identifier(value) or value not in known:
         raise ValueError(f"{field} is {value!r}, which no {what} has")
     return value
+
+
+def _written(identifier: float | str) -> float | str:
+    """The same for 2, 2.0, "2" and "0002"."""
+    try:
+        return float(identifier)
+    except (ValueError, OverflowError):
+        return identifier
 
 
 def _is_identifier(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -181,8 +182,7 @@ def test_two_masks_of_one_image_are_refused(root: Path) -> None:
         ({"bbox": None}, "bbox is None"),
         ({"image_id": 99}, "image_id is 99, which no image has"),
         ({"image_id": "1"}, "image_id is '1', which no image has"),
-        ({"image_id": True}, "image_id is True, which no image has"),
-        ({"image_id": [1]}, r"image_id is \[1\], which no image has"),
+        ({"image_id": "0001"}, "image_id is '0001', which no image has"),
         ({"category_id": 5}, "category_id is 5, which no category has"),
         ({"iscrowd": "0"}, "iscrowd is '0'"),
     ],
@@ -198,10 +198,51 @@ def test_a_broken_annotation_is_named_and_costs_no_other_image(
     assert re.search(rf"det/train\.json: broken annotation 5 \(.*{reason}", str(problem))
     assert b.boxes is not None
     assert len(b.boxes) == 2
-    if "image_id" in change:
+    if change.get("image_id") == 99:
         assert a.boxes is not None
     else:
         assert a.boxes is None, "what is in it is not known"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "reason"),
+    [
+        ({"image_id": True}, "image_id is True"),
+        ({"image_id": [1]}, r"image_id is \[1\]"),
+        ({"image_id": "a.png"}, "image_id is 'a.png'"),
+        ({"image_id": None}, "image_id is None"),
+        ({}, "KeyError: 'image_id'"),
+    ],
+)
+def test_an_annotation_that_may_be_of_any_image_is_refused(
+    root: Path, annotation: dict, reason: str
+) -> None:
+    sound = {"id": 3, "image_id": 2, "bbox": [1, 1, 2, 2]}
+    write_detections(root, [sound, {"id": 5, "bbox": [1, 1, 2, 2]} | annotation])
+    with pytest.raises(LayoutError, match=rf"det/train\.json: broken annotation 5 \({reason}"):
+        read_split(root, "train")
+
+
+def test_annotations_of_none_of_the_images_are_refused(root: Path) -> None:
+    write_detections(root, [{"id": n, "image_id": 98 + n, "bbox": [1, 1, 2, 2]} for n in (1, 2)])
+    with pytest.raises(LayoutError, match=r"det/train\.json: none of 2 annotations is of an image"):
+        read_split(root, "train")
+
+
+@pytest.mark.parametrize(("listed", "named"), [(str, int), (int, str), (int, "{:04d}".format)])
+def test_identifiers_that_are_written_in_two_ways_make_no_negatives(
+    root: Path, listed: Callable, named: Callable
+) -> None:
+    images = [{"id": listed(n), "file_name": f"{stem}.png"} for n, stem in enumerate("abc")]
+    kinds = (listed, named, named)
+    boxes = [{"id": n, "image_id": kind(n), "bbox": [1, 1, 2, 2]} for n, kind in enumerate(kinds)]
+    write_coco(root, images=images, annotations=boxes)
+    problems: list[Problem] = []
+    a, b, c = read_split(root, "train", problems)
+    assert a.boxes is not None
+    assert b.boxes is None
+    assert c.boxes is None
+    assert [problem.stem for problem in problems] == ["b", "c"]
 
 
 def write_coco(root: Path, **parts: object) -> None:
