@@ -306,6 +306,49 @@ def test_labels_that_fit_no_image_are_noted(tmp_path: Path, toy_bundle: Path) ->
     assert result["frames_processed"] == COUNT
 
 
+def test_two_labels_of_one_stamp_are_refused(tmp_path: Path, toy_bundle: Path) -> None:
+    ns = stamp(1)
+    stems = [f"{stamp(0)}", f"{ns // 10**9}.{ns % 10**9:09d}", f"{ns // 10**9}_{ns % 10**9}"]
+    labels = write_labels(tmp_path / "labels", stems)
+    bag = write_bag(tmp_path / "drive", {"/cam": (IMAGE, images())})
+    options = ReplayOptions(bundle=toy_bundle)
+    with pytest.raises(UserError, match="are labels of one stamp: keep one"):
+        plan_run([Recording(path=bag, labels=labels)], options, tmp_path / "run")
+
+
+@pytest.mark.parametrize("ahead_ns", [0, -20_000_000, 250_000_000])
+def test_two_messages_of_one_stamp_that_differ_make_no_label(tmp_path: Path, ahead_ns: int) -> None:
+    """Whether they come before or behind their images; what is merely recorded twice is used."""
+    box = (1.0, 2.0, 11.0, 22.0, "")
+    labels = [
+        *(detections(index, box) for index in range(COUNT)),
+        detections(1, box),
+        detections(2),
+        detections(3, (5.0, 2.0, 11.0, 22.0, "")),
+        detections(3, box),
+    ]
+    lanes = [*(mask(index, 4) for index in range(COUNT)), mask(0, 4), mask(4, 5)]
+    bag = tmp_path / "bag"
+    with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, kind, messages, late_ns in (
+            ("/cam", IMAGE, images(), 0),
+            ("/ground_truth/detections", DETECTIONS, labels, ahead_ns),
+            ("/ground_truth/lane_mask", IMAGE, lanes, ahead_ns),
+        ):
+            connection = writer.add_connection(topic, kind, typestore=STORE)
+            for message in messages:
+                at = message.header.stamp
+                recorded_ns = at.sec * 10**9 + at.nanosec + late_ns
+                writer.write(connection, recorded_ns, STORE.serialize_cdr(message, kind))
+    notes = Notes()
+    found = [truth for _, truth in open_source(bag).labelled_frames(notes)]
+    assert [one is not None and one.boxes is not None for one in found] == [1, 1, 0, 0, 1]
+    assert [one is not None and one.lane is not None for one in found] == [1, 1, 1, 1, 0]
+    [note] = notes.all()
+    assert note.kind == "labels contradict"
+    assert "several messages of /ground_truth/" in note.first
+
+
 def test_stamps_in_file_names() -> None:
     ns = 1_700_000_000_250_000_000
     for name in ("1700000000250000000", "1700000000.25", "1700000000_250000000", "1700000000250"):

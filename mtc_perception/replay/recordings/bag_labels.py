@@ -110,6 +110,16 @@ class PartialTruth:
             return replace(self, drivable=_mask(topic, message))
         return replace(self, lane=_mask(topic, message))
 
+    def without(self, topics: TruthTopics, topic: str) -> "PartialTruth":
+        """This without what messages of `topic` say."""
+        if topic == topics.detections:
+            return replace(self, boxes=None, ignore=None)
+        return replace(self, **{"drivable" if topic == topics.drivable else "lane": None})
+
+    def says_the_same(self, other: "PartialTruth") -> bool:
+        masks = (self.drivable, self.lane) == (other.drivable, other.lane)
+        return masks and _equal(self.boxes, other.boxes) and _equal(self.ignore, other.ignore)
+
     def complete(self) -> GroundTruth:
         return GroundTruth(
             self.boxes,
@@ -117,6 +127,10 @@ class PartialTruth:
             None if self.drivable is None else self.drivable.unpack_bool(),
             None if self.lane is None else self.lane.unpack_bool(),
         )
+
+
+def _equal(one: npt.NDArray[Any] | None, other: npt.NDArray[Any] | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def detection_boxes(message: Any) -> npt.NDArray[np.float32]:
@@ -142,7 +156,8 @@ def _mask(topic: str, message: Any) -> PackedMask:
 MOST_WAITING = 32
 """Images that wait for labels that are recorded after them."""
 SURE_AFTER = 4
-"""Images that wait although later labels have come already: recorded order is not exact."""
+"""Images that wait although all their labels, or later ones, have come: recorded order is not
+exact, and labels may come twice."""
 _MOST_EARLY = 128
 """Labels that wait for images that are recorded after them."""
 
@@ -174,12 +189,20 @@ class TruthJoin:
             return
         stamp = message.content.header.stamp
         stamp_ns = int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
-        part = self._parts.get(stamp_ns, PartialTruth())
+        before = self._parts.get(stamp_ns, PartialTruth())
         try:
-            part = part.with_message(self._topics, message.topic, message.content)
+            part = before.with_message(self._topics, message.topic, message.content)
         except ImageError as error:
             self._notes.add("unreadable label", f"{message.topic}: {error}")
             return
+        twice = message.topic in self._come.get(stamp_ns, ())
+        if twice and not part.says_the_same(before):
+            part = before.without(self._topics, message.topic)
+            self._notes.add(
+                "labels contradict",
+                f"several messages of {message.topic} have the stamp {_seconds(stamp_ns)} and "
+                "differ: the image is unlabelled",
+            )
         self._labels += stamp_ns not in self._parts
         self._parts[stamp_ns] = part
         self._come.setdefault(stamp_ns, set()).add(message.topic)
@@ -210,8 +233,6 @@ class TruthJoin:
             return True
         come = self._come.get(frame.stamp_ns, set())
         missing = [name for name in self._names if name not in come]
-        if not missing:
-            return True
         passed = all(self._latest_ns[name] > frame.stamp_ns for name in missing)
         return passed and len(self._waiting) > SURE_AFTER
 

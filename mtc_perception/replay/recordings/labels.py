@@ -47,9 +47,15 @@ class LabelFolder:
             raise LayoutError(f"{path} holds no labels of split '{split}'")
         stamps = [stamp_of(stem) for stem in self._samples]
         self.by_stamp = None not in stamps
-        by_stamp = {ns: one for ns, one in zip(stamps, self._samples.values(), strict=True) if ns}
-        self._stamps_ns = sorted(by_stamp) if self.by_stamp else []
-        self._by_stamp = by_stamp
+        self._by_stamp: dict[int, Sample] = {}
+        for ns, sample in zip(stamps, self._samples.values(), strict=True):
+            if ns is not None and self.by_stamp:
+                first = self._by_stamp.setdefault(ns, sample)
+                if first is not sample:
+                    raise LayoutError(
+                        f"{path}: {first.stem} and {sample.stem} are labels of one stamp: keep one"
+                    )
+        self._stamps_ns = sorted(self._by_stamp)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -102,9 +108,17 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         for array in (sample.boxes, sample.ignore):
             digest.update(b"none" if array is None else array.tobytes())
         for mask in (sample.drivable, sample.lane):
-            stat = None if mask is None else mask.path.stat()
-            digest.update(f"{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
+            digest.update(f"{None if mask is None else _size_and_time(mask.path)}".encode())
     return digest.hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    """None of a file that cannot be opened, which is told where it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth | None:
