@@ -10,6 +10,8 @@ from typing_extensions import Self
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_ITEM_S = 5.0
+"""More than any item takes to be made."""
 
 
 def map_ahead(
@@ -97,11 +99,11 @@ class ReadAhead(Generic[Item]):
             yield item
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; one that waits for a file that does not answer is left behind."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_ITEM_S)
 
     def _is_full(self) -> bool:
         return self._complete or self._size >= self._budget

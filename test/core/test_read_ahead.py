@@ -1,11 +1,13 @@
 """Computing ahead in a pool: in order, bounded, and over when nobody takes the results."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mtc_perception.util.read_ahead import map_ahead
+from mtc_perception.util import read_ahead
+from mtc_perception.util.read_ahead import ReadAhead, map_ahead
 
 
 def test_results_come_in_order_and_no_more_than_asked_are_ahead() -> None:
@@ -49,3 +51,18 @@ def test_an_error_is_raised_in_its_place() -> None:
         assert next(results) == 1
         with pytest.raises(ZeroDivisionError):
             next(results)
+
+
+def test_closing_does_not_wait_for_what_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "_ITEM_S", 0.1)
+    answer = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        answer.wait(20)
+
+    ahead = ReadAhead(ReadAhead(items(), 3), 3)
+    assert next(iter(ahead)) == 1
+    ahead.close()
+    assert not answer.is_set()
+    answer.set()

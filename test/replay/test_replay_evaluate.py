@@ -1,6 +1,9 @@
 """Lock-step evaluation: real bags through a real network, records and results."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -426,6 +429,49 @@ def test_an_interrupted_stream_leaves_nothing(tmp_path: Path, toy_bundle: Path) 
 
     with PerceiverPool() as perceivers, pytest.raises(KeyboardInterrupt):
         run_stream(task, perceivers, interrupt)
+    assert list((tmp_path / "run" / "streams").iterdir()) == []
+
+
+_DEAD_DRIVE = """
+import time
+from mtc_perception.replay import cli
+from mtc_perception.replay.recordings import sources
+from mtc_perception.util import read_ahead
+
+def never_answers(path):
+    print("reading", flush=True)
+    time.sleep(600)
+
+sources.read_regular = never_answers
+read_ahead._ITEM_S = 0.2
+cli.main()
+"""
+
+
+@pytest.mark.fault(
+    area="signal",
+    row="Ctrl-C or SIGTERM while a replay waits for a file, as of a dead network drive",
+    answer="The thread that waits is left behind, and the command ends within 15 s.",
+    diagnostics="Exit code 130.",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_file_that_does_not_answer_keeps_no_signal(
+    tmp_path: Path, toy_bundle: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "a.png").touch()
+    options = ("-b", toy_bundle, "--engine", "onnxruntime", "--threads", "1")
+    command = [sys.executable, "-c", _DEAD_DRIVE, "evaluate", tmp_path, *options]
+    command += ["--out", tmp_path / "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert any(b"reading" in line for line in process.stdout)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    assert process.returncode == 130, errors.decode()
+    assert b"Traceback" not in errors
     assert list((tmp_path / "run" / "streams").iterdir()) == []
 
 
