@@ -98,7 +98,7 @@ def _legacy(folder: Path, split: str, problems: list[Problem]) -> Frames:
 
 def _frames_file(path: Path, problems: list[Problem]) -> Frames:
     """Frames of one Scalabel file by stem; none if there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     content = read_json(path, problems)
     if content is None:

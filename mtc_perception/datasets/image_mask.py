@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mtc_perception.datasets.bdd100k import frames_of_files
 from mtc_perception.datasets.sample import NONZERO, Boxes, Labels, Problem
 from mtc_perception.datasets.split_files import label_files, mask_files
+from mtc_perception.util.files import read_regular
 
 A_YOLOM_VEHICLES = frozenset((2, 3, 4, 9))
 """Class numbers of car, bus, truck and train, which A-YOLOM merges (its README)."""
@@ -63,7 +64,7 @@ def _text_boxes(
     for stem, path in label_files(folder, ".txt", labels.problems).items():
         try:
             # Editors on Windows begin a file with a mark of its encoding.
-            lines = path.read_text("utf-8-sig").splitlines()
+            lines = read_regular(path).decode("utf-8-sig").splitlines()
             rows = _rows(lines, None if others_allowed else vehicles)
         except (OSError, ValueError) as error:
             labels.problems.append(Problem("unreadable labels", path, str(error), stem))

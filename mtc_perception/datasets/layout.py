@@ -34,6 +34,7 @@ from mtc_perception.datasets.split_files import (
     visible,
 )
 from mtc_perception.util.errors import ImageError
+from mtc_perception.util.files import read_regular
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -320,6 +321,6 @@ def _without_size(sample: Sample) -> tuple[Sample, tuple[int, int]]:
     if not masks:
         return replace(sample, drivable=None, lane=None), (1, 1)  # boxes are missed at any size
     try:
-        return sample, compressed_size(masks[0].read_bytes())
+        return sample, compressed_size(read_regular(masks[0]))
     except (OSError, ImageError):
         return sample, (1, 1)  # whoever reads the mask says what is wrong with it

@@ -20,6 +20,7 @@ from mtc_perception.datasets.sample import (
     Problem,
 )
 from mtc_perception.util.errors import ImageError
+from mtc_perception.util.files import read_regular
 
 _SUBPIXEL_BITS = 4
 _PNG_COLOUR_TYPE = 25
@@ -137,6 +138,6 @@ def draw_shapes(source: MaskShapes, size: tuple[int, int]) -> npt.NDArray[np.boo
 
 def _content(path: Path, kind: Kind) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise BrokenFile(Problem(kind, path, str(error.strerror or error))) from None

@@ -27,7 +27,7 @@ def read_labels(root: Path, split: str) -> Labels:
     labels.drivable = mask_files(root / "drivable" / split, BINARY, labels.problems)
     labels.lane = mask_files(root / "lane" / split, BINARY, labels.problems)
     path = root / "det" / f"{split}.json"
-    if path.is_file():
+    if path.exists():
         labels.boxes, labels.category = _detections(path, labels.problems)
         labels.origin = dict.fromkeys(labels.boxes, path)
     return labels

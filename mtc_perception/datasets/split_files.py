@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mtc_perception.datasets.sample import MaskCoding, MaskFile, MaskSource, Problem
+from mtc_perception.util.files import read_regular
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -61,7 +62,7 @@ def read_json(path: Path, problems: list[Problem], stem: str | None = None) -> A
     `stem` is that of the only image that it has labels of.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         problems.append(unreadable(path, "not a JSON file", error, stem))
         return None
@@ -98,8 +99,8 @@ def _by_stem(paths: list[Path], what: str, problems: list[Problem]) -> dict[str,
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a file has no content; one that cannot be opened is told where it is read."""
+    """Whether a file has no content; what cannot be opened is told where it is read."""
     try:
-        return path.stat().st_size == 0
+        return path.is_file() and path.stat().st_size == 0
     except OSError:
         return False

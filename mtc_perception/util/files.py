@@ -180,6 +180,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading.
 

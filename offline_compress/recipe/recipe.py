@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import read_regular
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
 from offline_compress.recipe.parts import DataSource, Fraction, NotNegative, Range, Schedule, SizePx
@@ -91,7 +92,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises UserError naming the file and every wrong field.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(read_regular(path).decode())
         for change in changes:
             _change(content, change)
         return Recipe.model_validate(content)

@@ -1,6 +1,7 @@
 """The layouts of BDD100K, YOLOP, A-YOLOM and RMT-PPAD: the same labels however they are stored."""
 
 import json
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -301,6 +302,10 @@ def test_text_labels_of_any_editor_are_read(tmp_path: Path) -> None:
     path.write_text(line, "utf-16")
     assert read_split(root, "train", problems)[0].boxes is None
     assert "can't decode" in str(problems[0])
+    path.unlink()
+    os.mkfifo(path)
+    assert read_split(root, "train", problems)[0].boxes is None
+    assert "not a regular file" in str(problems[1])
 
 
 def test_a_vertex_has_two_coordinates(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """check-data: everything broken is counted under its name, and nothing else is."""
 
 import json
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +100,26 @@ def broken_json(root: Path) -> None:
     mini.write_text(root / "det/train.json", "{")
 
 
+def fifo(name: str) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+
+    return damage
+
+
+@pytest.mark.fault(
+    area="offline",
+    row="a FIFO or a device among the files of a data set",
+    answer="It is not waited for: it is unreadable, as any other file that is damaged.",
+    diagnostics="`check-data` and the commands that read it name the file: not a regular file.",
+)
 @pytest.mark.parametrize(
     ("damage", "kind", "file"),
     [
+        (fifo("images/train/b.jpg"), "unreadable image", "images/train/b.jpg"),
+        (fifo("lane/train/b.png"), "unreadable mask", "lane/train/b.png"),
+        (fifo("det/train.json"), "unreadable labels", "det/train.json"),
         (break_image, "unreadable image", "images/train/b.jpg"),
         (cut_image_short, "unreadable image", "images/train/b.jpg"),
         (empty_image, "unreadable image", "images/train/b.jpg"),

@@ -2,6 +2,7 @@
 a recipe (fields set by hand, the recovery of a pruned network) is what it says."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,12 @@ def test_recovery_between_steps_is_short(tmp_path: Path) -> None:
     taught = recover_between_recipe(recipe, pruned, pruned, 3).distillation
     assert taught is not None
     assert taught.weight == 0.5
+
+
+def test_a_fifo_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "r.yaml")
+    with pytest.raises(UserError, match="not a regular file"):
+        load_recipe(tmp_path / "r.yaml")
 
 
 def complaint(folder: Path, text: str) -> str:

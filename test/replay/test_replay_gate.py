@@ -1,5 +1,6 @@
 """Evaluation as a gate: scenarios, limits, exit codes, what a mistake is answered with."""
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -9,8 +10,9 @@ import pytest
 
 from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.run.scenario import junit_xml
+from mtc_perception.replay.run.scenario import junit_xml, read_scenario
 from mtc_perception.replay.stream.task import Failure
+from mtc_perception.util.errors import UserError
 from mtc_perception.util.locking import LOCK_FILE
 from support.bag_messages import COMPRESSED, COUNT, packed, write_bag
 from support.replay_rig import labelled_bag, run
@@ -92,6 +94,12 @@ def test_a_failed_try_leaves_the_result_of_an_earlier_one(tmp_path: Path, toy_bu
     assert run(*words) == 2
     assert {name: (out / name).read_bytes() for name in before} == before
     assert run("report", out) == 0
+
+
+def test_a_fifo_is_no_scenario(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "nightly.yaml")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_scenario(tmp_path / "nightly.yaml", {})
 
 
 def scenario(folder: Path, bundle: Path, limits: str, extra: str = "") -> Path:

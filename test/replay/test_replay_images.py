@@ -1,7 +1,9 @@
 """Image files and image messages: the same answers and the same counts, whoever reads them."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -134,6 +136,29 @@ def test_what_is_no_image_is_a_miss_of_what_its_folder_has_labels_of(
     assert evidence is not None
     assert evidence.drivable is not None
     assert evidence.drivable.false_negative == np.count_nonzero(drivable)
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="an image or a mask in a folder is a FIFO, a device or a link to nothing",
+    answer="None of them is waited for: the image is a miss, the mask unlabelled.",
+    diagnostics="A note that names the file.",
+)
+@pytest.mark.parametrize("spoil", [os.mkfifo, lambda path: path.symlink_to("/nowhere/z.jpg")])
+def test_an_image_file_that_cannot_be_read_is_a_miss(
+    tmp_path: Path, toy_bundle: Path, spoil: Callable[[Path], None]
+) -> None:
+    root = damaged_data_set(tmp_path / "data")
+    for name in ("images/val/0.jpg", "drivable/val/1.png"):
+        (root / name).unlink()
+        spoil(root / name)
+    result = evaluate(tmp_path / "run", toy_bundle, root / "images/val")
+    assert (result["frames_processed"], result["frames_malformed"]) == (COUNT - 3, 3)
+    assert result["labelled_frames"] == result["drivable"]["images"] == COUNT - 1
+    notes = {note["kind"]: note["first"] for note in result["notes"]}
+    assert notes.keys() == {"malformed image", "unreadable image", "unreadable label"}
+    assert "images/val/0.jpg: " in notes["unreadable image"]
+    assert "drivable/val/1.png: " in notes["unreadable label"]
 
 
 def test_a_perceiver_knows_what_it_takes(toy_bundle: Path) -> None:

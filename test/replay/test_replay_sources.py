@@ -1,6 +1,7 @@
 """Recordings that are no bags, and what is none at all."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -144,6 +145,30 @@ def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:
         open_source(tmp_path / "empty")
 
 
+@pytest.mark.fault(
+    area="replay",
+    row="a FIFO or a device in the place of a recording",
+    answer="Refused without opening it, at once.",
+    diagnostics="One line: not a regular file.",
+)
+@pytest.mark.parametrize("name", ["a.mcap", "a.db3", "a.mcap.zstd", "a.mp4", "a", "a/a.mcap"])
+def test_a_fifo_is_no_recording(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match="not a regular file"):
+        open_source(tmp_path / Path(name).parts[0])
+
+
+def test_a_fifo_is_no_metadata(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
+    (bag / "metadata.yaml").unlink()
+    os.mkfifo(bag / "metadata.yaml")
+    notes = Notes()
+    assert len(list(open_source(bag).labelled_frames(notes))) == COUNT
+    assert "not a regular file" in notes.all()[0].first
+
+
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
     with pytest.raises(SourceError, match="leave out --fps"):
@@ -180,9 +205,11 @@ def test_what_others_call_a_recording_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["drive.mjpeg", "drive.h264", "drive.bin", "drive.mp4"])
-def test_what_has_no_times_is_no_video(tmp_path: Path, name: str) -> None:
-    _, jpeg = cv2.imencode(".jpg", picture(1))
-    (tmp_path / name).write_bytes(jpeg.tobytes() * 9)
+@pytest.mark.parametrize("comment", [b"", b"G" * 400, b"AVI " * 100])
+def test_what_has_no_times_is_no_video(tmp_path: Path, name: str, comment: bytes) -> None:
+    jpeg = cv2.imencode(".jpg", picture(1))[1].tobytes()
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    (tmp_path / name).write_bytes((jpeg[:2] + segment + jpeg[2:]) * 9)
     with pytest.raises(SourceError, match="neither a bag nor a video"):
         open_source(tmp_path / name)
 
@@ -201,7 +228,9 @@ def test_a_bag_is_known_by_its_content(tmp_path: Path, storage: StoragePlugin, n
     assert len(list(open_source(file).frames())) == COUNT
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "MJPG"), ("mov", "mp4v"), ("webm", "VP80")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mkv", "MJPG"), ("mov", "mp4v"), ("webm", "VP80"), ("ts", "mp4v")]
+)
 def test_videos_in_other_containers_are_read(tmp_path: Path, suffix: str, codec: str) -> None:
     video = write_video(tmp_path / f"drive.{suffix}", codec=codec)
     assert len(list(open_source(video).frames())) == COUNT

@@ -27,6 +27,7 @@ from mtc_perception.replay.recordings.storage import (
     ros_typestore,
     unpack_file,
 )
+from mtc_perception.util.files import open_regular, read_regular
 
 METADATA = "metadata.yaml"
 _PACKED = ".zstd"
@@ -177,7 +178,7 @@ class BagFiles:
             (file for file in self.path.iterdir() if _is_storage(file)), key=_numbers_by_value
         )
         try:
-            content = yaml.safe_load((self.path / METADATA).read_text())
+            content = yaml.safe_load(read_regular(self.path / METADATA).decode())
             names = content["rosbag2_bagfile_information"]["relative_file_paths"]
             listed = [self.path / PurePath(name).name for name in names]
         except FileNotFoundError:
@@ -245,7 +246,7 @@ def ros_1_refusal(path: Path) -> str:
 def first_bytes(path: Path) -> bytes:
     """As many as tell what a file is. Raises SourceError."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(512)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None

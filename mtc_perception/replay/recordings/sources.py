@@ -1,6 +1,7 @@
 """Recordings of every kind: bags, video files, and image folders with or without labels."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,23 @@ from mtc_perception.replay.recordings.recording import (
     SourceFrame,
     SourceInfo,
 )
+from mtc_perception.util.files import read_regular
 
 DEFAULT_FOLDER_FPS = 30.0
 # How containers begin that hold the times of their images. FFmpeg makes times up for what holds
 # none, and takes much for a video that is none.
-_VIDEOS = (
-    *((4, kind) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, MOV
-    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
-    (8, b"AVI "),
-    (0, b"OggS"),
-    (0, b"FLV"),
-    (0, b"\x30\x26\xb2\x75"),  # WMV
-    (0, b"\0\0\1\xba"),  # MPEG-PS
-    (188, b"\x47"),  # MPEG-TS
+_VIDEOS = re.compile(
+    rb"""
+    .{4} (?:ftyp|moov|mdat|wide|free|skip) # MP4, MOV
+    | \x1a\x45\xdf\xa3                     # Matroska, WebM
+    | RIFF .{4} AVI\x20
+    | OggS
+    | FLV
+    | \x30\x26\xb2\x75                     # WMV
+    | \x00\x00\x01\xba                     # MPEG-PS
+    | \x47 .{187} \x47                     # MPEG-TS: packets of 188 bytes
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 
 
@@ -53,8 +58,7 @@ class VideoSource:
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """`fps` overrides the file's own frame rate. Raises SourceError."""
         refuse_foreign(path)
-        begin = first_bytes(path)
-        if not any(begin.startswith(start, at) for at, start in _VIDEOS):
+        if not _VIDEOS.match(first_bytes(path)):
             raise SourceError(
                 f"{path} is neither a bag nor a video: bags are .mcap or .db3, and videos "
                 "in a container that has times (MP4, MOV, MKV, WebM, AVI, MPEG, Ogg, FLV, WMV)"
@@ -131,16 +135,24 @@ class FolderSource:
         return fingerprint(self._samples.values())
 
     def frames(self) -> Iterator[SourceFrame]:
-        for index, file in enumerate(self._files):
-            kind = "png" if file.suffix.lower() == ".png" else "jpeg"
-            pixels = EncodedPixels(kind, file.read_bytes())
-            yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels, file.stem)
+        return self._frames(Notes())
 
     def labelled_frames(self, notes: Notes) -> Iterator[LabelledFrame]:
         note_problems(self._problems, notes)
-        for frame in self.frames():
+        for frame in self._frames(notes):
             sample = self._samples.get(frame.name)
             yield LabelledFrame(frame, None if sample is None else labels_of(sample, frame, notes))
+
+    def _frames(self, notes: Notes) -> Iterator[SourceFrame]:
+        for index, file in enumerate(self._files):
+            kind = "png" if file.suffix.lower() == ".png" else "jpeg"
+            try:
+                data = read_regular(file)
+            except OSError as error:
+                notes.add("unreadable image", f"{file}: {error.strerror}")
+                data = b""  # an image that cannot be decoded, as any other
+            pixels = EncodedPixels(kind, data)
+            yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels, file.stem)
 
 
 def _split_folders(root: Path) -> list[str]:

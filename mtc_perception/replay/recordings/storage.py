@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from mtc_perception.replay.recordings.recording import Notes, SourceError
+from mtc_perception.util.files import open_regular
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -192,7 +193,7 @@ def unpack_file(packed: Path, target: Path, notes: Notes) -> None:
 
     Raises OSError, and SourceError before the disk is full.
     """
-    with target.open("wb") as out, zstd.open(packed, "rb") as content:
+    with target.open("wb") as out, open_regular(packed) as file, zstd.open(file) as content:
         try:
             while block := content.read(1 << 20):
                 if shutil.disk_usage(target.parent).free < len(block) + _LEFT_FREE_BYTES:

@@ -22,6 +22,7 @@ from mtc_perception.replay.stream.lockstep import STAGES as LOCKSTEP_STAGES
 from mtc_perception.replay.stream.task import Failure
 from mtc_perception.runtime.frames import STAGES as NODE_STAGES
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import read_regular
 from mtc_perception.util.strict import Strict
 
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -172,7 +173,7 @@ def read_scenario(path: Path, given: Mapping[str, Any]) -> Scenario:
     Raises UserError naming the field at fault.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_regular(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
