@@ -44,7 +44,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault(
     area="disk",
     row="the disk is full under any command of mtc-compress, mtc-replay or mtc-engine",
-    answer="Exit code 2; results that are there stay, nothing half-written is left.",
+    answer="Exit code 2; results that are there stay, nothing half-written is left but what "
+    "the same command goes on from (`synth dataset`: `NAME.partial`).",
     diagnostics="One line: the file, that the disk is full, what to do.",
 )
 @pytest.mark.parametrize(
