@@ -8,6 +8,7 @@ an engine without a valid record does not exist.
 import fcntl
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -88,7 +89,8 @@ class EngineStore:
         )
         text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
         record_path = self.root / f"{_PREFIX}{key.stem}.json"
-        with self._keeping():
+        self.check_writable()
+        with self._disk_errors(), self._writing():
             former = _read_record(record_path)
             write_bytes_atomic(path, engine, durable=True, private=True)
             write_text_atomic(record_path, text, durable=True, private=True)
@@ -96,17 +98,17 @@ class EngineStore:
         return path
 
     def check_writable(self) -> None:
-        """Raise EngineError, as `put` does, where no engine could be kept however small it is."""
-        with self._keeping():
-            pass
-
-    @contextmanager
-    def _keeping(self) -> Iterator[None]:
-        try:
+        """Make the folder, and raise EngineError, as `put` does, where no file can be made in it;
+        leaves none."""
+        with self._disk_errors():
             make_private(self.root)
             self.check_private()
-            with self._writing():
-                yield
+            tempfile.TemporaryFile(dir=self.root).close()
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise EngineError(f"{self.root}: cannot keep the engine: {error.strerror}") from error
 
