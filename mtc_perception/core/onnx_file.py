@@ -31,7 +31,9 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_GRAPH, _EXTERNAL_DATA, _DATA_LOCATION = 7, 13, 14
+_MOST_TAG = 2**32 - 1
+"""Readers drop the bits above these: what is another field here would be external data there."""
 
 
 class _Part(NamedTuple):
@@ -43,9 +45,13 @@ class _Part(NamedTuple):
 
 
 def check_self_contained(model: bytes) -> None:
-    """Raise BundleError unless `model` is an ONNX file that refers to no other file."""
+    """Raise BundleError unless `model` is an ONNX file that refers to no other file.
+
+    A file is one if it consists of whole fields, and one of them is a graph.
+    """
     parts = [_Part("Model", 0, len(model))]
     fields = 0
+    has_graph = False
     while parts:
         kind, position, end = parts.pop()
         children = _CHILDREN[kind]
@@ -55,6 +61,8 @@ def check_self_contained(model: bytes) -> None:
                 raise BundleError(f"the ONNX file has more than {_MOST_FIELDS} fields")
             tag, position = _varint(model, position, end)
             number, wire = tag >> 3, tag & 7
+            if number == 0 or tag > _MOST_TAG:
+                raise _no_onnx()
             if wire == _VARINT:
                 value, position = _varint(model, position, end)
             else:
@@ -68,6 +76,7 @@ def check_self_contained(model: bytes) -> None:
                     raise _no_onnx()
                 if wire == _BYTES and number in children:
                     parts.append(_Part(children[number], begin, position))
+                    has_graph |= kind == "Model" and number == _GRAPH
             if kind == "Tensor" and (
                 number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)
             ):
@@ -75,6 +84,8 @@ def check_self_contained(model: bytes) -> None:
                     "the ONNX file keeps weights in another file (external data), which a bundle"
                     " cannot vouch for: save the network with its weights inside"
                 )
+    if not has_graph:
+        raise _no_onnx()
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:

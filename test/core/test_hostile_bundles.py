@@ -368,10 +368,40 @@ def test_external_data_is_found_wherever_it_hides(where: onnx.ModelProto) -> Non
         check_self_contained(where.SerializeToString())
 
 
+def varint(value: int) -> bytes:
+    """As protobuf writes a number, least significant bits first."""
+    head = bytes(value >> shift & 0x7F | 0x80 for shift in range(0, value.bit_length() - 7, 7))
+    return head + bytes([value >> 7 * len(head)])
+
+
+def in_field(number: int, content: bytes, wide: int = 0) -> bytes:
+    """A field of bytes; `wide` is or-ed to the 32 bits of its tag."""
+    return varint(number << 3 | 2 | wide) + varint(len(content)) + content
+
+
+@pytest.mark.parametrize("wide", [0, 1 << 32, 5 << 40])
+def test_external_data_does_not_hide_in_bits_that_readers_drop(wide: int) -> None:
+    entry = onnx.StringStringEntryProto(key="location", value="weights.bin").SerializeToString()
+    tensor = onnx.TensorProto(name="w", dims=[4], data_type=1).SerializeToString()
+    tensor += in_field(13, entry, wide)
+    tensor += varint(14 << 3 | wide) + b"\x01"
+    with pytest.raises(BundleError, match="no ONNX file" if wide else "external data"):
+        check_self_contained(in_field(7, in_field(5, tensor)))
+
+
 def test_what_is_no_onnx_file() -> None:
     whole = toy_model(96, 160)
     check_self_contained(whole)
-    for other in (b"<?xml version='1.0'?><net/>", b"\x13\x13", whole[:-1], b"\x80" * 20):
+    others = (
+        b"",
+        b"<?xml version='1.0'?><net/>",
+        b"\x13\x13",
+        b"\x08\x07",  # fields, but no graph
+        whole + b"\x00\x00",  # there is no field 0
+        whole[:-1],
+        b"\x80" * 20,
+    )
+    for other in others:
         with pytest.raises(BundleError, match="no ONNX file"):
             check_self_contained(other)
     with pytest.raises(BundleError, match="more than 2000000 fields"):
