@@ -310,8 +310,7 @@ class Parameters:
         return float(self._value("diagnostics_period_s"))
 
     def _paths(self, name: str) -> tuple[Path, ...]:
-        parts = self._value(name).split(os.pathsep)
-        return tuple(Path(os.path.expanduser(part)) for part in parts if part)
+        return _paths(self._value(name))
 
     def _value(self, name: str) -> Any:
         return self._node.get_parameter(name).value
@@ -350,6 +349,8 @@ class Parameters:
             return reason
         if name.endswith("_threshold") and -1.0 < value < 0.0:
             return f"{name} is {value}; it must be in 0..1, or -1 for the bundle's own"
+        if name in ("bundle_folders", "trusted_keys") and value and not _paths(value):
+            return f"{name} is {value!r}, which names no path; to limit nothing leave it empty"
         if name == "cameras":
             return _cameras_refusal(value)
         if name.endswith(".image_topic"):
@@ -358,6 +359,11 @@ class Parameters:
             except InvalidTopicNameException:
                 return f"{name} is {value!r}, which is not a topic name"
         return None
+
+
+def _paths(value: str) -> tuple[Path, ...]:
+    parts = value.split(os.pathsep)
+    return tuple(Path(os.path.expanduser(part)) for part in parts if part.strip())
 
 
 def _check_inside(bundle: Path, folders: Sequence[Path]) -> None:

@@ -128,6 +128,8 @@ def test_cameras_may_be_added_while_unconfigured(rig):
     [
         ("score_threshold:=7.0", "score_threshold"),
         ("engine:=magic", "must be one of"),
+        ("trusted_keys:=':'", "trusted_keys is ':', which names no path"),
+        ("bundle_folders:=': '", "bundle_folders is ': ', which names no path"),
         (":=3", "parameter override"),
     ],
 )
