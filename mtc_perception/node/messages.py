@@ -27,6 +27,8 @@ _UINT32 = struct.Struct("<I")
 _SCORE_POSE_BOX = struct.Struct("<d344s5d")
 # Position, orientation and covariance of an object in space, of which nothing is known.
 _NO_POSE = struct.pack("<43d", *[0.0] * 6, 1.0, *[0.0] * 36)
+_MOST_FRAME_ID_CHARS = 256
+"""A longer one is nobody's frame, and would be repeated in every output and every detection."""
 
 
 def stamp_ns(header: Header) -> int:
@@ -63,6 +65,11 @@ def received_image(message: bytes, compressed: bool) -> ReceivedImage:
     try:
         fields = _CdrReader(message)
         header = fields.header()
+        if (length := len(header.frame_id)) > _MOST_FRAME_ID_CHARS:
+            header.frame_id = ""
+            raise ImageError(
+                f"frame_id has {length} characters, at most {_MOST_FRAME_ID_CHARS} are taken"
+            )
         if compressed:
             called = fields.string()
             data = fields.octets(fields.uint32())

@@ -210,6 +210,19 @@ def test_a_message_that_is_cut_off_anywhere_is_refused(header, kind):
     assert image.header == header
 
 
+@pytest.mark.parametrize("kind", [Image, CompressedImage])
+def test_a_frame_id_without_end_is_in_no_answer(header, kind):
+    stamp = header.stamp
+    for length in (257, 4_000_000):
+        header.frame_id = "f" * length
+        image = received(kind(header=header))
+        with pytest.raises(ImageError, match=f"frame_id has {length} characters, at most 256"):
+            source_image(image)
+        assert image.header == Header(stamp=stamp)
+    header.frame_id = "\N{SNOWMAN}" * 256
+    assert received(kind(header=header)).header == header
+
+
 @pytest.mark.parametrize("start", ["0002", "0003", "0007", "0100", "ffff"])
 def test_what_is_serialised_in_another_way_is_refused(header, start):
     data = bytes.fromhex(start) + serialize_message(Image(header=header))[2:]

@@ -291,6 +291,23 @@ def test_a_message_that_is_cut_off_is_malformed_and_the_next_good_one_works(acti
     active.perceive(publish, message, active.drivable)
 
 
+@pytest.mark.fault(
+    area="memory",
+    row="a frame_id without end, which every detection would repeat",
+    answer="The image is malformed above 256 characters; the next good one is answered.",
+    diagnostics="The camera is ERROR with the length until then; frames_malformed counts.",
+)
+def test_a_long_frame_id_is_not_repeated_in_every_detection(active):
+    publish = active.camera("image_raw")
+    message = image_message(solid(*RED), "rgb8", active, "f" * 10_000)
+    answer = active.perceive(publish, message, active.timing)
+    assert rejection(answer) == "malformed: frame_id has 10000 characters, at most 256 are taken"
+    assert answer.header.frame_id == ""
+    assert not active.detections
+    longest = image_message(solid(*RED), "rgb8", active, "f" * 256)
+    assert active.perceive(publish, longest, active.detections).header == longest.header
+
+
 def test_an_unknown_encoding_is_logged_once_with_the_supported_ones(active, capfd):
     publish = active.camera("image_raw")
     for count in range(1, 4):
