@@ -9,6 +9,8 @@ from typing import Literal
 from mtc_perception.util.errors import ImageError
 
 Kind = Literal["JPEG", "PNG", "WebP"]
+QUOTED_CHARS = 40
+"""So much is told of what a message calls its encoding or format; it may be of any length."""
 
 _STARTS: dict[Kind, bytes] = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "WebP": b"RIFF"}
 # In the format of a message: `jpeg`, or image_transport's `rgb8; jpeg compressed bgr8`.
@@ -132,13 +134,13 @@ def _kind(raw: bytes, called: str) -> Kind:
             return kind
     for begin, start, name in _OTHERS:
         if raw.startswith(start, begin):
-            also = f" (format {called!r})" if called else ""
+            also = f" (format {called[:QUOTED_CHARS]!r})" if called else ""
             raise OtherFormatError(
                 f"compressed image is {name}{also}; JPEG, PNG and WebP can be read"
             )
     words = f"compressed image is neither JPEG, PNG nor WebP ({len(raw)} bytes)"
     if called and not _READABLE.search(called):
-        raise OtherFormatError(f"{words}, but {called!r}")
+        raise OtherFormatError(f"{words}, but {called[:QUOTED_CHARS]!r}")
     raise ImageError(words)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from mtc_perception.core.image_header import (
+    QUOTED_CHARS,
     ImageHeader,
     is_jpeg_frame,
     jpeg_segments,
@@ -50,8 +51,6 @@ _BAYER = {
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
 }
 SUPPORTED_ENCODINGS: tuple[str, ...] = (*_DIRECT, *_YUV, *_BAYER)
-ENCODING_CHARS = 40
-"""So many of an unknown encoding's name are told; it may be of any length."""
 
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _REDUCTIONS = (8, 4, 2)
@@ -89,7 +88,7 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
     """
     if encoding not in SUPPORTED_ENCODINGS:
         raise ImageError(
-            f"unknown encoding {encoding[:ENCODING_CHARS]!r}; supported are"
+            f"unknown encoding {encoding[:QUOTED_CHARS]!r}; supported are"
             f" {', '.join(SUPPORTED_ENCODINGS)}"
         )
     if height <= 0 or width <= 0:

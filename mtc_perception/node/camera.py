@@ -15,7 +15,8 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mtc_perception.core.images import ENCODING_CHARS, SUPPORTED_ENCODINGS, SourceImage
+from mtc_perception.core.image_header import QUOTED_CHARS
+from mtc_perception.core.images import SUPPORTED_ENCODINGS, SourceImage
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay
 from mtc_perception.core.perception import Perception
@@ -294,7 +295,7 @@ class Camera:
         self.monitor.rejected(frame, words)
         self._timing.publish(rejection_message(frame.payload.header, self.name, words))
         logger = self._node.get_logger()
-        encoding = frame.payload.encoding[:ENCODING_CHARS]
+        encoding = frame.payload.encoding[:QUOTED_CHARS]
         unknown = outcome is Outcome.MALFORMED and encoding and encoding not in SUPPORTED_ENCODINGS
         if unknown and encoding in self._unknown_encodings:
             return

@@ -28,7 +28,13 @@ class ReplayError(UserError):
 
 
 class ImageError(ValueError):
-    """An image cannot be used: wrong size, step, amount of data, or an unknown encoding."""
+    """An image cannot be used: wrong size, step, amount of data, or an unknown encoding.
+
+    As text it is one line, whatever it repeats of a message that may be anybody's.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def printable(text: str) -> str:

@@ -421,6 +421,21 @@ def test_other_kinds_are_refused_by_name(begin: bytes, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("data", [b"\0\0\0\1\x67", b"neither"])
+def test_a_format_without_end_is_told_cut_short(data: bytes) -> None:
+    with pytest.raises(ImageError, match="'x264") as caught:
+        decode_compressed(data, called="x264\x1b\n" * 300_000)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+def test_whatever_is_wrong_with_an_image_is_told_in_one_short_line() -> None:
+    told = str(ImageError("of a decoder:\n\x1b[2J" + "x" * 10_000_000))
+    assert told.startswith("of a decoder: \\x1b[2Jxxx")
+    assert told.isprintable()
+    assert len(told) < 3000
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_truncated_files(suffix: str) -> None:
     data = encoded(suffix, self_test_frame(48, 64))

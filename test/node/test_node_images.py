@@ -341,6 +341,26 @@ def test_encodings_that_are_made_up_do_not_fill_the_log(active, capfd):
 
 
 @pytest.mark.fault(
+    area="camera",
+    row="a publisher calls the format of its images by a name without end",
+    answer="They are malformed; 40 characters of the name are told, at a limited rate.",
+    diagnostics="The camera is ERROR with the reason, cut short; frames_malformed counts.",
+)
+def test_a_format_without_end_does_not_fill_the_log(start_node, capfd):
+    rig = start_node(front__transport="compressed", front__image_topic="cam/image")
+    rig.run()
+    publish = rig.camera("cam/image/compressed", CompressedImage)
+    timing = rig.collect(DiagnosticArray, "timing")
+    stamp = rig.get_clock().now().to_msg()
+    message = CompressedImage(header=Header(stamp=stamp), format="h264\n" * 5000, data=b"\0\0\0\1")
+    assert len(rejection(rig.perceive(publish, message, timing))) < 300
+    assert "h264" in rig.values("front")["reason"]
+    assert len(rig.values("front")["reason"]) < 300
+    lines = [line for line in capfd.readouterr().err.splitlines() if "h264" in line]
+    assert max(map(len, lines)) < 400
+
+
+@pytest.mark.fault(
     area="clock",
     row="stamps jump ahead or back, or are zero",
     answer="Every image is answered; ages that cannot be known are not told.",
