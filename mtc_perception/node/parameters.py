@@ -71,8 +71,8 @@ def node_specs() -> dict[str, Spec]:
         "bundle": Spec(str(default_bundle()), "Path of the .mtc bundle to run"),
         "bundle_folders": Spec(
             "",
-            "Folders, separated by ':', outside of which no bundle is loaded; empty: load_engine "
-            "takes those of the configured and of the shipped bundle",
+            "Folders, separated by ':', outside of which no bundle is loaded; empty: configure "
+            "takes any, load_engine those in the folders of the configured and the shipped bundle",
             read_only=True,
         ),
         "trusted_keys": Spec(

@@ -59,14 +59,26 @@ def test_load_engine_is_limited_to_folders(start_node, folders):
     assert load(rig, precision="fp32")[0]
 
 
-def test_folders_that_are_named_hold_for_configure_too(start_node, folders):
+@pytest.mark.fault(
+    area="security",
+    row="the parameter bundle is set to a path outside of bundle_folders",
+    answer="configure refuses it, alike whether or not there is anything.",
+    diagnostics="The engine is ERROR and names the folders and the parameter.",
+)
+def test_folders_that_are_named_hold_for_configure_too(start_node, folders, capfd):
     rig = start_node(
         bundle=str(folders / "mine/toy.mtc"),
         bundle_folders=f"{folders}/absent:{folders}/elsewhere",
         engine="onnxruntime",
     )
-    assert not rig.configure()
+    outside = ("mine/toy.mtc", "mine/absent.mtc", "elsewhere/link.mtc", "/etc/shadow", "/absent")
+    for path in outside:
+        assert rig.set(bundle=str(folders / path)) == ""
+        assert not rig.configure()
     rig.wait_for_value("engine", "failure", "the bundle lies outside of")
+    told = capfd.readouterr().err.split("cannot configure: the bundle lies outside of ")[1:]
+    assert len(told) == len(outside)
+    assert len({line.splitlines()[0] for line in told}) == 1
     assert rig.set(bundle=str(folders / "elsewhere/other.mtc")) == ""
     assert rig.configure()
     assert load(rig, folders / "mine/link.mtc")[0]
