@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from bench.common import brief, time_engine, write_result
 from bench.live_cameras import Case, Measured, play
 from bench.start import first_answer_s
 from mtc_perception.core.bundle import Bundle
+from mtc_perception.engines.tensorrt.store import default_root
 from mtc_perception.replay.live.live_run import Usage
 from mtc_perception.replay.recordings.recording import Transport
 from mtc_perception.replay.recordings.synthetic_drive import (
@@ -94,16 +96,14 @@ def _starts(bundle: Bundle, bag: Path) -> Iterator[float]:
 
 @contextmanager
 def _no_cache() -> Iterator[None]:
-    """Nothing of what earlier processes remembered; what is remembered meanwhile goes as well."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["XDG_CACHE_HOME"]
-            if before is not None:
-                os.environ["XDG_CACHE_HOME"] = before
+    """Nothing of what earlier processes remembered but built engines; what is remembered meanwhile
+    goes as well."""
+    engines = str(default_root())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, XDG_CACHE_HOME=folder, MTC_ENGINE_CACHE=engines),
+    ):
+        yield
 
 
 def result_of(

@@ -27,7 +27,7 @@ from mtc_perception.engines.load import load_engine
 from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.files import write_text_atomic
-from mtc_perception.util.private import make_private, why_not_private
+from mtc_perception.util.private import cache_folder, make_private, why_not_private
 
 TIMEOUT_S = 900.0
 """Large networks are compiled for minutes; who cannot wait so long gives a deadline."""
@@ -140,8 +140,8 @@ class TrialMemory:
             "sha256": hashlib.sha256(network.model).hexdigest(),
         }
         name = hashlib.sha256(json.dumps(self._about).encode()).hexdigest()[:32]
-        folder = trials_folder()
-        self.record = folder / f"{name}.json" if folder else None
+        cache = cache_folder()
+        self.record = cache / "trials" / f"{name}.json" if cache else None
 
     def read(self, key: str) -> str | None:
         """A kept value; None if there is none, or if it cannot be read."""
@@ -171,16 +171,6 @@ class TrialMemory:
             if isinstance(content, dict) and self._about.items() <= content.items():
                 return content
         return {}
-
-
-def trials_folder() -> Path | None:
-    """Where outcomes are kept: in the user's cache; None for a user without a home."""
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named) / "mtc_perception" / "trials"
-    try:
-        return Path.home() / ".cache" / "mtc_perception" / "trials"
-    except RuntimeError:
-        return None
 
 
 def is_installed(engine: EngineName) -> bool:

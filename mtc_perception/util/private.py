@@ -1,10 +1,22 @@
-"""Folders that nobody else may put anything into, since what lies in them is run or believed."""
+"""Folders that nobody else may put anything into, since what lies in them is run or believed; and
+the user's cache, where they are.
+"""
 
 import os
 import shlex
 from pathlib import Path
 
 _OTHERS_MAY_WRITE = 0o022
+
+
+def cache_folder() -> Path | None:
+    """What this package keeps for its user; None for a user without a home folder."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "mtc_perception"
+    try:
+        return Path.home() / ".cache" / "mtc_perception"
+    except RuntimeError:
+        return None
 
 
 def make_private(folder: Path) -> None:

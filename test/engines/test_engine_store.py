@@ -458,3 +458,18 @@ def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.delenv("MTC_ENGINE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_root() == tmp_path / ".cache" / "mtc_perception" / "engines"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_root() == tmp_path / "cache" / "mtc_perception" / "engines"
+
+
+@pytest.mark.fault(
+    area="store",
+    row="a user without a home folder (docker run --user)",
+    answer="No built engine is kept or taken.",
+    diagnostics="One line that asks for MTC_ENGINE_CACHE.",
+)
+def test_a_user_without_a_home_is_asked_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)  # of whom the system knows nothing
+    with pytest.raises(EngineError, match=r"there is no home folder .* set MTC_ENGINE_CACHE"):
+        EngineStore()

@@ -22,7 +22,7 @@ from mtc_perception.core.bundle import Sha256, sha256_hex
 from mtc_perception.engines.tensorrt.key import EngineKey, build_command
 from mtc_perception.util.errors import EngineError
 from mtc_perception.util.files import open_regular, write_bytes_atomic, write_text_atomic
-from mtc_perception.util.private import make_private, why_not_private
+from mtc_perception.util.private import cache_folder, make_private, why_not_private
 from mtc_perception.util.strict import Strict
 
 _PREFIX = "mtc-"
@@ -59,9 +59,16 @@ class _Record(Strict):
 
 
 def default_root() -> Path:
-    """`$MTC_ENGINE_CACHE`, or `~/.cache/mtc_perception/engines`."""
-    named = os.environ.get("MTC_ENGINE_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "mtc_perception" / "engines"
+    """`$MTC_ENGINE_CACHE`, or `engines` in the user's cache.
+
+    Raises EngineError for a user without a home folder.
+    """
+    if named := os.environ.get("MTC_ENGINE_CACHE"):
+        return Path(named)
+    cache = cache_folder()
+    if cache is None:
+        raise EngineError("there is no home folder to keep engines in: set MTC_ENGINE_CACHE")
+    return cache / "engines"
 
 
 class EngineStore:
