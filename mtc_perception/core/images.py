@@ -14,6 +14,7 @@ import simplejpeg
 from mtc_perception.core.image_header import (
     QUOTED_CHARS,
     ImageHeader,
+    check_size,
     is_jpeg_frame,
     jpeg_segments,
     lacks_scans,
@@ -93,6 +94,7 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
         )
     if height <= 0 or width <= 0:
         raise ImageError(f"image is empty: {width} x {height}")
+    check_size(encoding, height, width)
     if encoding in _DIRECT:
         pixel_format, channels = _DIRECT[encoding]
         pixels = _view(height, width, channels, step, data)

@@ -98,6 +98,21 @@ def test_empty_images(encoding: str, height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", SUPPORTED_ENCODINGS)
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 60_000_000), (65_538, 2), (2, 65_538), (8192, 8194), (2**31, 2**31)]
+)
+def test_raw_images_of_sizes_that_no_camera_has(encoding: str, height: int, width: int) -> None:
+    with pytest.raises(ImageError, match=f"{encoding} image claims to have {width} x {height} "):
+        view_image(encoding, height, width, width * 4, b"")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 65_536), (65_536, 1024), (8192, 8192)])
+def test_the_largest_raw_images_are_viewed(height: int, width: int) -> None:
+    image = view_image("mono8", height, width, width, bytes(height * width))
+    assert (image.height, image.width) == (height, width)
+
+
+@pytest.mark.parametrize("encoding", SUPPORTED_ENCODINGS)
 def test_step_and_size_must_fit(encoding: str) -> None:
     pixel_bytes = DIRECT.get(encoding, 1 if encoding.startswith("bayer") else 2)
     height, width = 6, 8
@@ -460,6 +475,11 @@ def test_a_claimed_size_is_not_believed(suffix: str) -> None:
     assert data.count(old) == 1
     with pytest.raises(ImageError, match="claims to have 65535 x 65535 pixels"):
         decode_compressed(data.replace(old, new))
+
+
+def test_a_file_is_of_no_longer_side_than_a_raw_image() -> None:
+    with pytest.raises(ImageError, match="PNG image claims to have 65537 x 1 pixels"):
+        decode_compressed(encoded(".png", np.zeros((1, 65_537, 3), np.uint8)))
 
 
 @settings(max_examples=400, deadline=None)
