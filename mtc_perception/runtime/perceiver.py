@@ -21,7 +21,7 @@ from mtc_perception.core.perception import (
 )
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.deadline import Deadline
-from mtc_perception.util.errors import EngineError, ImageError, one_line
+from mtc_perception.util.errors import EngineError, ImageError, one_line, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Selection:
 
     def __str__(self) -> str:
         precision = f" as {self.precision}" if self.precision else ""
-        return f"{self.bundle} on {self.engine}{precision}"
+        return printable(f"{self.bundle} on {self.engine}{precision}")
 
 
 class Perceiver:

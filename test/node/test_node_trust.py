@@ -31,7 +31,7 @@ def folders(tmp_path: Path) -> Path:
     answer="Refused alike whether or not there is anything; links are followed before.",
     diagnostics="swap is failed; the answer names the folders and the parameter.",
 )
-def test_load_engine_is_limited_to_folders(start_node, folders):
+def test_load_engine_is_limited_to_folders(start_node, folders, capfd):
     rig = start_node(bundle=str(folders / "mine/toy.mtc"), bundle_folders="", engine="onnxruntime")
     assert rig.configure()
     outside = [
@@ -57,6 +57,12 @@ def test_load_engine_is_limited_to_folders(start_node, folders):
     assert not success
     assert "no such bundle" in message
     assert load(rig, precision="fp32")[0]
+    # Whatever is asked for, the log is not filled.
+    capfd.readouterr()
+    success, message = load(rig, f"{folders}/mine/\n{'x' * 100_000}")
+    assert not success
+    assert "no such bundle" in message
+    assert max(map(len, capfd.readouterr().err.splitlines())) < 3000
 
 
 @pytest.mark.fault(
