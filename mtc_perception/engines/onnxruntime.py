@@ -39,6 +39,8 @@ class OnnxRuntimeEngine:
         # Idle threads that spin take the cores from the rest of the vehicle, and where the cores
         # are busy they make inference itself slower by far.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # What was checked is ONNX: the same bytes must not be read as the runtime's own format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         options.log_severity_level = 3  # errors; they are raised, warnings help nobody here
         try:
             self._session: Any = ort.InferenceSession(

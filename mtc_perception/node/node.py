@@ -116,7 +116,7 @@ class PerceptionNode(LifecycleNode):
         except Exception as error:
             self._stop()
             super().on_deactivate(state)
-            self.get_logger().error(f"cannot activate: {error}")
+            self.get_logger().error(f"cannot activate: {one_line(error)}")
             return FAILURE
         self._enter("active")
         for camera in self._configured.cameras:
