@@ -7,8 +7,8 @@ file per variant. It is verified whole before anything of it is used.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -216,19 +216,20 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    _kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    held: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """ONNX files in memory, by variant."""
 
-    def keep(self, variant: str) -> None:
-        """Hold the ONNX file of `variant`, for when there is another bundle at the path, or none.
+    def holding(self, variants: Iterable[str]) -> "Bundle":
+        """The same with these variants in memory: they stay, whatever becomes of the files.
 
         Raises BundleError.
         """
-        self._kept[variant] = self.model_bytes(variant)
+        return replace(self, held={variant: self.model_bytes(variant) for variant in variants})
 
     def model_bytes(self, variant: str) -> bytes:
-        """The ONNX file of `variant`, verified again as it is read. Raises BundleError."""
-        if variant in self._kept:
-            return self._kept[variant]
+        """The ONNX file of `variant`, verified again if it is read. Raises BundleError."""
+        if variant in self.held:
+            return self.held[variant]
         entry = self.variant(variant)
         with BundleFiles(self.path) as files:
             data = files.read(entry.file)

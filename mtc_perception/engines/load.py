@@ -8,6 +8,8 @@ from mtc_perception.util.errors import EngineError, UserError, one_line
 
 AUTO_ORDER: tuple[EngineName, ...] = ("tensorrt", "openvino", "onnxruntime")
 """All engines; `auto` takes the first that runs."""
+CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+"""Where a failed engine may be replaced, in this order."""
 # Each module has `load(network, threads) -> Engine`; imported only when tried, since every
 # runtime is an optional dependency.
 _MODULES: dict[str, str] = {

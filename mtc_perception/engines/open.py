@@ -68,13 +68,11 @@ def open_engine(
 
 
 def try_engine(bundle: Bundle, name: EngineName, precision: str | None, deadline: Deadline) -> None:
-    """Make the trials that `open_engine` would begin with, so that it finds their outcome, and the
-    network whatever becomes of the bundle's files."""
+    """Make the trials that `open_engine` would begin with, so that it finds their outcome."""
     with suppress(BundleError):
         for variant in variant_order(bundle, name, precision, cpu_class()).variants:
             with suppress(EngineError):
                 ensure_tried(Network.of(bundle, variant), name, deadline)
-                bundle.keep(variant)
                 return
 
 

@@ -165,7 +165,7 @@ class PerceptionNode(LifecycleNode):
         # From here on `_release` closes the engine, whatever fails.
         self._configured = configured = Configured(
             settings=settings,
-            host=EngineHost(settings.selection, perceiver, fallback=settings.fallback),
+            host=EngineHost(settings.selection, perceiver),
             slots=FrameSlots(len(settings.cameras)),
             limits=_limits(live, perceiver.bundle.manifest),
             max_frame_age_ms=live.max_frame_age_ms,

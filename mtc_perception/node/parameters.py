@@ -171,7 +171,6 @@ class Settings:
 
     selection: Selection
     build_engine: bool
-    fallback: bool
     reliable: bool
     cameras: tuple[CameraSettings, ...]
 
@@ -222,7 +221,6 @@ class Parameters:
         return Settings(
             selection=self.selection(),
             build_engine=self._value("build_engine"),
-            fallback=self._value("fallback") == "cpu",
             reliable=self._value("reliability") == "reliable",
             cameras=tuple(
                 CameraSettings(
@@ -251,6 +249,7 @@ class Parameters:
             precision=None if values["precision"] == "auto" else values["precision"],
             threads=self._value("threads") or None,
             trusted_keys=self._paths("trusted_keys"),
+            fallback=self._value("fallback") == "cpu",
         )
 
     def check_bundle(self, bundle: Path) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 from mtc_perception.core.bundle import EngineName
+from mtc_perception.engines.load import CPU_ENGINES
 from mtc_perception.engines.open import open_engine, try_engine
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.deadline import Deadline, Task
 from mtc_perception.util.errors import EngineError, UserError, one_line
 
-CPU_ENGINES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
-"""Where a failed engine may be replaced, in this order."""
 LOAD_S = 60.0
 """How long an engine may take to load, its trial included: the shipped network takes 3 s."""
 CLOSE_S = 0.1
@@ -24,12 +23,10 @@ GIVE_UP_S = 1.0
 class EngineHost:
     """Has the perceiver in charge of the frames; the next CPU engine takes over when its fails."""
 
-    def __init__(self, selection: Selection, perceiver: Perceiver, *, fallback: bool) -> None:
-        """`perceiver` is what `selection` was opened as; `fallback` says whether a failed engine
-        may be replaced."""
+    def __init__(self, selection: Selection, perceiver: Perceiver) -> None:
+        """`perceiver` is what `selection` was opened as."""
         self.failures = 0
         """Of engines, since this host was made."""
-        self._fallback = fallback
         self._life = Deadline(math.inf)
         self.switch(selection, perceiver)
 
@@ -49,7 +46,7 @@ class EngineHost:
 
         When one fails it is too late: images are lost meanwhile.
         """
-        if self._fallback:
+        if self._selection.fallback:
             bundle, running = self.perceiver.bundle, self.perceiver.engine.name
             precision = self._selection.precision
 
@@ -75,7 +72,7 @@ class EngineHost:
         self._failed.append(failed_engine)
         self.failing = failed
         self._release()
-        if not self._fallback:
+        if not self._selection.fallback:
             raise EngineError(f"{failed}; parameter fallback is 'none'")
         tried = ""
         asked, threads = self._selection.precision, self._selection.threads

@@ -19,6 +19,7 @@ from mtc_perception.core.perception import (
     decode_boxes,
     decode_mask,
 )
+from mtc_perception.engines.load import CPU_ENGINES
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import EngineError, ImageError, one_line, printable
@@ -36,6 +37,9 @@ class Selection:
     """None lets the engine decide."""
     trusted_keys: tuple[Path, ...] = ()
     """PEM files of public keys, one of which must have signed the bundle; none: no matter."""
+    fallback: bool = False
+    """Whether a CPU engine may take over when the engine fails. What it would need of the bundle
+    stays in memory: by then the bundle may be another one, or gone."""
 
     def __str__(self) -> str:
         precision = f" as {self.precision}" if self.precision else ""
@@ -120,6 +124,9 @@ def open_perceiver(selection: Selection, deadline: Deadline | None = None) -> Pe
     Raises BundleError and EngineError; what the `deadline` is good for, `open_engine` says.
     """
     bundle = read_bundle(selection.bundle, selection.trusted_keys)
+    if selection.fallback:
+        variants = bundle.manifest.variants.items()
+        bundle = bundle.holding(key for key, one in variants if {*one.engines} & {*CPU_ENGINES})
     engine, _, why = open_engine(
         bundle, selection.engine, selection.precision, selection.threads, deadline
     )

@@ -179,8 +179,8 @@ def test_a_gpu_that_hangs_is_replaced_and_left_alone(
 ) -> None:
     engine = load()
     context = weakref.ref(engine._context)
-    selection = Selection(toy.path, "tensorrt", None, 1)
-    host = EngineHost(selection, Perceiver(toy, engine, "chosen"), fallback=True)
+    selection = Selection(toy.path, "tensorrt", threads=1, fallback=True)
+    host = EngineHost(selection, Perceiver(toy, engine, "chosen"))
     image = SourceImage(np.full((50, 90, 3), 200, np.uint8), "bgr")
     expected = host.perceiver.perceive(image)
 

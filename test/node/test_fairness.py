@@ -66,7 +66,7 @@ def test_every_camera_has_the_same_number_of_turns_however_many_images_it_sends(
                 slots.put(Frame(camera, sent[camera], now_ns, now_ns, time.monotonic_ns()))
 
     selection = Selection(toy_bundle, "openvino", threads=1)
-    host = EngineHost(selection, open_perceiver(selection), fallback=False)
+    host = EngineHost(selection, open_perceiver(selection))
     ports = [Port(arrive, done) for _ in bursts]
     slots.open()
     arrive()

@@ -63,8 +63,6 @@ def test_a_failed_engine_is_replaced_by_the_next_cpu_engine(start_node):
 def test_a_fallback_does_not_need_the_bundle(start_node, toy_bundle, tmp_path):
     bundle = shutil.copytree(toy_bundle, tmp_path / "own.mtc")
     rig = start(start_node, bundle=str(bundle))
-    kept = rig.configured.host.perceiver.bundle._kept
-    rig.wait_for(lambda: kept, "the trial of the next engine")
     shutil.rmtree(bundle)
     break_engine(rig)
     rig.wait_for_value("engine", "degraded", "running on onnxruntime")

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -116,8 +117,8 @@ class Bench:
 
 
 def host_on(bundle: Bundle, engine: str, precision: str | None = None) -> EngineHost:
-    selection = Selection(bundle.path, engine, precision, threads=1)  # type: ignore[arg-type]
-    return EngineHost(selection, open_perceiver(selection), fallback=True)
+    selection = Selection(bundle.path, engine, precision, threads=1, fallback=True)  # type: ignore[arg-type]
+    return EngineHost(selection, open_perceiver(selection))
 
 
 class Spoiled:
@@ -421,6 +422,33 @@ def test_what_is_to_take_over_was_tried_before(
         time.sleep(0.01)
     monkeypatch.setattr(process_trial.subprocess, "Popen", pytest.fail)
     assert host.replace(EngineError("it broke")).endswith("; running on openvino")
+    host.close()
+
+
+def no_bundle(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def another_bundle(path: Path) -> None:
+    write_toy_bundle(path, height=64, width=128)
+
+
+@pytest.mark.parametrize("change", [another_bundle, no_bundle])
+@pytest.mark.parametrize("name", ["toy.mtc", "toy.zip"])
+def test_what_takes_over_does_not_need_the_bundle_on_disk(
+    tmp_path: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    bundle = read_bundle(write_toy_bundle(tmp_path / name))
+    host = host_on(bundle, "onnxruntime")
+    expected = host.perceiver.perceive(grey())
+    change(bundle.path)
+    assert host.replace(EngineError("it broke")).endswith("it broke; running on openvino")
+    found = host.perceiver.perceive(grey())
+    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=1e-5)
+    np.testing.assert_array_equal(found.drivable, expected.drivable)
     host.close()
 
 
