@@ -59,6 +59,9 @@ class Perceiver:
         self.why = why
         self.input_size = bundle.manifest.input.size
         """Height and width."""
+        self.in_engine = False
+        """Whether the engine computes. Whoever sees it hang here may blame it, and not the image
+        that is scaled before or the answer that is decoded after."""
 
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
@@ -75,8 +78,12 @@ class Perceiver:
         try:
             self.engine.prepare(image, letterbox)
             prepared = perf_counter()
-            self.engine.start()
-            outputs = self.engine.wait()
+            self.in_engine = True
+            try:
+                self.engine.start()
+                outputs = self.engine.wait()
+            finally:
+                self.in_engine = False
             inferred = perf_counter()
         except cv2.error as error:  # the image's fault, not the engine's
             raise ImageError(f"image cannot be scaled: {error.err}") from error

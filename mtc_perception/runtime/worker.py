@@ -18,6 +18,7 @@ from mtc_perception.runtime.frames import (
     stale_age_ms,
 )
 from mtc_perception.runtime.host import EngineHost, release
+from mtc_perception.runtime.perceiver import Perceiver
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 LOOK_S = 0.1
@@ -25,7 +26,7 @@ LOOK_S = 0.1
 LATE_S = 0.8
 """A frame that is under way for longer is told of at once."""
 HANG_S = 3.0
-"""An engine that works on one image for longer is given up: more than twice what the slowest
+"""An engine that computes one image for longer is given up: more than twice what the slowest
 network of docs/benchmarks.md takes on two cores, 140 times what the shipped one takes at p99."""
 STOP_S = 1.0
 """How long `InferenceWorker.stop` waits for the frame under way."""
@@ -53,7 +54,7 @@ class CameraPort(Protocol):
 
 
 class _NotInChargeError(Exception):
-    """This thread was given up while it was in the engine."""
+    """This thread was given up while it perceived."""
 
 
 class InferenceWorker:
@@ -87,11 +88,11 @@ class InferenceWorker:
         self._on_failure = on_failure
         self._on_late = on_late
         self._lock = threading.Lock()
-        """Who changes the thread in charge, or ends a frame or its time in the engine, has it."""
+        """Who changes the thread in charge, or ends a frame or its perceiving, has it."""
         self._thread: threading.Thread | None = None
         self._under_way: Frame | None = None
         self._since_s = 0.0
-        self._in_engine = False
+        self._perceiving: Perceiver | None = None
         self._stopped = threading.Event()
         self._begin()
         self._watch = threading.Thread(target=self._look_after, name="watch", daemon=True)
@@ -102,7 +103,7 @@ class InferenceWorker:
         taken_s = time.monotonic() - self._since_s
         if self._under_way is None or taken_s < LATE_S:
             return ""
-        if self._in_engine:
+        if self._in_engine():
             return f"{self._host.perceiver.engine.name} has not answered for {taken_s:.1f} s"
         if self._host.failing:
             return f"{self._host.failing}; nothing has taken over for {taken_s:.1f} s"
@@ -138,7 +139,7 @@ class InferenceWorker:
         looks = 0
         seen: tuple[Frame | None, bool] = (None, False)
         while not self._stopped.wait(LOOK_S):
-            frame, in_engine = self._under_way, self._in_engine
+            frame, in_engine = self._under_way, self._in_engine()
             same = frame is not None and frame is seen[0] and in_engine == seen[1]
             looks, seen = looks + 1 if same else 0, (frame, in_engine)
             if looks == round(LATE_S / LOOK_S):
@@ -146,11 +147,15 @@ class InferenceWorker:
             if frame is not None and in_engine and looks >= HANG_S / LOOK_S:
                 self._give_up(frame)
 
+    def _in_engine(self) -> bool:
+        perceiver = self._perceiving
+        return perceiver is not None and perceiver.in_engine
+
     def _give_up(self, frame: Frame) -> None:
         with self._lock:
-            if self._under_way is not frame or not self._in_engine:
+            if self._under_way is not frame or not self._in_engine():
                 return  # it came back just now
-            self._in_engine = False
+            self._perceiving = None
             self._host.lose()
             self._begin(frame)
 
@@ -185,15 +190,14 @@ class InferenceWorker:
         return Outcome.DROPPED
 
     def _perceive(self, image: SourceImage) -> Perception:
-        perceiver = self._host.perceiver
-        self._in_engine = True
+        self._perceiving = perceiver = self._host.perceiver
         try:
             return perceiver.perceive(image, self.limits)
         finally:
             with self._lock:
                 in_charge = self._thread is threading.current_thread()
                 if in_charge:
-                    self._in_engine = False
+                    self._perceiving = None
             if not in_charge:
                 release(perceiver)
                 raise _NotInChargeError

@@ -25,11 +25,14 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Engine, Network, Outputs
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import Perception
 from mtc_perception.engines import process_trial
 from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.process_trial import TrialMemory
 from mtc_perception.runtime import host as runtime_host
+from mtc_perception.runtime import perceiver as perceiver_module
+from mtc_perception.runtime import worker as worker_module
 from mtc_perception.runtime.frames import Frame, FrameSlots, FrameTimes, Outcome
 from mtc_perception.runtime.host import EngineHost
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
@@ -353,6 +356,38 @@ def test_an_engine_that_hangs_is_replaced_and_may_come_back(toy: Bundle) -> None
     counters = bench.slots.counters()[0]
     assert counters.dropped + counters.processed == 3
     assert counters.processed == len(bench.port.perceptions)
+
+
+@pytest.mark.fault(
+    area="camera",
+    row="to scale an image, or to decode what the network says of it, takes seconds",
+    answer="Images are dropped until it is done; no engine is blamed.",
+    diagnostics="Engine and camera are ERROR: an image has been under way for so long.",
+)
+@pytest.mark.parametrize("part", [(Letterbox, "write"), (perceiver_module, "decode_mask")])
+def test_an_image_that_takes_long_outside_of_the_engine(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch, part: tuple[Any, str]
+) -> None:
+    monkeypatch.setattr(worker_module, "HANG_S", 1.0)
+    bench = Bench(toy, grey)
+    free, whole = threading.Event(), getattr(*part)
+
+    def stuck(*arguments: Any) -> Any:
+        assert free.wait(60)
+        return whole(*arguments)
+
+    monkeypatch.setattr(*part, stuck)
+    bench.send()
+    assert bench.late.wait(20)
+    assert not bench.replaced.wait(1.0)
+    assert re.fullmatch(
+        r"an image has been under way for \d\.\d s, outside of the engine", bench.worker.late()
+    )
+    free.set()
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    assert (bench.degraded, bench.failures, bench.host.failures) == ([], [], 0)
+    assert bench.slots.counters()[0].processed == 1
 
 
 def test_an_engine_that_hangs_does_not_keep_the_worker_from_stopping(toy: Bundle) -> None:
