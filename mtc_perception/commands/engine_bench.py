@@ -43,7 +43,7 @@ def measure(
     `images_per_s` is frames one after another. `layers` is how many run in each precision, or why
     that is not known. Raises EngineError, BundleError.
     """
-    engine, _, chosen = open_engine(bundle, "tensorrt", precision)
+    engine, _, chosen, _ = open_engine(bundle, "tensorrt", precision)
     assert isinstance(engine, TensorRtEngine)
     image = SourceImage(self_test_frame(CAMERA_HEIGHT, CAMERA_WIDTH), "rgb")
     spec = bundle.manifest.input

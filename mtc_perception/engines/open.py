@@ -20,6 +20,8 @@ from mtc_perception.util.deadline import Deadline
 from mtc_perception.util.errors import BundleError, EngineError, one_line
 
 FASTER = "faster"
+_BACKGROUND_NICENESS = 10
+"""Of trials that nobody waits for, so that the cores are the running engine's first."""
 _BESIDE = "beside "
 _WARM_UP_RUNS = 2
 _TIMING_S = 1.5
@@ -34,6 +36,8 @@ class OpenedEngine(NamedTuple):
     """Of the bundle."""
     why: str
     """A sentence saying what was chosen and why."""
+    warm_up_s: float
+    """What the slowest inference of its warm-up took."""
 
 
 def open_engine(
@@ -68,11 +72,14 @@ def open_engine(
 
 
 def try_engine(bundle: Bundle, name: EngineName, precision: str | None, deadline: Deadline) -> None:
-    """Make the trials that `open_engine` would begin with, so that it finds their outcome."""
+    """Make the trials that `open_engine` would begin with, so that it finds their outcome.
+
+    They get out of the way of all else that runs.
+    """
     with suppress(BundleError):
         for variant in variant_order(bundle, name, precision, cpu_class()).variants:
             with suppress(EngineError):
-                ensure_tried(Network.of(bundle, variant), name, deadline)
+                ensure_tried(Network.of(bundle, variant), name, deadline, _BACKGROUND_NICENESS)
                 return
 
 
@@ -84,6 +91,7 @@ class _Tested:
     variant: str
     remark: str
     """What there is to know beside it, or nothing."""
+    warm_up_s: float
 
 
 class _Opening:
@@ -129,6 +137,7 @@ class _Opening:
             variant,
             f"{engine.name} ({engine.device}) running variant {variant}{runs}{remark}, {how}"
             + (f"; passed over {'; '.join(others)}" if others else ""),
+            tested.warm_up_s,
         )
 
     def _passing(self, variants: Sequence[str]) -> Iterator[_Tested]:
@@ -220,13 +229,16 @@ def _tested(
         remark = "" if name == "tensorrt" else ensure_tried(network, name, deadline)
         engine = load_engine(network, name, threads)
         outputs = run_self_test(engine)
+        warm_up_s = 0.0
         frame = SourceImage(self_test_frame(network.height, network.width), "rgb")
         letterbox = Letterbox.fit(frame.height, frame.width, frame.height, frame.width)
         for _ in range(_WARM_UP_RUNS):
             # The way that a camera's images take must lead to the same.
             engine.prepare(frame, letterbox)
+            begin_s = time.perf_counter()
             engine.start()
             outputs = engine.wait()
+            warm_up_s = max(warm_up_s, time.perf_counter() - begin_s)
         golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
         check_self_test(outputs, golden, len(bundle.manifest.classes))
     except BaseException as error:
@@ -236,4 +248,4 @@ def _tested(
         if not isinstance(error, Exception):
             raise
         raise EngineError(one_line(error)) from error
-    return _Tested(engine, variant, remark)
+    return _Tested(engine, variant, remark, warm_up_s)

@@ -45,12 +45,13 @@ def run_trial(
     engine: EngineName,
     tolerance: float = 0.05,
     deadline: Deadline | None = None,
+    niceness: int = 0,
 ) -> SelfTest:
     """Load a graph into an engine and run the self-test frame; returns its golden values.
 
-    `tolerance` is recorded with them. Raises `TrialError` if the engine crashes, if the process is
-    killed or does not end before the deadline, EngineError if it refuses the graph or gives
-    malformed answers.
+    `tolerance` is recorded with them; `niceness` is added to this process's own. Raises
+    `TrialError` if the engine crashes, if the process is killed or does not end before the
+    deadline, EngineError if it refuses the graph or gives malformed answers.
     """
     arguments = {
         "precision": network.precision,
@@ -62,7 +63,7 @@ def run_trial(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         path.write_bytes(network.model)
-        words = [engine, str(path), json.dumps(arguments), str(os.getpid())]
+        words = [engine, str(path), json.dumps(arguments), str(os.getpid()), str(niceness)]
         done = _run([sys.executable, "-m", __name__, *words], deadline or Deadline(TIMEOUT_S))
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
@@ -103,7 +104,9 @@ class TrialError(EngineError):
         self.lasting = lasting
 
 
-def ensure_tried(network: Network, engine: EngineName, deadline: Deadline | None = None) -> str:
+def ensure_tried(
+    network: Network, engine: EngineName, deadline: Deadline | None = None, niceness: int = 0
+) -> str:
     """See to it that this machine has tried a graph on a CPU engine before it is loaded here.
 
     Costs nothing where it has: that it ran, or crashed, is kept under the versions of engine and
@@ -119,7 +122,7 @@ def ensure_tried(network: Network, engine: EngineName, deadline: Deadline | None
     if known is not None:
         raise EngineError(f"{known}, as tried before; to try again remove {memory.record}")
     try:
-        run_trial(network, engine, deadline=deadline)
+        run_trial(network, engine, deadline=deadline, niceness=niceness)
     except TrialError as error:
         if error.lasting:
             memory.write("outcome", str(error))
@@ -200,8 +203,9 @@ def _end_with(parent: int) -> None:
 
 
 def _main() -> None:
-    engine, path, arguments, parent = sys.argv[1:]
+    engine, path, arguments, parent, niceness = sys.argv[1:]
     _end_with(int(parent))
+    os.nice(int(niceness))
     try:
         golden = _golden_values(engine, Path(path).read_bytes(), json.loads(arguments))  # type: ignore[arg-type]
     except UserError as error:

@@ -86,8 +86,8 @@ class EngineHost:
                     precision: str | None = precision,
                     deadline: Deadline = deadline,
                 ) -> Perceiver:
-                    engine, _, why = open_engine(bundle, name, precision, threads, deadline)
-                    return Perceiver(bundle, engine, why)
+                    opened = open_engine(bundle, name, precision, threads, deadline)
+                    return Perceiver(bundle, opened.engine, opened.why, opened.warm_up_s)
 
                 try:
                     self.perceiver = in_time(open_next, deadline)

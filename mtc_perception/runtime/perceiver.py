@@ -52,11 +52,15 @@ class Perceiver:
     `perceive` must run in one thread at a time.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, why: str = "") -> None:
-        """`why` is a sentence saying which engine was chosen and why."""
+    def __init__(
+        self, bundle: Bundle, engine: Engine, why: str = "", warm_up_s: float = 0.0
+    ) -> None:
+        """`why` is a sentence saying which engine was chosen and why; `warm_up_s` is what its
+        slowest inference took before."""
         self.bundle = bundle
         self.engine = engine
         self.why = why
+        self.warm_up_s = warm_up_s
         self.input_size = bundle.manifest.input.size
         """Height and width."""
         self.in_engine = False
@@ -134,7 +138,5 @@ def open_perceiver(selection: Selection, deadline: Deadline | None = None) -> Pe
     if selection.fallback:
         variants = bundle.manifest.variants.items()
         bundle = bundle.holding(key for key, one in variants if {*one.engines} & {*CPU_ENGINES})
-    engine, _, why = open_engine(
-        bundle, selection.engine, selection.precision, selection.threads, deadline
-    )
-    return Perceiver(bundle, engine, why)
+    opened = open_engine(bundle, selection.engine, selection.precision, selection.threads, deadline)
+    return Perceiver(bundle, opened.engine, opened.why, opened.warm_up_s)

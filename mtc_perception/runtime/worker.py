@@ -28,6 +28,8 @@ LATE_S = 0.8
 HANG_S = 3.0
 """An engine that computes one image for longer is given up: more than twice what the slowest
 network of docs/benchmarks.md takes on two cores, 140 times what the shipped one takes at p99."""
+HANG_TIMES = 20
+"""So many times as long as in its warm-up, at least: a slow network on a busy machine works on."""
 STOP_S = 1.0
 """How long `InferenceWorker.stop` waits for the frame under way."""
 
@@ -103,7 +105,7 @@ class InferenceWorker:
         taken_s = time.monotonic() - self._since_s
         if self._under_way is None or taken_s < LATE_S:
             return ""
-        if self._in_engine():
+        if self._in_engine:
             return f"{self._host.perceiver.engine.name} has not answered for {taken_s:.1f} s"
         if self._host.failing:
             return f"{self._host.failing}; nothing has taken over for {taken_s:.1f} s"
@@ -139,21 +141,25 @@ class InferenceWorker:
         looks = 0
         seen: tuple[Frame | None, bool] = (None, False)
         while not self._stopped.wait(LOOK_S):
-            frame, in_engine = self._under_way, self._in_engine()
+            frame, in_engine = self._under_way, self._in_engine
             same = frame is not None and frame is seen[0] and in_engine == seen[1]
             looks, seen = looks + 1 if same else 0, (frame, in_engine)
             if looks == round(LATE_S / LOOK_S):
                 self._on_late()
-            if frame is not None and in_engine and looks >= HANG_S / LOOK_S:
+            if frame is not None and in_engine and looks >= self._hang_s() / LOOK_S:
                 self._give_up(frame)
 
+    def _hang_s(self) -> float:
+        return max(HANG_S, HANG_TIMES * self._host.perceiver.warm_up_s)
+
+    @property
     def _in_engine(self) -> bool:
         perceiver = self._perceiving
         return perceiver is not None and perceiver.in_engine
 
     def _give_up(self, frame: Frame) -> None:
         with self._lock:
-            if self._under_way is not frame or not self._in_engine():
+            if self._under_way is not frame or not self._in_engine:
                 return  # it came back just now
             self._perceiving = None
             self._host.lose()
@@ -167,7 +173,7 @@ class InferenceWorker:
             failure = ""
             try:
                 if frame is hung:
-                    outcome = self._replace(EngineError(f"no answer in {HANG_S:g} s"))
+                    outcome = self._replace(EngineError(f"no answer in {self._hang_s():.3g} s"))
                 else:
                     outcome = self._process(frame)
             except _NotInChargeError:

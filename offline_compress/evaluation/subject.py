@@ -100,7 +100,7 @@ def _open_bundle(
 ) -> Subject:
     # `open_engine` itself refuses a name it does not know.
     bundle = read_bundle(path)
-    engine, variant, why = open_engine(bundle, cast(EngineChoice, wanted), precision)
+    engine, variant, why, _ = open_engine(bundle, cast(EngineChoice, wanted), precision)
     manifest = bundle.manifest
     if max_detections and max_detections > manifest.max_detections:
         raise UserError(

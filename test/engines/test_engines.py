@@ -114,7 +114,7 @@ def test_closed_engine_says_so(toy: Bundle, name: EngineChoice) -> None:
 
 @both_engines
 def test_asking_for_an_engine_gets_it(toy: Bundle, name: EngineChoice) -> None:
-    engine, _, why = open_engine(toy, name, precision="fp32", threads=1)
+    engine, _, why, _ = open_engine(toy, name, precision="fp32", threads=1)
     assert engine.name == name
     assert engine.precision == "fp32"
     assert "1 threads" in engine.device
@@ -125,7 +125,7 @@ def test_asking_for_an_engine_gets_it(toy: Bundle, name: EngineChoice) -> None:
 
 
 def test_auto_explains_its_choice(toy: Bundle) -> None:
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     assert engine.name == "openvino"
     assert "chosen automatically; passed over tensorrt: " in why
     assert "no variant for tensorrt" in why
@@ -136,7 +136,7 @@ def test_auto_falls_back_when_a_library_is_missing(
     toy: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     assert engine.name == "onnxruntime"
     assert "openvino: the Python package openvino cannot be imported" in why
     engine.close()
@@ -155,7 +155,7 @@ def test_auto_passes_over_a_runtime_whose_bindings_fail(
         raise TypeError("no such overload")
 
     monkeypatch.setattr("mtc_perception.engines.openvino.load", load)
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     engine.close()
     assert engine.name == "onnxruntime"
     assert "openvino: TypeError: no such overload" in why
@@ -165,7 +165,7 @@ def test_auto_skips_engines_without_a_variant(tmp_path: Path, toy: Bundle) -> No
     variant = toy.manifest.variants["fp32"].model_copy(update={"engines": ["onnxruntime"]})
     path = write_toy_bundle(tmp_path / "ort.mtc", HEIGHT, WIDTH, variants={"fp32": variant})
     bundle = read_bundle(path)
-    engine, _, why = open_engine(bundle)
+    engine, _, why, _ = open_engine(bundle)
     assert engine.name == "onnxruntime"
     assert "no variant for openvino" in why
     engine.close()
@@ -321,7 +321,7 @@ def test_auto_passes_over_an_engine_that_fails_its_test_in_its_own_way(
 
     monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.prepare", fail)
     monkeypatch.setattr("mtc_perception.engines.openvino.OpenVinoEngine.close", fail)
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     engine.close()
     assert engine.name == "onnxruntime"
     assert "openvino: TypeError: no such overload" in why

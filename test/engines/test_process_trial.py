@@ -91,7 +91,7 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 
 def test_the_fast_variant_is_taken_and_why(toy: Bundle, cache: Path) -> None:
-    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine, variant, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == "int8-ort"
     assert "running variant int8-ort, as asked for" in why
@@ -115,12 +115,12 @@ def test_outcomes_that_others_may_have_written_are_not_believed(toy: Bundle, cac
     forged = json.loads(record.read_text()) | {"outcome": "crashes (SIGSEGV)"}
     record.write_text(json.dumps(forged))
     record.chmod(0o666)
-    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine, variant, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == "int8-ort"
     assert json.loads(record.read_text())["outcome"] == "ran"
     cache.chmod(0o777)
-    engine, _, why = open_engine(toy, "onnxruntime")
+    engine, _, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert f"the outcome of its trial is not kept: other users may change {cache}" in why
 
@@ -130,7 +130,7 @@ def test_a_second_start_starts_no_process(
 ) -> None:
     open_engine(toy, "onnxruntime").engine.close()
     interpreter(f"touch {tmp_path}/started; exit 1")
-    engine, variant, _ = open_engine(toy, "onnxruntime")
+    engine, variant, _, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == "int8-ort"
     assert not (tmp_path / "started").exists()
@@ -147,7 +147,7 @@ def test_a_crash_leads_to_the_next_variant_of_the_same_engine_and_is_remembered(
 ) -> None:
     # int8 graphs crash the compiler, others do not.
     interpreter('case "$*" in *int8*) kill -SEGV $$;; esac; exec "$python" "$@"')
-    engine, variant, why = open_engine(toy)
+    engine, variant, why, _ = open_engine(toy)
     engine.close()
     assert (engine.name, variant) == ("openvino", "fp32")
     assert "variant int8-openvino: crashes (SIGSEGV)" in why
@@ -155,7 +155,7 @@ def test_a_crash_leads_to_the_next_variant_of_the_same_engine_and_is_remembered(
     assert sorted(outcomes) == ["crashes (SIGSEGV)", "ran"]
 
     interpreter("exit 1")  # nothing is tried again
-    engine, variant, why = open_engine(toy)
+    engine, variant, why, _ = open_engine(toy)
     engine.close()
     assert variant == "fp32"
     assert "crashes (SIGSEGV), as tried before; to try again remove" in why
@@ -165,7 +165,7 @@ def test_what_kills_a_trial_from_outside_says_nothing_of_the_variant(
     toy: Bundle, interpreter: Callable[[str], None], cache: Path
 ) -> None:
     interpreter('case "$*" in *int8*) kill -KILL $$;; esac; exec "$python" "$@"')
-    engine, variant, why = open_engine(toy, "openvino")
+    engine, variant, why, _ = open_engine(toy, "openvino")
     engine.close()
     assert variant == "fp32"
     assert "was killed (SIGKILL) in its trial" in why
@@ -185,7 +185,7 @@ def test_a_crash_for_want_of_memory_is_not_remembered(
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**46, unlimited[1]))
     try:
-        engine, variant, why = open_engine(toy, "openvino")
+        engine, variant, why, _ = open_engine(toy, "openvino")
         engine.close()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, unlimited)
@@ -221,7 +221,7 @@ def test_a_variant_that_computes_something_else_gives_way(toy: Bundle, tmp_path:
     )
     manifest = toy.manifest.model_copy(update={"variants": entries})
     write_bundle(tmp_path / "lies.mtc", manifest, files)
-    engine, variant, why = open_engine(read_bundle(tmp_path / "lies.mtc"))
+    engine, variant, why, _ = open_engine(read_bundle(tmp_path / "lies.mtc"))
     engine.close()
     assert (engine.name, variant) == ("openvino", "fp32")
     assert "variant int8-openvino: self-test: top_score is 0.4323" in why
@@ -236,7 +236,7 @@ def test_a_variant_that_is_no_network_gives_way(toy: Bundle, tmp_path: Path) -> 
     )
     manifest = toy.manifest.model_copy(update={"variants": entries})
     write_bundle(tmp_path / "broken.mtc", manifest, files)
-    engine, variant, why = open_engine(read_bundle(tmp_path / "broken.mtc"))
+    engine, variant, why, _ = open_engine(read_bundle(tmp_path / "broken.mtc"))
     engine.close()
     assert (engine.name, variant) == ("openvino", "fp32")
     reason = f"{tmp_path}/broken.mtc: int8-openvino.onnx: the network is no ONNX file"
@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_nobody_from_driving(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made in it
-    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine, variant, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == "int8-ort"
     assert "the outcome of its trial is not kept" in why
@@ -314,13 +314,13 @@ def test_a_doubtful_variant_is_timed_beside_the_next_once(
 
     monkeypatch.setattr(opening, "cpu_class", lambda: cpu.CpuClass("riscv64", None))
     monkeypatch.setattr(opening, "_times_ms", lambda *_: times_ms)
-    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine, variant, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == taken
     assert words in why
 
     monkeypatch.setattr(opening, "_times_ms", lambda *_: pytest.fail("was timed again"))
-    engine, variant, _ = open_engine(toy, "onnxruntime")
+    engine, variant, _, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == taken  # every later start, and every process, decides alike
 
@@ -335,7 +335,7 @@ def test_of_two_timed_engines_the_one_that_fails_is_closed(
 
     monkeypatch.setattr(opening, "cpu_class", lambda: cpu.CpuClass("riscv64", None))
     monkeypatch.setattr(opening, "_times_ms", fail)
-    engine, variant, why = open_engine(toy, "onnxruntime")
+    engine, variant, why, _ = open_engine(toy, "onnxruntime")
     engine.close()
     assert variant == "fp32"
     assert "variant int8-ort: lost" in why

@@ -141,7 +141,7 @@ def test_a_damaged_engine_is_named_beside_the_one_that_runs_in_its_place(
     store.put(replace(key, gpu="", multiprocessors=0, memory_mib=0), b"ahead of time", {})
     damaged = store.put(key, b"of this GPU", {})
     damaged.write_bytes(b"of this gpu")
-    engine, _, why = open_engine(toy, "tensorrt")
+    engine, _, why, _ = open_engine(toy, "tensorrt")
     assert f", in place of {damaged}: is damaged, its sha256 is not its record's" in why
     engine.close()
 

@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> EngineStore:
 def test_a_machine_without_a_driver_is_passed_over(toy: Bundle) -> None:
     with pytest.raises(EngineError, match=r"^tensorrt: no NVIDIA driver on this machine$"):
         open_engine(toy, "tensorrt")
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     assert why.endswith("passed over tensorrt: no NVIDIA driver on this machine")
     engine.close()
 
@@ -347,7 +347,7 @@ def test_on_a_gpu_the_store_is_the_way_to_an_engine(
         load_engine(network, "tensorrt")
     built = build_engine(network, BuildSettings(flavours[0]))
     EngineStore().put(built.key, built.engine, built.about)
-    engine, _, why = open_engine(toy)
+    engine, _, why, _ = open_engine(toy)
     assert engine.name == "tensorrt"
     assert cuda.current_device().name in why
     engine.close()

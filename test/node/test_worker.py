@@ -1,6 +1,7 @@
 """The inference worker without ROS: real engines on the toy bundle, and what is not their fault."""
 
 import math
+import os
 import re
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from mtc_perception.core.engine import Engine, Network, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import Perception
+from mtc_perception.engines import open as opening
 from mtc_perception.engines import process_trial
+from mtc_perception.engines.load import load_engine
 from mtc_perception.engines.open import open_engine
 from mtc_perception.engines.process_trial import TrialMemory
 from mtc_perception.runtime import host as runtime_host
@@ -157,6 +161,20 @@ class Hanging:
     def close(self) -> None:
         self._engine.close()
         self.closed.set()
+
+
+class Slow:
+    """A real engine that takes half a second for every image."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def wait(self) -> Outputs:
+        time.sleep(0.5)
+        return self._engine.wait()
 
 
 def grey() -> SourceImage:
@@ -359,6 +377,41 @@ def test_an_engine_that_hangs_is_replaced_and_may_come_back(toy: Bundle) -> None
 
 
 @pytest.mark.fault(
+    area="engine",
+    row="a network is slow, and the machine busy",
+    answer="An engine may take 20 times as long as the slowest inference of its warm-up.",
+    diagnostics="Engine and camera are ERROR while an image takes longer than a second.",
+)
+def test_a_slow_engine_does_not_hang(toy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "HANG_S", 0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "load_engine", lambda *how: Slow(load_engine(*how)))
+        bench = Bench(toy, grey)
+    bench.send()
+    assert bench.port.reported.wait(20)
+    bench.stop()
+    assert (bench.degraded, bench.failures) == ([], [])
+    assert bench.slots.counters()[0].processed == 1
+
+
+def test_a_slow_engine_that_hangs_is_given_up_later(
+    toy: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "HANG_S", 0.2)
+    bench = Bench(toy, grey, "onnxruntime")
+    bench.host.perceiver.engine = engine = Hanging(bench.host.perceiver.engine)
+    bench.host.perceiver.warm_up_s = 0.05
+    began_s = time.monotonic()
+    bench.send()
+    assert bench.replaced.wait(20)
+    assert time.monotonic() - began_s > 0.9
+    bench.stop()
+    assert bench.degraded == ["onnxruntime failed: no answer in 1 s; running on openvino"]
+    engine.free.set()
+    assert engine.closed.wait(20)
+
+
+@pytest.mark.fault(
     area="camera",
     row="to scale an image, or to decode what the network says of it, takes seconds",
     answer="Images are dropped until it is done; no engine is blamed.",
@@ -443,18 +496,36 @@ def test_a_replacement_that_does_not_load_in_time_is_given_up(
     assert late[0].closed.wait(20)  # what nobody waits for any more does not stay
 
 
+def started_trials(monkeypatch: pytest.MonkeyPatch, instead: list[str] | None = None) -> list[Any]:
+    """The processes of trials from now on, or of the command that is started `instead`."""
+    start, started = process_trial.subprocess.Popen, []
+
+    def note(command: list[str], **named: Any) -> Any:
+        started.append(start(instead or command, **named))
+        return started[-1]
+
+    monkeypatch.setattr(process_trial.subprocess, "Popen", note)
+    return started
+
+
 def test_what_is_to_take_over_was_tried_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bundle = read_bundle(write_toy_bundle(tmp_path / "toy.mtc"))
     host = host_on(bundle, "onnxruntime")
+    tried = started_trials(monkeypatch)
+    niceness: set[int] = set()
     host.try_fallback()
     memory = TrialMemory(Network.of(bundle, "fp32"), "openvino")
     end_s = time.monotonic() + 30
     while memory.read("outcome") is None:
         assert time.monotonic() < end_s
         time.sleep(0.01)
+        with suppress(IndexError, ProcessLookupError):
+            niceness.add(os.getpriority(os.PRIO_PROCESS, tried[0].pid))
+    # The engine at work comes first.
+    assert max(niceness) == min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
     monkeypatch.setattr(process_trial.subprocess, "Popen", pytest.fail)
     assert host.replace(EngineError("it broke")).endswith("; running on openvino")
     host.close()
@@ -490,13 +561,7 @@ def test_what_takes_over_does_not_need_the_bundle_on_disk(
 def test_trials_end_with_their_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     host = host_on(read_bundle(write_toy_bundle(tmp_path / "toy.mtc")), "onnxruntime")
-    started, tried = process_trial.subprocess.Popen, []
-
-    def start(*arguments: Any, **named: Any) -> Any:
-        tried.append(started([sys.executable, "-c", "import time; time.sleep(60)"], **named))
-        return tried[-1]
-
-    monkeypatch.setattr(process_trial.subprocess, "Popen", start)
+    tried = started_trials(monkeypatch, [sys.executable, "-c", "import time; time.sleep(60)"])
     host.try_fallback()
     while not tried:
         time.sleep(0.01)

@@ -342,7 +342,7 @@ def test_all_variants_in_one_bundle(bundle_path: Path, fp32: bytes, tmp_path: Pa
         ("onnxruntime", "int8"),
         ("openvino", "fp16"),
     ):
-        loaded, _, why = open_engine(bundle, engine, precision, threads=1)  # type: ignore[arg-type]
+        loaded, _, why, _ = open_engine(bundle, engine, precision, threads=1)  # type: ignore[arg-type]
         assert bundle.variants_for(engine, precision)[0] in why
         loaded.close()
     steps = [step for step in manifest.lineage if step.step == "quantize"]
