@@ -419,8 +419,8 @@ def _run(args: list[str] | None) -> int:
 
     def interrupt(*_: object) -> None:
         nonlocal interrupted
-        interrupted = True
-        if not ending:
+        if not (interrupted or ending):
+            interrupted = True
             raise KeyboardInterrupt
 
     keep_memory()
@@ -453,7 +453,7 @@ def _run(args: list[str] | None) -> int:
             raise
     finally:
         # Before any call: rclpy may have seen the signal, and ended `spin`, before Python does. And
-        # Ctrl-C under `ros2 launch` arrives twice; the second must not interrupt the clean-up.
+        # Ctrl-C under `ros2 launch` arrives twice: the second must interrupt nothing.
         ending = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -235,6 +237,26 @@ def test_with_autostart_a_node_that_cannot_be_configured_waits_and_says_why(
         code, text = node.end(signal.SIGINT)
     assert code == 0, text
     assert "Traceback" not in text
+
+
+TWICE = """
+import signal, sys
+from mtc_perception.node import node
+def started():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+        print("not interrupted", file=sys.stderr)
+node.PerceptionNode = started
+sys.exit(node.main())
+"""
+"""A node that gets a second signal while it unwinds from the first one."""
+
+
+def test_a_second_signal_interrupts_nothing():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "not interrupted\n")
 
 
 @pytest.mark.fault(
