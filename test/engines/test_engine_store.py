@@ -350,16 +350,17 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         EngineStore(tmp_path / "file" / "engines").put(AHEAD, b"engine", ABOUT)
 
 
-KEEP_IN_FULL_AND_READ_ONLY = """
+KEEP_IN_FULL_AND_READ_ONLY = f"""
 import subprocess, sys
 from pathlib import Path
+from mtc_perception.engines.tensorrt.key import EngineKey, Profile
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.util.errors import EngineError
-from test_engine_store import ABOUT, AHEAD, HERE
 
+key = {HERE!r}
 root = Path(sys.argv[1])
 store = EngineStore(root)
-store.put(AHEAD, b"old", ABOUT)
+store.put(key, b"old", {{}})
 
 def refused(keep, *arguments):
     before = sorted(root.iterdir())
@@ -368,11 +369,11 @@ def refused(keep, *arguments):
     except EngineError as error:
         print(error)
     assert sorted(root.iterdir()) == before
-    assert store.find(HERE) == b"old"
+    assert store.find(key) == b"old"
 
-refused(store.put, AHEAD, bytes(2 * 2**20), ABOUT)
+refused(store.put, key, bytes(2 * 2**20), {{}})
 subprocess.run(["mount", "-o", "remount,ro", root], check=True)
-refused(store.put, AHEAD, b"new", ABOUT)
+refused(store.put, key, b"new", {{}})
 refused(store.check_writable)
 """
 
@@ -388,7 +389,6 @@ def test_a_full_or_read_only_store_is_read(tmp_path: Path) -> None:
     words = ["bash", tmp_path, sys.executable, KEEP_IN_FULL_AND_READ_ONLY]
     done = subprocess.run(
         ["unshare", "-Urm", "bash", "-c", script, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}"},
         capture_output=True,
         text=True,
     )
