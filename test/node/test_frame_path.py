@@ -20,6 +20,7 @@ PATH = [
     "runtime.frames",
     "runtime.worker",
     "core.images",
+    "core.image_header",
     "runtime.perceiver",
     "core.letterbox",
     "engines.openvino",
@@ -57,7 +58,7 @@ def is_idle(rig: Rig) -> bool:
     return counters.processed + counters.dropped == counters.received
 
 
-def test_an_image_passes_ten_files_from_message_to_messages(passed, start_node):
+def test_an_image_passes_eleven_files_from_message_to_messages(passed, start_node):
     # Nothing else is to run meanwhile.
     rig = start_node(engine="openvino", diagnostics_period_s=60.0)
     rig.run()

@@ -83,7 +83,8 @@ def test_what_cannot_be_loaded_changes_nothing(
     values = rig.values("engine")
     assert (values["engine"], values["bundle"]) == ("openvino", str(toy_bundle))
     assert (values["state"], values["degraded"]) == ("active", "no")
-    assert rig.diagnostics["engine"].level == b"\x00"
+    # Of the test before, a node of the same name may be known for a moment.
+    rig.wait_for(lambda: rig.diagnostics["engine"].level == b"\x00", "an engine without a warning")
     assert parameters(rig) == before
     assert classes_of(drive.frame()) == TOY_ANSWER
     rig.wait_for_value("front", "frames_processed", str(drive.sent))
