@@ -32,6 +32,8 @@ _MOST_RATIO = 100
 """Unpacked over packed. Weights do not compress; this leaves room for networks of zeros."""
 _ANY_RATIO_BYTES = 2**20
 _CHUNK_BYTES = 2**20
+# What zipfile does not know is a RuntimeError, a name that is no text a ValueError.
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class BundleFiles:
@@ -105,11 +107,7 @@ class BundleFiles:
                 yield stream, size
         except (KeyError, FileNotFoundError) as error:
             raise BundleError(f"{self.path}: {name} is missing from the bundle") from error
-        # What zipfile does not read is a RuntimeError, a name that is no text a ValueError.
-        except (
-            *(OSError, EOFError, RuntimeError, ValueError),
-            *(zipfile.BadZipFile, zlib.error),
-        ) as error:
+        except _UNREADABLE as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise BundleError(f"{self.path}: cannot read {name}: {reason}") from error
 
@@ -117,7 +115,7 @@ class BundleFiles:
         try:
             self._source = _ZipSource(open_regular(self.path).detach(), _MOST_DIRECTORY_BYTES)
             self._zip = archive = zipfile.ZipFile(self._source)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        except _UNREADABLE as error:
             raise BundleError(
                 f"{self.path}: neither a bundle directory nor a zip file ({error})"
             ) from error

@@ -14,7 +14,6 @@ import simplejpeg
 from mtc_perception.core.image_header import (
     QUOTED_CHARS,
     ImageHeader,
-    check_size,
     is_jpeg_frame,
     jpeg_segments,
     lacks_scans,
@@ -22,6 +21,10 @@ from mtc_perception.core.image_header import (
 )
 from mtc_perception.util.errors import ImageError
 
+# A damaged header can claim any size, and the decoder would allocate it; and what a few long rows
+# are scaled by takes seconds. No road camera has more.
+_MOST_PIXELS = 1 << 26
+_LONGEST_SIDE = 1 << 16
 PixelFormat = Literal["rgb", "bgr", "rgba", "bgra", "mono"]
 ByteData: TypeAlias = "bytes | bytearray | memoryview | array[int] | npt.NDArray[np.uint8]"
 """A flat sequence of bytes."""
@@ -94,7 +97,7 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
         )
     if height <= 0 or width <= 0:
         raise ImageError(f"image is empty: {width} x {height}")
-    check_size(encoding, height, width)
+    _check_size(encoding, height, width)
     if encoding in _DIRECT:
         pixel_format, channels = _DIRECT[encoding]
         pixels = _view(height, width, channels, step, data)
@@ -125,7 +128,7 @@ def decode_compressed(
     can be seen: in a JPEG lost data nearly always, in a PNG any change, in a WebP only its end.
     """
     raw = bytes(data)
-    header = read_header(raw, called)
+    header = _sound_header(raw, called)
     end = _ENDS.get(header.kind)
     # Cameras may pad behind the end mark, so it is looked for rather than expected last.
     if end is not None and raw.rfind(end) < 0:
@@ -149,7 +152,18 @@ def decode_compressed(
 
 def compressed_size(raw: bytes) -> tuple[int, int]:
     """Height and width of a JPEG, PNG or WebP file, turned as EXIF says. Raises ImageError."""
-    return read_header(raw).size
+    return _sound_header(raw).size
+
+
+def _sound_header(raw: bytes, called: str = "") -> ImageHeader:
+    header = read_header(raw, called)
+    _check_size(header.kind, header.stored_height, header.stored_width)
+    return header
+
+
+def _check_size(kind: str, height: int, width: int) -> None:
+    if not 0 < height * width <= _MOST_PIXELS or max(height, width) > _LONGEST_SIDE:
+        raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
 
 
 def _reduction(header: ImageHeader, fit: tuple[int, int] | None) -> int:

@@ -51,8 +51,8 @@ class Perception:
 def check_outputs(outputs: Outputs, class_count: int, size: tuple[int, int]) -> None:
     """Raise EngineError unless all outputs for the first image can be those of a network.
 
-    `size` is the network's, height and width. Cheap enough for every image (10 to 15 us): a device
-    that fails may answer all the same.
+    `size` is the network's, height and width. Cheap enough for every image: a device that
+    fails may answer all the same.
     """
     boxes, scores, labels = outputs.boxes[0], outputs.scores[0], outputs.labels[0]
     # No comparison with what is no number is true.

@@ -133,8 +133,19 @@ def test_an_image_without_an_answer_is_a_miss(live: tuple[Path, dict[str, Any]])
         assert (evidence.detection.objects, len(evidence.detection.scores)) == (1, 0)
         assert evidence.drivable.true_positive == 0
         assert evidence.drivable.false_negative > 0
-    # The labels of two images of one stamp contradict each other: one of them has none.
+    # The masks of two images of one stamp contradict each other: neither has any. Their boxes are
+    # the same ones: those of the first.
     assert result["labelled_frames"] == COUNT - 1
+    labelled = [
+        one
+        for one in records_of(run)
+        if one.evidence is not None and one.evidence.drivable is not None
+    ]
+    without = {TWIN - 1, TWIN}
+    assert {one.index for one in labelled} == set(range(COUNT)) - without
+    # Each is half right about the drivable area: what is missing is what was not answered.
+    share = sum(one.status == "processed" for one in labelled) / len(labelled)
+    assert result["drivable"]["iou"] == pytest.approx(share, abs=1e-6)
 
 
 def test_times_are_those_of_the_wall_clock(live: tuple[Path, dict[str, Any]]) -> None:
