@@ -11,8 +11,8 @@ from mtc_perception.core.letterbox import PAD_VALUE
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 
-MIN_BOX_PX = 5.0
-"""Boxes thinner than this in network pixels become ignore regions: nobody could label them."""
+MIN_BOX_PX = 3.0
+"""Boxes thinner than this in network pixels become ignore regions: nothing is left to see."""
 MIN_VISIBLE = 0.35
 """A box of which less than this fraction is left inside the crop becomes an ignore region."""
 _HALF, _FAINT = 128, 25

@@ -19,6 +19,7 @@ from mtc_perception.datasets.layout import (
     read_truth,
 )
 from offline_compress.data.augment import LabelledImage, augment
+from offline_compress.data.bonnet import with_bonnet
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes
 from offline_compress.data.labelled import labelled_split
 from offline_compress.data.mosaic import mosaic
@@ -62,6 +63,7 @@ class TrainingSet(Dataset[LabelledImage]):
         seed: int,
         mosaic: float = 0.0,
         mosaic_until: int | None = None,
+        bonnet: float = 0.0,
         classes: Sequence[str] | None = None,
     ) -> None:
         """Index the data sets; opens no image.
@@ -74,6 +76,7 @@ class TrainingSet(Dataset[LabelledImage]):
             seed: of everything random.
             mosaic: share of the samples that are made of four images.
             mosaic_until: number of the first sample from which on there are none; None: never.
+            bonnet: share of the drawn images that get a bonnet of the own car.
             classes: what the boxes must be of; None: whatever.
 
         Raises LayoutError for a data set that is missing, broken or without any label, UserError
@@ -90,7 +93,7 @@ class TrainingSet(Dataset[LabelledImage]):
         self._ends = cumulative_shares(weights)
         self._deployed, self._crop, self._seed = deployed, crop, seed
         self._scale_jitter = scale_jitter
-        self._mosaic, self._mosaic_until = mosaic, mosaic_until
+        self._mosaic, self._mosaic_until, self._bonnet = mosaic, mosaic_until, bonnet
         # Often drawn images first: they gain most where not all of them fit.
         order = np.argsort(-np.array(weights), kind="stable").tolist()
         self._decoded = DecodedImages(self._load, order)
@@ -119,7 +122,8 @@ class TrainingSet(Dataset[LabelledImage]):
         return augment(image, crop.height, crop.width, self._scales(image), rng)
 
     def _draw(self, rng: np.random.Generator) -> LabelledImage:
-        return self._decoded[int(np.searchsorted(self._ends, rng.random(), side="right"))]
+        image = self._decoded[int(np.searchsorted(self._ends, rng.random(), side="right"))]
+        return with_bonnet(image, rng) if self._bonnet and rng.random() < self._bonnet else image
 
     def _load(self, index: int) -> LabelledImage:
         try:

@@ -45,6 +45,19 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "lane": 24,
         },
     ),
+    "mtc_m": (
+        "conv_multitask",
+        {
+            "stem": 24,
+            "widths": [48, 112, 224, 352],
+            "depths": [1, 2, 4, 2],
+            "pyramid": 128,
+            "pyramid_depth": 1,
+            "mask": 48,
+            "drivable": 24,
+            "lane": 32,
+        },
+    ),
     "mtc_s": (
         "conv_multitask",
         {

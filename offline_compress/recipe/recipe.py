@@ -34,6 +34,8 @@ class Recipe(Strict):
     """Share of the samples that are put together from four images."""
     mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
+    bonnet: Fraction = 0.0
+    """Share of the images into which a bonnet of the own car is painted."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""

@@ -35,6 +35,7 @@ def training_set(recipe: Recipe) -> TrainingSet:
         recipe.seed,
         recipe.mosaic,
         with_mosaics * schedule.batch,
+        recipe.bonnet,
         recipe.classes,
     )
 
