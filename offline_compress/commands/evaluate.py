@@ -45,7 +45,7 @@ def evaluate(
     from rich.console import Console
 
     from mtc_perception.util.progress import Progress
-    from offline_compress.data.labelled import require_classes, split_samples
+    from offline_compress.data.labelled import require_classes, source_samples
     from offline_compress.evaluation.accuracy import evaluate_subject
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
     from offline_compress.evaluation.metrics_file import (
@@ -57,8 +57,9 @@ def evaluate(
     )
     from offline_compress.evaluation.speed import measure_speed
     from offline_compress.evaluation.subject import open_subject
+    from offline_compress.recipe.parts import DataSource
 
-    samples = split_samples(data, split)[:limit]
+    samples = source_samples(DataSource(root=data, split=split))[:limit]
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
     require_classes(samples, subject.classes, data)
     description = describe(subject, data, split, limit, model)

@@ -32,9 +32,7 @@ def with_bonnet(sample: LabelledImage, rng: np.random.Generator) -> LabelledImag
         np.where(hidden & (mask != IGNORE), 0, mask).astype(np.uint8)
         for mask in (sample.drivable, sample.lane)
     )
-    return replace(
-        sample, image=image, kinds=_kinds(sample, edge), drivable=drivable, lane=lane
-    )
+    return replace(sample, image=image, kinds=_kinds(sample, edge), drivable=drivable, lane=lane)
 
 
 def _edge(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
-"""The samples of a split, with a warning of what of its labels cannot be read."""
+"""The samples of a data source, with a warning of what of its labels cannot be read."""
 
 import sys
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from offline_compress.recipe.parts import DataSource
 def labelled_split(
     source: DataSource, purpose: str, classes: Sequence[str] | None = None
 ) -> list[Sample]:
-    """All samples of a split, to `purpose`, e.g. `train on`.
+    """All samples of a source, to `purpose`, e.g. `train on`.
 
-    Raises LayoutError as `split_samples`, or if none of them is labelled, and UserError if their
-    boxes are of something else than `classes`.
+    Raises LayoutError and UserError as `source_samples`, LayoutError also if none of them is
+    labelled, and UserError if their boxes are of something else than `classes`.
     """
-    samples = split_samples(source.root, source.split)
+    samples = source_samples(source)
     if not any(sample.labelled for sample in samples):
         raise LayoutError(
             f"split {source.split} of {source.root} has no labels to {purpose}: "
@@ -41,12 +42,41 @@ def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Pat
             )
 
 
-def split_samples(root: Path, split: str) -> list[Sample]:
-    """All samples of a split. Raises LayoutError as `read_split`."""
+def source_samples(source: DataSource) -> list[Sample]:
+    """All samples of a source, labelled or not, sorted by stem.
+
+    Raises LayoutError as `read_split`, and UserError for a pattern that fits no image.
+    """
     problems: list[Problem] = []
-    samples = read_split(root, split, problems)
+    samples = read_split(source.root, source.split, problems)
     warn(problems)
-    return samples
+    stems = set(chosen([sample.stem for sample in samples], source))
+    return [sample for sample in samples if sample.stem in stems]
+
+
+def chosen(stems: Sequence[str], source: DataSource) -> list[str]:
+    """Those of the sorted stems of a split that a source takes.
+
+    Raises UserError for a pattern that fits none, and if none is left.
+    """
+
+    def fitting(pattern: str) -> list[str]:
+        found = [stem for stem in stems if fnmatchcase(stem, pattern)]
+        if not found:
+            raise UserError(f"{source.root} {source.split} has no image {pattern}")
+        return found
+
+    taken = set(stems)
+    if source.only:
+        taken = {stem for pattern in source.only for stem in fitting(pattern)}
+    for pattern in source.without:
+        taken.difference_update(fitting(pattern))
+    for pattern, step in source.thin.items():
+        repeated = fitting(pattern)
+        taken.difference_update(set(repeated) - set(repeated[::step]))
+    if not taken:
+        raise UserError(f"{source.root} {source.split}: no image is left of what is chosen")
+    return [stem for stem in stems if stem in taken]
 
 
 def warn(problems: Iterable[Problem]) -> None:

@@ -13,7 +13,7 @@ from mtc_perception.datasets.layout import Sample
 from offline_compress.data.augment import LabelledImage, warp
 from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import load_labelled
-from offline_compress.data.labelled import split_samples
+from offline_compress.data.labelled import source_samples
 from offline_compress.importance.scorer import require_labels
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.parts import SizePx
@@ -68,7 +68,7 @@ def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:
     strata: list[list[Sample]] = []
     weights: list[float] = []
     for source in recipe.train:
-        samples = [s for s in split_samples(source.root, source.split) if s.labelled]
+        samples = [s for s in source_samples(source) if s.labelled]
         kinds = {_labelled(sample): None for sample in samples}
         for kind in kinds:
             strata.append([sample for sample in samples if _labelled(sample) == kind])

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing_folder
 from mtc_perception.util.locking import held
-from offline_compress.data.labelled import labelled_split, require_classes, split_samples
+from offline_compress.data.labelled import labelled_split, require_classes, source_samples
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
@@ -85,7 +85,7 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
         render_missing([*recipe.train, recipe.validate_on])
     labelled_split(recipe.validate_on, "evaluate on", recipe.classes)
     for source in recipe.train:
-        require_classes(split_samples(source.root, source.split), recipe.classes, source.root)
+        require_classes(source_samples(source), recipe.classes, source.root)
     calibration_batches(recipe, run.compress.scoring)
     if run.compress.teacher or weights(run.teacher).exists():
         require_fitting_teacher(run)

@@ -38,13 +38,32 @@ class SyntheticRoads(Strict):
 
 
 class DataSource(Strict):
-    """One split of one data set; `weight` is its share of the drawn samples."""
+    """One split of one data set, or some of its images; `weight` is its share of the drawn samples.
+
+    Patterns are those of file names (`0016E5*`), of stems; each must fit one.
+    """
 
     root: Path
     split: str
     weight: Annotated[float, Field(gt=0)] = 1.0
+    only: tuple[str, ...] = ()
+    """Images that fit one of these patterns; none: all."""
+    without: tuple[str, ...] = ()
+    """Images that fit one of these patterns are left out, as of a drive that is held out."""
+    thin: dict[str, Positive] = Field(default_factory=dict)
+    """Of the images that fit a pattern every n-th is taken, by name: of a clip of near-duplicates.
+    """
     synthetic: SyntheticRoads | None = None
     """Roads that are rendered into `root` where that does not exist yet."""
+
+    @property
+    def title(self) -> str:
+        """For people: what it takes of which data set."""
+        words = [self.root.name, self.split]
+        words += [f"only {', '.join(self.only)}"] if self.only else []
+        words += [f"without {', '.join(self.without)}"] if self.without else []
+        words += [f"every {step}. of {pattern}" for pattern, step in self.thin.items()]
+        return " ".join(words)
 
 
 class SizePx(Strict):

@@ -21,7 +21,7 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
     step = f"{spec.architecture} trained by recipe {recipe.name}"
     if commit := provenance()["commit"]:
         step += f" at commit {commit}"
-    data = [f"{source.root.name} {source.split}" for source in recipe.train]
+    data = [source.title for source in recipe.train]
     before: list[str] = []
     if recipe.start_from:
         start = load_spec(recipe.start_from)
