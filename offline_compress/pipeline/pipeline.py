@@ -28,6 +28,7 @@ from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
+from offline_compress.training.samples import samples_per_pass
 
 STAGES = (Teacher, Prune, Recover, Export, Quantise, Evaluate)
 
@@ -81,6 +82,11 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
     accelerator = start_accelerator(recipe.precision, 1)
     if threads:  # not before: Accelerate sets a number of its own
         torch.set_num_threads(threads)
+    trainings = [run.compress.recover.schedule]
+    if not run.compress.teacher:
+        trainings.append(recipe.schedule)
+    for schedule in trainings:
+        samples_per_pass(schedule.batch, schedule.accumulate, accelerator.num_processes)
     with accelerator.local_main_process_first():
         render_missing([*recipe.train, recipe.validate_on])
     labelled_split(recipe.validate_on, "evaluate on", recipe.classes)

@@ -1,9 +1,9 @@
 """What a recipe says about compressing the network that it trains."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, ValidationInfo, field_validator, model_validator
 
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Range, Schedule, SizePx
@@ -67,8 +67,9 @@ class Pruning(Strict):
     criterion: Criterion = "tci_max"
     conflict: Fraction = 0.3
     """Weight of the gradient-conflict penalty of the tci criteria; 0: none."""
-    cost: Cost = "latency"
-    """What a channel's score is divided by."""
+    cost: Annotated[Cost, Field(validate_default=True)] = None  # type: ignore[assignment]
+    """What a channel's score is divided by. By default what the budget limits: of several its
+    latency, else its macs."""
     engine: Literal["openvino", "onnxruntime"] = "openvino"
     """Target engine of latencies."""
     steps: Positive = 4
@@ -91,6 +92,14 @@ class Pruning(Strict):
     distillation: NotNegative | None = None
     """Weight of the teacher's features in these recoveries; None: as in `recover`."""
     guard: Guard = Guard()
+
+    @field_validator("cost", mode="before")
+    @classmethod
+    def _of_the_budget(cls, cost: Any, info: ValidationInfo) -> Any:
+        if cost is not None:
+            return cost
+        limits = info.data["budget"].model_dump(exclude_none=True) if "budget" in info.data else {}
+        return next((kind for kind in ("latency", "macs", "parameters") if kind in limits), "none")
 
     @model_validator(mode="after")
     def _guarded(self) -> "Pruning":

@@ -42,12 +42,14 @@ def training_set(recipe: Recipe) -> TrainingSet:
 
 def samples_per_pass(batch: int, accumulate: int, processes: int) -> int:
     """Samples that one process takes at once. Raises UserError if the batch cannot be split."""
-    if batch % (accumulate * processes):
+    parts = accumulate * processes
+    if batch % parts:
+        nearest = max(1, (2 * batch + parts) // (2 * parts)) * parts
         raise UserError(
             f"batch {batch} cannot be split evenly into {processes} processes x "
-            f"{accumulate} passes (accumulate); make it a multiple of {accumulate * processes}"
+            f"{accumulate} passes (accumulate); the nearest multiple of {parts} is {nearest}"
         )
-    return batch // (accumulate * processes)
+    return batch // parts
 
 
 def sample_numbers(step: int, steps: int, batch: int, process: int, processes: int) -> range:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import MODELS, ModelSpec, save_checkpoint
-from offline_compress.recipe.compression import Distillation
+from offline_compress.recipe.compression import Distillation, Pruning
 from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 from support.checkout import ROOT
@@ -240,3 +241,23 @@ def complaint(folder: Path, text: str) -> str:
     with pytest.raises(UserError) as raised:
         load_recipe(path)
     return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost"),
+    [
+        ({"parameters": 0.5}, "parameters"),
+        ({"parameters": 0.5, "macs": 0.5}, "macs"),
+        ({"macs": 0.5, "latency": 0.5}, "latency"),
+    ],
+)
+def test_cost_is_what_the_budget_limits_unless_said_otherwise(
+    budget: dict[str, float], cost: str
+) -> None:
+    assert Pruning.model_validate({"budget": budget}).cost == cost
+    assert Pruning.model_validate({"budget": budget, "cost": "none"}).cost == "none"
+    again = Pruning.model_validate(Pruning.model_validate({"budget": budget}).model_dump())
+    assert again.cost == cost
+    with pytest.raises(ValidationError) as raised:
+        Pruning.model_validate({"budget": {}})
+    assert len(raised.value.errors()) == 1

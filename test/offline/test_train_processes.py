@@ -248,9 +248,17 @@ def test_a_pass_of_all_processes_holds_the_samples_of_one_pass_of_one(
     assert (together == one.reshape(more, accumulate, -1)).all()
 
 
-def test_a_batch_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch 10 cannot be split evenly.*multiple of 4"):
-        samples_per_pass(10, 2, 2)
+@pytest.mark.parametrize(
+    ("batch", "processes", "accumulate", "nearest"),
+    [(45, 4, 1, 44), (46, 4, 1, 48), (47, 4, 1, 48), (10, 2, 2, 12), (3, 8, 2, 16)],
+)
+def test_a_batch_that_cannot_be_split_is_refused(
+    batch: int, processes: int, accumulate: int, nearest: int
+) -> None:
+    words = rf"batch {batch} cannot be split evenly.*multiple of .* is {nearest}$"
+    with pytest.raises(UserError, match=words):
+        samples_per_pass(batch, accumulate, processes)
+    assert samples_per_pass(nearest, accumulate, processes) * accumulate * processes == nearest
 
 
 @pytest.mark.parametrize(
