@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Range, Schedule, SizePx
@@ -14,15 +21,38 @@ QuantisedVariant = Literal["fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Below1 = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Distillation(Strict):
-    """Learning a teacher's backbone and encoder features, whatever the heads are."""
+class Lessons(Strict):
+    """What is learnt of a teacher beside the labels."""
+
+    weight: NotNegative = 1.0
+    """Of its features, whatever the heads are: of the backbone's levels C3..C5; the encoder's
+    levels P3..P5 weigh twice that."""
+    foreground: NotNegative = 0.0
+    """Of P3..P5 inside the boxes of vehicles once more, relative to `weight`: every vehicle counts
+    once, however large it is."""
+    masks: NotNegative = 0.0
+    """Of both its masks, on every pixel, labelled or not. 1: as much as labels weigh."""
+    vehicles: NotNegative = 0.0
+    """Of its vehicles in images where none are labelled: as much as labels weigh elsewhere. Both
+    networks need dense heads."""
+    decay: Fraction = 0.2
+    """Share of the run, at its end, over which these weights fall to 0."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a teacher is needed at all."""
+        return bool(self.weight or self.masks or self.vehicles)
+
+
+class Distillation(Lessons):
+    """Learning from a teacher."""
 
     teacher: Path
     """Checkpoint of any network of the registry, with any heads."""
-    weight: PositiveFloat = 1.0
-    """Of the backbone's levels C3..C5; the encoder's levels P3..P5 weigh twice that."""
-    decay: Fraction = 0.2
-    """Share of the run, at its end, over which the weight falls to 0."""
+
+
+def _weight_alone(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) else value
 
 
 class Scoring(Strict):
@@ -90,7 +120,7 @@ class Pruning(Strict):
     epochs_between: NotNegative = 0.5
     """Recovery after each step but the last, in epochs of `recover.schedule`."""
     distillation: NotNegative | None = None
-    """Weight of the teacher's features in these recoveries; None: as in `recover`."""
+    """Weight of the teacher's features in these recoveries; None: as in `recover`, as all else."""
     guard: Guard = Guard()
 
     @field_validator("cost", mode="before")
@@ -116,8 +146,8 @@ class Recovery(Strict):
     """None: as in the recipe."""
     scale_jitter: Range | None = None
     """None: as in the recipe."""
-    distillation: NotNegative = 1.0
-    """Weight of the teacher's features (see `Distillation`); 0: none."""
+    distillation: Annotated[Lessons, BeforeValidator(_weight_alone)] = Lessons()
+    """From the unpruned network; a number is the `weight` of its features, 0: none."""
     from_scratch: bool = False
     """Train the pruned shape from random weights instead: a control experiment."""
 

@@ -1,7 +1,8 @@
-"""Distillation of features: a student learns what a teacher's backbone and encoder compute.
+"""Distillation: a student learns what a teacher's backbone and encoder compute, and if asked its
+answers.
 
-No head takes part, so a teacher with a query decoder teaches a student with a dense head as well as
-its own kind.
+No head takes part in the features, so a teacher with a query decoder teaches a student with a dense
+head as well as its own kind. Masks are of one form in all networks; vehicles are not.
 """
 
 import math
@@ -11,19 +12,28 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mtc_perception.util.errors import UserError
+from offline_compress.data.targets import Targets
+from offline_compress.losses.task_losses import MASK_WEIGHT
+from offline_compress.losses.teacher_losses import (
+    distances,
+    foreground,
+    mask_divergence,
+    vehicle_divergence,
+)
 from offline_compress.models.fuse import fuse
+from offline_compress.models.heads import DenseDetectionHead, DenseDetections
+from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import ModelSpec, load_checkpoint, load_spec
+from offline_compress.recipe.compression import Lessons
 
 TAP_WEIGHTS = {"c3": 1.0, "c4": 1.0, "c5": 1.0, "p3": 2.0, "p4": 2.0, "p5": 2.0}
 """Backbone and encoder levels of every network; the encoder's weigh twice."""
+ENCODER_TAPS = ("p3", "p4", "p5")
 TRUNK = ("backbone", "encoder")
-NORM_EPS = 1e-3
-"""Added to variances, and small beside those at the taps of trained networks: the gradient of a
-channel that hardly varies over a batch stays bounded."""
 
 
 class Trunk(nn.Module):
@@ -37,13 +47,31 @@ class Trunk(nn.Module):
         fused = fuse(model)
         self.backbone = fused.get_submodule("backbone")
         self.encoder = fused.get_submodule("encoder")
-        _fold_norms(self)
-        self.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _freeze(self)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> taps c3..p5."""
         _, *levels = self.backbone(image)
         return dict(zip(TAP_WEIGHTS, (*levels, *self.encoder(levels)), strict=True))
+
+
+class WholeNetwork(nn.Module):
+    """A network with its heads, as `Trunk` has it without."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.network = fuse(model)
+        _freeze(self)
+
+    def forward(self, image: torch.Tensor) -> NetworkOutput:
+        """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> answers and taps."""
+        output: NetworkOutput = self.network(image)
+        return output
+
+
+def _freeze(network: nn.Module) -> None:
+    _fold_norms(network)
+    network.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _fold_norms(network: nn.Module) -> None:
@@ -55,8 +83,8 @@ def _fold_norms(network: nn.Module) -> None:
                 setattr(parent, norm_name, nn.Identity())
 
 
-class FeatureDistillation(nn.Module):
-    """The distance between a student's features and a frozen teacher's (PKD, arXiv 2207.02039).
+class Teacher(nn.Module):
+    """What a frozen teacher has to say about a student's answers: one loss per lesson.
 
     A tap of width W of a student that was pruned from the teacher is compared with the W channels
     of the teacher that it kept; of any other student, with the teacher's whole tap through a 1x1
@@ -66,20 +94,30 @@ class FeatureDistillation(nn.Module):
 
     def __init__(
         self,
-        teacher: Trunk,
+        model: nn.Module,
+        lessons: Lessons,
         kept: Mapping[str, list[int] | None],
         student_widths: Mapping[str, int],
     ) -> None:
         """A teacher for a student whose taps have `student_widths` channels.
 
         Args:
-            teacher: in eval mode.
+            model: the teacher's network.
+            lessons: what it teaches.
             kept: per tap the teacher's channels that the student's are, in order; None: unrelated.
             student_widths: of unrelated taps at least.
         """
         super().__init__()
-        self.teacher = teacher
-        widths = tap_widths(teacher)
+        answers = lessons.masks or lessons.vehicles
+        self.teacher = WholeNetwork(model) if answers else Trunk(model)
+        self.weights = {"features": lessons.weight}
+        if lessons.foreground:
+            self.weights["foreground"] = lessons.weight * lessons.foreground
+        if lessons.masks:
+            self.weights["masks"] = lessons.masks * MASK_WEIGHT["dice"]
+        if lessons.vehicles:
+            self.weights["vehicles"] = lessons.vehicles
+        widths = tap_widths(model)
         self.projections = nn.ModuleDict()
         for tap, channels in kept.items():
             if channels is None:
@@ -87,48 +125,55 @@ class FeatureDistillation(nn.Module):
             elif channels != list(range(widths[tap])):
                 self.register_buffer(f"kept_{tap}", torch.tensor(channels), persistent=False)
 
-    def train(self, mode: bool = True) -> "FeatureDistillation":
+    def train(self, mode: bool = True) -> "Teacher":
         """The teacher is never in training mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
-    def forward(self, image: torch.Tensor, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Sum over the taps of TAP_WEIGHTS x `distance`, a float32 scalar.
+    def forward(
+        self, image: torch.Tensor, output: NetworkOutput, targets: Targets
+    ) -> dict[str, torch.Tensor]:
+        """The losses of `weights`, unweighted float32 scalars.
+
+        `features` is the sum over the taps of TAP_WEIGHTS x `distance`, whatever else is taught.
 
         Args:
             image: [N, 3, H, W] normalised RGB, what the student saw.
-            features: the student's taps, [N, C, H / stride, W / stride] of any precision.
+            output: the student's answers and taps, of any precision.
+            targets: the labels: where the vehicles are, and where nobody says.
         """
         with torch.no_grad():
             taught = self.teacher(image)
-        total = torch.zeros((), device=image.device)
+        answers = taught if isinstance(taught, NetworkOutput) else None
+        losses = self._features(output.features, answers.features if answers else taught, targets)
+        if answers and "masks" in self.weights:
+            losses["masks"] = mask_divergence(output.drivable, answers.drivable)
+            losses["masks"] = losses["masks"] + mask_divergence(output.lane, answers.lane)
+        if answers and "vehicles" in self.weights:
+            own, theirs = output.detections, answers.detections
+            assert isinstance(own, DenseDetections)
+            assert isinstance(theirs, DenseDetections)
+            losses["vehicles"] = vehicle_divergence(own, theirs, ~targets.has_boxes)
+        return losses
+
+    def _features(
+        self, own: Mapping[str, torch.Tensor], taught: Mapping[str, torch.Tensor], targets: Targets
+    ) -> dict[str, torch.Tensor]:
+        zero = torch.zeros((), device=targets.boxes.device)
+        losses = {name: zero for name in self.weights if name in ("features", "foreground")}
         for tap, weight in TAP_WEIGHTS.items():
-            own = features[tap]
+            feature = own[tap]
             if tap in self.projections:
-                own = self.projections[tap](own)
+                feature = self.projections[tap](feature)
             kept = getattr(self, f"kept_{tap}", None)
             target = taught[tap] if kept is None else taught[tap].index_select(1, kept)
-            total = total + weight * distance(own, target)
-        return total
-
-
-def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Half the mean squared difference of features standardised per channel over the batch.
-
-    But for NORM_EPS this is 1 - r, r being the correlation over images and pixels, averaged over
-    the channels (arXiv 2207.02039): 0 for features that agree up to scale and offset, 1 for
-    unrelated ones. Computed in float32.
-
-    Args:
-        student, teacher: [N, C, H, W] of one shape.
-    """
-    return F.mse_loss(standardised(student), standardised(teacher)) / 2
-
-
-def standardised(features: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] with mean 0 and variance 1 of every channel over N, H and W, float32."""
-    return F.batch_norm(features.float(), None, None, training=True, eps=NORM_EPS)
+            apart = distances(feature, target)
+            losses["features"] = losses["features"] + weight * apart.mean()
+            if "foreground" in losses and tap in ENCODER_TAPS:
+                inside = (foreground(targets, *apart.shape[1:]) * apart).sum()
+                losses["foreground"] = losses["foreground"] + weight * inside
+        return losses
 
 
 def decayed(step: int, steps: int, decay: float) -> float:
@@ -141,10 +186,23 @@ def decayed(step: int, steps: int, decay: float) -> float:
     return 1.0 if left >= decay else (1 - math.cos(math.pi * left / decay)) / 2
 
 
-def feature_distillation(path: Path, student: ModelSpec) -> FeatureDistillation:
-    """The teacher of checkpoint `path` for a student of that spec. Raises UserError."""
-    teacher = Trunk(load_checkpoint(path))
-    return FeatureDistillation(teacher, kept_channels(student, load_spec(path)), _widths(student))
+def load_teacher(path: Path, lessons: Lessons, student: ModelSpec) -> Teacher:
+    """The teacher of checkpoint `path` for a student of that spec.
+
+    Raises UserError if it is no checkpoint, or cannot give these lessons to that student.
+    """
+    spec, model = load_spec(path), load_checkpoint(path)
+    if lessons.vehicles and not (_is_dense(spec) and _is_dense(student)):
+        raise UserError(
+            "distillation.vehicles: only a dense head learns vehicles from a dense head, and "
+            f"{path if _is_dense(student) else student.name} has a query decoder"
+        )
+    return Teacher(model, lessons, kept_channels(student, spec), _widths(student))
+
+
+def _is_dense(spec: ModelSpec) -> bool:
+    with torch.device("meta"):
+        return any(isinstance(module, DenseDetectionHead) for module in spec.build().modules())
 
 
 def kept_channels(student: ModelSpec, teacher: ModelSpec) -> dict[str, list[int] | None]:
@@ -176,11 +234,12 @@ def _trunk_shapes(spec: ModelSpec) -> tuple[str, dict[str, torch.Size]]:
 
 def _widths(spec: ModelSpec) -> dict[str, int]:
     with torch.device("meta"):
-        return tap_widths(Trunk(spec.build()))
+        return tap_widths(spec.build())
 
 
 @torch.no_grad()
-def tap_widths(trunk: Trunk) -> dict[str, int]:
-    """Channels of every tap."""
+def tap_widths(model: nn.Module) -> dict[str, int]:
+    """Channels of every tap of a network."""
+    trunk = Trunk(model)
     image = torch.zeros(1, 3, 64, 64, device=next(trunk.parameters()).device)
     return {tap: feature.shape[1] for tap, feature in trunk(image).items()}

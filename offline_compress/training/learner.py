@@ -61,7 +61,7 @@ class Learner:
         self.loss_names: tuple[str, ...] = TASKS
         groups = parameter_groups(self.model, recipe.schedule)
         if self._teaching:
-            self.loss_names += ("features",)
+            self.loss_names += self._teaching.names
             groups += self._teaching.parameter_groups(recipe.schedule)
         self.optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(groups))
         self.average = MovingAverage(self.model, recipe.schedule.ema_decay)
@@ -145,8 +145,8 @@ class Learner:
             parts = [losses.detection, losses.drivable, losses.lane]
             total = losses.total()
             if teaching:
-                features = teaching.parallel(images, output.features)
-                parts.append(features)
-                total = total + teaching.weight(self.step) * features
+                taught, added = teaching.losses(self.step, images, output, batch.targets)
+                parts += taught
+                total = total + added
             self._accelerator.backward(total)
         return torch.stack(parts).detach()

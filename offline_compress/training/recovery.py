@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_compress.models.registry import load_spec
+from offline_compress.recipe.compression import Lessons
 from offline_compress.recipe.recipe import Recipe
 
 BETWEEN_WARMUP = 0.1
@@ -17,15 +18,14 @@ def recover_recipe(recipe: Recipe, pruned: Path, teacher: Path) -> Recipe:
         recipe: of the unpruned network.
         pruned: checkpoint from which the network has its shape, and its weights unless
             `recover.from_scratch`.
-        teacher: checkpoint whose features are learnt.
+        teacher: checkpoint that is learnt from.
 
     Raises UserError if `pruned` is no checkpoint or the recipe says nothing about compression.
     """
     recover = recipe.compression().recover
-    weight = recover.distillation
     origin = {"shape_of" if recover.from_scratch else "start_from": pruned}
     name = f"{recipe.name}-recovered"
-    return _applied(recipe, pruned, teacher, weight, name=name, **origin)
+    return _applied(recipe, pruned, teacher, recover.distillation, name=name, **origin)
 
 
 def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: int) -> Recipe:
@@ -46,11 +46,12 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
             "patience_epochs": None,
         }
     )
+    lessons = compression.recover.distillation
     return _applied(
         recipe,
         pruned,
         teacher,
-        compression.recover.distillation if own is None else own,
+        lessons if own is None else lessons.model_copy(update={"weight": own}),
         name=f"{recipe.name}-step{step}",
         schedule=schedule,
         start_from=pruned,
@@ -60,7 +61,7 @@ def recover_between_recipe(recipe: Recipe, pruned: Path, teacher: Path, step: in
 
 
 def _applied(
-    recipe: Recipe, pruned: Path, teacher: Path, distillation: float, **fields: Any
+    recipe: Recipe, pruned: Path, teacher: Path, lessons: Lessons, **fields: Any
 ) -> Recipe:
     recover = recipe.compression().recover
     changes: dict[str, Any] = {
@@ -75,8 +76,8 @@ def _applied(
         "distillation": None,
         "compress": None,
     }
-    if distillation:
-        changes["distillation"] = {"teacher": teacher, "weight": distillation}
+    if lessons.wanted:
+        changes["distillation"] = {"teacher": teacher, **lessons.model_dump()}
     changes |= fields
     if recipe.mosaic_off_epochs >= changes["schedule"].epochs:
         # The last epochs are without mosaics, and here are no others.

@@ -14,6 +14,9 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.data.targets import IGNORE, Targets
+from offline_compress.losses.teacher_losses import NORM_EPS, distance, foreground, mask_divergence
+from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import (
     ModelSpec,
     load_checkpoint,
@@ -21,15 +24,16 @@ from offline_compress.models.registry import (
     model_spec,
     save_checkpoint,
 )
+from offline_compress.recipe.compression import Lessons
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.distillation import (
-    NORM_EPS,
     TAP_WEIGHTS,
+    Teacher,
     Trunk,
+    WholeNetwork,
     decayed,
-    distance,
-    feature_distillation,
     kept_channels,
+    load_teacher,
     tap_widths,
 )
 from offline_compress.training.recovery import recover_recipe
@@ -85,6 +89,19 @@ def pruned(folder: Path, parent: Path, seed: int = 0) -> Path:
     keep_channels(model, groups, kept)
     save_checkpoint(folder, pruned_spec(spec, model, groups, kept), model)
     return folder
+
+
+def targets(labelled: bool = True) -> Targets:
+    """A vehicle in each of the two images, or no labels at all."""
+    boxes = torch.tensor([[[10.0, 20, 50, 60]], [[60.0, 2, 70, 12]]])
+    masks = torch.full((2, *IMAGE[2:]), 0 if labelled else IGNORE, dtype=torch.uint8)
+    return Targets(
+        boxes, torch.zeros(2, 1, dtype=torch.int64), torch.tensor([labelled] * 2), masks, masks
+    )
+
+
+def features_loss(teaching: Teacher, image: torch.Tensor, output: NetworkOutput) -> torch.Tensor:
+    return teaching(image, output, targets())["features"]
 
 
 def reference(student: torch.Tensor, teacher: torch.Tensor) -> float:
@@ -152,9 +169,13 @@ def test_the_trunk_computes_the_features_of_the_network(spec: ModelSpec) -> None
     model = network(spec)
     before = digest(model.state_dict())
     image = torch.randn(IMAGE)
-    trunk = Trunk(model)
+    trunk, whole = Trunk(model), WholeNetwork(model)
     with torch.no_grad():
-        wanted, found = model(image).features, trunk(image)
+        output, found, again = model(image), trunk(image), whole(image)
+    wanted = output.features
+    for name in ("drivable", "lane"):
+        one, other = getattr(again, name), getattr(output, name)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
     assert list(found) == list(wanted) == list(TAP_WEIGHTS)
     for tap, feature in wanted.items():
         scale = float(feature.abs().max())
@@ -167,10 +188,10 @@ def test_the_trunk_computes_the_features_of_the_network(spec: ModelSpec) -> None
 def test_a_student_that_is_its_teacher_is_at_no_distance(tmp_path: Path) -> None:
     model = network(DENSE)
     save_checkpoint(tmp_path, DENSE, model)
-    teaching = feature_distillation(tmp_path, DENSE).train()
+    teaching = load_teacher(tmp_path, Lessons(), DENSE).train()
     image = torch.randn(IMAGE)
     assert not list(teaching.projections)
-    assert teaching(image, model(image).features).item() == pytest.approx(0, abs=1e-6)
+    assert features_loss(teaching, image, model(image)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_pruned_student_is_compared_with_the_channels_it_kept(tmp_path: Path) -> None:
@@ -178,22 +199,23 @@ def test_a_pruned_student_is_compared_with_the_channels_it_kept(tmp_path: Path) 
     child = pruned(tmp_path / "child", parent)
     spec, student = load_spec(child), load_checkpoint(child)
     assert set(spec.taps) == set(TAP_WEIGHTS)
-    teaching = feature_distillation(parent, spec)
+    teaching = load_teacher(parent, Lessons(), spec)
     image = torch.randn(IMAGE)
-    features = student(image).features
+    output = student(image)
+    features = output.features
     taught = load_checkpoint(parent)(image).features
     wanted = {tap: reference(features[tap], taught[tap][:, spec.taps[tap]]) for tap in TAP_WEIGHTS}
     total = sum(wanted[tap] for tap in ("c3", "c4", "c5"))
     total += 2 * sum(wanted[tap] for tap in ("p3", "p4", "p5"))
-    assert teaching(image, features).item() == pytest.approx(total, rel=1e-4)
+    assert features_loss(teaching, image, output).item() == pytest.approx(total, rel=1e-4)
     assert not list(teaching.projections)
 
 
 def test_gradients_go_to_the_student_alone(tmp_path: Path) -> None:
-    teaching = feature_distillation(saved(tmp_path, QUERIES), DENSE)
+    teaching = load_teacher(saved(tmp_path, QUERIES), Lessons(), DENSE)
     before = digest(teaching.teacher.state_dict())
     student, image = network(DENSE).train(), torch.randn(IMAGE)
-    teaching.train()(image, student(image).features).backward()
+    features_loss(teaching.train(), image, student(image)).backward()
     assert not any(module.training for module in teaching.teacher.modules())
     assert all(p.grad is None for p in teaching.teacher.parameters())
     assert digest(teaching.teacher.state_dict()) == before
@@ -206,16 +228,74 @@ def test_gradients_go_to_the_student_alone(tmp_path: Path) -> None:
 
 def test_unrelated_widths_are_projected(tmp_path: Path) -> None:
     path = saved(tmp_path, WIDER)
-    teaching = feature_distillation(path, DENSE)
+    teaching = load_teacher(path, Lessons(), DENSE)
     student, teacher, image = network(DENSE), load_checkpoint(path), torch.randn(IMAGE)
-    features, taught = student(image).features, teacher(image).features
+    output, taught = student(image), teacher(image).features
+    features = output.features
     total = 0.0
     for tap, weight in TAP_WEIGHTS.items():
         matrix = teaching.projections[tap].weight.squeeze()
         assert matrix.shape == (taught[tap].shape[1], features[tap].shape[1])
         projected = torch.einsum("oc,nchw->nohw", matrix, features[tap])
         total += weight * reference(projected, taught[tap])
-    assert teaching(image, features).item() == pytest.approx(total, rel=1e-4)
+    assert features_loss(teaching, image, output).item() == pytest.approx(total, rel=1e-4)
+
+
+def test_vehicles_count_once_more_on_the_encoders_levels(tmp_path: Path) -> None:
+    path = saved(tmp_path, WIDER)
+    plain, twice = (load_teacher(path, Lessons(foreground=f), DENSE) for f in (0.0, 0.5))
+    twice.load_state_dict(plain.state_dict())
+    output, image = network(DENSE)(torch.randn(IMAGE)), torch.randn(IMAGE)
+    found = twice(image, output, targets())
+    assert plain.weights == {"features": 1.0}
+    assert twice.weights == {"features": 1.0, "foreground": 0.5}
+    assert torch.equal(found["features"], features_loss(plain, image, output))
+    total = 0.0
+    for tap in ("p3", "p4", "p5"):
+        student = twice.projections[tap](output.features[tap]).detach().numpy().astype(np.float64)
+        teacher = load_checkpoint(path)(image).features[tap].detach().numpy().astype(np.float64)
+        for values in (student, teacher):
+            values -= values.mean((0, 2, 3), keepdims=True)
+            values /= np.sqrt(values.var((0, 2, 3), keepdims=True) + NORM_EPS)
+        apart = ((student - teacher) ** 2).mean(1) / 2
+        total += 2 * float((apart * foreground(targets(), *apart.shape[1:]).numpy()).sum())
+    assert found["foreground"].item() == pytest.approx(total, rel=1e-4)
+    assert twice(image, output, targets(labelled=False))["foreground"].item() == 0
+
+
+def test_masks_are_taught_with_and_without_labels_and_by_any_teacher(tmp_path: Path) -> None:
+    path = saved(tmp_path, QUERIES)
+    teaching = load_teacher(path, Lessons(weight=0, masks=0.5), DENSE).train()
+    assert teaching.weights == {"features": 0, "masks": 1.0}
+    student, teacher, image = network(DENSE), load_checkpoint(path), torch.randn(IMAGE)
+    output = student(image)
+    with torch.no_grad():
+        taught = teacher(image)
+    wanted = mask_divergence(output.drivable, taught.drivable)
+    wanted = wanted + mask_divergence(output.lane, taught.lane)
+    for labelled in (True, False):
+        found = teaching(image, output, targets(labelled))["masks"]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    found.backward()
+    assert student.lane_head.predict.weight.grad.any()
+    assert student.detection_head.classify[0].weight.grad is None
+
+
+def test_vehicles_are_taught_where_none_are_labelled(tmp_path: Path) -> None:
+    path = saved(tmp_path / "dense", WIDER)
+    teaching = load_teacher(path, Lessons(vehicles=1), DENSE)
+    student, image = network(DENSE), torch.randn(IMAGE)
+    output = student(image)
+    assert teaching(image, output, targets())["vehicles"].item() == 0
+    loss = teaching(image, output, targets(labelled=False))["vehicles"]
+    assert loss.item() > 0
+    loss.backward()
+    assert student.detection_head.classify[0].weight.grad.any()
+    queries = saved(tmp_path / "queries", QUERIES)
+    with pytest.raises(UserError, match="queries has a query decoder"):
+        load_teacher(queries, Lessons(vehicles=1), DENSE)
+    with pytest.raises(UserError, match="tiny has a query decoder"):
+        load_teacher(path, Lessons(vehicles=1), QUERIES)
 
 
 @pytest.mark.slow
@@ -224,7 +304,7 @@ def test_whose_channels_are_whose(tmp_path: Path) -> None:
     child = pruned(tmp_path / "child", teacher, seed=1)
     grandchild = pruned(tmp_path / "grandchild", child, seed=2)
     whole, half, quarter = (load_spec(path) for path in (teacher, child, grandchild))
-    widths = tap_widths(Trunk(load_checkpoint(teacher)))
+    widths = tap_widths(load_checkpoint(teacher))
     same = {tap: list(range(width)) for tap, width in widths.items()}
     assert kept_channels(whole, whole) == same
     fewer_layers = replace(half, arguments=half.arguments | {"layers": 1})
@@ -299,7 +379,9 @@ def test_a_distilled_run_resumes_exactly(
 ) -> None:
     teacher = saved(tmp_path / "teacher", WIDER)
     recipe = tiny_recipe(
-        dataset, {"epochs": 3, "accumulate": 2}, distillation={"teacher": teacher, "decay": 0.5}
+        dataset,
+        {"epochs": 3, "accumulate": 2},
+        distillation={"teacher": teacher, "decay": 0.5, "foreground": 1, "masks": 1, "vehicles": 1},
     )
     whole = Trainer(recipe, tmp_path / "whole", Scores(0.5))
     whole.run()

@@ -227,6 +227,14 @@ def test_recovery_between_steps_is_short(tmp_path: Path) -> None:
     taught = recover_between_recipe(recipe, pruned, pruned, 3).distillation
     assert taught is not None
     assert taught.weight == 0.5
+    # What else is taught is the same in both.
+    section["recover"]["distillation"] = {"weight": 2, "foreground": 0.5, "masks": 0.3, "decay": 0}
+    recipe = Recipe.model_validate(content)
+    taught = recover_between_recipe(recipe, pruned, pruned, 3).distillation
+    lessons = {"foreground": 0.5, "masks": 0.3, "decay": 0}
+    assert taught == Distillation(teacher=pruned, weight=0.5, **lessons)
+    taught = recover_recipe(recipe, pruned, pruned).distillation
+    assert taught == Distillation(teacher=pruned, weight=2, **lessons)
 
 
 def test_a_fifo_is_no_recipe(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from offline_compress.models.registry import (
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training import lineage
 from offline_compress.training.average import MovingAverage
-from offline_compress.training.distillation import feature_distillation
+from offline_compress.training.distillation import load_teacher
 from offline_compress.training.log import LOG_FILE
 from offline_compress.training.samples import sample_numbers, samples_per_pass, training_set
 from offline_compress.training.state import STATE_FILE
@@ -136,7 +136,13 @@ def test_two_processes_take_the_step_that_their_batches_define(
         dataset,
         {"epochs": 1, "samples_per_epoch": 8, "accumulate": 2, "batch": 8, "warmup_epochs": 0},
         precision="fp32",
-        distillation={"teacher": wide_teacher(tmp_path / "teacher")} if taught else None,
+        distillation={
+            "teacher": wide_teacher(tmp_path / "teacher"),
+            "foreground": 0.5,
+            "masks": 0.5,
+        }
+        if taught
+        else None,
     )
     digests = tmp_path / "digests"
     digests.mkdir()
@@ -184,9 +190,8 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
     torch.manual_seed(recipe.seed)
     spec = model_spec("tiny", recipe.classes, recipe.input.height, recipe.input.width)
     networks = [spec.build().to(memory_format=torch.channels_last)]
-    teaching = (
-        feature_distillation(recipe.distillation.teacher, spec) if recipe.distillation else None
-    )
+    lessons = recipe.distillation
+    teaching = load_teacher(lessons.teacher, lessons, spec) if lessons else None
     networks.append(spec.build().to(memory_format=torch.channels_last))
     networks[1].load_state_dict(networks[0].state_dict())
     average = MovingAverage(networks[0], recipe.schedule.ema_decay)
@@ -199,7 +204,8 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
             output = network(image)
             loss = task_losses(output, batch.targets).total()
             if teaching:
-                loss = loss + teaching(image, output.features)
+                taught = teaching(image, output, batch.targets)
+                loss = loss + taught["features"] + 0.5 * taught["foreground"] + taught["masks"]
             (loss / 4).backward()
     model = networks[0]
     for mine, other in zip(model.parameters(), networks[1].parameters(), strict=True):
