@@ -76,7 +76,7 @@ class TrainingSet(Dataset[LabelledImage]):
             seed: of everything random.
             mosaic: share of the samples that are made of four images.
             mosaic_until: number of the first sample from which on there are none; None: never.
-            bonnet: share of the drawn images that get a bonnet of the own car.
+            bonnet: share of the drawn images into which the own car is painted.
             classes: what the boxes must be of; None: whatever.
 
         Raises LayoutError for a data set that is missing, broken or without any label, UserError

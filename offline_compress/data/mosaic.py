@@ -10,8 +10,6 @@ from offline_compress.data.augment import LabelledImage, random_affine, warp
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 
-TILE_SCALE = 0.7
-"""Tiles are smaller than a whole crop, so each image is shown this much smaller in its tile."""
 CENTRE = (0.25, 0.75)
 """Range of the point where the four tiles meet, in fractions of the crop."""
 
@@ -24,6 +22,9 @@ def mosaic(
     rng: np.random.Generator,
 ) -> LabelledImage:
     """A `height` x `width` sample of four images that meet at a random point.
+
+    A tile shows less of its image than a sample of one image would, and not a smaller one: far
+    vehicles must not shrink to nothing.
 
     Args:
         samples: four labelled images, for top left, top right, bottom left, bottom right.
@@ -40,10 +41,9 @@ def mosaic(
     drivable, lane = (np.full((height, width), IGNORE, np.uint8) for _ in range(2))
     boxes, kinds = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
     tiles = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    for sample, (low, high), (x1, y1, x2, y2) in zip(samples, scales, tiles, strict=True):
+    for sample, jitter, (x1, y1, x2, y2) in zip(samples, scales, tiles, strict=True):
         source_height, source_width = sample.image.shape[:2]
-        smaller = (low * TILE_SCALE, high * TILE_SCALE)
-        matrix = random_affine(source_height, source_width, y2 - y1, x2 - x1, smaller, rng)
+        matrix = random_affine(source_height, source_width, y2 - y1, x2 - x1, jitter, rng)
         tile = warp(sample, matrix, y2 - y1, x2 - x1)
         image[y1:y2, x1:x2] = tile.image
         drivable[y1:y2, x1:x2] = tile.drivable

@@ -36,7 +36,8 @@ def assign(
 
     Each box takes its `top_k` best aligned cells among those whose centre it holds; a cell wanted
     by several boxes goes to the one it overlaps most. Boxes smaller than a cell are widened for
-    the centre test only, so that no vehicle is left without a candidate.
+    the centre test only, so that no vehicle is left without a candidate; one that gets none of
+    them, as another one overlaps more, gets the nearest that the other can spare.
     """
     boxes, kinds = targets.boxes, targets.kinds
     real = kinds >= 0
@@ -57,14 +58,16 @@ def assign(
     best = alignment.topk(count, -1)
     chosen = torch.zeros_like(inside).scatter_(-1, best.indices, True) & inside
     # Untrained predictions may overlap nothing at all; the cell nearest the centre still learns.
-    nearest = offset.sum(-1).argmin(-1, keepdim=True)
+    away = offset.sum(-1)  # [N, M, A]
+    nearest = away.argmin(-1, keepdim=True)
     hopeless = real & (best.values.amax(-1) <= 1e-9)
     chosen |= torch.zeros_like(chosen).scatter_(-1, nearest, True) & hopeless[..., None]
 
     owner_iou = torch.where(chosen, iou, torch.full_like(iou, -1.0))
     owner = owner_iou.argmax(1)  # [N, A]
     positive = chosen.any(1)
-    owned = chosen & F.one_hot(owner, boxes.shape[1]).transpose(1, 2).bool()
+    _share(owner, positive, away.masked_fill(~inside, torch.inf), real)
+    owned = positive[:, None] & F.one_hot(owner, boxes.shape[1]).transpose(1, 2).bool()
 
     peak_alignment = (alignment * owned).amax(-1, keepdim=True)
     peak_iou = (iou * owned).amax(-1, keepdim=True)
@@ -74,6 +77,32 @@ def assign(
     held = (offset < ((boxes[..., 2:] - boxes[..., :2]) / 2)[:, :, None]).all(-1)
     ignored = (held & (kinds == -2)[..., None]).any(1) & ~positive
     return Assignment(positive, owner, quality, ignored)
+
+
+def _share(
+    owner: torch.Tensor, positive: torch.Tensor, away: torch.Tensor, real: torch.Tensor
+) -> None:
+    """Give every real box without a cell one that is free, or one of several of another box.
+
+    Two far vehicles side by side want the same few cells. A box all of whose cells are the only
+    ones of others remains without.
+
+    Args:
+        owner: [N, A] index of a box, changed in place; meaningful where positive.
+        positive: [N, A] bool, changed in place.
+        away: [N, M, A] distance of cells and boxes; infinite where a box may not have a cell.
+        real: [N, M] bool: boxes to have a cell.
+    """
+    cells = torch.zeros(real.shape, dtype=torch.int64, device=real.device)
+    cells.scatter_add_(1, owner, positive.long())
+    for image, box in (real & (cells == 0)).nonzero().tolist():
+        spare = ~positive[image] | (cells[image, owner[image]] > 1)
+        distance, cell = away[image, box].masked_fill(~spare, torch.inf).min(0)
+        if distance.isinf():
+            continue
+        cells[image, owner[image, cell]] -= positive[image, cell].long()
+        cells[image, box] = 1
+        owner[image, cell], positive[image, cell] = box, True
 
 
 def detection_loss(detections: DenseDetections, targets: Targets) -> torch.Tensor:

@@ -35,7 +35,7 @@ class Recipe(Strict):
     mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
     bonnet: Fraction = 0.0
-    """Share of the images into which a bonnet of the own car is painted."""
+    """Share of the images into which something of the own car is painted, see data/bonnet.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""
@@ -57,7 +57,7 @@ class Recipe(Strict):
     """Pruned checkpoint whose shape is trained from random weights, or none. (A run that starts
     from a pruned checkpoint has its shape.)"""
     distillation: Distillation | None = None
-    """A teacher whose features are learnt as well, or none."""
+    """A teacher that is learnt from as well, or none."""
     compress: Compression | None = None
     """What `mtc-compress run` does with the trained network; `train` reads past it."""
 

@@ -121,6 +121,24 @@ def test_a_vehicle_smaller_than_a_cell_still_has_a_cell() -> None:
     assert got.positive.any()
 
 
+@given(st.integers(0, 10_000), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_every_far_vehicle_has_a_cell_of_its_own(seed: int, vehicles: int) -> None:
+    """All in one cell, where untrained predictions overlap nothing and others one box more."""
+    rng = np.random.default_rng(seed)
+    low = 24 + rng.uniform(0, 6, (vehicles, 2))
+    wanted = np.concatenate((low, low + rng.uniform(1, 7, (vehicles, 2))), 1)
+    found = random_predictions(seed)
+    if seed % 2:
+        same = torch.from_numpy(wanted[0]).float().expand(1, len(found.centers), 4)
+        found = predictions(same, found.logits)
+    got = assign(found, targets(wanted.tolist(), [0] * vehicles))
+    owners = got.box[got.positive].tolist()
+    assert set(owners) == set(range(vehicles))
+    away = (found.centers[got.positive[0]] - torch.tensor(low[owners]).float()).abs().max()
+    assert away < 16, "a cell that lies elsewhere"
+
+
 def test_ignore_regions_are_neither_positive_nor_negative() -> None:
     found = random_predictions(1)
     region = [8.0, 8.0, 40.0, 40.0]
