@@ -31,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.packed_mask import PackedMask
-from mtc_perception.core.perception import threshold_level
+from mtc_perception.core.perception import TASKS, threshold_level
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, judge
+from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, divide, judge
 from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
@@ -206,26 +206,27 @@ class PerceptionMetrics:
 
     def sweep_json(self) -> dict[str, Any]:
         """Figures over thresholds 0.05 ... 0.95, and the threshold that is best for each."""
-        result: dict[str, Any] = {}
-        if self.detection.images:
-            result["detection"] = _sweep_json(
-                self.detection.sweep(SWEEP), {"f1": self._best_f1_threshold()}
-            )
+        return mean_sweep_json([self])
+
+    def sweep_curves(self) -> dict[str, dict[str, Floats]]:
+        """Figures at the thresholds `SWEEP` of the tasks that had labels, NaN where undefined."""
         levels = [threshold_level(threshold) for threshold in SWEEP]
+        found: dict[str, dict[str, Floats]] = {}
+        if self.detection.images:
+            found["detection"] = self.detection.sweep(SWEEP)
         if self.drivable.images:
             curves = self.drivable.sweep()
-            result["drivable"] = _sweep_json({name: curves[name][levels] for name in _DRIVABLE})
+            found["drivable"] = {name: curves[name][levels] for name in _DRIVABLE}
         if self.lane.images:
             curves, dilated = self.lane.sweep(), self.lane_dilated.sweep()
-            result["lane"] = _sweep_json(
-                {name: curves[name][levels] for name in _LANE}
-                | {_dilated_name(name): dilated[name][levels] for name in _LANE}
-            )
-        return result
+            found["lane"] = {name: curves[name][levels] for name in _LANE} | {
+                _dilated_name(name): dilated[name][levels] for name in _LANE
+            }
+        return found
 
     def _detection_json(self) -> dict[str, Any]:
         found = self.detection.compute()
-        best_f1_threshold = self._best_f1_threshold()
+        best_f1_threshold = _best_f1_threshold([self])
         deployed, best = self._found_at(self.score_threshold), self._found_at(best_f1_threshold)
         return {
             "recall": found.recall,
@@ -245,11 +246,6 @@ class PerceptionMetrics:
         if threshold is None:
             return dict.fromkeys(("recall", "precision", "f1"))
         return {name: number(one) for name, (one,) in self.detection.sweep([threshold]).items()}
-
-    def _best_f1_threshold(self) -> float | None:
-        if not self.detection.objects:
-            return None
-        return best_threshold(FINE_SWEEP, self.detection.sweep(FINE_SWEEP)["f1"])
 
 
 def best_threshold(thresholds: Sequence[float], values: Floats) -> float | None:
@@ -287,15 +283,36 @@ def _counted(metric: MaskMetric, threshold: float, names: Sequence[str]) -> dict
     }
 
 
-def _sweep_json(
-    curves: dict[str, Floats], best: dict[str, float | None] | None = None
-) -> dict[str, Any]:
-    best = best or {name: best_threshold(SWEEP, curve) for name, curve in curves.items()}
-    return {
-        "threshold": SWEEP,
-        **{name: [number(value) for value in curve] for name, curve in curves.items()},
-        "best_threshold": {name: value for name, value in best.items() if value is not None},
-    }
+def mean_sweep_json(sets: Sequence[PerceptionMetrics]) -> dict[str, Any]:
+    """`sweep_json` of several data sets, each of equal weight: the mean of their curves."""
+    of_sets = [one.sweep_curves() for one in sets]
+    result: dict[str, Any] = {}
+    for task in TASKS:
+        known = [curves[task] for curves in of_sets if task in curves]
+        if not known:
+            continue
+        means = {name: _mean([curves[name] for curves in known]) for name in known[0]}
+        best = {name: best_threshold(SWEEP, curve) for name, curve in means.items()}
+        if task == "detection":
+            best = {"f1": _best_f1_threshold(sets)}
+        result[task] = {
+            "threshold": SWEEP,
+            **{name: [number(value) for value in curve] for name, curve in means.items()},
+            "best_threshold": {name: value for name, value in best.items() if value is not None},
+        }
+    return result
+
+
+def _best_f1_threshold(sets: Sequence[PerceptionMetrics]) -> float | None:
+    curves = [one.detection.sweep(FINE_SWEEP)["f1"] for one in sets if one.detection.objects]
+    return best_threshold(FINE_SWEEP, _mean(curves)) if curves else None
+
+
+def _mean(curves: Sequence[Floats]) -> Floats:
+    """The mean of curves where they are defined, NaN where none is."""
+    values = np.array(curves)
+    known = ~np.isnan(values)
+    return divide(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))
 
 
 def _dilated_name(name: str) -> str:

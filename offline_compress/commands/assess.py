@@ -39,7 +39,7 @@ def assess(
     with Progress(alone=True) as progress:
         manifest = variants.assess(
             found,
-            evaluator(samples, CHECKPOINT_THRESHOLDS, THREADS),
+            evaluator({data.name: samples}, CHECKPOINT_THRESHOLDS, THREADS),
             f"{data.name} {split}, {len(samples)} images",
             tolerance,
             progress.count,

@@ -9,7 +9,7 @@ from pathlib import Path
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
 from mtc_perception.datasets.sample import Problem
 from mtc_perception.util.errors import UserError
-from offline_compress.recipe.parts import DataSource
+from offline_compress.recipe.parts import DataSource, set_names
 
 
 def labelled_split(
@@ -29,6 +29,17 @@ def labelled_split(
     if classes is not None:
         require_classes(samples, classes, source.root)
     return samples
+
+
+def labelled_sets(
+    sources: Sequence[DataSource], purpose: str, classes: Sequence[str] | None = None
+) -> dict[str, list[Sample]]:
+    """The same of several sources, by their names. Raises as `labelled_split`."""
+    names = set_names(sources)
+    return {
+        name: labelled_split(source, purpose, classes)
+        for name, source in zip(names, sources, strict=True)
+    }
 
 
 def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:

@@ -1,12 +1,14 @@
 """The result file of an evaluation, `metrics.json`: written by `evaluate`, read by `export`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.core.perception import TASKS
-from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics
+from mtc_perception.metrics.sets import mean_over_sets
+from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics, mean_sweep_json
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
@@ -112,9 +114,7 @@ def result_json(
 
     result = {
         **figures(evaluation.metrics),
-        "params": subject.params,
-        "gmacs": subject.gmacs,
-        **({"latency_ms": speed["latency_ms"]["p50"], "speed": speed} if speed else {}),
+        **_costs(subject, speed),
         "sweep": evaluation.metrics.sweep_json(),
     }
     if values:
@@ -127,6 +127,51 @@ def result_json(
         "unreadable": sum(frame.unreadable for frame in evaluation.frames),
     }
     return result | description | {"data": data} | provenance()
+
+
+def mean_result_json(
+    subject: Subject,
+    evaluations: Mapping[str, Evaluation],
+    results: Mapping[str, dict[str, Any]],
+    speed: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The metric JSON of evaluations on several data sets, given each one's own by its name.
+
+    Every figure is the mean over the sets (`mean_over_sets`), the best thresholds are those of the
+    mean curves. Of one set alone: its own.
+    """
+    first, *others = results.values()
+    if not others:
+        return first
+    parts = {
+        name: {key: one[key] for key in (*TASKS, "conditions", "data", "asked") if key in one}
+        for name, one in results.items()
+    }
+    data = {
+        key: ", ".join(dict.fromkeys(str(one["data"][key]) for one in results.values()))
+        for key in ("name", "split")
+    }
+    counts = {
+        key: sum(one["data"][key] for one in results.values()) for key in ("images", "unreadable")
+    }
+    return {
+        **mean_over_sets(parts),
+        **_costs(subject, speed),
+        "sweep": mean_sweep_json([one.metrics for one in evaluations.values()]),
+        **{key: first[key] for key in ("model", "engine")},
+        "data": data | {"limit": first["data"]["limit"]} | counts,
+        "asked": first["asked"]
+        | {"data": ", ".join(dict.fromkeys(one["asked"]["data"] for one in results.values()))},
+        **provenance(),
+    }
+
+
+def _costs(subject: Subject, speed: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "params": subject.params,
+        "gmacs": subject.gmacs,
+        **({"latency_ms": speed["latency_ms"]["p50"], "speed": speed} if speed else {}),
+    }
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,17 @@ from accelerate import PartialState
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
+from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
-from offline_compress.data.labelled import labelled_split
+from offline_compress.data.labelled import labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.latency import THREADS, Key, interleaved
 from offline_compress.evaluation.metrics_file import (
     accuracy,
     describe,
+    mean_result_json,
     recommended_thresholds,
     result_json,
     write_result,
@@ -64,7 +66,7 @@ class Export(RunStage):
         return {
             "student": digest_of(weights(self._run.student)),
             "name": self._run.student_name,
-            "validate_on": self._run.recipe.validate_on.model_dump(mode="json"),
+            **self._run.recipe.model_dump(mode="json", include={"validate_on", "tune_on"}),
         }
 
     def made(self) -> list[Path]:
@@ -77,10 +79,13 @@ class Export(RunStage):
 
     def run(self) -> None:
         """Write both."""
-        run = self._run
+        run, recipe = self._run, self._run.recipe
         with Progress(alone=True) as progress:
-            metrics = _checkpoint_metrics(run.student, run.recipe.validate_on, progress)
-        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(metrics))
+            metrics = _checkpoint_metrics(run.student, recipe.validate_on, progress)
+            tuned = metrics
+            if recipe.tuning != recipe.validate_on:
+                tuned = _checkpoint_metrics(run.student, recipe.tuning, progress)
+        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(tuned))
         export_bundle(run.student, run.exported, thresholds, accuracy(metrics), run.student_name)
         run.metrics.mkdir(exist_ok=True)
         write_result(self._metrics, metrics)
@@ -100,7 +105,7 @@ class Quantise(RunStage):
             "bundle": digest_of(run.exported / MANIFEST),
             "train": [source.model_dump(mode="json") for source in run.recipe.train],
             "quantise": run.compress.quantise.model_dump(mode="json"),
-            "validate_on": run.recipe.validate_on.model_dump(mode="json"),
+            **run.recipe.model_dump(mode="json", include={"validate_on"}),
         }
 
     def made(self) -> list[Path]:
@@ -119,8 +124,7 @@ class Quantise(RunStage):
             return
         exported = read_bundle(run.exported)
         size = exported.manifest.input
-        source = run.recipe.validate_on
-        samples = labelled_split(source, "evaluate on")
+        sets = labelled_sets(run.recipe.validate_on, "evaluate on")
         made: dict[QuantisedVariant, QuantisedGraph] = {}
         with Progress(alone=True) as progress:
             if settings.variants:
@@ -128,7 +132,7 @@ class Quantise(RunStage):
                     exported.model_bytes(STUDENT),
                     list(calibration_frames(images, size.height, size.width)),
                     settings.variants,
-                    evaluator(samples, CHECKPOINT_THRESHOLDS, THREADS),
+                    evaluator(sets, CHECKPOINT_THRESHOLDS, THREADS),
                     settings,
                     progress.count,
                 )
@@ -136,7 +140,7 @@ class Quantise(RunStage):
                 exported,
                 made,
                 run.bundle,
-                f"{source.root.name} {source.split}, {len(samples)} images",
+                measured_on(run.recipe.validate_on, sets),
                 partial(progress.count, "timing"),
             )
         reports = {variant: graph.report for variant, graph in made.items()}
@@ -162,7 +166,7 @@ class Evaluate(RunStage):
             "teacher": digest_of(weights(self._run.teacher)),
             "student": digest_of(weights(self._run.student)),
             "bundle": digest_of(self._run.bundle / MANIFEST),
-            "validate_on": self._run.recipe.validate_on.model_dump(mode="json"),
+            **self._run.recipe.model_dump(mode="json", include={"validate_on"}),
         }
 
     def made(self) -> list[Path]:
@@ -177,18 +181,18 @@ class Evaluate(RunStage):
         """Write metrics/*.json one by one, then the row."""
         run, begin_s = self._run, time.monotonic()
         measured = Measured(run.path / MARKERS_FOLDER / EVALUATED_FILE, self._evaluated())
-        source = run.recipe.validate_on
+        sources = run.recipe.validate_on
         bundle = read_bundle(run.bundle)
         with Progress(alone=True) as progress:
             teacher = measured(
                 run.metrics / "teacher.json",
-                partial(_checkpoint_metrics, run.teacher, source, progress),
+                partial(_checkpoint_metrics, run.teacher, sources, progress),
             )
             variants: dict[str, dict[str, dict[str, Any]]] = {}
             for variant, engine in runnable(bundle):
                 found = measured(
                     run.metrics / f"{variant}-{engine}.json",
-                    partial(_variant_metrics, bundle, variant, engine, source, progress),
+                    partial(_variant_metrics, bundle, variant, engine, sources, progress),
                 )
                 variants.setdefault(variant, {})[engine] = found
             networks = latency_networks(run, bundle)
@@ -232,28 +236,43 @@ def latency_networks(run: RunFolder, bundle: Bundle) -> dict[Key, Network]:
     return networks
 
 
-def _checkpoint_metrics(checkpoint: Path, source: DataSource, progress: Progress) -> dict[str, Any]:
+def _checkpoint_metrics(
+    checkpoint: Path, sources: Sequence[DataSource], progress: Progress
+) -> dict[str, Any]:
     """The metric JSON of a checkpoint in PyTorch, as `mtc-compress evaluate` writes it."""
-    return _metrics(open_subject(checkpoint), source, checkpoint.parent.name, progress)
+    return _metrics(open_subject(checkpoint), sources, checkpoint.parent.name, progress)
 
 
 def _variant_metrics(
-    bundle: Bundle, variant: str, engine: str, source: DataSource, progress: Progress
+    bundle: Bundle, variant: str, engine: str, sources: Sequence[DataSource], progress: Progress
 ) -> dict[str, Any]:
     """The same of one variant of a bundle on an engine, at a checkpoint's neutral thresholds."""
     why = "the pipeline evaluates every engine that runs here"
     with closing(load_engine(Network.of(bundle, variant), engine, THREADS)) as loaded:
         subject = subject_of(bundle, variant, loaded, why, CHECKPOINT_THRESHOLDS)
-        return _metrics(subject, source, f"{variant} on {engine}", progress)
+        return _metrics(subject, sources, f"{variant} on {engine}", progress)
 
 
-def _metrics(subject: Subject, source: DataSource, what: str, progress: Progress) -> dict[str, Any]:
-    samples = labelled_split(source, "evaluate on")
-    counted = progress.track(samples, f"evaluating {what}", unit="img")
-    evaluation = evaluate_subject(subject, counted)
+def _metrics(
+    subject: Subject, sources: Sequence[DataSource], what: str, progress: Progress
+) -> dict[str, Any]:
     # Speed is measured by itself, all networks in turn.
-    description = describe(subject, source.root, source.split, None)
-    return result_json(subject, evaluation, None, description)
+    evaluations, results = {}, {}
+    sets = labelled_sets(sources, "evaluate on")
+    for source, (name, samples) in zip(sources, sets.items(), strict=True):
+        counted = progress.track(samples, f"evaluating {what} on {name}", unit="img")
+        evaluations[name] = evaluate_subject(subject, counted)
+        description = describe(subject, source.root, source.split, None)
+        results[name] = result_json(subject, evaluations[name], None, description)
+    return mean_result_json(subject, evaluations, results, None)
+
+
+def measured_on(sources: Sequence[DataSource], sets: Mapping[str, Sequence[Sample]]) -> str:
+    """In words, which data sets, of `sets` samples each, something was measured on."""
+    return "; ".join(
+        f"{source.root.name} {source.split}, {len(samples)} images"
+        for source, samples in zip(sources, sets.values(), strict=True)
+    )
 
 
 class Measured:

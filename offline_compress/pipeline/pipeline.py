@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing_folder
 from mtc_perception.util.locking import held
-from offline_compress.data.labelled import labelled_split, require_classes, source_samples
+from offline_compress.data.labelled import labelled_sets, require_classes, source_samples
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
@@ -88,8 +88,9 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
     for schedule in trainings:
         samples_per_pass(schedule.batch, schedule.accumulate, accelerator.num_processes)
     with accelerator.local_main_process_first():
-        render_missing([*recipe.train, recipe.validate_on])
-    labelled_split(recipe.validate_on, "evaluate on", recipe.classes)
+        render_missing([*recipe.train, *recipe.validate_on, *recipe.tune_on])
+    labelled_sets(recipe.validate_on, "evaluate on", recipe.classes)
+    labelled_sets(recipe.tuning, "choose thresholds on", recipe.classes)
     for source in recipe.train:
         require_classes(source_samples(source), recipe.classes, source.root)
     calibration_batches(recipe, run.compress.scoring)

@@ -1,6 +1,6 @@
 """From a float32 graph to its float16 and int8 variants, each tried, measured and reported."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.engines.process_trial import run_trial
 from mtc_perception.metrics.figures import figures
+from mtc_perception.metrics.sets import mean_over_sets
 from mtc_perception.util.errors import EngineError, UserError
 from mtc_perception.util.progress import NamedCount
 from offline_compress.evaluation.accuracy import evaluate_engine
@@ -127,20 +128,23 @@ def quantise(
 
 
 def evaluator(
-    samples: Iterable[Sample], thresholds: Thresholds, threads: int | None = None
+    sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, threads: int | None = None
 ) -> Evaluate:
-    """Metrics of a variant on `samples`, on the engine that stands for it (`KINDS`)."""
-    samples = list(samples)
+    """Metrics of a variant on data sets (`mean_over_sets`), on the engine that stands for it
+    (`KINDS`)."""
 
     def evaluate(variant: str, graph: bytes) -> Metrics:
         kind = KINDS.get(variant, FP32)
         network = network_of(graph, kind.precision)
         engine = load_engine(network, kind.tested_on, threads)
         try:
-            found = evaluate_engine(engine, samples, thresholds, network.max_detections)
+            found = {
+                name: evaluate_engine(engine, samples, thresholds, network.max_detections)
+                for name, samples in sets.items()
+            }
         finally:
             engine.close()
-        return found.metrics.to_json()
+        return mean_over_sets({name: one.metrics.to_json() for name, one in found.items()})
 
     return evaluate
 

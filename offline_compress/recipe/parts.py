@@ -1,10 +1,13 @@
 """Parts of recipes that training and compression share: data, sizes, schedules."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     PositiveFloat,
     model_validator,
@@ -64,6 +67,26 @@ class DataSource(Strict):
         words += [f"without {', '.join(self.without)}"] if self.without else []
         words += [f"every {step}. of {pattern}" for pattern, step in self.thin.items()]
         return " ".join(words)
+
+
+def _listed(content: Any) -> Any:
+    return content if isinstance(content, list) else [content]
+
+
+DataSources = Annotated[list[DataSource], BeforeValidator(_listed)]
+"""A single one may stand without a list."""
+
+
+def set_names(sources: Sequence[DataSource]) -> list[str]:
+    """What each source is called in results: its folder, with split and number where they tell."""
+    names = [source.root.resolve().name for source in sources]
+    for further in ([source.split for source in sources], range(1, len(sources) + 1)):
+        counts = Counter(names)
+        names = [
+            f"{name} {more}" if counts[name] > 1 else name
+            for name, more in zip(names, further, strict=True)
+        ]
+    return names
 
 
 class SizePx(Strict):

@@ -12,7 +12,15 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import read_regular
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
-from offline_compress.recipe.parts import DataSource, Fraction, NotNegative, Range, Schedule, SizePx
+from offline_compress.recipe.parts import (
+    DataSource,
+    DataSources,
+    Fraction,
+    NotNegative,
+    Range,
+    Schedule,
+    SizePx,
+)
 
 
 class Recipe(Strict):
@@ -42,7 +50,10 @@ class Recipe(Strict):
     backbone_weights: Path | None = None
     """File with pretrained weights of the backbone (see models/pretrained.py), or none."""
     train: Annotated[list[DataSource], Field(min_length=1)]
-    validate_on: DataSource
+    validate_on: Annotated[DataSources, Field(min_length=1)]
+    """The best epoch is the one with the best mean over these sets."""
+    tune_on: DataSources = Field(default_factory=list)
+    """What the bundle's thresholds are chosen on; none: `validate_on`."""
     mask_loss: Literal["dice", "focal"] = "dice"
     """Of the drivable area and the lanes: see losses/mask_losses.py."""
     schedule: Schedule
@@ -60,6 +71,11 @@ class Recipe(Strict):
     """A teacher that is learnt from as well, or none."""
     compress: Compression | None = None
     """What `mtc-compress run` does with the trained network; `train` reads past it."""
+
+    @property
+    def tuning(self) -> list[DataSource]:
+        """The data sets that thresholds are chosen on."""
+        return self.tune_on or self.validate_on
 
     def compression(self) -> Compression:
         """What `compress` says. Raises UserError for a recipe without."""

@@ -10,25 +10,26 @@ from mtc_perception.core.perception import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount
-from offline_compress.data.labelled import labelled_split
+from offline_compress.data.labelled import labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_subject, infer, read_for
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.recipe.parts import DataSource
 
 COMPARED = 60
-"""Images of a validation set, evenly spread, that both networks are compared on."""
+"""Images of the validation sets, evenly spread, that both networks are compared on."""
 
 
 def side_by_side(
-    teacher: Path, student: Path, source: DataSource, count: NamedCount
+    teacher: Path, student: Path, sources: Sequence[DataSource], count: NamedCount
 ) -> Iterator[FramePair]:
     """The frame on which the student loses most, for every task, and one on which nothing stands
     out: teacher left, student right, at neutral thresholds.
 
-    Raises UserError if a network or the data set cannot be read.
+    Raises UserError if a network or a data set cannot be read.
     """
-    samples = evenly(labelled_split(source, "compare on"), COMPARED)
+    sets = labelled_sets(sources, "compare on").values()
+    samples = evenly([sample for one in sets for sample in one], COMPARED)
     seen: list[Sample] = []
     first, second = open_subject(teacher), open_subject(student)
     scores = []

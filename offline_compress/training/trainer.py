@@ -47,6 +47,7 @@ MAY_CHANGE: Any = {
     "checkpoint_minutes": True,
     "precision": True,
     "schedule": {"accumulate"},
+    "tune_on": True,
     "compress": True,
 }
 """Fields of a recipe that say how a run is computed, not what, or what comes after it: they may
@@ -75,7 +76,7 @@ class Trainer:
         # A run under way no longer needs the checkpoint it started from.
         self.spec = ModelSpec(**json.loads(state["spec"])) if state else trained_spec(recipe)
         with self.accelerator.local_main_process_first():
-            render_missing([*recipe.train, recipe.validate_on])
+            render_missing([*recipe.train, *recipe.validate_on])
         self.validate = validate or validator(recipe.validate_on, recipe.classes)
         self.data = training_set(recipe)
         with memory_advice():

@@ -1,17 +1,18 @@
 """Validation during training: every process scores its part, and all know the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
+from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import HEADLINES, task_scores
-from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.metrics.sets import each_set, mean_over_sets
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
-from offline_compress.data.labelled import labelled_split
+from offline_compress.data.labelled import labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_engine
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine
@@ -20,46 +21,57 @@ from offline_compress.models.registry import ModelSpec
 from offline_compress.recipe.parts import DataSource
 
 Validator = Callable[[nn.Module, ModelSpec, Count], dict[str, Any]]
-"""Metric JSON of a network, the same in every process; all processes call it together."""
+"""Metric JSON of a network (of several sets `mean_over_sets`), the same in every process; all
+processes call it together."""
 
 
-def validator(source: DataSource, classes: Sequence[str] | None = None) -> Validator:
-    """Validation on a split of a data set at neutral thresholds.
+def validator(sources: Sequence[DataSource], classes: Sequence[str] | None = None) -> Validator:
+    """Validation on data sets at neutral thresholds.
 
     Raises LayoutError, and UserError for labels of something else than `classes`.
     """
-    samples = labelled_split(source, "validate on", classes)
+    sets = labelled_sets(sources, "validate on", classes)
+    images = sum(map(len, sets.values()))
 
     def validate(model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:
         state = PartialState()
-        # Consecutive samples, so that merging the parts restores the order of a single process.
-        bounds = [
-            len(samples) * part // state.num_processes for part in range(state.num_processes + 1)
-        ]
-        part = samples[bounds[state.process_index] : bounds[state.process_index + 1]]
-
-        def counted() -> Any:
-            for done, sample in enumerate(part):
-                count(done, len(part))
-                yield sample
-
         engine = TorchEngine(model, spec.height, spec.width)
-        found = evaluate_engine(engine, counted(), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS).metrics
-        parts: list[PerceptionMetrics] = gather_object([found])
-        whole = parts[0]
-        for other in parts[1:]:
-            whole.merge(other)
-        return whole.to_json()
+        done = 0
+
+        def own_part(samples: Sequence[Sample]) -> Iterator[Sample]:
+            # Consecutive samples, so that merging the parts restores the order of one process.
+            first, end = (
+                len(samples) * part // state.num_processes
+                for part in (state.process_index, state.process_index + 1)
+            )
+            nonlocal done
+            for sample in samples[first:end]:
+                count(done * state.num_processes, images)
+                yield sample
+                done += 1
+
+        found = {
+            name: evaluate_engine(
+                engine, own_part(samples), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS
+            ).metrics
+            for name, samples in sets.items()
+        }
+        first, *others = gather_object([found])
+        for name, whole in first.items():
+            for other in others:
+                whole.merge(other[name])
+        return mean_over_sets({name: whole.to_json() for name, whole in first.items()})
 
     return validate
 
 
 def score(metrics: dict[str, Any]) -> float:
-    """One number to pick the best epoch by: the mean over the labelled tasks' headline metrics.
+    """One number to pick the best epoch by: the mean over sets of the mean over the tasks there.
 
-    Raises UserError if no task is labelled.
+    Raises UserError if no task of any set is labelled.
     """
-    scores = task_scores(metrics).values()
+    found = [list(task_scores(one).values()) for one in each_set(metrics).values()]
+    scores = [sum(one) / len(one) for one in found if one]
     if not scores:
         raise UserError("the validation set has no labels for any task")
     return sum(scores) / len(scores)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from mtc_perception.util.errors import UserError
 from offline_compress.models.registry import MODELS, ModelSpec, save_checkpoint
 from offline_compress.recipe.compression import Distillation, Pruning
+from offline_compress.recipe.parts import DataSource, set_names
 from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.training.recovery import recover_between_recipe, recover_recipe
 from support.checkout import ROOT
@@ -77,6 +78,33 @@ def test_a_wrong_value_is_named(
         part = part[step]
     part[place[-1]] = value
     assert words in complaint(tmp_path, yaml.safe_dump(content))
+
+
+def test_a_single_validation_set_needs_no_list(tmp_path: Path) -> None:
+    content = json.loads(tiny_recipe(tmp_path).model_dump_json())
+    one, other = ({"root": "a/roads", "split": split} for split in ("val", "test"))
+    assert Recipe.model_validate(content | {"validate_on": one}) == Recipe.model_validate(
+        content | {"validate_on": [one]}
+    )
+    several = Recipe.model_validate(content | {"validate_on": [one, other], "tune_on": other})
+    assert several.tuning == several.validate_on[1:]
+    assert Recipe.model_validate(content | {"validate_on": other}).tuning == several.validate_on[1:]
+    assert "validate_on: List should have at least 1" in complaint(
+        tmp_path, yaml.safe_dump(content | {"validate_on": []})
+    )
+
+
+def test_every_data_set_has_a_name_of_its_own() -> None:
+    def names(*places: str) -> list[str]:
+        roots, splits = zip(*(place.rsplit(":") for place in places), strict=True)
+        return set_names(
+            [DataSource(root=Path(a), split=b) for a, b in zip(roots, splits, strict=True)]
+        )
+
+    assert names("a/roads:val") == ["roads"]
+    assert names("a/roads:val", "a/town:val") == ["roads", "town"]
+    assert names("a/roads:val", "a/roads:test", "b:val") == ["roads val", "roads test", "b"]
+    assert names("a/roads:val", "b/roads:val") == ["roads val 1", "roads val 2"]
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet
+from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource, SizePx
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import score, validator
@@ -31,12 +33,40 @@ def test_a_validation_set_without_labels_is_found_before_training(
 ) -> None:
     shutil.copytree(dataset / "images", tmp_path / "bare" / "images")
     with pytest.raises(UserError, match=r"no labels to validate on: `mtc-compress check-data"):
-        validator(DataSource(root=tmp_path / "bare", split="train"))
+        validator([DataSource(root=tmp_path / "bare", split="train")])
 
 
 def test_a_validation_set_that_is_missing_is_found_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        validator(DataSource(root=tmp_path / "nowhere", split="val"))
+        validator([DataSource(root=tmp_path / "nowhere", split="val")])
+
+
+def test_several_validation_sets_count_alike(
+    dataset: Path, tmp_path: Path, checkpoint: Path
+) -> None:
+    """One set of six images, one of two without lanes: each alone, and the mean of both."""
+    shutil.copytree(dataset, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "lane")
+    for image in sorted((tmp_path / "other" / "images" / "train").iterdir())[2:]:
+        image.unlink()
+    sources = [DataSource(root=root, split="train") for root in (dataset, tmp_path / "other")]
+    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    ticks: list[tuple[float, float | None]] = []
+
+    def metrics(*chosen: DataSource) -> dict[str, Any]:
+        ticks.clear()
+        return validator(chosen)(model, spec, lambda *done: ticks.append(done))
+
+    alone = [metrics(source) for source in sources]
+    both = metrics(*sources)
+    assert ticks == [(done, 8) for done in range(8)]
+    assert list(both["sets"].values()) == alone
+    assert [one["drivable"]["images"] for one in alone] == [6, 2]
+    assert both["drivable"]["miou"] == pytest.approx(
+        sum(one["drivable"]["miou"] for one in alone) / 2
+    )
+    assert both["lane"]["iou"] == alone[0]["lane"]["iou"]
+    assert score(both) == pytest.approx(sum(map(score, alone)) / 2)
 
 
 def test_samples_depend_on_their_number_alone(dataset: Path) -> None:

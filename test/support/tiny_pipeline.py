@@ -30,7 +30,7 @@ def write_workspace(folder: Path) -> Path:
     """Synthetic roads and a recipe of seconds, for processes that work in `folder`; the recipe."""
     write_dataset(folder / "roads", 6, 192, 128, seed=3, val_fraction=1 / 3, workers=1)
     recipe = json.loads(tiny_recipe(Path("roads")).model_dump_json())
-    recipe["validate_on"]["split"] = "val"
+    recipe["validate_on"] = {"root": "roads", "split": "val"}
     recipe["checkpoint_minutes"] = 0
     recipe["compress"] = {
         "scoring": {"images": 4, "batch": 2},
