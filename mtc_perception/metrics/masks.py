@@ -41,6 +41,42 @@ def count_pixels(mask: PackedMask, label: PackedMask) -> MaskCounts:
     return MaskCounts(both, found - both, positive - both, pixels - found - positive + both)
 
 
+def iou(counts: MaskCounts | None) -> float | None:
+    """Of the foreground."""
+    if counts is None:
+        return None
+    wrong = counts.false_positive + counts.false_negative
+    return ratio(counts.true_positive, counts.true_positive + wrong)
+
+
+def miou(counts: MaskCounts | None) -> float | None:
+    """Mean of the foreground's and the background's."""
+    if counts is None:
+        return None
+    wrong = counts.false_positive + counts.false_negative
+    background = ratio(counts.true_negative, counts.true_negative + wrong)
+    return mean(iou(counts), background)
+
+
+def accuracy(counts: MaskCounts | None) -> float | None:
+    """Mean of sensitivity and specificity."""
+    if counts is None:
+        return None
+    sensitivity = ratio(counts.true_positive, counts.true_positive + counts.false_negative)
+    specificity = ratio(counts.true_negative, counts.true_negative + counts.false_positive)
+    return mean(sensitivity, specificity)
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """None where there is nothing to count."""
+    return part / whole if whole else None
+
+
+def mean(one: float | None, other: float | None) -> float | None:
+    """None where either is undefined."""
+    return None if one is None or other is None else (one + other) / 2
+
+
 class MaskMetric:
     """Streaming scores of one segmentation task, at every threshold at once.
 

@@ -11,14 +11,8 @@ import pytest
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.records.record import FrameRecord, read_frames
-from mtc_perception.replay.results.bootstrap import (
-    Difference,
-    Resamples,
-    accuracy_figures,
-    blocks_of,
-    difference,
-)
 from mtc_perception.replay.results.comparison import Image, compare_runs, pair_images
+from mtc_perception.replay.results.record_estimates import accuracy_estimates, seconds_of
 from mtc_perception.replay.results.run_result import read_result, write_result
 from support.bag_messages import IMAGE, images, write_bag
 from support.replay_rig import evaluate, labelled_bag, run
@@ -27,51 +21,13 @@ from support.toy_bundle import write_toy_bundle
 SECOND_NS = 1_000_000_000
 
 
-def change_of(a: np.ndarray, b: np.ndarray, blocks: np.ndarray) -> Difference:
-    """The difference of the means of two runs' values."""
-
-    def mean_of(values: np.ndarray) -> Any:
-        return lambda weights: float(weights @ values / weights.sum())
-
-    return difference(mean_of(a), mean_of(b), len(a), Resamples(blocks), lambda: None)
-
-
-def test_the_interval_is_that_of_the_mean_s_error() -> None:
-    random = np.random.default_rng(1)
-    noise = random.normal(0, 1, 400)
-    hard = random.normal(0, 50, 400)  # what is hard for both cancels out
-    found = change_of(hard, hard + 0.2 + noise, np.arange(400))
-    assert found.change == pytest.approx(0.2 + noise.mean())
-    assert found.low is not None
-    assert found.high is not None
-    assert found.high - found.low == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.15)
-
-
-def test_neighbouring_images_are_no_independent_evidence() -> None:
-    scenes = np.repeat(np.random.default_rng(2).normal(0, 1, 20), 30)
-    stamps = [index * SECOND_NS // 30 for index in range(600)]
-    blocks = blocks_of(["drive"] * 600, stamps)
-    assert blocks.tolist() == np.repeat(np.arange(20), 30).tolist()
-    nothing = np.zeros(600)
-    together = change_of(nothing, scenes, blocks)
-    alone = change_of(nothing, scenes, np.arange(600))
-    assert together.low is not None
-    assert together.high is not None
-    assert alone.low is not None
-    assert alone.high is not None
-    assert together.high - together.low > 4 * (alone.high - alone.low)
-
-
 def test_blocks_end_with_streams_pauses_and_missing_stamps() -> None:
+    thirty = [index * SECOND_NS // 30 for index in range(600)]
+    assert seconds_of(["drive"] * 600, thirty).tolist() == np.repeat(np.arange(20), 30).tolist()
     stamps = [0, SECOND_NS // 2, 5 * SECOND_NS, 4 * SECOND_NS, 4 * SECOND_NS + 1]
-    assert blocks_of(["a"] * 5, stamps).tolist() == [0, 0, 1, 2, 2]
-    assert blocks_of(["a", "a", "b", "b"], [0, 1, 2, 3]).tolist() == [0, 0, 1, 1]
-    assert blocks_of(["a"] * 3, [None] * 3).tolist() == [0, 1, 2]
-
-
-def test_too_few_images_say_nothing() -> None:
-    found = change_of(np.zeros(4), np.ones(4), np.arange(4))
-    assert found == Difference(1.0, None, None)
+    assert seconds_of(["a"] * 5, stamps).tolist() == [0, 0, 1, 2, 2]
+    assert seconds_of(["a", "a", "b", "b"], [0, 1, 2, 3]).tolist() == [0, 0, 1, 1]
+    assert seconds_of(["a"] * 3, [None] * 3).tolist() == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +84,7 @@ def test_what_got_worse_is_told_with_its_images(runs: tuple[Path, Path]) -> None
 def test_an_image_of_weight_two_counts_twice(runs: tuple[Path, Path]) -> None:
     [folder] = (runs[0] / "streams").iterdir()
     records = list(read_frames(folder))[:30]
-    figures = accuracy_figures(records, [record.evidence for record in records], True)
+    figures = accuracy_estimates(records, [record.evidence for record in records], True)
     weights = np.random.default_rng(4).integers(0, 4, len(records)).astype(float)
     metrics = PerceptionMetrics(0.5, 0.5, 5, 0.2)
     for record, weight in zip(records, weights, strict=True):

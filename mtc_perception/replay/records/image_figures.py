@@ -5,7 +5,7 @@ from typing import Any
 
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import IMAGE_LABELS
-from mtc_perception.metrics.masks import MaskCounts
+from mtc_perception.metrics.masks import MaskCounts, iou, miou, ratio
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.record import Change, FrameRecord
 
@@ -45,42 +45,6 @@ def detection_counts(record: FrameRecord, evidence: ImageEvidence) -> tuple[int,
 def _is_empty(counts: MaskCounts | None) -> bool:
     """Neither label nor answer has a pixel."""
     return counts is not None and counts.true_negative == sum(astuple(counts))
-
-
-def iou(counts: MaskCounts | None) -> float | None:
-    """Of the foreground."""
-    if counts is None:
-        return None
-    wrong = counts.false_positive + counts.false_negative
-    return ratio(counts.true_positive, counts.true_positive + wrong)
-
-
-def miou(counts: MaskCounts | None) -> float | None:
-    """Mean of the foreground's and the background's."""
-    if counts is None:
-        return None
-    wrong = counts.false_positive + counts.false_negative
-    background = ratio(counts.true_negative, counts.true_negative + wrong)
-    return mean(iou(counts), background)
-
-
-def accuracy(counts: MaskCounts | None) -> float | None:
-    """Mean of sensitivity and specificity."""
-    if counts is None:
-        return None
-    sensitivity = ratio(counts.true_positive, counts.true_positive + counts.false_negative)
-    specificity = ratio(counts.true_negative, counts.true_negative + counts.false_positive)
-    return mean(sensitivity, specificity)
-
-
-def ratio(part: float, whole: float) -> float | None:
-    """None where there is nothing to count."""
-    return part / whole if whole else None
-
-
-def mean(one: float | None, other: float | None) -> float | None:
-    """None where either is undefined."""
-    return None if one is None or other is None else (one + other) / 2
 
 
 FIGURE_WORDS = {

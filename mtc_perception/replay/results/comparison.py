@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.core.perception import TASKS
+from mtc_perception.metrics.bootstrap import Difference, Estimate, Resamples, difference
 from mtc_perception.metrics.figures import lower_is_better
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.image_figures import figures
 from mtc_perception.replay.records.record import FrameRecord, read_frames, read_times
-from mtc_perception.replay.results.bootstrap import (
-    Difference,
-    Estimate,
-    Resamples,
-    accuracy_figures,
-    blocks_of,
-    difference,
-    latency_figures,
-    stability_figures,
+from mtc_perception.replay.results.record_estimates import (
+    accuracy_estimates,
+    latency_estimates,
+    seconds_of,
+    stability_estimates,
 )
 from mtc_perception.replay.results.run_result import read_result, stream_folder
 from mtc_perception.replay.stream.task import StreamResult
@@ -87,9 +84,9 @@ def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:
     def of(images: Sequence[Image], evidence: Sequence[ImageEvidence | None]) -> _Estimates:
         records = [image.record for image in images]
         return (
-            accuracy_figures(records, evidence, full_scores)
-            | stability_figures(records)
-            | (latency_figures([image.latency_ms for image in images]) if same_mode else {})
+            accuracy_estimates(records, evidence, full_scores)
+            | stability_estimates(records)
+            | (latency_estimates([image.latency_ms for image in images]) if same_mode else {})
         )
 
     estimates_a, estimates_b = of(paired.a, evidence_a), of(paired.b, evidence_b)
@@ -213,7 +210,7 @@ def _labels(record: FrameRecord) -> tuple[Any, ...]:
 def _compared(paired: Paired, a: _Estimates, b: _Estimates, count: Count) -> list[dict[str, Any]]:
     names = [name for name in a if name in b]
     resamples = Resamples(
-        blocks_of(
+        seconds_of(
             [image.stream for image in paired.a],
             [image.record.stamp_ns if image.timed else None for image in paired.a],
         )

@@ -1,0 +1,166 @@
+"""The figures of accuracy as functions of how much every image weighs, for `metrics.bootstrap`.
+
+With every weight 1 they are those of `metrics.tasks`, whose conventions hold.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mtc_perception.metrics.bootstrap import (
+    Estimate,
+    Values,
+    Weights,
+    mean_of,
+    ratio_of,
+)
+from mtc_perception.metrics.detection import (
+    IOUS,
+    DetectionEvidence,
+    Floats,
+    divide,
+    precision_curve,
+)
+from mtc_perception.metrics.masks import MaskCounts, accuracy, iou, miou
+from mtc_perception.metrics.tasks import FINE_SWEEP, ImageEvidence, best_threshold
+
+_MASK_FIGURES: tuple[tuple[str, str, Callable[[MaskCounts | None], float | None]], ...] = (
+    ("drivable", "miou", miou),
+    ("drivable", "iou", iou),
+    ("lane", "iou", iou),
+    ("lane", "accuracy", accuracy),
+    ("lane_dilated", "iou", iou),
+)
+
+Evidence = Sequence[ImageEvidence | None]
+"""Of every image, in their order; None where nothing is labelled."""
+
+
+def mask_estimates(evidence: Evidence) -> dict[str, Estimate]:
+    """Figures of the masks, by their names in a metric JSON, of the tasks that have labels."""
+    found: dict[str, Estimate] = {}
+    for task, name, figure in _MASK_FIGURES:
+        counts = [None if one is None else getattr(one, task) for one in evidence]
+        if any(one is not None for one in counts):
+            where = f"lane.{name}_dilated8" if task == "lane_dilated" else f"{task}.{name}"
+            found[where] = mean_of([figure(one) for one in counts])
+    return found
+
+
+def detection_estimates(
+    evidence: Evidence, score_threshold: float | None = None
+) -> dict[str, Estimate]:
+    """Figures of the vehicles, whose detections must be known down to scores that do not matter.
+
+    `*_at_threshold` where a threshold is given; those at best F1 choose theirs in every resample.
+    Nothing where no image has labels.
+    """
+    judged = [None if one is None else one.detection for one in evidence]
+    if all(one is None for one in judged):
+        return {}
+    precision, swept = _Precision(judged), _Swept(judged, FINE_SWEEP)
+    found: dict[str, Estimate] = {
+        "detection.map50": lambda weights: precision(weights, 1),
+        "detection.map50_95": lambda weights: precision(weights, len(IOUS)),
+        "detection.recall": _Swept(judged, [0.0]).at("recall"),
+        "detection.best_f1": swept.at_best("f1"),
+        "detection.recall_at_best_f1": swept.at_best("recall"),
+        "detection.precision_at_best_f1": swept.at_best("precision"),
+    }
+    if score_threshold is not None:
+        deployed = _Swept(judged, [score_threshold])
+        found |= {
+            f"detection.{name}_at_threshold": deployed.at(name)
+            for name in ("recall", "precision", "f1")
+        }
+    return found
+
+
+def deployed_estimates(right: Values, found: Values, objects: Values) -> dict[str, Estimate]:
+    """`*_at_threshold` of counts [n] per image: right detections, all that count, and objects."""
+    return {
+        "detection.recall_at_threshold": ratio_of(right, objects),
+        "detection.precision_at_threshold": ratio_of(right, found),
+        "detection.f1_at_threshold": ratio_of(2 * right, found + objects),
+    }
+
+
+class _Precision:
+    """COCO's average precision of weighted images: everything is sorted once."""
+
+    def __init__(self, judged: Sequence[DetectionEvidence | None]) -> None:
+        known = [(image, one) for image, one in enumerate(judged) if one is not None]
+        self._objects = _objects(judged)
+        scores = np.concatenate([one.scores for _, one in known])
+        order = np.argsort(-scores, kind="stable")
+        lengths = [len(one.scores) for _, one in known]
+        self._image = np.repeat([image for image, _ in known], lengths)[order]
+        right = np.concatenate([one.right for _, one in known])[order]
+        ignored = np.concatenate([one.ignored for _, one in known])[order]
+        # As in `DetectionMetric.compute`, precision is looked at where it peaks: at right ones.
+        self._levels = []
+        for level in range(len(IOUS)):
+            places = np.flatnonzero(right >> level & 1)
+            uncounted = np.flatnonzero(ignored >> level & 1)
+            self._levels.append((places, uncounted, np.searchsorted(uncounted, places)))
+
+    def __call__(self, weights: Weights, levels: int) -> float:
+        """The mean over the first `levels` of `IOUS`."""
+        wanted = float(weights @ self._objects)
+        if wanted == 0:
+            return float("nan")
+        weight = weights[self._image]
+        found = np.cumsum(weight)
+        total = 0.0
+        for places, uncounted, before in self._levels[:levels]:
+            left_out = np.append(0.0, np.cumsum(weight[uncounted]))[before]
+            right = np.cumsum(weight[places])
+            total += precision_curve(right, found[places] - left_out, wanted)[1].mean()
+        return total / levels
+
+
+class _Swept:
+    """Right and all detections at IoU 0.5 per image and score threshold."""
+
+    def __init__(
+        self, judged: Sequence[DetectionEvidence | None], thresholds: Sequence[float]
+    ) -> None:
+        self._thresholds = thresholds
+        self._objects = _objects(judged)
+        self._right = np.zeros((len(judged), len(thresholds)))
+        self._found = np.zeros((len(judged), len(thresholds)))
+        levels = np.asarray(thresholds, np.float32)
+        for image, one in enumerate(judged):
+            if one is not None:
+                reached = one.scores[:, None] >= levels
+                self._right[image] = (reached & ((one.right & 1) != 0)[:, None]).sum(axis=0)
+                self._found[image] = (reached & ((one.ignored & 1) == 0)[:, None]).sum(axis=0)
+
+    def at(self, name: str) -> Estimate:
+        """A figure at the only threshold."""
+        return lambda weights: float(self._curves(weights)[name][0])
+
+    def at_best(self, name: str) -> Estimate:
+        """A figure at the threshold of the best F1."""
+
+        def estimate(weights: Weights) -> float:
+            curves = self._curves(weights)
+            best = best_threshold(self._thresholds, curves["f1"])
+            if best is None or not weights @ self._objects:
+                return float("nan")
+            return float(curves[name][self._thresholds.index(best)])
+
+        return estimate
+
+    def _curves(self, weights: Weights) -> dict[str, Floats]:
+        right, found = weights @ self._right, weights @ self._found
+        objects = np.full(len(self._thresholds), weights @ self._objects)
+        return {
+            "precision": divide(right, found),
+            "recall": divide(right, objects),
+            "f1": divide(2 * right, found + objects),
+        }
+
+
+def _objects(judged: Sequence[DetectionEvidence | None]) -> Values:
+    return np.array([0 if one is None else one.objects for one in judged], np.float64)
