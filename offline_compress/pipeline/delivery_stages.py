@@ -270,7 +270,7 @@ def _metrics(
 def measured_on(sources: Sequence[DataSource], sets: Mapping[str, Sequence[Sample]]) -> str:
     """In words, which data sets, of `sets` samples each, something was measured on."""
     return "; ".join(
-        f"{source.root.name} {source.split}, {len(samples)} images"
+        f"{source.title}, {len(samples)} images"
         for source, samples in zip(sources, sets.values(), strict=True)
     )
 

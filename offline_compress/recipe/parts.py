@@ -78,15 +78,18 @@ DataSources = Annotated[list[DataSource], BeforeValidator(_listed)]
 
 
 def set_names(sources: Sequence[DataSource]) -> list[str]:
-    """What each source is called in results: its folder, with split and number where they tell."""
-    names = [source.root.resolve().name for source in sources]
-    for further in ([source.split for source in sources], range(1, len(sources) + 1)):
-        counts = Counter(names)
-        names = [
-            f"{name} {more}" if counts[name] > 1 else name
-            for name, more in zip(names, further, strict=True)
-        ]
-    return names
+    """What each source is called in results: its folder, or its title where folders share a name.
+
+    Where titles are the same, too, they are numbered.
+    """
+    folders = Counter(source.root.name for source in sources)
+    names = [
+        source.root.name if folders[source.root.name] == 1 else source.title for source in sources
+    ]
+    counts = Counter(names)
+    return [
+        f"{name} {number}" if counts[name] > 1 else name for number, name in enumerate(names, 1)
+    ]
 
 
 class SizePx(Strict):
