@@ -19,7 +19,7 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import SCORE_FLOOR, decode_boxes
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import read_image, read_split, read_truth
-from mtc_perception.metrics.figures import ACCURACY, BRIEF
+from mtc_perception.metrics.figures import ACCURACY, SCORED
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.memory import keep_memory
@@ -29,7 +29,7 @@ HEIGHT, WIDTH = 720, 1280
 QUALITIES = range(86, 95)
 """Of the JPEGs. One figure moves with a single box or pixel; the mean over several hardly does."""
 MOST_POINTS = 0.1
-"""Target: what no figure of `BRIEF` may lose, in points of 0..100."""
+"""Target: what no figure of `SCORED` may lose, in points of 0..100."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def bench_jpeg(bundle: Bundle, data: Path, results: Path, console: Console) -> b
     }
     _print(content, console)
     console.print(f"wrote {write_result(results, 'jpeg', content)}\n", highlight=False)
-    found = [content["accuracy"][figure.name] for figure in BRIEF if figure.name in values["full"]]
+    found = [content["accuracy"][figure.name] for figure in SCORED if figure.name in values["full"]]
     return all(100 * (one["reduced"] - one["full"]) >= -MOST_POINTS for one in found)
 
 

@@ -74,13 +74,14 @@ def example(compression: Result) -> str:
     ]
     [row] = [row for row in compression["rows"] if row["name"] == FOLLOWED]
     scores = {name: task_scores(row[name]) for name in ("teacher", "student")}
+    pruned = {task: row["pruned"][task] for task in scores["teacher"]}
     return render(
         "method_example.md.j2",
         channels=channels,
         tasks=TASKS,
         weight=CONFLICT_WEIGHT,
         row=row,
-        scores={"teacher": scores["teacher"], "pruned": row["pruned"]} | scores,
+        scores=scores | {"pruned": pruned},
     )
 
 

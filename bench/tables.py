@@ -8,9 +8,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mtc_perception.metrics.figures import Figure
+
 Result = dict[str, Any]
 
 END = "<!-- end of numbers -->\n"
+UNKNOWN = "n/a"
+"""Of what is undefined, or was not measured."""
 
 
 def render(template: str, **values: object) -> str:
@@ -35,14 +39,22 @@ def with_numbers(page: str, block: str, module: str, name: str = "numbers") -> s
     return f"{head}{begin}{block}{END}{tail}"
 
 
-def _number(value: float, form: str) -> str:
-    return format(value, form)
+def _number(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _change(figure: Figure, before: Result, after: Result) -> str:
+    """Points that a figure gained from one metric JSON to another."""
+    values = figure.of(before), figure.of(after)
+    if values[0] is None or values[1] is None:
+        return UNKNOWN
+    return f"{100 * (values[1] - values[0]):+.1f}"
 
 
 def _spread(value: Result | None, form: str) -> str:
-    """A mean and its deviation over the seeds, if there are several; None: undefined."""
+    """A mean and its deviation over the seeds, if there are several."""
     if value is None:
-        return "undefined"
+        return UNKNOWN
     deviation = value["deviation"]
     words = format(value["mean"], form)
     return words if deviation is None else f"{words} ± {deviation:{form.lstrip('+')}}"
@@ -70,6 +82,7 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.filters |= {
     "number": _number,
+    "change": _change,
     "spread": _spread,
     "span": _span,
     "machine": _machine,

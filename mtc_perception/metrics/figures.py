@@ -24,11 +24,11 @@ CURVE_LABELS = {
 _LABELS = CURVE_LABELS | {
     "map50": "mAP50",
     "map50_95": "mAP50-95",
-    "best_f1": "F1 at the best score threshold",
+    "best_f1": "best F1",
 }
 _ENDINGS = {
     "_at_threshold": " at the score threshold",
-    "_at_best_f1": " at the best score threshold",
+    "_at_best_f1": " at best F1",
     "_pooled": ", pooled",
 }
 COUNT_LABELS = {
@@ -109,13 +109,25 @@ def figures(*names: str) -> tuple[Figure, ...]:
     return tuple(ACCURACY[name] for name in names)
 
 
-HEADLINES = figures("detection.recall", "detection.map50", "drivable.miou", "lane.iou")
-"""What a smaller network must not lose; the best epoch is picked by them, too."""
+HEADLINES = figures(
+    *("detection.map50", "detection.map50_95"),
+    *("detection.recall_at_best_f1", "detection.precision_at_best_f1"),
+    *("drivable.miou", "lane.iou"),
+)
+"""Those that every table of networks shows. `recall` is none of them: with every detection counted,
+however unsure, it is near 1 of any network."""
+SCORED = figures(
+    "detection.map50", "detection.map50_95", "detection.best_f1", "drivable.miou", "lane.iou"
+)
+"""Those that networks are judged by: a task's score is the mean of its own, the guard of a pruning
+looks at each. The best F1 stands for recall and precision there, of which one rises as the other
+falls where the best threshold moves."""
 BRIEF = figures(
-    *("detection.recall", "detection.map50", "detection.map50_95"),
+    *("detection.map50", "detection.map50_95", "detection.best_f1"),
+    *("detection.recall_at_best_f1", "detection.precision_at_best_f1", "detection.recall"),
     *("drivable.miou", "drivable.iou", "lane.iou", "lane.accuracy"),
 )
-"""Those that tables of networks keep."""
+"""Those that rows of compressions keep."""
 IMAGE_LABELS = {
     task: f"{TASK_LABELS[task]}, {CURVE_LABELS[key]}"
     for task, key in (("detection", "f1"), ("drivable", "miou"), ("lane", "iou"))
@@ -151,12 +163,25 @@ def nested(
     return found
 
 
-def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Mean of the headlines of every task for which all of them are defined, 0..1."""
-    scores = {}
+def judged(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of `SCORED` by name, of every task for which all of them are defined."""
+    found: dict[str, float] = {}
     for task in TASKS:
-        values = [figure.of(metrics) for figure in HEADLINES if figure.task == task]
-        known = [value for value in values if value is not None]
+        values = {figure.name: figure.of(metrics) for figure in SCORED if figure.task == task}
+        known = {name: value for name, value in values.items() if value is not None}
         if len(known) == len(values):
-            scores[task] = sum(known) / len(known)
-    return scores
+            found |= known
+    return found
+
+
+def means_by_task(judged: Mapping[str, float]) -> dict[str, float]:
+    """The score of every task, 0..1, from `judged` figures."""
+    by_task: dict[str, list[float]] = {}
+    for name, value in judged.items():
+        by_task.setdefault(ACCURACY[name].task, []).append(value)
+    return {task: sum(values) / len(values) for task, values in by_task.items()}
+
+
+def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean of the judged figures of every task for which all of them are defined, 0..1."""
+    return means_by_task(judged(metrics))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import Bundle
-from mtc_perception.metrics.figures import BRIEF, nested, task_scores
+from mtc_perception.metrics.figures import BRIEF, means_by_task, nested, task_scores
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.latency import Key, Latencies, conditions
 from offline_compress.pipeline.folder import RunFolder
@@ -15,7 +15,7 @@ from offline_compress.pipeline.stages import MARKERS_FOLDER
 from offline_compress.pruning.plan import Plan, PlanStep, read_plan
 from offline_compress.recipe.recipe import Recipe
 
-SCHEMA = 3
+SCHEMA = 4
 MEASURED_SLACK = 1.05
 """Latency over its budget that still counts as kept: by how much two measurements may differ."""
 ENGINES = ("openvino", "onnxruntime")
@@ -44,6 +44,7 @@ def row(
     target = run.compress.prune.engine
     plan = read_plan(run.plan)
     counted = counted_steps(plan)
+    pruned = means_by_task(counted[-1].after) if counted else {}
     begun = run.begun()
     settings = run.compress.model_dump(mode="json", exclude={"seed", "student", "teacher"})
     content = {
@@ -55,7 +56,7 @@ def row(
         "data": student["data"],
         "teacher": _network(teacher, TEACHER, latencies, target),
         "student": _network(student, STUDENT, latencies, target),
-        "pruned": counted[-1].after if counted else {},
+        "pruned": pruned,
         "latency_ratio": {
             engine: latencies.ratio((STUDENT, engine), (TEACHER, engine)) for engine in ENGINES
         },
@@ -75,7 +76,7 @@ def row(
         **provenance(),
         "command": begun["command"],
         "taken_back": plan.steps[-1].taken_back,
-        "unrecovered": unrecovered(counted[-1].after if counted else {}, student),
+        "unrecovered": unrecovered(pruned, student),
     }
     limits = settings["prune"]["budget"]
     return content | {"budget": budget_kept(_remains(content), limits)}

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtc_perception.core.self_test import run_self_test, self_test_frame
 from mtc_perception.engines.load import load_engine
+from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
@@ -85,13 +86,15 @@ def check_network(
 
 
 def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Which task has lost more points than `guard` allows, or nothing."""
-    for task, allowed in guard.model_dump().items():
-        if task not in teacher:
-            continue
-        lost = 100 * (teacher[task] - after.get(task, math.nan))
+    """Which judged figures have lost more points than `guard` allows, in words, or nothing."""
+    broken = []
+    for name, before in teacher.items():
+        figure = ACCURACY[name]
+        allowed = getattr(guard, figure.task)
+        lost = 100 * (before - after.get(name, math.nan))
         if math.isnan(lost):
-            return f"the score of {task} is not a number"
-        if lost > allowed:
-            return f"{task} lost {lost:.2f} points, {allowed:g} are allowed"
-    return ""
+            broken.append(f"{figure.title} is not a number")
+        elif lost > allowed:
+            limit = f"compress.prune.guard.{figure.task} allows {allowed:g}"
+            broken.append(f"{figure.title} lost {lost:.2f} points, {limit}")
+    return "; ".join(broken)

@@ -3,7 +3,7 @@
 A folder holds, in the order in which it fills:
 
     latency.json   table of the target engine, if the recipe needs one
-    teacher.json   validation scores of the unpruned network
+    teacher.json   validation figures of the unpruned network
     plan.json      the plan: without steps, which names the teacher, until pruning is over
     step_K/        scores.safetensors, cut/ (checkpoint and plan), recovery/ (a training run) and,
                    when the step is over, plan.json; again/ with the same, if it was taken back
@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mtc_perception.metrics.figures import task_scores
+from mtc_perception.metrics.figures import judged
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import NamedCount, Progress
@@ -198,7 +198,7 @@ class PruningRun:
         with self._progress() as progress:
             model.to(self._accelerator.device)
             metrics = self._validate(model, spec, progress.counter(what, "img"))
-        return task_scores(metrics)
+        return judged(metrics)
 
     def _read(self, path: Path) -> Plan:
         plan = read_plan(path)

@@ -50,11 +50,11 @@ class PlanStep(Strict):
     locked: Fraction | None = None
     """Share of each task's best channels that the step was not allowed to remove."""
     before: dict[str, float] = Field(default_factory=dict)
-    """Validation scores before the step."""
+    """Judged figures of the validation before the step, by dotted name."""
     cut: dict[str, float] = Field(default_factory=dict)
-    """Validation scores without the channels, before recovery."""
+    """The same without the channels, before recovery."""
     after: dict[str, float] = Field(default_factory=dict)
-    """Validation scores after it and its recovery."""
+    """The same after it and its recovery."""
     taken_back: str = ""
     """Why the step does not count (the guard); empty if it does."""
     taken_back_before: str = ""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from mtc_perception.metrics.figures import ACCURACY
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.importance import ChannelScores
 from offline_compress.pruning.channel_choice import Choice, Kept
@@ -103,9 +104,9 @@ def summary(problem: PruningProblem, plan: Plan, teacher: dict[str, float]) -> s
         if shares[kind] > most
     ]
     parts += [
-        f"{task} {100 * teacher[task]:.1f} -> {100 * score:.1f}"
-        for task, score in step.after.items()
-        if task in teacher
+        f"{ACCURACY[name].title} {100 * teacher[name]:.1f} -> {100 * value:.1f}"
+        for name, value in step.after.items()
+        if name in teacher
     ]
     text = f"step {len(plan.steps)} of {problem.pruning.steps}: {', '.join(parts)}"
     return f"{text}; taken back: {step.taken_back}" if step.taken_back else text

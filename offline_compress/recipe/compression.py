@@ -79,7 +79,8 @@ class Budget(Strict):
 
 
 class Guard(Strict):
-    """Largest loss per task, in points of its validation score, that a pruning step may end with.
+    """Largest loss that a pruning step may end with, in points of each judged figure of a task:
+    mAP50, mAP50-95 and best F1 of the vehicles, mIoU of the drivable area, IoU of the lanes.
 
     A step that loses more is taken back and tried once more with twice the locked channels; if that
     loses more, too, pruning ends there. The last step has no guard: its recovery is the training

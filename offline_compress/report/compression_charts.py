@@ -40,7 +40,7 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
     most = max(x(row, who) for row in rows for who in ("teacher", "student"))
     with mpl.rc_context(_STYLE):
         page = Figure(figsize=(10.5, 6.4), layout="constrained")
-        panels = page.subplots(2, 2).flat
+        panels = page.subplots(2, len(HEADLINES) // 2).flat
         for axes, accuracy in zip(panels, HEADLINES, strict=True):
             _trade_off(axes, settings, x, accuracy)
             axes.set_title(accuracy.title, loc="left", fontsize=10)

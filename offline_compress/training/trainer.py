@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.metrics.figures import SCORED
 from mtc_perception.util.differences import differences
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import disk_errors_name
@@ -52,6 +53,9 @@ MAY_CHANGE: Any = {
 }
 """Fields of a recipe that say how a run is computed, not what, or what comes after it: they may
 change in its course."""
+SCORED_NAMES = [figure.name for figure in SCORED]
+"""What scores are made of, beside them in the state: with another version it may be other figures.
+"""
 STARTS = ("start_from", "shape_of")
 """Fields of a recipe that name a checkpoint which is read when a run begins."""
 
@@ -86,8 +90,9 @@ class Trainer:
         self._saved_step = -1
         self._losses = LossMean(self.learner.loss_names)
         if state:
-            self.best, self.best_epoch = state["best"], state["best_epoch"]
-            self.validated_epoch = state["validated_epoch"]
+            self.validated_epoch = self.best_epoch = state["validated_epoch"]
+            if state.get("scored") == SCORED_NAMES:  # else its score is no measure for the next
+                self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.ended_epochs = state["ended_epochs"]
             self._losses = LossMean(
                 self.learner.loss_names, state["loss_sums"], state["loss_count"]
@@ -145,6 +150,7 @@ class Trainer:
                 "recipe": self.recipe.model_dump_json(exclude={"compress"}),
                 "spec": json.dumps(asdict(self.spec)),
                 **self.learner.state(),
+                "scored": SCORED_NAMES,
                 "best": self.best,
                 "best_epoch": self.best_epoch,
                 "validated_epoch": self.validated_epoch,

@@ -1,6 +1,6 @@
 """Validation during training: every process scores its part, and all know the result."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from accelerate import PartialState
@@ -70,17 +70,29 @@ def score(metrics: dict[str, Any]) -> float:
 
     Raises UserError if no task of any set is labelled.
     """
-    found = [list(task_scores(one).values()) for one in each_set(metrics).values()]
-    scores = [sum(one) / len(one) for one in found if one]
+    scores = [_mean_score(one) for one in each_set(metrics).values() if task_scores(one)]
     if not scores:
         raise UserError("the validation set has no labels for any task")
     return sum(scores) / len(scores)
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """The headline metrics of the labelled tasks as one line."""
-    return " ".join(
+    """The headline metrics of the labelled tasks as one line, and the score of each of several
+    sets."""
+    words = [
         f"{figure.title} {value:.4f}"
         for figure in HEADLINES
         if (value := figure.of(metrics)) is not None
-    )
+    ]
+    sets = [
+        f"{name} {_mean_score(one):.4f}"
+        for name, one in metrics.get("sets", {}).items()
+        if task_scores(one)
+    ]
+    return " ".join(words) + (f" | {', '.join(sets)}" if sets else "")
+
+
+def _mean_score(metrics: Mapping[str, Any]) -> float:
+    """Over the tasks of one set, of which one at least has a score."""
+    scores = task_scores(metrics).values()
+    return sum(scores) / len(scores)

@@ -8,6 +8,8 @@ from mtc_perception.metrics.figures import (
     ACCURACY,
     CURVE_LABELS,
     HEADLINES,
+    SCORED,
+    judged,
     lower_is_better,
     nested,
     task_scores,
@@ -58,11 +60,22 @@ def test_values_by_name() -> None:
 
 
 def test_values_by_task_and_the_scores_of_tasks() -> None:
-    values = nested(HEADLINES, lambda figure: float(len(figure.key)))
+    values = nested(SCORED, lambda figure: float(len(figure.key)))
     assert values == {
-        "detection": {"recall": 6.0, "map50": 5.0},
+        "detection": {"map50": 5.0, "map50_95": 8.0, "best_f1": 7.0},
         "drivable": {"miou": 4.0},
         "lane": {"iou": 3.0},
     }
-    assert task_scores(values) == {"detection": 5.5, "drivable": 4.0, "lane": 3.0}
-    assert task_scores({"detection": {"recall": 0.5}, "lane": {"iou": 0.25}}) == {"lane": 0.25}
+    assert judged(values)["detection.map50_95"] == 8.0
+    assert task_scores(values) == {"detection": 20 / 3, "drivable": 4.0, "lane": 3.0}
+    # A task of which a figure is missing has no score.
+    assert judged({"detection": {"map50": 0.5}, "lane": {"iou": 0.25}}) == {"lane.iou": 0.25}
+
+
+def test_ten_points_of_map50_are_three_of_the_score() -> None:
+    """They must not hide behind a recall that is 1 of any network."""
+    before = {"detection": {"map50": 0.9, "map50_95": 0.5, "best_f1": 0.9, "recall": 1.0}}
+    after = {"detection": before["detection"] | {"map50": 0.8}}
+    lost = task_scores(before)["detection"] - task_scores(after)["detection"]
+    assert lost == pytest.approx(0.1 / 3)
+    assert not {"detection.recall"} & {figure.name for figure in (*HEADLINES, *SCORED)}

@@ -104,7 +104,7 @@ def test_a_task_without_labels_is_undefined_not_zero() -> None:
     assert pruned.sections[1] == [[ours.name, "0.5000 ± 0.0000", "0.6000 ± 0.0000", "undefined"]]
     cells = dict(zip(accuracy.columns, accuracy.sections[1][0], strict=True))
     assert cells["Δ lane IoU"] == cells["vehicle mAP50"] == "undefined"
-    assert cells["Δ vehicle recall"] == "-0.50 ± 0.40"
+    assert cells["Δ vehicle recall at best F1"] == "-0.50 ± 0.40"
     json.dumps(compression_json(rows), allow_nan=False)
     assert "<svg" in trade_off([ours], "ms", lambda one, who: one[who]["latency_ms"])
 

@@ -66,7 +66,7 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     assert row["budget"]["parameters"]["kept"]
     assert row["taken_back"] == ""
     for who in ("teacher", "student"):
-        assert {"recall", "map50", "map50_95"} == set(row[who]["detection"])
+        assert {"recall", "map50", "map50_95", "best_f1"} < set(row[who]["detection"])
         assert row[who]["latency_ms"] == row[who]["latency_ms_by_engine"]["openvino"] > 0
     assert str(workspace) not in (out / "result.json").read_text()
 
@@ -219,7 +219,7 @@ def test_variants_are_quantised_evaluated_and_timed(workspace: Path) -> None:
     for about in variants.values():
         for one in about["engines"].values():
             assert one["latency_ms"] > 0
-            assert one["detection"].keys() == {"recall", "map50", "map50_95"}
+            assert one["detection"].keys() > {"recall", "map50", "map50_95"}
 
 
 def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mtc_perception.metrics.figures import task_scores
+from mtc_perception.metrics.figures import judged
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.export import count_parameters, deployed, normalise
@@ -21,6 +21,8 @@ from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weigh
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
+LOST = "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
+
 
 @pytest.mark.usefixtures("unchecked")
 def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Path) -> None:
@@ -28,7 +30,11 @@ def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Pat
     plan = prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation(loss=0.025))
     assert len(plan.steps) == 1
     step = plan.steps[0]
-    assert step.taken_back == step.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
+    assert (
+        step.taken_back
+        == step.taken_back_before
+        == "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
+    )
     assert step.locked == 0.06  # in the second attempt
     assert plan.kept == {}
     assert same_weights(tmp_path / "best", teacher)
@@ -50,7 +56,10 @@ def test_a_step_that_was_taken_back_is_done_once_more(
     plan = prune_network(recipe, teacher, tmp_path, Recovering())
     first, last = plan.steps
     assert (first.taken_back, last.taken_back) == ("", "")
-    assert first.taken_back_before == "drivable lost 2.50 points, 2 are allowed"
+    assert (
+        first.taken_back_before
+        == "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
+    )
     assert (first.locked, last.locked) == (0.06, 0.03)
     assert last.remains["parameters"] <= 0.6
     whole = count_parameters(load_checkpoint(teacher))
@@ -61,17 +70,25 @@ def test_a_step_that_was_taken_back_is_done_once_more(
 
 def test_guard_compares_with_the_teacher() -> None:
     guard = Guard(detection=5, drivable=2, lane=5)
-    teacher = task_scores(
-        {"detection": {"recall": 0.9, "map50": 0.7}, "drivable": {"miou": 0.9}, "lane": {}}
+    figures = {"map50": 0.9, "map50_95": 0.5, "best_f1": 0.8}
+    teacher = judged({"detection": figures, "drivable": {"miou": 0.9}, "lane": {}})
+    assert set(teacher) == {f"detection.{name}" for name in figures} | {"drivable.miou"}
+
+    def broken(**changes: float) -> str:
+        return broken_guard(
+            guard, teacher, teacher | {name.replace("__", "."): v for name, v in changes.items()}
+        )
+
+    assert broken(detection__map50=0.851, drivable__miou=0.881) == ""
+    # Boxes that are found, but lie badly.
+    assert broken(detection__map50_95=0.44) == (
+        "vehicle mAP50-95 lost 6.00 points, compress.prune.guard.detection allows 5"
     )
-    assert teacher == {"detection": pytest.approx(0.8), "drivable": 0.9}
-    assert broken_guard(guard, teacher, {"detection": 0.751, "drivable": 0.9}) == ""
-    assert broken_guard(guard, teacher, {"detection": 0.99, "drivable": 0.879}).startswith(
-        "drivable"
+    assert broken(detection__best_f1=0.7, drivable__miou=0.8, detection__map50=1.0) == (
+        "vehicle best F1 lost 10.00 points, compress.prune.guard.detection allows 5; "
+        "drivable mIoU lost 10.00 points, compress.prune.guard.drivable allows 2"
     )
-    assert "detection lost 6.00" in broken_guard(guard, teacher, {"detection": 0.74, "drivable": 1})
-    unknown = {"detection": 0.8, "drivable": float("nan")}
-    assert broken_guard(guard, teacher, unknown) == "the score of drivable is not a number"
+    assert broken(drivable__miou=float("nan")) == "drivable mIoU is not a number"
 
 
 def test_a_guard_without_recovery_is_refused(dataset: Path) -> None:

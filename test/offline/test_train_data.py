@@ -106,7 +106,10 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
 def test_the_score_is_over_the_labelled_tasks() -> None:
     lane = {"lane": {"iou": 0.4}}
     assert score(lane) == pytest.approx(0.4)
-    nothing_found = {"detection": {"recall": None, "map50": None}, "drivable": {"miou": 0.8}}
+    nothing_found = {
+        "detection": {"map50": None, "map50_95": None, "best_f1": None},
+        "drivable": {"miou": 0.8},
+    }
     assert score({**lane, **nothing_found}) == pytest.approx(0.6)
     with pytest.raises(UserError, match="no labels"):
         score({})

@@ -10,7 +10,14 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         return {
             "name": "net",
             "sha256": f"{params}",
-            "detection": {"recall": score, "map50": score, "map50_95": score / 2},
+            "detection": {
+                "map50": score,
+                "map50_95": score / 2,
+                "best_f1": score,
+                "recall_at_best_f1": score,
+                "precision_at_best_f1": score,
+                "recall": score,
+            },
             "drivable": {"miou": score, "iou": score},
             "lane": {"iou": score, "accuracy": score},
             "params": params,
@@ -21,7 +28,7 @@ def row(name: str, seed: int = 0, gain: float = 0.0, **settings: Any) -> dict[st
         }
 
     return {
-        "schema": 3,
+        "schema": 4,
         "name": name,
         "recipe": "net",
         "seed": seed,

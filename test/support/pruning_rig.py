@@ -63,7 +63,7 @@ class Validation:
         self.parameters.append(count_parameters(model))
         score = 0.8 - self.loss * (len(self.parameters) > 1)
         return {
-            "detection": {"recall": score, "map50": score - 0.1},
+            "detection": {"map50": score, "map50_95": score - 0.2, "best_f1": score - 0.1},
             "drivable": {"miou": score},
             "lane": {"iou": None},
         }

@@ -45,6 +45,7 @@ _STREAM_COLUMNS = {
     "p50, ms": ("latency_ms", "end_to_end", "p50"),
     "p95, ms": ("latency_ms", "end_to_end", "p95"),
     "mAP50": ("detection", "map50"),
+    "mAP50-95": ("detection", "map50_95"),
     "drivable mIoU": ("drivable", "miou"),
     "lane IoU": ("lane", "iou"),
 }
@@ -120,6 +121,7 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
         yield Card(f"{result['frames_per_s']:.1f}", "images per second")
     for task, name, words in (
         ("detection", "map50", "vehicle mAP50"),
+        ("detection", "map50_95", "vehicle mAP50-95"),
         ("drivable", "miou", "drivable mIoU"),
         ("lane", "iou", "lane IoU"),
     ):
