@@ -5,6 +5,7 @@ import typer
 from mtc_perception.util.command_line import run_app
 from offline_compress.commands.assess import assess
 from offline_compress.commands.check_data import check_data
+from offline_compress.commands.compare import compare
 from offline_compress.commands.compress import distill, prune, quantize, report, run
 from offline_compress.commands.evaluate import evaluate
 from offline_compress.commands.export import export
@@ -30,6 +31,7 @@ for command in (
     report,
     train,
     evaluate,
+    compare,
     export,
     assess,
     sign,

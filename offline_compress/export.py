@@ -217,10 +217,12 @@ def export_bundle(
     thresholds: Thresholds,
     accuracy: dict[str, Any] | None,
     name: str | None = None,
+    thresholds_chosen_on: str | None = None,
 ) -> Manifest:
     """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
 
-    `accuracy` is recorded as given; `name` defaults to that of the network.
+    `accuracy` and `thresholds_chosen_on` are recorded as given; `name` defaults to that of the
+    network.
 
     The golden self-test values are measured by running the exported graph itself.
     Raises UserError when the checkpoint does not load or holds non-finite weights.
@@ -246,6 +248,7 @@ def export_bundle(
         input=InputSpec(height=spec.height, width=spec.width),
         classes=spec.classes,
         thresholds=thresholds,
+        thresholds_chosen_on=thresholds_chosen_on,
         max_detections=network.max_detections,
         params=count_parameters(model),
         gmacs=round(count_gmacs(model, spec.height, spec.width), 3),

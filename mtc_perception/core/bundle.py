@@ -33,16 +33,17 @@ from mtc_perception.util.errors import BundleError
 from mtc_perception.util.files import write_bytes_atomic
 from mtc_perception.util.strict import Strict
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
-"""Schema versions that are read. Version 2 added the assessment of variants."""
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+"""Schema versions that are read. Version 2 added the assessment of variants, 3
+`thresholds_chosen_on`."""
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
 EngineName = Literal["tensorrt", "openvino", "onnxruntime"]
 MOST_PIXELS = 8192
 """Of a side of the input."""
-_READS = " and ".join(map(str, READABLE))
+_READS = f"{READABLE[0]} to {READABLE[-1]}"
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -174,6 +175,8 @@ class Manifest(Strict):
     input: InputSpec
     classes: list[Name] = Field(min_length=1, max_length=1000)
     thresholds: Thresholds
+    thresholds_chosen_on: str | None = None
+    """Data sets on which they are the best; None: not known, or chosen by hand."""
     max_detections: int = Field(gt=0, le=10_000)
     params: int = Field(ge=0)
     gmacs: float = Field(ge=0.0)

@@ -7,6 +7,7 @@ they are. Blocks are drawn within strata (a drive, a data set), each as often as
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -33,7 +34,7 @@ Estimate: TypeAlias = Callable[[Weights], float]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure of B minus that of A."""
+    """A figure of B minus that of A, 0..1."""
 
     change: float
     low: float | None
@@ -66,6 +67,20 @@ def blocks_of_images(drives: Sequence[str]) -> Places:
         blocks += [first + min(i // BLOCK_IMAGES, count - 1) for i in range(end - begin)]
         begin, first = end, first + count
     return np.array(blocks, np.intp)
+
+
+def strata_of(drives: Sequence[str], blocks: Places, data_sets: Sequence[str]) -> list[str]:
+    """The stratum of each image, given its drive, its block and its data set.
+
+    A drive is one where its blocks are enough to tell its spread; what is left of a data set is
+    one.
+    """
+    names = [f"{one}/{drive}" for one, drive in zip(data_sets, drives, strict=True)]
+    counts = Counter(name for name, _ in set(zip(names, blocks.tolist(), strict=True)))
+    return [
+        name if counts[name] >= _LEAST_BLOCKS else f"{one}/"
+        for name, one in zip(names, data_sets, strict=True)
+    ]
 
 
 class Resamples:

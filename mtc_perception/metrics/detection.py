@@ -87,6 +87,10 @@ class DetectionMetric:
         self._right.frombytes(evidence.right.astype(np.uint16).tobytes())
         self._ignored.frombytes(evidence.ignored.astype(np.uint16).tobytes())
 
+    def evidence(self) -> DetectionEvidence:
+        """The verdict on the one image that was counted."""
+        return DetectionEvidence(*self._verdicts(), self.objects)
+
     def merge(self, other: "DetectionMetric") -> None:
         """Count everything `other` counted too."""
         self.images += other.images

@@ -117,6 +117,14 @@ class MaskMetric:
             self._sums[name] = self._sums.get(name, 0) + whole
             self._counts[name] = self._counts.get(name, 0) + defined.astype(np.int64)
 
+    def counts(self, threshold: float) -> MaskCounts:
+        """All pixels counted so far, at one threshold in 0..1."""
+        level = threshold_level(threshold)
+        above, below = self._pooled[:, level:].sum(axis=1), self._pooled[:, :level].sum(axis=1)
+        false_positive, true_positive = above.tolist()
+        true_negative, false_negative = below.tolist()
+        return MaskCounts(true_positive, false_positive, false_negative, true_negative)
+
     def merge(self, other: "MaskMetric") -> None:
         """Count everything `other` counted too."""
         self.images += other.images

@@ -172,6 +172,19 @@ class PerceptionMetrics:
             self.score_threshold,
         )
 
+    def evidence(self) -> ImageEvidence:
+        """What the one image that was counted says, at the thresholds."""
+
+        def counts(metric: MaskMetric, threshold: float) -> MaskCounts | None:
+            return metric.counts(threshold) if metric.images else None
+
+        return ImageEvidence(
+            detection=self.detection.evidence() if self.detection.images else None,
+            drivable=counts(self.drivable, self.drivable_threshold),
+            lane=counts(self.lane, self.lane_threshold),
+            lane_dilated=counts(self.lane_dilated, self.lane_threshold),
+        )
+
     def headlines(self) -> dict[str, float | None]:
         """One quick figure per task, at the thresholds; None without labels or undefined."""
         (f1,) = self.detection.sweep([self.score_threshold])["f1"]

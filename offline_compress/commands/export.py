@@ -41,13 +41,14 @@ def export(
     from mtc_perception.util.errors import UserError
     from offline_compress.evaluation.metrics_file import (
         accuracy,
+        data_words,
         metrics_of_checkpoint,
         recommended_thresholds,
     )
     from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
     from offline_compress.export import export_bundle
 
-    former = CHECKPOINT_THRESHOLDS
+    former, chosen_on = CHECKPOINT_THRESHOLDS, None
     if out.exists():
         old = read_bundle(out).manifest
         if not force:
@@ -55,12 +56,22 @@ def export(
                 f"{out} exists, with {', '.join(old.variants)}: choose another path, or --force "
                 "replaces it and keeps its thresholds"
             )
-        former = old.thresholds
+        former, chosen_on = old.thresholds, old.thresholds_chosen_on
     result = metrics_of_checkpoint(metrics, checkpoint) if metrics else {}
     given = {"score": score, "drivable": drivable, "lane": lane}
     by_hand = {name: value for name, value in given.items() if value is not None}
     thresholds = former.model_copy(update=recommended_thresholds(result) | by_hand)
-    manifest = export_bundle(checkpoint, out, thresholds, accuracy(result) if metrics else None)
+    if metrics:
+        chosen_on = data_words(result)
+    if by_hand:
+        chosen_on = f"{chosen_on or 'unknown data'}, but by hand: {', '.join(by_hand)}"
+    manifest = export_bundle(
+        checkpoint,
+        out,
+        thresholds,
+        accuracy(result) if metrics else None,
+        thresholds_chosen_on=chosen_on,
+    )
     print(
         f"{out}: {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, thresholds "
         f"score {thresholds.score:g}, drivable {thresholds.drivable:g}, lane {thresholds.lane:g}"

@@ -28,7 +28,7 @@ from mtc_perception.core.perception import (
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import BrokenFile, Sample, known_truth, read_source
 from mtc_perception.datasets.sample import Problem
-from mtc_perception.metrics.tasks import PerceptionMetrics
+from mtc_perception.metrics.tasks import ImageEvidence, PerceptionMetrics
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.data.labelled import warn
 from offline_compress.evaluation.subject import Subject
@@ -68,6 +68,8 @@ class FrameScore:
 
     sample: Sample
     figures: dict[str, float | None]
+    evidence: ImageEvidence = field(default_factory=ImageEvidence)
+    """At the thresholds of the evaluation."""
     unreadable: bool = False
     """The image cannot be decoded, and is a miss of all that is labelled in it."""
 
@@ -158,7 +160,7 @@ def evaluate_engine(
         frame = answer or _nothing(truth)
         alone = evaluation.metrics.fresh()
         alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)
-        return FrameScore(sample, alone.headlines(), answer is None), alone
+        return FrameScore(sample, alone.headlines(), alone.evidence(), answer is None), alone
 
     with ThreadPoolExecutor(min(MOST_WORKERS, len(os.sched_getaffinity(0)))) as pool:
         for frame_score, alone in map_ahead(pool, score, frames(pool), MOST_WORKERS):

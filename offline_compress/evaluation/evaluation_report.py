@@ -1,7 +1,7 @@
 """The evaluation as tables for the terminal and as one self-contained HTML page with pictures."""
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,16 @@ def tables(result: dict[str, Any]) -> list[TextTable]:
     ]
     sections.append(_named("network", network))
     found = [TextTable("figures", ["", "figure", "value"], sections)]
+    if "sets" in result:
+        columns = ["data set", "images", *(one.title for one in HEADLINES)]
+        rows = [_of_set(name, one, one["data"]["images"]) for name, one in result["sets"].items()]
+        mean = _of_set("mean over the sets", result, result["data"]["images"])
+        found.append(TextTable("data sets", columns, [rows, [mean]]))
     if result["sweep"]:
         columns = ["threshold of", "used", "best", "by", "value"]
-        found.append(TextTable("thresholds", columns, [list(_thresholds(result))]))
+        chosen_on = ["used: chosen on", result["asked"]["thresholds_chosen_on"], "", "", ""]
+        rows = [*_thresholds(result), chosen_on]
+        found.append(TextTable("thresholds", columns, [rows]))
     if "conditions" in result:
         columns = ["condition", "", "images", *(one.title for one in _CONDITIONS)]
         found.append(TextTable("conditions", columns, list(_conditions(result["conditions"]))))
@@ -204,9 +211,14 @@ def _thresholds(result: dict[str, Any]) -> Iterator[list[str]]:
             value = result[task]["best_f1"]
         else:
             value = None if best is None else sweep[figure][sweep["threshold"].index(best)]
-        used = f"{result[task]['threshold']:g}"
+        used = f"{result['asked']['thresholds'][name]:g}"
         best_text = "undefined" if best is None else f"{best:g}"
         yield [name, used, best_text, CURVE_LABELS[figure], _text(value)]
+
+
+def _of_set(name: str, result: Mapping[str, Any], images: int) -> list[str]:
+    figures = [_text(one.of(result)) if one.task in result else "" for one in HEADLINES]
+    return [name, str(images), *figures]
 
 
 def _conditions(conditions: dict[str, Any]) -> Iterator[list[list[str]]]:

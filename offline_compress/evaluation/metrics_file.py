@@ -1,7 +1,7 @@
 """The result file of an evaluation, `metrics.json`: written by `evaluate`, read by `export`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,16 @@ _SAME = (
 
 
 def describe(
-    subject: Subject, data: Path, split: str, limit: int | None, model: Path | None = None
+    subject: Subject,
+    data: Sequence[Path],
+    split: str,
+    limit: int | None,
+    model: Path | None = None,
 ) -> dict[str, Any]:
     """The part of a result that says what was evaluated on what; no `limit` is written as 0.
 
-    `model` is where the subject lies, if that is to be told.
+    `data` are the roots of one or several data sets; `model` is where the subject lies, if that is
+    to be told.
     """
     return {
         "model": subject.identity,
@@ -49,11 +54,16 @@ def describe(
             "device": subject.engine.device,
             "why": subject.engine_reason,
         },
-        "data": {"name": data.resolve().name, "split": split, "limit": limit or 0},
+        "data": {
+            "name": ", ".join(root.resolve().name for root in data),
+            "split": split,
+            "limit": limit or 0,
+        },
         "asked": {
             "model": None if model is None else portable(model),
-            "data": portable(data),
+            "data": ", ".join(map(portable, data)),
             "thresholds": subject.thresholds.model_dump(),
+            "thresholds_chosen_on": subject.thresholds_chosen_on,
             "max_detections": subject.max_detections,
         },
     }
@@ -67,7 +77,7 @@ def result_folder(description: dict[str, Any], out: Path | None) -> Path:
     model, engine, data = (description[key] for key in ("model", "engine", "data"))
     if out is None:
         out = Path("out", "evaluate", f"{model['label']}_{engine['name']}_{engine['precision']}")
-        out /= f"{data['name']}_{data['split']}"
+        out /= f"{data['name'].replace(', ', '+')}_{data['split']}"
         if data["limit"]:
             out = out.with_name(f"{out.name}_first{data['limit']}")
     try:
@@ -134,6 +144,7 @@ def mean_result_json(
     evaluations: Mapping[str, Evaluation],
     results: Mapping[str, dict[str, Any]],
     speed: dict[str, Any] | None,
+    description: dict[str, Any],
 ) -> dict[str, Any]:
     """The metric JSON of evaluations on several data sets, given each one's own by its name.
 
@@ -144,12 +155,8 @@ def mean_result_json(
     if not others:
         return first
     parts = {
-        name: {key: one[key] for key in (*TASKS, "conditions", "data", "asked") if key in one}
+        name: {key: one[key] for key in (*TASKS, "conditions", "data") if key in one}
         for name, one in results.items()
-    }
-    data = {
-        key: ", ".join(dict.fromkeys(str(one["data"][key]) for one in results.values()))
-        for key in ("name", "split")
     }
     counts = {
         key: sum(one["data"][key] for one in results.values()) for key in ("images", "unreadable")
@@ -158,10 +165,8 @@ def mean_result_json(
         **mean_over_sets(parts),
         **_costs(subject, speed),
         "sweep": mean_sweep_json([one.metrics for one in evaluations.values()]),
-        **{key: first[key] for key in ("model", "engine")},
-        "data": data | {"limit": first["data"]["limit"]} | counts,
-        "asked": first["asked"]
-        | {"data": ", ".join(dict.fromkeys(one["asked"]["data"] for one in results.values()))},
+        **description,
+        "data": description["data"] | counts,
         **provenance(),
     }
 
@@ -203,6 +208,12 @@ def metrics_of_checkpoint(path: Path, checkpoint: Path) -> dict[str, Any]:
     if weights.is_file() and sha256_hex(weights.read_bytes()) != model.get("sha256"):
         raise UserError(f"{path} is of other weights than {checkpoint} now holds: {advice}")
     return result
+
+
+def data_words(result: dict[str, Any]) -> str:
+    """What a result was measured on."""
+    data = result["data"]
+    return f"{data['name']} {data['split']}, {data['images']} images"
 
 
 def accuracy(result: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Subject:
     classes: list[str]
     params: int
     gmacs: float
+    thresholds_chosen_on: str
+    """In words; `neutral` of a checkpoint, `by hand` where any was given."""
     identity: dict[str, Any]
     """Name, kind, label (from the path), variant and sha256 of what was evaluated."""
 
@@ -82,6 +84,7 @@ def _open_checkpoint(
         classes=spec.classes,
         params=count_parameters(model),
         gmacs=round(gmacs, 3),
+        thresholds_chosen_on="by hand" if changes else "neutral",
         identity={
             "kind": "checkpoint",
             "name": spec.name,
@@ -113,6 +116,7 @@ def _open_bundle(
         why,
         manifest.thresholds.model_copy(update=changes),
         max_detections,
+        "by hand" if changes else manifest.thresholds_chosen_on or "unknown data",
     )
 
 
@@ -123,6 +127,7 @@ def subject_of(
     why: str,
     thresholds: Thresholds,
     max_detections: int | None = None,
+    thresholds_chosen_on: str = "neutral",
 ) -> Subject:
     """A variant of a bundle that `engine` has loaded; `why` that engine, in words."""
     manifest = bundle.manifest
@@ -134,6 +139,7 @@ def subject_of(
         classes=manifest.classes,
         params=manifest.params,
         gmacs=manifest.gmacs,
+        thresholds_chosen_on=thresholds_chosen_on,
         identity={
             "kind": "bundle",
             "name": manifest.name,

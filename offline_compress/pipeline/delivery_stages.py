@@ -21,6 +21,7 @@ from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.latency import THREADS, Key, interleaved
 from offline_compress.evaluation.metrics_file import (
     accuracy,
+    data_words,
     describe,
     mean_result_json,
     recommended_thresholds,
@@ -86,7 +87,14 @@ class Export(RunStage):
             if recipe.tuning != recipe.validate_on:
                 tuned = _checkpoint_metrics(run.student, recipe.tuning, progress)
         thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(tuned))
-        export_bundle(run.student, run.exported, thresholds, accuracy(metrics), run.student_name)
+        export_bundle(
+            run.student,
+            run.exported,
+            thresholds,
+            accuracy(metrics),
+            run.student_name,
+            data_words(tuned),
+        )
         run.metrics.mkdir(exist_ok=True)
         write_result(self._metrics, metrics)
 
@@ -262,9 +270,11 @@ def _metrics(
     for source, (name, samples) in zip(sources, sets.items(), strict=True):
         counted = progress.track(samples, f"evaluating {what} on {name}", unit="img")
         evaluations[name] = evaluate_subject(subject, counted)
-        description = describe(subject, source.root, source.split, None)
+        description = describe(subject, [source.root], source.split, None)
         results[name] = result_json(subject, evaluations[name], None, description)
-    return mean_result_json(subject, evaluations, results, None)
+    splits = ", ".join(dict.fromkeys(source.split for source in sources))
+    whole = describe(subject, [source.root for source in sources], splits, None)
+    return mean_result_json(subject, evaluations, results, None, whole)
 
 
 def measured_on(sources: Sequence[DataSource], sets: Mapping[str, Sequence[Sample]]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.packed_mask import PackedMask
+from mtc_perception.core.perception import binary_mask
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.tasks import (
     PerceptionMetrics,
@@ -235,6 +236,28 @@ def test_images_judged_beforehand_count_the_same() -> None:
         )
     assert json.dumps(judged.to_json()) == json.dumps(direct.to_json())
     assert direct.to_json()["drivable"]["images"] == 4
+
+
+def test_the_evidence_of_an_image_is_that_of_its_masks() -> None:
+    random = np.random.default_rng(5)
+    probability = random.integers(0, 256, (20, 160), dtype=np.uint8)
+    lane = random.random((20, 160)) < 0.1
+    boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30]])
+    truth = GroundTruth(boxes, np.array([False, True]), None, lane)
+    alone = PerceptionMetrics(lane_threshold=0.3, max_detections=5)
+    alone.update(truth, boxes, [0.4, 0.8], probability, probability)
+    mask = PackedMask.pack(binary_mask(probability, 0.3))
+    expected = judge_image(truth, boxes, [0.4, 0.8], mask, mask, max_detections=5)
+    found = alone.evidence()
+    assert (found.drivable, found.lane, found.lane_dilated) == (
+        None,
+        expected.lane,
+        expected.lane_dilated,
+    )
+    assert found.detection is not None
+    assert expected.detection is not None
+    for name in ("scores", "right", "ignored", "objects"):
+        assert np.array_equal(getattr(found.detection, name), getattr(expected.detection, name))
 
 
 def test_a_judged_label_that_does_not_fit_is_refused() -> None:

@@ -30,7 +30,7 @@ def evaluate(bundle: Path, data: DataSet) -> dict:
 
 def result_of(subject: Subject, data: DataSet) -> dict:
     evaluation = evaluate_subject(subject, read_split(data.root, data.split))
-    description = describe(subject, data.root, data.split, None)
+    description = describe(subject, [data.root], data.split, None)
     return result_json(subject, evaluation, SPEED, description)
 
 

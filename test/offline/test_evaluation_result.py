@@ -57,9 +57,13 @@ def samples(tmp_path: Path) -> list[Sample]:
     ]
 
 
+def roads(subject: Subject) -> dict[str, Any]:
+    return describe(subject, [Path("roads")], "val", None)
+
+
 def result_of(subject: Subject, samples: list[Sample]) -> dict[str, Any]:
     evaluation = evaluate_subject(subject, samples)
-    return result_json(subject, evaluation, SPEED, describe(subject, Path("roads"), "val", None))
+    return result_json(subject, evaluation, SPEED, roads(subject))
 
 
 # --- Conditions ----------------------------------------------------------------------------------
@@ -110,7 +114,9 @@ def test_the_page_of_data_without_labels(
 ) -> None:
     bare = [replace(one, boxes=None, ignore=None, drivable=None, lane=None) for one in samples]
     evaluation = evaluate_subject(subject, bare)
-    result = result_json(subject, evaluation, SPEED, describe(subject, Path("roads"), "val", None))
+    result = result_json(
+        subject, evaluation, SPEED, describe(subject, [Path("roads")], "val", None)
+    )
     write_report(tmp_path / "a.html", subject, evaluation, result)
     page = (tmp_path / "a.html").read_text()
     assert "latency, p50" in page
@@ -122,7 +128,9 @@ def test_the_page_shows_every_figure_of_the_file(
     subject: Subject, samples: list[Sample], tmp_path: Path
 ) -> None:
     evaluation = evaluate_subject(subject, samples)
-    result = result_json(subject, evaluation, SPEED, describe(subject, Path("roads"), "val", None))
+    result = result_json(
+        subject, evaluation, SPEED, describe(subject, [Path("roads")], "val", None)
+    )
     ticks: list[tuple[int, int]] = []
     write_report(tmp_path / "a.html", subject, evaluation, result, lambda *tick: ticks.append(tick))
     page = (tmp_path / "a.html").read_text()
@@ -176,14 +184,14 @@ def test_results_of_different_networks_get_different_folders(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    description = describe(subject, tmp_path / "roads", "val", None)
+    description = describe(subject, [tmp_path / "roads"], "val", None)
     out = result_folder(description, None)
     assert out == Path("out/evaluate/toy_onnxruntime_fp32/roads_val")
     assert not out.exists()
     out.mkdir(parents=True)
     (out / "metrics.json").write_text(json.dumps(description))
     assert result_folder(description, None) == out  # the same again: replaced
-    part = describe(subject, tmp_path / "roads", "val", 5)
+    part = describe(subject, [tmp_path / "roads"], "val", 5)
     assert result_folder(part, None) == out.with_name("roads_val_first5")
     with pytest.raises(UserError, match="another data"):
         result_folder(part, out)
