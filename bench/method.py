@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.criteria import REFERENCE
 from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.perception import TASKS
-from mtc_perception.metrics.figures import HEADLINES, task_scores
+from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
 from offline_compress.importance.criteria import task_shares
 from offline_compress.report.compression_rows import Row, settings_of
 
@@ -27,6 +27,7 @@ IMPORTANCE = np.array(
 CONFLICT = np.array([0.0, 0.1, 0.0, 0.6])
 COST_MS = np.array([0.02, 0.02, 0.01, 0.06])
 CONFLICT_WEIGHT = 0.3
+SCORED_BEFORE = figures("detection.recall", "detection.map50", "drivable.miou", "lane.iou")
 
 
 def with_evidence(page: str, results: Path) -> str:
@@ -38,7 +39,8 @@ def with_evidence(page: str, results: Path) -> str:
 
 def evidence(ablation: Result, criteria: Result) -> str:
     """The tables of an ablation and of the criteria's agreement, as Markdown."""
-    teacher = task_scores(ablation["teacher"])
+    scored = scored_in(ablation)
+    teacher = task_scores(ablation["teacher"], scored)
     settings = []
     for setting, summary in zip(settings_of(ablation["rows"]), ablation["settings"], strict=True):
         cuts = [setting.spread(partial(_as_cut, teacher, task)) for task in TASKS]
@@ -48,6 +50,7 @@ def evidence(ablation: Result, criteria: Result) -> str:
         ablation=ablation,
         settings=settings,
         as_cut_of=TASKS,
+        scored=scored,
         headlines=HEADLINES,
         criteria=criteria,
         reference=REFERENCE,
@@ -73,16 +76,22 @@ def example(compression: Result) -> str:
         for i, name in enumerate(CHANNELS)
     ]
     [row] = [row for row in compression["rows"] if row["name"] == FOLLOWED]
-    scores = {name: task_scores(row[name]) for name in ("teacher", "student")}
-    pruned = {task: row["pruned"][task] for task in scores["teacher"]}
+    scored = scored_in(row)
+    scores = {name: task_scores(row[name], scored) for name in ("teacher", "student")}
     return render(
         "method_example.md.j2",
         channels=channels,
         tasks=TASKS,
         weight=CONFLICT_WEIGHT,
         row=row,
-        scores=scores | {"pruned": pruned},
+        scores=scores | {"pruned": row["pruned"]},
+        scored=scored,
     )
+
+
+def scored_in(result: Result) -> tuple[Figure, ...]:
+    """What the scores of a result are means of; until schema 3 of the vehicles other figures."""
+    return SCORED if result["schema"] > 3 else SCORED_BEFORE
 
 
 def _place(values: NDArray[np.float64], index: int) -> int:

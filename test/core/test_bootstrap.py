@@ -19,6 +19,7 @@ from mtc_perception.metrics.bootstrap import (
     drive_of,
     mean_of,
     mean_over_parts,
+    strata_of,
 )
 from mtc_perception.metrics.estimates import detection_estimates, mask_estimates
 from mtc_perception.metrics.figures import value_of
@@ -100,6 +101,17 @@ def test_blocks_are_neighbours_of_one_drive(runs: list[tuple[str, int]]) -> None
     for place in range(1, len(drives)):
         if drives[place] != drives[place - 1]:
             assert blocks[place] != blocks[place - 1]
+
+
+def test_a_drive_of_few_blocks_is_no_stratum() -> None:
+    drives = ["long"] * 40 + [f"short{index}" for index in range(10)]
+    blocks = blocks_of_images(drives)
+    strata = strata_of(drives, blocks, ["town"] * 50)
+    assert strata == ["town/long"] * 40 + ["town/"] * 10
+    # Of images each of its own drive the whole set is drawn from: there is a spread.
+    alone = [f"drive{index}" for index in range(30)]
+    sets = ["town"] * 20 + ["village"] * 10
+    assert strata_of(alone, blocks_of_images(alone), sets) == [f"{one}/" for one in sets]
 
 
 def noisy_evidence(random: np.random.Generator, images: int) -> list[ImageEvidence]:
