@@ -88,7 +88,7 @@ def tables(result: dict[str, Any]) -> list[TextTable]:
     if "sets" in result:
         columns = ["data set", "images", *(one.title for one in HEADLINES)]
         rows = [_of_set(name, one, one["data"]["images"]) for name, one in result["sets"].items()]
-        mean = _of_set("mean over the sets", result, result["data"]["images"])
+        mean = _of_set("mean", result, result["data"]["images"])
         found.append(TextTable("data sets", columns, [rows, [mean]]))
     if result["sweep"]:
         columns = ["threshold of", "used", "best", "by", "value"]

@@ -226,7 +226,7 @@ def test_manifest_that_is_no_object(bundle: Path) -> None:
     assert "not a JSON object" in refusal(bundle)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None, True])
+@pytest.mark.parametrize("version", [0, 4, "1", None, True])
 def test_other_schema_version(bundle: Path, version: object) -> None:
     # A later schema differs elsewhere too; the message must still be about the version.
     edit(bundle, lambda manifest: manifest.update(schema_version=version, novelty=1))

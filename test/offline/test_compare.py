@@ -56,7 +56,7 @@ def test_several_sets_and_their_mean_are_compared(
     asked = ("evaluate", toy_bundle, *data, "--engine", "onnxruntime", "--out")
     assert command(monkeypatch, *asked, a) == 0
     printed = capsys.readouterr().out
-    assert "mean over the sets" in printed
+    assert "│ mean " in printed
     assert command(monkeypatch, *asked, blind, "--lane", 1.0) == 0
 
     result = json.loads((a / "metrics.json").read_text())
