@@ -21,21 +21,28 @@ from mtc_perception.datasets.layout import (
 from offline_compress.data.augment import LabelledImage, augment
 from offline_compress.data.bonnet import with_bonnet
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes
+from offline_compress.data.fragments import fragments
 from offline_compress.data.labelled import labelled_split
 from offline_compress.data.mosaic import mosaic
 from offline_compress.data.targets import IGNORE
 from offline_compress.recipe.parts import DataSource, SizePx
 
 
-def load_labelled(sample: Sample) -> LabelledImage:
-    """Decode one sample; a task without labels becomes all-IGNORE. Raises LayoutError."""
+def load_labelled(sample: Sample, boxes_of_masks: bool = False) -> LabelledImage:
+    """Decode one sample; a task without labels becomes all-IGNORE. Raises LayoutError.
+
+    `boxes_of_masks`: what may be a piece of a vehicle becomes an ignore region.
+    """
     image = read_image(sample.image_path)
     size = image.shape[:2]
     truth = read_truth(sample, size)
     if truth.boxes is None or truth.ignore is None:
         boxes, kinds = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     else:
-        boxes, kinds = truth.boxes, np.where(truth.ignore, -2, 0)
+        ignored = truth.ignore
+        if boxes_of_masks:
+            ignored = ignored | fragments(truth.boxes, *size)
+        boxes, kinds = truth.boxes, np.where(ignored, -2, 0)
     drivable, lane = (
         np.full(size, IGNORE, np.uint8) if mask is None else mask.astype(np.uint8)
         for mask in (truth.drivable, truth.lane)
@@ -83,12 +90,14 @@ class TrainingSet(Dataset[LabelledImage]):
         for one of other classes.
         """
         self._samples: list[Sample] = []
+        self._boxes_of_masks: list[bool] = []
         weights: list[float] = []
         for source in sources:
             # Some 20 s for all of BDD100K, most of them for its lane polygons.
             with Console(stderr=True).status(f"reading the labels of {source.root}"):
                 samples = labelled_split(source, "train on", classes)
             self._samples += samples
+            self._boxes_of_masks += [source.boxes_of_masks] * len(samples)
             weights += [source.weight / len(samples)] * len(samples)
         self._ends = cumulative_shares(weights)
         self._deployed, self._crop, self._seed = deployed, crop, seed
@@ -127,7 +136,7 @@ class TrainingSet(Dataset[LabelledImage]):
 
     def _load(self, index: int) -> LabelledImage:
         try:
-            return load_labelled(self._samples[index])
+            return load_labelled(self._samples[index], self._boxes_of_masks[index])
         except BrokenFile as error:
             raise BrokenSample(str(error)) from None
 

@@ -56,6 +56,8 @@ class DataSource(Strict):
     thin: dict[str, Positive] = Field(default_factory=dict)
     """Of the images that fit a pattern every n-th is taken, by name: of a clip of near-duplicates.
     """
+    boxes_of_masks: bool = False
+    """Its boxes were made from semantic masks: what may be a piece of a vehicle is not learnt."""
     synthetic: SyntheticRoads | None = None
     """Roads that are rendered into `root` where that does not exist yet."""
 
