@@ -1,7 +1,7 @@
 """Which channels of a network can only go together."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import nn
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.tracing import Coupling, Side, trace
+from offline_compress.models.blocks import Residual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,9 @@ class ChannelGroup:
     fed by several groups, through concatenation."""
     protected: str
     """Why it keeps all channels; empty if it need not."""
+    block: str = ""
+    """Residual block whose inner channels these are, by dotted name: without any of them it is the
+    identity. Empty if there is none, and for a protected group."""
 
 
 def channel_groups(model: nn.Module, protect: Sequence[str] = ()) -> list[ChannelGroup]:
@@ -56,24 +60,31 @@ def channel_groups(model: nn.Module, protect: Sequence[str] = ()) -> list[Channe
     that cannot be followed.
     """
     traced = trace(model)
-    groups = [_group(coupling, traced.order, protect) for coupling in traced.couplings]
+    blocks = {name for name, module in model.named_modules() if isinstance(module, Residual)}
+    groups = [_group(coupling, traced.order, protect, blocks) for coupling in traced.couplings]
     _check_protected_names(groups, protect)
     return sorted(groups, key=lambda group: traced.order[group.name])
 
 
-def _group(coupling: Coupling, order: dict[str, int], protect: Sequence[str]) -> ChannelGroup:
+def _group(
+    coupling: Coupling, order: dict[str, int], protect: Sequence[str], blocks: Set[str]
+) -> ChannelGroup:
     last = len(order)
     items = sorted(coupling.layers, key=lambda item: order.get(item[0], last))
     outs = [layer for layer, side, _ in items if side == "out"]
     reason = coupling.fixed
     if not reason and any(_under(layer, name) for layer in outs for name in protect):
         reason = "named under protect"
+    # Every layer that makes or reads these channels lies in one block.
+    around = {layer.rsplit(".", 2)[0] for layer, _, _ in items}
+    inside = around.pop() if len(around) == 1 and around <= blocks and not reason else ""
     return ChannelGroup(
         name=outs[0] if outs else coupling.root,
         size=coupling.size,
         slices=tuple(Slice(layer, side, index) for layer, side, index in items),
         taps=coupling.taps,
         protected=reason,
+        block=inside,
     )
 
 

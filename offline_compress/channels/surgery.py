@@ -1,4 +1,4 @@
-"""Cutting channels and decoder layers out of a network."""
+"""Cutting channels, residual blocks and decoder layers out of a network."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,14 +12,17 @@ from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Side
 from offline_compress.models.decoder import QueryDecoder
 from offline_compress.models.registry import ModelSpec
-from offline_compress.models.shapes import replace_tensors
+from offline_compress.models.shapes import remove_blocks, replace_tensors
 
 Kept = Mapping[str, Sequence[int]]
-"""Group -> its channels that remain, in any order. Groups that are absent keep all."""
+"""Group -> its channels that remain, in any order; none: its residual block goes. Groups that are
+absent keep all."""
 
 
 def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
     """Remove all channels of the groups in `kept` but those, in place; the rest keep their order.
+
+    A residual block whose own channels all go becomes the identity.
 
     `groups` are those of `channel_groups(model)`, and no longer hold afterwards; an optimiser made
     before still holds the old parameters. Raises UserError, before anything is changed, for a
@@ -45,6 +48,12 @@ def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) 
             index = torch.from_numpy(np.flatnonzero(mask)).to(whole.device)
             cut[tensor] = whole.index_select(dim, index)
     replace_tensors(model, cut)
+    remove_blocks(model, _emptied(groups, kept))
+
+
+def _emptied(groups: Sequence[ChannelGroup], kept: Kept) -> list[str]:
+    """Residual blocks of which `kept` leaves no channel."""
+    return [group.block for group in groups if group.block and not len(kept.get(group.name, [0]))]
 
 
 def _checked(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, NDArray[np.int64]]:
@@ -56,9 +65,9 @@ def _checked(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, NDArray[np
             raise UserError(f"the network has no channel group {name!r}")
         group = known[name]
         channels = np.unique(np.asarray(given, np.int64))
-        if len(channels) != len(given) or not len(channels):
+        if len(channels) != len(given) or not (len(channels) or group.block):
             raise UserError(f"{name} must keep at least one channel, and each is named once")
-        if channels[0] < 0 or channels[-1] >= group.size:
+        if len(channels) and (channels[0] < 0 or channels[-1] >= group.size):
             raise UserError(f"{name} has the channels 0 to {group.size - 1}, no others")
         if len(channels) < group.size:
             if group.protected:
@@ -88,7 +97,7 @@ def pruned_spec(
 ) -> ModelSpec:
     """The spec of `model` after `keep_channels(model, groups, kept)`, from its spec before."""
     with torch.random.fork_rng(devices=[]):  # Its random weights are of no use.
-        unpruned = replace(spec, shapes={}, taps={}).build().state_dict()
+        unpruned = spec.unpruned().build().state_dict()
     shapes = {
         name: list(tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -103,7 +112,8 @@ def pruned_spec(
         if len(channels) < width:
             before = np.asarray(spec.taps.get(tap, range(width)))
             taps[tap] = before[channels].tolist()
-    return replace(spec, shapes=shapes, taps=taps)
+    removed = [*spec.removed, *_emptied(groups, kept)]
+    return replace(spec, shapes=shapes, taps=taps, removed=removed)
 
 
 def keep_decoder_layers(

@@ -26,7 +26,10 @@ class ConvNorm(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with a skip connection; width unchanged."""
+    """Two 3x3 convolutions with a skip connection; width unchanged.
+
+    What it reads follows a ReLU, so that without the convolutions it is the identity.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

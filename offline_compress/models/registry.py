@@ -7,7 +7,7 @@ written in one step and reload without the code that trained or pruned them.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
-from offline_compress.models.shapes import check_widths, narrow
+from offline_compress.models.shapes import check_widths, narrow, remove_blocks
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_KEY = "spec"
@@ -141,6 +141,17 @@ class ModelSpec:
     taps: dict[str, list[int]] = field(default_factory=dict)
     """Feature tap -> the channels of the unpruned network's tap that remain, in order. Taps that
     kept all their channels are absent."""
+    removed: list[str] = field(default_factory=list)
+    """Residual blocks of the unpruned network that are no more, by dotted name."""
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it has lost channels or blocks."""
+        return bool(self.shapes or self.removed)
+
+    def unpruned(self) -> "ModelSpec":
+        """The spec with the shape that follows from its arguments alone."""
+        return replace(self, shapes={}, taps={}, removed=[])
 
     def build(self) -> nn.Module:
         """A freshly initialised network. Raises UserError for a spec that makes none."""
@@ -154,6 +165,8 @@ class ModelSpec:
             raise UserError(
                 f"the arguments do not fit architecture {self.architecture}: {error}"
             ) from None
+        if self.removed:
+            remove_blocks(model, self.removed)
         if self.shapes or self.taps:
             narrow(model, self.shapes)
             check_widths(model, self.taps)

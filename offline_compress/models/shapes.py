@@ -1,4 +1,5 @@
-"""Layers of other widths than a network was built with: what pruning leaves, and reloading it."""
+"""Other widths than a network was built with, and fewer blocks: what pruning leaves, and reloading
+it."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from offline_compress.models.blocks import Residual
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CHECK_SIZE_PX = 32
@@ -40,6 +42,22 @@ def _count_channels(layer: nn.Module) -> None:
             layer.groups = layer.in_channels = layer.out_channels
     elif isinstance(layer, nn.BatchNorm2d):
         layer.num_features = len(layer.weight)
+
+
+def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
+    """Replace residual blocks by the identity, in place; all other parts keep their names.
+
+    Raises UserError, before anything is changed, for names of anything else.
+    """
+    parts = dict(model.named_modules())
+    if not isinstance(names, list) or len(set(map(str, names))) != len(names):
+        raise UserError(f"removed blocks are a list of names, not {names!r:.40}")
+    for name in names:
+        if not isinstance(parts.get(name), Residual):
+            raise UserError(f"the network has no residual block {name!r:.80} to remove")
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, nn.Identity())
 
 
 @torch.no_grad()

@@ -71,6 +71,16 @@ class RunFolder:
         return self.prune / "step_1" / "scores.safetensors"
 
     @property
+    def latency_table(self) -> Path:
+        """Times of the layers on the target engine, if the recipe needs them."""
+        return self.prune / "latency.json"
+
+    @property
+    def sensitivity(self) -> Path:
+        """What the widths of layers were worth at the first step, if the recipe goes by that."""
+        return self.prune / "step_1" / "sensitivity.json"
+
+    @property
     def recover(self) -> Path:
         """Folder of the training run after pruning."""
         return self.path / "recover"

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,17 @@ from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.cut_trial import Trial
 from offline_compress.pruning.latency_table import time_pair
 from offline_compress.pruning.plan import PlanStep
-from offline_compress.pruning.problem import PruningProblem
+from offline_compress.pruning.problem import PruningProblem, width_limits
 from offline_compress.pruning.selection import (
     WidthLimits,
+    best_channels,
     capped,
     is_reachable,
     require_reachable,
+    score_curves,
     select,
 )
+from offline_compress.pruning.sensitivity import SENSITIVITY_FILE, Sensitivity, measure_sensitivity
 
 ATTEMPTS = 4
 """Selections in a last step, each from what was measured of the one before."""
@@ -42,6 +46,7 @@ wrong of one step would decide how deep the next one cuts."""
 TRIALS = 3
 """Selections whose cuts are tried (`cut_trial`), each from what was not borne of the one before."""
 TRIAL_BATCHES = 2
+"""Of the calibration batches, on which cuts are tried and widths measured."""
 
 Kept = dict[str, NDArray[np.int64]]
 
@@ -52,7 +57,7 @@ class Choice:
 
     kept: Kept
     latency_ms: float | None = None
-    """None: neither in the budget nor the cost."""
+    """None: not in the budget."""
     teacher_latency_ms: float | None = None
     """Measured in turn with the other."""
     ratio: float | None = None
@@ -69,6 +74,8 @@ class Candidates:
     limits: WidthLimits
     last: bool
     """Whether it is the step that must keep the recipe's budget."""
+    sensitivity: Sensitivity | None = None
+    """What widths were measured to be worth; None: what the importance of their channels says."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -76,7 +83,7 @@ class Candidates:
         return {name: len(channels) for name, channels in self.value.items()}
 
     def select(self, budget: Mapping[str, float]) -> Kept:
-        """Select by predicted costs, no more than a part of each group.
+        """Select by predicted costs, and of each group a part at most unless widths were measured.
 
         What an intermediate step lacks is left to those after it. In the last one that part is no
         rule if the budget cannot be kept otherwise, and UserError is raised if counted costs cannot
@@ -84,13 +91,21 @@ class Candidates:
         """
         problem, limits = self.problem, self.limits
         costs, whole = problem.costs, problem.whole
-        few = replace(limits, floors=capped(limits.floors, self.sizes, limits.round_to))
         if self.last:
             counted = {kind: most for kind, most in budget.items() if kind != "latency"}
             require_reachable(self.sizes, costs, counted, whole, limits)
-            if not is_reachable(self.sizes, costs, budget, whole, few):
+        if self.sensitivity:
+            curves = self.sensitivity.curves(self.sizes, limits)
+        else:
+            few = replace(limits, floors=capped(limits.floors, self.sizes, limits.round_to))
+            if self.last and not is_reachable(self.sizes, costs, budget, whole, few):
                 few = limits
-        return select(self.value, costs, budget, whole, few, problem.pruning.cost, strict=False)
+            curves = score_curves(self.value, few)
+        widths = select(curves, costs, budget, whole, problem.pruning.cost)
+        return {
+            name: best_channels(self.value[name], limits.locked[name], count)
+            for name, count in widths.items()
+        }
 
     def tried(self, budget: Mapping[str, float], trial: Trial) -> Kept:
         """`select`, without cuts that `cut_trial` shows to be too deep."""
@@ -119,8 +134,42 @@ def candidates(
     """What step 1..`steps` may remove of `model`, each task's best `share` being locked."""
     pruning = problem.pruning
     value = criterion_scores(scores, groups, model, pruning.criterion, pruning.conflict, seed=seed)
-    limits = WidthLimits(problem.floors, locked(scores, groups, share), pruning.round_to)
+    limits = width_limits(pruning, groups, problem.floors, locked(scores, groups, share))
     return Candidates(problem, value, limits, step == pruning.steps)
+
+
+def trial_batches(batches: Sequence[Batch]) -> list[Batch]:
+    """The first few, decoded."""
+    return [batches[number] for number in range(min(TRIAL_BATCHES, len(batches)))]
+
+
+def with_sensitivity(
+    found: Candidates,
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    batches: Sequence[Batch],
+    folder: Path,
+    count: NamedCount,
+) -> Candidates:
+    """`found` with what widths of `model` are worth, if the recipe goes by that.
+
+    Read from `folder`, as far as it is there, else measured and written.
+    """
+    problem = found.problem
+    if problem.pruning.allocation != "sensitivity":
+        return found
+    measured = measure_sensitivity(
+        model,
+        groups,
+        found.value,
+        found.limits,
+        problem.costs,
+        batches,
+        problem.mask_loss,
+        folder / SENSITIVITY_FILE,
+        count,
+    )
+    return replace(found, sensitivity=measured)
 
 
 def require_end(found: Candidates) -> None:
@@ -139,29 +188,27 @@ def measured_choice(
     before: PlanStep | None,
     count: NamedCount,
 ) -> Choice:
-    """Select for a step, try the cuts on `batches`, and time the result in turn with the teacher.
+    """Select for a step, and unless widths were measured, try the cuts on `batches`.
 
-    Where latency is in the budget, measurements correct the prediction: those of the step `before`,
-    and in the last step those of the selection itself, which is repeated until it fits. Raises
-    UserError if the last step cannot keep the budget, by measurement or by counting.
+    Where latency is in the budget, the result is timed in turn with the teacher, and measurements
+    correct the prediction: those of the step `before`, and in the last step those of the selection
+    itself, which is repeated until it fits. Raises UserError if the last step cannot keep the
+    budget, by measurement or by counting.
     """
     pruning, budget = problem.pruning, step_budget(problem, step)
     trial = Trial(
         model,
         groups,
         found.value,
-        [batches[number] for number in range(min(TRIAL_BATCHES, len(batches)))],
+        batches,
         problem.mask_loss,
-        pruning.largest_rise,
+        None if found.sensitivity else pruning.largest_rise,
         pruning.round_to,
         count,
     )
     aim = budget.get("latency")
     if aim is None:
-        kept = found.tried(budget, trial)
-        if not _is_timed(problem):
-            return Choice(kept)
-        return _timed(problem, model, groups, kept, _correction(problem, before), count)
+        return Choice(found.tried(budget, trial))
     correction = _correction(problem, before)
     best: Choice | None = None
     tried: dict[str, int] = {}
@@ -189,10 +236,6 @@ def measured_choice(
             "steps or epochs_between, or lower locked, least_channels or least_share"
         )
     return best
-
-
-def _is_timed(problem: PruningProblem) -> bool:
-    return problem.pruning.cost == "latency" or "latency" in problem.budget
 
 
 def _timed(

@@ -41,6 +41,8 @@ class LayerCosts:
     """[G, L] channels into a layer that go with one channel of a group."""
     share_out: NDArray[np.float64]
     """[G, L]"""
+    blocks: NDArray[np.bool_]
+    """[G, L] layers that go with the last channel of a group: its residual block."""
     coefficients: NDArray[np.float64]
     """[L, 4, 3] of 1, cin, cout and cin cout, for each of `KINDS`."""
     rest: NDArray[np.float64]
@@ -48,17 +50,25 @@ class LayerCosts:
 
     def widths(self, counts: Mapping[str, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Channels into and out of every layer, [L] each, with `counts` channels of the groups."""
-        removed = self.sizes - np.array([counts[name] for name in self.groups], np.int64)
+        removed = self.sizes - self._counted(counts)
         return (
             self.width_in - removed @ self.share_in,
             self.width_out - removed @ self.share_out,
         )
 
     def total(self, counts: Mapping[str, int]) -> NDArray[np.float64]:
-        """[3] of the network with `counts` channels of the groups."""
+        """[3] of the network with `counts` channels of the groups; absent ones have none left."""
         costs = layer_cost(self.coefficients, *self.widths(counts))
-        total: NDArray[np.float64] = costs.sum(0) + self.rest
+        total: NDArray[np.float64] = costs[~self.without(counts)].sum(0) + self.rest
         return total
+
+    def without(self, counts: Mapping[str, int]) -> NDArray[np.bool_]:
+        """[L] the layers that are gone with so many channels of the groups."""
+        gone: NDArray[np.bool_] = self.blocks[self._counted(counts) == 0].any(axis=0)
+        return gone
+
+    def _counted(self, counts: Mapping[str, int]) -> NDArray[np.int64]:
+        return np.array([counts.get(name, 0) for name in self.groups], np.int64)
 
     def with_latency(
         self, coefficients: Mapping[str, NDArray[np.float64]], rest_ms: float
@@ -114,6 +124,13 @@ def layer_costs(
         width_out=np.array([pair[1] for pair in widths], np.float64),
         share_in=shares["in"],
         share_out=shares["out"],
+        blocks=np.array(
+            [
+                [bool(group.block) and name.startswith(f"{group.block}.") for name in names]
+                for group in prunable
+            ],
+            bool,
+        ).reshape(len(prunable), len(names)),
         coefficients=np.stack(coefficients),
         rest=np.zeros(len(KINDS)),
     )

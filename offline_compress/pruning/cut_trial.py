@@ -2,6 +2,7 @@
 
 Taylor importance (`importance`) ranks channels well, but it is the slope of the loss at the network
 as it is: where a trained network is insensitive to small changes, half of a layer can look free.
+Statistics are measured anew after a cut, as after the real one.
 """
 
 import copy
@@ -16,11 +17,30 @@ from torch import nn
 from mtc_perception.core.perception import TASKS
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.channels.surgery import keep_channels
+from offline_compress.channels.surgery import Kept, keep_channels
 from offline_compress.data.batch import Batch
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.pruning.checks import recalibrate
 from offline_compress.pruning.selection import round_up
+
+
+def losses_of_cut(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    kept: Kept,
+    batches: Sequence[Batch],
+    mask_loss: MaskLoss,
+) -> NDArray[np.float64]:
+    """[3] losses (`mean_losses`) of `model`, which is not changed, with only the channels `kept`.
+
+    BatchNorms are recalibrated on the batches first: what a channel adds to the mean of another is
+    no loss. So that only the cut differs, the uncut network is measured this way, too.
+    """
+    cut = copy.deepcopy(model)
+    keep_channels(cut, groups, kept)
+    recalibrate(cut, batches, lambda _done, _total: None)
+    return mean_losses(cut, batches, mask_loss)
 
 
 @torch.no_grad()
@@ -94,15 +114,16 @@ class Trial:
     @cached_property
     def _whole(self) -> NDArray[np.float64]:
         """[3] losses of the uncut network."""
-        return mean_losses(self._model, self._batches, self._mask_loss)
+        return self._losses({})
 
     def _bears(self, name: str, channels: NDArray[np.int64], largest_rise: float) -> bool:
         """Whether all tasks bear that one group alone keeps only `channels`."""
-        cut = copy.deepcopy(self._model)
-        keep_channels(cut, self._groups, {name: channels.tolist()})
-        losses, known = mean_losses(cut, self._batches, self._mask_loss), self._whole > 0
+        losses, known = self._losses({name: channels.tolist()}), self._whole > 0
         # A loss that is not a number is not borne.
         return bool((losses[known] <= self._whole[known] * (1 + largest_rise)).all())
+
+    def _losses(self, kept: Kept) -> NDArray[np.float64]:
+        return losses_of_cut(self._model, self._groups, kept, self._batches, self._mask_loss)
 
     def _half_cut(self, name: str, channels: NDArray[np.int64]) -> NDArray[np.int64]:
         """`channels` of a group and the better half of the others, rounded up to blocks."""

@@ -5,8 +5,9 @@ A folder holds, in the order in which it fills:
     latency.json   table of the target engine, if the recipe needs one
     teacher.json   validation figures of the unpruned network
     plan.json      the plan: without steps, which names the teacher, until pruning is over
-    step_K/        scores.safetensors, cut/ (checkpoint and plan), recovery/ (a training run) and,
-                   when the step is over, plan.json; again/ with the same, if it was taken back
+    step_K/        scores.safetensors, sensitivity.json if the recipe goes by it, cut/ (checkpoint
+                   and plan), recovery/ (a training run) and, when the step is over, plan.json;
+                   again/ with the last three, if it was taken back
     channels.png   what every layer keeps
     best/          checkpoint of the pruned network
 
@@ -33,6 +34,8 @@ from offline_compress.pruning.channel_choice import (
     measured_choice,
     require_end,
     step_budget,
+    trial_batches,
+    with_sensitivity,
 )
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
@@ -85,14 +88,20 @@ class PruningRun:
         folder, share = self._out / f"step_{number}", self.problem.pruning.locked
         plan, result = self._attempt(number, folder, share)
         if (why := plan.steps[-1].taken_back) and share:
-            plan, result = self._attempt(number, folder / "again", min(1.0, 2 * share))
+            tried = self._read(folder / "cut" / PLAN_FILE).kept
+            plan, result = self._attempt(number, folder / "again", min(1.0, 2 * share), tried)
             plan = with_last(plan, taken_back_before=why)
         self.plan = plan
         if not self.taken_back:
             self._spec, self._model = load_spec(result), load_checkpoint(result)
 
-    def _attempt(self, number: int, folder: Path, share: float) -> tuple[Plan, Path]:
-        """The plan with a step that locks `share`, done in `folder` or read there; its network."""
+    def _attempt(
+        self, number: int, folder: Path, share: float, tried: dict[str, list[int]] | None = None
+    ) -> tuple[Plan, Path]:
+        """The plan with a step that locks `share`, done in `folder` or read there; its network.
+
+        A cut that leaves what was `tried` before is not recovered once more.
+        """
         folder.mkdir(exist_ok=True)
         pruning = self.problem.pruning
         recovers = number < pruning.steps and pruning.epochs_between > 0
@@ -101,11 +110,15 @@ class PruningRun:
             return self._read(folder / PLAN_FILE), result
         plan = self._cut(number, folder, share)
         after = plan.steps[-1].cut
+        if same := plan.kept == tried:
+            recovers = False
         if recovers:
             self._recover(number, folder)
             after = self._validated(result, f"validating step {number}")
         # The last step's recovery is a training of its own, after the pruning.
         guard = broken_guard(pruning.guard, self._teacher_scores, after) if recovers else ""
+        if same:
+            guard = "with twice the locked channels the cut is the same"
         plan = with_last(plan, after=after, taken_back=guard)
         if guard:
             plan = plan.model_copy(update={"kept": self.plan.kept})
@@ -150,12 +163,16 @@ class PruningRun:
         )
         if number == 1 and share == problem.pruning.locked:
             require_end(found)
+        model.to(self._accelerator.device)
+        batches = trial_batches(self._batches)
+        scored = self._out / f"step_{number}"  # A second attempt begins with the same network.
+        found = with_sensitivity(found, model, groups, batches, scored, count)
         choice = measured_choice(
             problem,
-            model.to(self._accelerator.device),
+            model,
             groups,
             found,
-            self._batches,
+            batches,
             number,
             before,
             count,
@@ -171,8 +188,8 @@ class PruningRun:
             model, channel_groups(model, problem.pruning.protect), problem.floors, problem.size
         )
         step = measured_step(problem, step_budget(problem, number), choice, model)
-        scored = before.after if before else self._teacher_scores
-        step = step.model_copy(update={"before": scored, "locked": share})
+        scores_before = before.after if before else self._teacher_scores
+        step = step.model_copy(update={"before": scores_before, "locked": share})
         told = f"pruned to {step.parameters} parameters and {step.gmacs:.4g} GMACs"
         spec = replace(spec, lineage=[*spec.lineage, told])
         save_checkpoint(cut, spec, model)

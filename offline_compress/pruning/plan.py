@@ -34,14 +34,15 @@ class PlanStep(Strict):
 
     budget: dict[str, float]
     """What the step aimed at: `parameters`, `macs`, `latency` as fractions of the teacher's."""
-    channels: dict[str, Positive]
-    """Group -> number of channels that remain after it."""
+    channels: dict[str, Channel]
+    """Group -> number of channels that remain after it; 0: its residual block went in this step,
+    absent: in one before."""
     parameters: Positive
     """As deployed."""
     gmacs: NotNegative
     """Multiply-accumulates per image in 1e9, as deployed."""
     latency_ms: NotNegative | None = None
-    """At batch 1 on the target engine; None: not measured."""
+    """At batch 1 on the target engine; None: not measured, as it is not in the budget."""
     teacher_latency_ms: NotNegative | None = None
     """The teacher's, in the same minute."""
     remains: dict[str, float] = Field(default_factory=dict)
@@ -73,7 +74,8 @@ class Plan(Strict):
     """Layers of the query decoder that remain; None: all."""
     steps: list[PlanStep] = Field(default_factory=list)
     kept: dict[str, list[Channel]] = Field(default_factory=dict)
-    """Group -> the teacher's channels that remain, ascending. Groups that keep all are absent."""
+    """Group -> the teacher's channels that remain, ascending; none: its residual block is gone.
+    Groups that keep all are absent."""
 
 
 def composed(

@@ -1,5 +1,6 @@
 """What stays the same throughout a pruning: teacher, groups, costs and rules."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,22 @@ class PruningProblem:
         )
 
 
+def width_limits(
+    pruning: Pruning,
+    groups: Sequence[ChannelGroup],
+    floors: Mapping[str, int],
+    locked: Mapping[str, NDArray[np.bool_]],
+) -> WidthLimits:
+    """How narrow `groups` may become with these channels locked."""
+    blocks = {group.name for group in groups if group.block}
+    return WidthLimits(
+        floors,
+        locked,
+        pruning.round_to,
+        blocks=blocks if pruning.allocation == "sensitivity" else frozenset(),
+    )
+
+
 def open_problem(
     recipe: Recipe, teacher: Path, out: Path, measures: bool, count: NamedCount
 ) -> PruningProblem:
@@ -106,7 +123,7 @@ def open_problem(
     # What needs no measuring is known at once.
     counted = {kind: most for kind, most in budget.items() if kind != "latency"}
     sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
-    limits = WidthLimits(floors, unlocked(sizes), pruning.round_to)
+    limits = width_limits(pruning, groups, floors, unlocked(sizes))
     require_reachable(sizes, costs, counted, whole, limits)
     if pruning.cost == "latency" or pruning.budget.latency is not None:
         path = out / TABLE_FILE

@@ -10,7 +10,13 @@ from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import ModelSpec, save_checkpoint
-from offline_compress.pruning.channel_choice import candidates, require_end, step_budget
+from offline_compress.pruning.channel_choice import (
+    candidates,
+    require_end,
+    step_budget,
+    trial_batches,
+    with_sensitivity,
+)
 from offline_compress.pruning.channel_scores import (
     SCORING_ADVICE,
     measured_scores,
@@ -53,27 +59,32 @@ def prune_network(
 def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     """Choose the channels of all steps without training: scores, predicted costs, a picture.
 
-    Later steps go by the scores of the first one, where the real run scores anew. Latencies of the
-    plan are predicted, and no cut is tried (`compress.prune.largest_rise`): the real run may keep
-    more of some layers, and less of others. Writes dry_run.json and dry_run.png into folder `out`,
-    besides the latency table and the scores; no checkpoint. Raises what `prune_network` raises.
+    Later steps go by the scores and widths measured for the first one, where the real run measures
+    anew. Latencies of the plan are predicted, and no cut is tried (`compress.prune.largest_rise`):
+    the real run may keep more of some layers, and less of others. Writes dry_run.json and
+    dry_run.png into folder `out`, besides what was measured; no checkpoint. Raises what
+    `prune_network` raises.
     """
     accelerator = start_accelerator(recipe.precision, 1)
+    pruning = recipe.compression().prune
     batches = calibration_batches(recipe, recipe.compression().scoring)
     out.mkdir(parents=True, exist_ok=True)
     with Progress(alone=True) as progress, memory_advice(SCORING_ADVICE):
         problem = open_problem(recipe, teacher, out, True, progress.count)
         scores = measured_scores(problem, problem.model, batches, out, accelerator, progress.count)
+        first = candidates(
+            problem, problem.model, problem.groups, scores, 1, recipe.seed + 1, pruning.locked
+        )
+        require_end(first)
+        sensitivity = with_sensitivity(
+            first, problem.model, problem.groups, trial_batches(batches), out, progress.count
+        ).sensitivity
     plan = problem.empty_plan()
     model, groups = copy.deepcopy(problem.model), problem.groups
     for step in range(1, problem.pruning.steps + 1):
         budget = step_budget(problem, step)
-        found = candidates(
-            problem, model, groups, scores, step, recipe.seed + step, problem.pruning.locked
-        )
-        if step == 1:
-            require_end(found)
-        kept = found.select(budget)
+        found = candidates(problem, model, groups, scores, step, recipe.seed + step, pruning.locked)
+        kept = replace(found, sensitivity=sensitivity).select(budget)
         keep_channels(model, groups, lists(kept))
         groups, scores = channel_groups(model, problem.pruning.protect), remaining(scores, kept)
         plan = extended(plan, problem, predicted_step(problem, budget, kept), kept)

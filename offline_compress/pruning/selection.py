@@ -1,14 +1,17 @@
-"""Which channels stay, so that a network fits its budget and loses the least.
+"""How wide every group of channels stays, so that a network fits its budget and loses the least.
 
-A knapsack filled greedily, from the network as it is down: of all blocks of channels that may go,
-the one with the least importance per saved cost goes first. Widths of neighbours shrink meanwhile,
-and with them what a block saves, so the first of the ranking is ranked anew before it is taken. As
-costs grow with the product of widths, a saving never grows in the course of this: looking at the
-first alone is exact.
+A multiple-choice knapsack (one width for every group) filled from the network as it is down: of all
+narrower widths of all groups, the one with the least loss per saved cost comes next. That is the
+walk along the lower convex hull of every group's losses over its costs, in other words the optimum
+for every price of the cost (Lagrange's multiplier): no widths that save as much as those on the way
+lose less, where a group's costs do not depend on the others. They do: widths of neighbours shrink
+meanwhile, and with them what a group saves, so the first of the ranking is ranked anew before it is
+taken. As costs grow with the product of widths, a saving never grows in the course of this: looking
+at the first alone is exact. Budgets are checked with the costs of all widths together.
 """
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtc_perception.util.errors import UserError
-from offline_compress.pruning.cost import KINDS, LayerCosts, layer_cost
+from offline_compress.pruning.cost import KINDS, LayerCosts
 from offline_compress.recipe.compression import Cost
 
 TOLERANCE = 1e-9
-"""Relative; of sums of floats that are compared with a budget."""
+"""Relative; of sums of floats that are compared."""
 LARGEST_CUT = 0.25
 """Share of its channels that a group loses in one step, but for one block; see `capped`."""
 
@@ -37,11 +40,34 @@ class WidthLimits:
     """A group that loses channels keeps a multiple of this."""
     borne: Mapping[str, int] = field(default_factory=dict)
     """Fewest channels of groups whose deeper cuts raise a task's loss too much (`cut_trial`)."""
+    blocks: Set[str] = frozenset()
+    """Groups that may lose all channels, and with them a residual block, unless one is locked."""
 
     def fewest(self, group: str) -> int:
-        """Channels that a group keeps at least."""
+        """Channels that a group keeps at least, but where its block goes."""
         own = self.floors[group], self.borne.get(group, 0), int(self.locked[group].sum())
         return max(own)
+
+    def removable(self, group: str) -> bool:
+        """Whether a group may lose all its channels."""
+        return group in self.blocks and not self.locked[group].any()
+
+    def widths(self, group: str, size: int) -> NDArray[np.int64]:
+        """[K] numbers of channels that a group of `size` may keep, descending from `size`."""
+        narrower = range(
+            round_up(size, self.round_to) - self.round_to, self.fewest(group) - 1, -self.round_to
+        )
+        return np.array([size, *narrower, *([0] if self.removable(group) else [])], np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WidthCurve:
+    """What a group loses by becoming narrower."""
+
+    channels: NDArray[np.int64]
+    """[K] widths to choose from, descending; the first is the group as it is."""
+    losses: NDArray[np.float64]
+    """[K] what is lost with each, in a unit of all groups; never less with fewer channels."""
 
 
 def floor_of(size: int, least_channels: int, least_share: float, round_to: int) -> int:
@@ -62,83 +88,84 @@ def capped(floors: Mapping[str, int], sizes: Mapping[str, int], round_to: int) -
     }
 
 
+def score_curves(
+    value: Mapping[str, NDArray[np.float64]], limits: WidthLimits
+) -> dict[str, WidthCurve]:
+    """Curves whose loss is the importance `value`, [C] of every group, of the channels that go."""
+    curves = {}
+    for name, own in value.items():
+        channels = limits.widths(name, len(own))
+        order = _worst_first(own, limits.locked[name])
+        lost = np.concatenate(([0.0], np.cumsum(own[order])))
+        curves[name] = WidthCurve(channels, lost[len(own) - channels])
+    return curves
+
+
+def best_channels(
+    value: NDArray[np.float64], locked: NDArray[np.bool_], count: int
+) -> NDArray[np.int64]:
+    """The `count` channels of a group that stay, ascending: the locked, then the most valuable."""
+    kept = _worst_first(value, locked)[len(value) - count :]
+    return np.sort(kept)
+
+
+def _worst_first(value: NDArray[np.float64], locked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.lexsort((value, locked))
+
+
 def select(
-    value: Mapping[str, NDArray[np.float64]],
+    curves: Mapping[str, WidthCurve],
     costs: LayerCosts,
     budget: Mapping[str, float],
     whole: NDArray[np.float64],
-    limits: WidthLimits,
     cost: Cost,
-    strict: bool = True,
-) -> dict[str, NDArray[np.int64]]:
-    """Channels that stay, ascending, of every group of `costs`.
+) -> dict[str, int]:
+    """Channels that every group of `curves` keeps: the least loss that keeps the budget.
+
+    A budget that cannot be kept is come as near to as can be.
 
     Args:
-        value: [C] importance, not negative, of the channels that each group still has.
+        curves: of the groups that the network still has.
         costs: of the network, at any widths.
         budget: fraction of `whole` that may remain of some of `KINDS`; every given one is kept.
         whole: [3] cost of the unpruned network.
-        cost: what importance is divided by; none: the number of channels.
-        strict: whether a budget that cannot be kept is an error; else it is come as near as can be.
-
-    Raises UserError for such an error, saying what can be kept and which rule is in the way.
+        cost: what losses are divided by; none: the number of channels.
     """
     most = np.full(len(KINDS), np.inf)
     for kind, fraction in budget.items():
         most[KINDS.index(kind)] = fraction * whole[KINDS.index(kind)] * (1 + TOLERANCE)
-    descent = _Descent(value, costs, limits, cost)
+    descent = _Descent(curves, costs, cost)
     while (descent.total > most).any() and descent.step():
         pass
-    if strict and (descent.total > most).any():
-        sizes = {name: len(value[name]) for name in costs.groups}
-        raise UserError(_impossible(sizes, costs, budget, whole, limits))
-    # Where a budget is not kept, blocks return that bring it no nearer.
+    # Where a budget is not kept, what brings it no nearer returns.
     descent.give_back(np.maximum(most, descent.total))
-    return {name: descent.kept(name) for name in costs.groups}
+    return dict(descent.counts)
 
 
 class _Descent:
     """A network in the course of a selection."""
 
-    def __init__(
-        self,
-        value: Mapping[str, NDArray[np.float64]],
-        costs: LayerCosts,
-        limits: WidthLimits,
-        cost: Cost,
-    ) -> None:
-        self._costs, self._limits = costs, limits
+    def __init__(self, curves: Mapping[str, WidthCurve], costs: LayerCosts, cost: Cost) -> None:
+        self._curves, self._costs = curves, costs
         self._kind = None if cost == "none" else KINDS.index(cost)
-        self._counts = {name: len(value[name]) for name in costs.groups}
-        self.total = costs.total(self._counts)
-        self._width_in, self._width_out = costs.widths(self._counts)
+        self._place = dict.fromkeys(curves, 0)
+        self.counts = {name: int(curve.channels[0]) for name, curve in curves.items()}
+        """Channels that each group has left."""
+        self.total = costs.total(self.counts)
+        self._width_in, self._width_out = costs.widths(self.counts)
+        self._gone = costs.without(self.counts)
         self._neighbours = {}
         for number, name in enumerate(costs.groups):
-            layers = np.flatnonzero(costs.share_in[number] + costs.share_out[number])
-            shares = costs.share_in[number, layers], costs.share_out[number, layers]
-            self._neighbours[name] = layers, *shares
-        # Least valuable first, locked ones not at all.
-        self._order = {
-            name: order[~limits.locked[name][order]]
-            for name in costs.groups
-            for order in [np.argsort(value[name], kind="stable")]
-        }
-        self._sums = {
-            name: np.concatenate(([0.0], np.cumsum(value[name][self._order[name]])))
-            for name in costs.groups
-        }
-        self._sizes = dict(self._counts)
+            share_in, share_out = costs.share_in[number], costs.share_out[number]
+            layers = np.flatnonzero(share_in + share_out + costs.blocks[number])
+            block = costs.blocks[number, layers]
+            self._neighbours[name] = layers, share_in[layers], share_out[layers], block
         self._taken: list[tuple[str, int]] = []
-        self._ranking = [entry for name in costs.groups if (entry := self._rank(name))]
+        self._ranking = [entry for name in curves if (entry := self._rank(name))]
         heapq.heapify(self._ranking)
 
-    def kept(self, name: str) -> NDArray[np.int64]:
-        """Channels of a group that are left, ascending."""
-        gone = self._order[name][: self._sizes[name] - self._counts[name]]
-        return np.setdiff1d(np.arange(self._sizes[name]), gone)
-
     def step(self) -> bool:
-        """Take the next block; False if there is none."""
+        """Make the next group narrower; False if there is none."""
         while self._ranking:
             name = heapq.heappop(self._ranking)[1]
             entry = self._rank(name)
@@ -146,54 +173,72 @@ class _Descent:
             if self._ranking and entry > self._ranking[0]:
                 heapq.heappush(self._ranking, entry)
                 continue
-            self._remove(name, entry[2])
-            self._taken.append((name, entry[2]))
+            self._taken.append((name, self._place[name]))
+            self._move(name, entry[2])
             if following := self._rank(name):
                 heapq.heappush(self._ranking, following)
             return True
         return False
 
     def give_back(self, most: NDArray[np.float64]) -> None:
-        """Return blocks, the last taken first, as far as no cost exceeds `most`."""
+        """Undo steps, the last first, as far as no cost exceeds `most`."""
         full = set()
-        for name, channels in reversed(self._taken):
+        for name, place in reversed(self._taken):
             if name in full:
                 continue
-            if (self.total - self._saved(name, -channels) <= most).all():
-                self._remove(name, -channels)
+            if (self.total + self._added(name, place) <= most).all():
+                self._move(name, place)
             else:
                 full.add(name)
 
     def _rank(self, name: str) -> tuple[float, str, int] | None:
-        """Importance per saved cost of a group's next block, and how many channels it has."""
-        count, round_to = self._counts[name], self._limits.round_to
-        after = (count - 1) // round_to * round_to
-        if after < self._limits.fewest(name):
+        """Least loss per saved cost of a group's narrower widths, and the place of that width."""
+        curve, place = self._curves[name], self._place[name]
+        following = curve.channels[place + 1 :]
+        if not len(following):
             return None
-        gone = self._sizes[name] - count
-        value = self._sums[name][gone + count - after] - self._sums[name][gone]
-        channels = count - after
-        saved = channels if self._kind is None else self._saved(name, channels)[self._kind]
-        return (float(value / saved) if saved > 0 else np.inf), name, channels
+        lost = curve.losses[place + 1 :] - curve.losses[place]
+        if self._kind is None:
+            saved = (self.counts[name] - following).astype(np.float64)
+        else:
+            costs = self._costs_around(name, curve.channels[place:])[:, self._kind]
+            saved = costs[0] - costs[1:]
+        ratio = np.full(len(following), np.inf)
+        np.divide(lost, saved, out=ratio, where=saved > 0)
+        least = ratio.min()
+        # The widest of equals, for which rounding must not decide.
+        first = int(np.argmax(ratio <= least + TOLERANCE * abs(least)))
+        return float(ratio[first]), name, place + 1 + first
 
-    def _saved(self, name: str, channels: int) -> NDArray[np.float64]:
-        """[3] what the network costs less without so many channels of a group."""
-        layers, share_in, share_out = self._neighbours[name]
-        coefficients = self._costs.coefficients[layers]
-        width_in, width_out = self._width_in[layers], self._width_out[layers]
-        before = layer_cost(coefficients, width_in, width_out)
-        after = layer_cost(
-            coefficients, width_in - channels * share_in, width_out - channels * share_out
+    def _costs_around(self, name: str, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[K, 3] cost of the layers around a group, with each of `channels` [K] left of it."""
+        layers, share_in, share_out, block = self._neighbours[name]
+        fewer = (self.counts[name] - channels)[:, None]
+        width_in = self._width_in[layers] - fewer * share_in
+        width_out = self._width_out[layers] - fewer * share_out
+        there = ~np.where(block, channels[:, None] == 0, self._gone[layers])
+        terms = np.stack((np.ones_like(width_in), width_in, width_out, width_in * width_out), -1)
+        costs: NDArray[np.float64] = np.einsum(
+            "klt,ltc->kc", terms * there[..., None], self._costs.coefficients[layers]
         )
-        saved: NDArray[np.float64] = (before - after).sum(0)
-        return saved
+        return costs
 
-    def _remove(self, name: str, channels: int) -> None:
-        self.total = self.total - self._saved(name, channels)
-        layers, share_in, share_out = self._neighbours[name]
-        self._width_in[layers] -= channels * share_in
-        self._width_out[layers] -= channels * share_out
-        self._counts[name] -= channels
+    def _added(self, name: str, place: int) -> NDArray[np.float64]:
+        """[3] what the network costs more with another width of a group."""
+        other = int(self._curves[name].channels[place])
+        now, then = self._costs_around(name, np.array([self.counts[name], other]))
+        added: NDArray[np.float64] = then - now
+        return added
+
+    def _move(self, name: str, place: int) -> None:
+        count = int(self._curves[name].channels[place])
+        self.total = self.total + self._added(name, place)
+        layers, share_in, share_out, block = self._neighbours[name]
+        fewer = self.counts[name] - count
+        self._width_in[layers] -= fewer * share_in
+        self._width_out[layers] -= fewer * share_out
+        self._gone[layers[block]] = count == 0
+        self.counts[name], self._place[name] = count, place
 
 
 def is_reachable(
@@ -231,8 +276,7 @@ def _least(
     sizes: Mapping[str, int], costs: LayerCosts, whole: NDArray[np.float64], limits: WidthLimits
 ) -> NDArray[np.float64]:
     """[3] fractions of `whole` that remain at the least widths."""
-    rounded = {name: round_up(limits.fewest(name), limits.round_to) for name in sizes}
-    least = costs.total({name: min(size, rounded[name]) for name, size in sizes.items()})
+    least = costs.total({name: int(limits.widths(name, size)[-1]) for name, size in sizes.items()})
     fractions: NDArray[np.float64] = least / np.maximum(whole, TOLERANCE)
     return fractions
 

@@ -16,6 +16,7 @@ from mtc_perception.util.strict import Strict
 from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Range, Schedule, SizePx
 
 Criterion = Literal["random", "l2", "joint", "tci_sum", "tci_max"]
+Allocation = Literal["score", "sensitivity"]
 Cost = Literal["none", "parameters", "macs", "latency"]
 QuantisedVariant = Literal["fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Below1 = Annotated[float, Field(gt=0, lt=1)]
@@ -96,11 +97,14 @@ class Pruning(Strict):
 
     budget: Budget
     criterion: Criterion = "tci_max"
-    conflict: Fraction = 0.3
-    """Weight of the gradient-conflict penalty of the tci criteria; 0: none."""
+    conflict: Fraction = 0.0
+    """Weight of the gradient-conflict penalty of the tci criteria; 0: none (docs/method.md)."""
+    allocation: Allocation = "score"
+    """How wide each layer stays: as the scores of its channels say, or (`sensitivity`) as each
+    task's loss does, measured with the layer at several widths and without residual blocks."""
     cost: Annotated[Cost, Field(validate_default=True)] = None  # type: ignore[assignment]
-    """What a channel's score is divided by. By default what the budget limits: of several its
-    latency, else its macs."""
+    """What a channel's score, or a width's loss, is divided by. By default what the budget limits:
+    of several its latency, else its macs."""
     engine: Literal["openvino", "onnxruntime"] = "openvino"
     """Target engine of latencies."""
     steps: Positive = 4
@@ -112,8 +116,9 @@ class Pruning(Strict):
     locked: Fraction = 0.03
     """Share of the channels, the best of each task, that is never removed in a step."""
     largest_rise: NotNegative | None = 0.25
-    """Each layer's cut is tried alone before a step is made; one that raises any task's loss on
-    calibration images by more than this fraction is halved until it does not. None: untried."""
+    """Where widths go by scores, each layer's cut is tried alone before a step is made; one that
+    raises any task's loss on calibration images by more than this fraction is halved until it does
+    not. None: untried."""
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
     decoder_layers: Positive | None = None

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mtc_perception.metrics.figures import HEADLINES
 from mtc_perception.metrics.figures import Figure as Accuracy
+from offline_compress.pruning.sensitivity import Sensitivity
 from offline_compress.report.compression_rows import Row, Setting
 
 # Okabe and Ito: told apart by everyone.
@@ -28,6 +29,10 @@ _STYLE: Any = {
     "svg.fonttype": "none",
 }
 ROW_HEIGHT_IN = 0.24
+HIGHEST_RISE = 10.0
+"""Fraction of a loss at which a rise is drawn that is higher."""
+NAMED = 8
+"""Groups whose names are written: those that can save most."""
 
 
 def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str], float]) -> str:
@@ -101,6 +106,42 @@ def channels(kept: Mapping[str, tuple[int, int]]) -> str:
         axes.set_yticks(rows, list(kept), fontsize=8)
         axes.set_ylim(len(kept) - 0.4, -0.6)
         axes.set_xlabel("channels")
+        return _svg(page)
+
+
+def loss_over_cost(sensitivity: Sensitivity, kept: Mapping[str, int], by_time: bool) -> str:
+    """A line per group: the rise of its loss over the milliseconds (or else parameters) that each
+    measured width saves, with the widths marked that the group has `kept`, as SVG."""
+    kind, scale, unit = (2, 1.0, "ms") if by_time else (0, 1e-3, "thousand parameters")
+    parts = {name.split(".")[0]: None for name in sensitivity.groups}
+    colors = {part: COLORS[number % len(COLORS)] for number, part in enumerate(parts)}
+    ends = []
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(10.5, 6.4), layout="constrained")
+        axes = page.subplots()
+        for name, widths in sensitivity.groups.items():
+            saved = np.array([scale * width.saved[kind] for width in widths])
+            rises = 100 * np.minimum(sensitivity.rises(name), HIGHEST_RISE)
+            color = colors[name.split(".")[0]]
+            narrow = np.array([width.channels > 0 for width in widths])
+            axes.plot(saved[narrow], rises[narrow], "o-", color=color, mfc="white", linewidth=1)
+            axes.plot(saved[~narrow], rises[~narrow], "s", color=color, mfc="white")
+            # The narrowest that was measured and is not narrower than what is left.
+            left = kept.get(name, widths[0].channels)
+            place = max(i for i, width in enumerate(widths) if width.channels >= left)
+            if place:
+                mark = "o" if widths[place].channels else "s"
+                axes.plot(saved[place], rises[place], mark, color=color)
+            ends.append((saved[-1], rises[-1], name))
+        for x, y, name in sorted(ends)[-NAMED:]:
+            axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        for part, color in colors.items():
+            axes.plot([], [], "o-", color=color, label=part)
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_xlabel(f"saved, {unit}")
+        axes.set_ylabel("rise of the loss, %")
+        axes.grid(color="#e4e7eb", linewidth=0.7)
+        page.legend(loc="outside lower center", ncols=len(parts), frameon=False)
         return _svg(page)
 
 

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,14 @@ from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
 from offline_compress.pipeline.row import ENGINES, missed
 from offline_compress.pipeline.stages import digest_of
 from offline_compress.pruning.plan import read_plan
+from offline_compress.pruning.sensitivity import Sensitivity
 from offline_compress.recipe.recipe import load_recipe
-from offline_compress.report.compression_charts import channels, conflict_map, trade_off
+from offline_compress.report.compression_charts import (
+    channels,
+    conflict_map,
+    loss_over_cost,
+    trade_off,
+)
 from offline_compress.report.compression_pictures import side_by_side
 from offline_compress.report.compression_rows import (
     Row,
@@ -299,6 +305,7 @@ def _inside(run: RunFolder | None) -> list[SvgChart]:
     prunable = {group.name: group.size for group in groups if not group.protected}
     kept = {name: (len(plan.kept.get(name, range(size))), size) for name, size in prunable.items()}
     return [
+        *_widths(run, kept),
         SvgChart(
             "Channels kept",
             "Coupled layers are one group, named by the first; layers that may not be pruned are "
@@ -311,6 +318,22 @@ def _inside(run: RunFolder | None) -> list[SvgChart]:
             "where a layer serves one task alone.",
             conflict_map({name: conflict[name] for name in prunable if name in conflict}),
         ),
+    ]
+
+
+def _widths(run: RunFolder, kept: Mapping[str, tuple[int, int]]) -> list[SvgChart]:
+    """What was measured of narrower layers, in a run that went by it."""
+    if not run.sensitivity.is_file():
+        return []
+    sensitivity, by_time = Sensitivity.load(run.sensitivity), run.latency_table.is_file()
+    return [
+        SvgChart(
+            "What narrower layers lose",
+            "Each group of channels made narrower alone, at the first step: how far the loss of "
+            "the task that loses most rises, statistics measured anew, over what is saved. Square: "
+            "without the residual block. Filled: as wide as it is in the end, or the next wider.",
+            loss_over_cost(sensitivity, {name: left for name, (left, _) in kept.items()}, by_time),
+        )
     ]
 
 

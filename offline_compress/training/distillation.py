@@ -7,7 +7,6 @@ head as well as its own kind. Masks are of one form in all networks; vehicles ar
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -211,9 +210,7 @@ def kept_channels(student: ModelSpec, teacher: ModelSpec) -> dict[str, list[int]
     They are if the trunks of both networks descend from one unpruned shape, and the student has no
     channel that the teacher lacks.
     """
-    whole_student, whole_teacher = (
-        replace(spec, shapes={}, taps={}) for spec in (student, teacher)
-    )
+    whole_student, whole_teacher = student.unpruned(), teacher.unpruned()
     if _trunk_shapes(whole_student) != _trunk_shapes(whole_teacher):
         return dict.fromkeys(TAP_WEIGHTS)
     found: dict[str, list[int] | None] = {}

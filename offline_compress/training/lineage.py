@@ -25,10 +25,10 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
     before: list[str] = []
     if recipe.start_from:
         start = load_spec(recipe.start_from)
-        if start.shapes:
+        if start.is_pruned:
             spec = _in_shape_of(start, spec, recipe.start_from)
         data, before = [*start.data, *data], start.lineage
-        pruned = "pruned " if start.shapes else ""
+        pruned = "pruned " if start.is_pruned else ""
         step += f" from the {pruned}weights with sha256 {_sha256(recipe.start_from / WEIGHTS_FILE)}"
     elif recipe.shape_of:
         spec = _in_shape_of(load_spec(recipe.shape_of), spec, recipe.shape_of)
@@ -54,7 +54,7 @@ def _in_shape_of(start: ModelSpec, spec: ModelSpec, path: Path) -> ModelSpec:
             f"the recipe's model and arguments are not those of {path}: "
             f"that has {_differences(start, spec)}"
         )
-    return replace(spec, shapes=start.shapes, taps=start.taps)
+    return replace(spec, shapes=start.shapes, taps=start.taps, removed=start.removed)
 
 
 def _differences(start: ModelSpec, spec: ModelSpec) -> str:

@@ -195,10 +195,8 @@ def test_a_whole_pruning_against_the_engine(dataset: Path, tmp_path: Path) -> No
     out = tmp_path / "pruned"
     plan = read_plan(out / "plan.json")
     assert len(plan.steps) == 2
-    for step in plan.steps:
-        assert step.latency_ms is not None
-        assert step.latency_ms > 0
-        assert 0 < step.remains["latency"] < 2
+    # Channels are ranked by the table's milliseconds; no step is timed that none limits.
+    assert all(step.latency_ms is None and "latency" not in step.remains for step in plan.steps)
     assert plan.steps[-1].remains["parameters"] <= 0.8
     assert (out / "step_1" / "recovery" / "best").is_dir()
     assert count_parameters(load_checkpoint(out / "best")) == plan.steps[-1].parameters

@@ -24,6 +24,7 @@ from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pruning import channel_choice
 from offline_compress.pruning import problem as problem_module
 from offline_compress.pruning.channel_choice import Choice, candidates, measured_choice
+from offline_compress.pruning.checks import recalibrate
 from offline_compress.pruning.cost import layer_cost, layer_costs
 from offline_compress.pruning.cut_trial import Trial
 from offline_compress.pruning.latency_table import LatencySample, LatencyTable, sample_counts
@@ -177,6 +178,7 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
         for kept in (len(value[name]), count):
             cut = load_checkpoint(teacher)
             keep_channels(cut, groups, {name: best(name, kept).tolist()})
+            recalibrate(cut, batches, lambda _d, _t: None)
             with torch.no_grad():
                 outputs = [cut(normalise(batch.images)) for batch in batches]
             parts = [

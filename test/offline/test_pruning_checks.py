@@ -27,7 +27,8 @@ LOST = "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
 @pytest.mark.usefixtures("unchecked")
 def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Path) -> None:
     guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
-    plan = prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation(loss=0.025))
+    recipe = recipe_of(dataset, guard=guard, locked=0.1, criterion="random")
+    plan = prune_network(recipe, teacher, tmp_path, Validation(loss=0.025))
     assert len(plan.steps) == 1
     step = plan.steps[0]
     assert (
@@ -35,10 +36,10 @@ def test_the_guard_takes_a_step_back(dataset: Path, teacher: Path, tmp_path: Pat
         == step.taken_back_before
         == "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
     )
-    assert step.locked == 0.06  # in the second attempt
+    assert step.locked == 0.2  # in the second attempt
     assert plan.kept == {}
     assert same_weights(tmp_path / "best", teacher)
-    assert prune_network(recipe_of(dataset, guard=guard), teacher, tmp_path, Validation()) == plan
+    assert prune_network(recipe, teacher, tmp_path, Validation()) == plan
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -52,7 +53,8 @@ def test_a_step_that_was_taken_back_is_done_once_more(
             self.loss = 0.025 if len(self.parameters) < 5 else 0.0
             return super().__call__(*arguments)
 
-    recipe = recipe_of(dataset, guard={"detection": 100, "drivable": 2.0, "lane": 2.0})
+    guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
+    recipe = recipe_of(dataset, guard=guard, locked=0.1, criterion="random")
     plan = prune_network(recipe, teacher, tmp_path, Recovering())
     first, last = plan.steps
     assert (first.taken_back, last.taken_back) == ("", "")
@@ -60,11 +62,26 @@ def test_a_step_that_was_taken_back_is_done_once_more(
         first.taken_back_before
         == "drivable mIoU lost 2.50 points, compress.prune.guard.drivable allows 2"
     )
-    assert (first.locked, last.locked) == (0.06, 0.03)
+    assert (first.locked, last.locked) == (0.2, 0.1)
     assert last.remains["parameters"] <= 0.6
     whole = count_parameters(load_checkpoint(teacher))
     assert last.parameters == count_parameters(load_checkpoint(tmp_path / "best")) < 0.6 * whole
     assert not (tmp_path / "step_1" / "again" / "scores.safetensors").exists()
+    assert prune_network(recipe, teacher, tmp_path, Validation(fails_at=0)) == plan
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_cut_that_was_taken_back_is_not_recovered_once_more(
+    dataset: Path, teacher: Path, tmp_path: Path
+) -> None:
+    guard = {"detection": 100, "drivable": 2.0, "lane": 2.0}
+    recipe = recipe_of(dataset, guard=guard, locked=1e-6)  # of so few channels: none
+    plan = prune_network(recipe, teacher, tmp_path, Validation(loss=0.025))
+    [step] = plan.steps
+    assert step.taken_back_before.startswith("drivable mIoU lost 2.50 points")
+    assert step.taken_back == "with twice the locked channels the cut is the same"
+    assert not (tmp_path / "step_1" / "again" / "recovery").exists()
+    assert plan.kept == {}
     assert prune_network(recipe, teacher, tmp_path, Validation(fails_at=0)) == plan
 
 

@@ -30,6 +30,7 @@ from offline_compress.models.registry import (
     load_spec,
     save_checkpoint,
 )
+from offline_compress.training.distillation import kept_channels
 from support.pruning_tools import (
     FULL_DECODER,
     answers,
@@ -243,6 +244,64 @@ def test_decoder_layers_go_from_pruned_networks(tmp_path: Path) -> None:
     assert shorter.taps == spec.taps
 
 
+BLOCK = "backbone.stages.1.1.residuals.0"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> None:
+    """Every other residual block, beside channels of the others; in float64."""
+    spec = spec_of("mtc_nano")
+    model = network(spec).double()
+    groups = channel_groups(model)
+    blocks = [group for group in groups if group.block]
+    assert BLOCK in {group.block for group in blocks}
+    assert len(blocks) == 12  # 8 in the backbone, 4 in the encoder
+    switched = copy.deepcopy(model)
+    for group in blocks[::2]:
+        norm = switched.get_submodule(f"{group.block}.expand.1")
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.zeros_(norm.weight)
+        nn.init.zeros_(norm.bias)
+    kept = {} if share == 1 else some_channels(groups, share)
+    keep_channels(switched, groups, kept)
+    kept |= {group.name: [] for group in blocks[::2]}
+    keep_channels(model, groups, kept)
+    assert_equal_but_for_rounding(switched, model)
+
+    cut = model.float()
+    spec = pruned_spec(spec, cut, groups, kept)
+    assert spec.removed == [group.block for group in blocks[::2]]
+    assert spec.unpruned() == spec_of("mtc_nano")
+    save_checkpoint(tmp_path, spec, cut)
+    again = load_checkpoint(tmp_path)
+    for one, other in zip(answers(cut), answers(again), strict=True):
+        assert torch.equal(one, other)
+    names = {group.name: group.size for group in channel_groups(again)}
+    assert names == {
+        g.name: len(kept.get(g.name, range(g.size))) for g in groups if g not in blocks[::2]
+    }
+
+
+def test_a_network_without_blocks_exports_and_teaches() -> None:
+    spec = spec_of("mtc_nano")
+    model = network(spec)
+    groups = channel_groups(model)
+    kept = {group.name: [] for group in groups if group.block}
+    keep_channels(model, groups, kept)
+    engine = load_engine(deployed(model, 64, 96), "onnxruntime")
+    engine.close()
+    student = pruned_spec(spec, model, groups, kept)
+    assert kept_channels(student, spec)["c3"] == list(range(64))
+
+
+def test_protected_blocks_stay() -> None:
+    model = network(spec_of("mtc_nano"))
+    groups = channel_groups(model, ["backbone.stages.1"])
+    assert BLOCK not in {group.block for group in groups}
+    with pytest.raises(UserError, match="at least one channel"):
+        keep_channels(model, groups, {f"{BLOCK}.reduce.0": []})
+
+
 STEM = "backbone.stem.0.weight"
 
 
@@ -269,6 +328,10 @@ STEM = "backbone.stem.0.weight"
         ({"taps": {"c3": [-1, *range(63)]}}, "ascending"),
         ({"taps": {"c3": "x" * 64}}, "ascending"),
         ({"taps": [1]}, "come by name"),
+        ({"removed": ["backbone.stem"]}, "no residual block 'backbone.stem'"),
+        ({"removed": [BLOCK, BLOCK]}, "a list of names"),
+        ({"removed": BLOCK}, "a list of names"),
+        ({"removed": [BLOCK], "shapes": {f"{BLOCK}.reduce.0.weight": [1]}}, "the network has no"),
     ],
 )
 def test_hostile_shapes_are_refused_in_one_line(
