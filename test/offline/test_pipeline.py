@@ -74,6 +74,7 @@ def test_a_run_leaves_a_student_its_bundle_and_a_row(workspace: Path) -> None:
     assert sum(p.numel() for p in load_checkpoint(out / "recover" / "best").parameters()) > 0
     bundle = read_bundle(out / "tiny_student.mtc")
     assert bundle.manifest.params == row["student"]["params"]
+    assert bundle.manifest.thresholds_chosen_on == "roads train, 4 images"
     steps = [step.step for step in bundle.manifest.lineage]
     assert steps[0] == "train"
     assert steps[-3:] == ["prune", "distill", "export"]

@@ -14,6 +14,7 @@ from bench import training
 from mtc_perception.util import progress
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec
 from offline_compress.recipe.parts import DataSource
+from offline_compress.training import trainer as trainer_module
 from offline_compress.training.accelerator import choose_precision
 from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
@@ -54,6 +55,19 @@ def test_a_run_ends_early_when_nothing_gets_better(
     assert again.over
     again.run()
     assert len(rows(tmp_path)) == 4
+
+
+def test_scores_of_other_figures_are_no_measure(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on with a version that scores otherwise: its best is the best from then on."""
+    Trainer(tiny_recipe(dataset, {"epochs": 1}), tmp_path, Scores(0.9)).run()
+    recipe = tiny_recipe(dataset, {"epochs": 3})
+    assert Trainer(recipe, tmp_path, Scores(0.5)).best == pytest.approx(0.9)
+    monkeypatch.setattr(trainer_module, "SCORED_NAMES", ["detection.recall"])
+    trainer = Trainer(recipe, tmp_path, Scores(0.5, 0.4))
+    trainer.run()
+    assert (trainer.best, trainer.best_epoch) == (pytest.approx(0.5), 2)
 
 
 def test_a_step_in_several_passes_is_the_mean_of_their_gradients(

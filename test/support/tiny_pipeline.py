@@ -31,6 +31,7 @@ def write_workspace(folder: Path) -> Path:
     write_dataset(folder / "roads", 6, 192, 128, seed=3, val_fraction=1 / 3, workers=1)
     recipe = json.loads(tiny_recipe(Path("roads")).model_dump_json())
     recipe["validate_on"] = {"root": "roads", "split": "val"}
+    recipe["tune_on"] = {"root": "roads", "split": "train"}
     recipe["checkpoint_minutes"] = 0
     recipe["compress"] = {
         "scoring": {"images": 4, "batch": 2},
