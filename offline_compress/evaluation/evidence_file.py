@@ -9,6 +9,7 @@ JSON objects of what is known of an image (weather, ...).
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_evidence(path: Path) -> tuple[list[str], list[ImageEvidence]]:
             objects, masks = found["objects"].tolist(), found["masks"].tolist()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: evaluate the network first") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     evidence = []
     for image, count in enumerate(objects):

@@ -89,7 +89,7 @@ def test_a_single_validation_set_needs_no_list(tmp_path: Path) -> None:
     several = Recipe.model_validate(content | {"validate_on": [one, other], "tune_on": other})
     assert several.tuning == several.validate_on[1:]
     assert Recipe.model_validate(content | {"validate_on": other}).tuning == several.validate_on[1:]
-    assert "validate_on: List should have at least 1" in complaint(
+    assert "validate_on: Value should have at least 1" in complaint(
         tmp_path, yaml.safe_dump(content | {"validate_on": []})
     )
 
