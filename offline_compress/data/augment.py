@@ -11,7 +11,7 @@ from mtc_perception.core.letterbox import PAD_VALUE
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 
-MIN_BOX_PX = 2.0
+MIN_BOX_PX = 1.5
 """Boxes thinner than this in network pixels become ignore regions: nothing is left to see. No
 more: what is evaluated must be learnt, and of 1280 x 720 px in 640 x 384 every vehicle has half."""
 MIN_VISIBLE = 0.35

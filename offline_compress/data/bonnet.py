@@ -77,7 +77,7 @@ def _border(height: int, width: int, rng: np.random.Generator) -> Cover:
     most = BORDER * min(height, width)
     left, right, top, bottom = rng.uniform(-most / 2, most, 4)
     half = np.array([width - left - right, height - top - bottom]) / 2
-    reach = half * (1 - rng.uniform(0.1, 1.0))
+    reach = half * (0.95 - 0.95 * rng.random() ** 2)
     radius = half - reach
     x = (np.abs(np.arange(width) + 0.5 - left - half[0]) - reach[0]).clip(0) / radius[0]
     y = (np.abs(np.arange(height) + 0.5 - top - half[1]) - reach[1]).clip(0) / radius[1]
