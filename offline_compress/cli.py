@@ -10,6 +10,7 @@ from offline_compress.commands.compress import distill, prune, quantize, report,
 from offline_compress.commands.evaluate import evaluate
 from offline_compress.commands.export import export
 from offline_compress.commands.sign import sign
+from offline_compress.commands.study import study
 from offline_compress.commands.synth import synth_app
 from offline_compress.commands.train import train
 
@@ -29,6 +30,7 @@ for command in (
     distill,
     quantize,
     report,
+    study,
     train,
     evaluate,
     compare,

@@ -200,7 +200,7 @@ def _run(
     from offline_compress.pipeline.pipeline import run_pipeline
     from offline_compress.pipeline.row import short_of
 
-    with _stoppable():
+    with stoppable():
         made = run_pipeline(loaded, out, _command(recipe, changes, out), until, threads, redo)
     if not made:
         return  # another process tells
@@ -220,12 +220,12 @@ def _dry_run(
     loaded = load_recipe(recipe, changes or ())
     from offline_compress.pipeline.pipeline import dry_run_pipeline
 
-    with _stoppable():
+    with stoppable():
         print(dry_run_pipeline(loaded, out, threads))
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """A signal ends the command with a line and the signal's exit code."""
     from offline_compress.training.stopping import Interrupted, Terminated, terminable
 

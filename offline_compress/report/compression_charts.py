@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -82,6 +83,45 @@ def _trade_off(
         marks.append((across.mean, along.mean))
     if best := front(marks):
         axes.plot(*zip(*best, strict=True), color="#9aa5b1", linewidth=1, zorder=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure over the cost of networks."""
+
+    title: str
+    marks: Mapping[str, tuple[float, float]]
+    """Name of a network -> cost, figure."""
+
+
+def networks(panels: Sequence[Panel], x_title: str, columns: int = 2) -> str:
+    """Panels side by side, the cost on a logarithmic axis, each network the same mark in all of
+    them; a line through those that no other one dominates, as SVG."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.marks))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(_STYLE):
+        page = Figure(figsize=(10.5, 0.8 + 3.0 * rows), layout="constrained")
+        drawn: dict[str, Any] = {}
+        for axes, panel in zip(
+            page.subplots(rows, columns, squeeze=False).flat, panels, strict=False
+        ):
+            for name, mark in panel.marks.items():
+                index = names.index(name)
+                shape = MARKERS[index // len(COLORS) % len(MARKERS)]
+                color = COLORS[index % len(COLORS)]
+                drawn[name] = axes.plot(*mark, shape, color=color, label=name)[0]
+            best = front(list(panel.marks.values()))
+            axes.plot(*zip(*best, strict=True), color="#9aa5b1", linewidth=1, zorder=0)
+            axes.set_title(panel.title, loc="left", fontsize=10)
+            axes.set_xscale("log")
+            axes.set_xlabel(x_title)
+            axes.grid(color="#e4e7eb", linewidth=0.7)
+        for axes in list(page.axes)[len(panels) :]:
+            axes.remove()
+        known = [name for name in names if name in drawn]
+        handles = [drawn[name] for name in known]
+        page.legend(handles, known, loc="outside lower center", ncols=4, frameon=False)
+        return _svg(page)
 
 
 def front(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

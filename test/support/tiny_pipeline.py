@@ -69,6 +69,17 @@ def compress(folder: Path, changes: Sequence[str], out: str, stop_at: int, how: 
     If it lives, the number of files of the first whole run is in `OUT.count`.
     """
     small_world(folder)
+    files = dying(stop_at, how)
+    recipe: Recipe = load_recipe(Path("tiny.yaml"), changes)
+    run_pipeline(recipe, Path(out), "mtc-compress run", redo=True)
+    counted_in = Path(f"{out}.count")
+    if not counted_in.exists():
+        counted_in.write_text(str(files()))
+
+
+def dying(stop_at: int, how: int) -> Callable[[], int]:
+    """Send this process signal `how` at the `stop_at`-th file that is put in place; returns what
+    tells how many there were."""
     count = 0
     replace: Callable[..., None] = os.replace
 
@@ -82,11 +93,7 @@ def compress(folder: Path, changes: Sequence[str], out: str, stop_at: int, how: 
             os.kill(os.getpid(), how)
 
     os.replace = counted  # type: ignore[assignment]
-    recipe: Recipe = load_recipe(Path("tiny.yaml"), changes)
-    run_pipeline(recipe, Path(out), "mtc-compress run", redo=True)
-    counted_in = Path(f"{out}.count")
-    if not counted_in.exists():
-        counted_in.write_text(str(count))
+    return lambda: count
 
 
 def run(
@@ -97,7 +104,12 @@ def run(
     how: int = signal.SIGKILL,
 ) -> int:
     """Exit code of `compress` in a process of its own; negative: the signal that killed it."""
-    process = _PROCESSES.Process(target=compress, args=(folder, changes, out, stop_at, how))
+    return in_process(compress, folder, changes, out, stop_at, how)
+
+
+def in_process(target: Callable[..., None], *arguments: Any) -> int:
+    """Exit code of a function in a clean process that has imported everything."""
+    process = _PROCESSES.Process(target=target, args=arguments)
     process.start()
     process.join(600)
     code = process.exitcode

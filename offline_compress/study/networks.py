@@ -1,0 +1,186 @@
+"""The networks of a study, each in a folder of its own: how it is made, and how it is judged."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Progress
+from offline_compress.evaluation.accuracy import evaluate_subject
+from offline_compress.evaluation.evidence_file import write_evidence
+from offline_compress.evaluation.subject import open_subject
+from offline_compress.pipeline.folder import RunFolder, weights
+from offline_compress.pipeline.stages import Stage, digest_of
+from offline_compress.pipeline.training_stages import Prune, training_fields
+from offline_compress.recipe.parts import Schedule
+from offline_compress.recipe.recipe import Recipe
+from offline_compress.study.folds import HELD_OUT, Fold, fold_recipe, judged_sets
+from offline_compress.study.study import TEACHER, Row, Study
+from offline_compress.training.recovery import recover_recipe
+from offline_compress.training.trainer import STARTS, Trainer
+
+EVIDENCE = "evidence"
+"""Folder of a network's evidence files, one for every set that it is judged on."""
+MODEL_FILE = "model.json"
+
+
+class Training:
+    """Stage: a training whose last network counts. No epoch is chosen."""
+
+    parallel = True
+
+    def __init__(self, name: str, folder: Path, recipe: Callable[[], Recipe], of: Schedule) -> None:
+        """`recipe` is asked for when the checkpoints that it names are there; `of` is its
+        schedule."""
+        self.name, self._folder, self._recipe = name, folder, recipe
+        self.samples = of.epochs * of.samples_per_epoch
+
+    def inputs(self) -> dict[str, Any]:
+        """What the training learns, and the networks that it starts from and learns after."""
+        recipe = self._recipe()
+        named = {name: getattr(recipe, name) for name in STARTS}
+        named["teacher"] = recipe.distillation and recipe.distillation.teacher
+        digests = {name: digest_of(weights(path)) for name, path in named.items() if path}
+        return training_fields(recipe) | digests
+
+    def made(self) -> list[Path]:
+        """The network after the last step."""
+        return [weights(self._folder / "last")]
+
+    def work(self) -> list[Path]:
+        """The run."""
+        return [self._folder]
+
+    def run(self) -> None:
+        """Train, or go on. Raises Interrupted after a signal, saved."""
+        Trainer(self._recipe(), self._folder).run()
+
+
+class Judging:
+    """Stage: a network on every set that it is judged on, evidence kept per image."""
+
+    name = "judge"
+    parallel = False
+    samples = 0
+
+    def __init__(self, folder: Path, checkpoint: Path, study: Study, fold: Fold) -> None:
+        self._folder, self._checkpoint, self._study, self._fold = folder, checkpoint, study, fold
+
+    def inputs(self) -> dict[str, Any]:
+        """The network, and the sets."""
+        sources = {
+            HELD_OUT: [source.model_dump(mode="json") for source in self._fold.judged],
+            "others": [source.model_dump(mode="json") for source in self._study.evaluate_on],
+        }
+        conditions = self._study.held_out.conditions
+        return {"network": digest_of(weights(self._checkpoint)), **sources, "by": conditions}
+
+    def made(self) -> list[Path]:
+        """A file per set, and what the network is."""
+        names = [HELD_OUT, *self._study.further_sets]
+        files = [self._folder / EVIDENCE / f"{name}.npz" for name in names]
+        return [*files, self._folder / MODEL_FILE]
+
+    def work(self) -> list[Path]:
+        """None: files are written over one by one."""
+        return []
+
+    def run(self) -> None:
+        """Write them."""
+        subject = open_subject(self._checkpoint)
+        (self._folder / EVIDENCE).mkdir(exist_ok=True)
+        sets = judged_sets(self._study, self._fold, subject.classes)
+        with Progress(alone=True) as progress:
+            for name, samples in sets.items():
+                counted = progress.track(samples, f"judging on {name}", unit="img")
+                frames = evaluate_subject(subject, counted).frames
+                write_evidence(
+                    self._folder / EVIDENCE / f"{name}.npz",
+                    [frame.sample.stem for frame in frames],
+                    [frame.evidence for frame in frames],
+                    [frame.sample.attributes for frame in frames],
+                )
+        content = {"params": subject.params, "gmacs": subject.gmacs, **subject.identity}
+        write_text_atomic(self._folder / MODEL_FILE, json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of a study, or what those of all seeds begin with: a pruning, a training."""
+
+    row: str
+    drive: str
+    """That is held out."""
+    seed: int | None
+    """None: one for all seeds."""
+    folder: Path
+    checkpoint: Path
+    stages: list[Stage]
+    judged: bool = True
+
+    @property
+    def name(self) -> str:
+        """For people: drive, row and seed."""
+        return f"{self.drive} {self.row}" + ("" if self.seed is None else f"-s{self.seed}")
+
+
+def networks_of(study: Study, fold: Fold, out: Path) -> Iterator[Network]:
+    """All networks of a fold, those that others are made from first. Raises UserError for a recipe
+    that is refused."""
+    recipe = fold_recipe(study, fold)
+    folder = out / fold.drive / TEACHER
+    teacher = folder / "train" / "last"
+    judging = Judging(folder, teacher, study, fold)
+    stages: list[Stage] = [_first_training(recipe, folder), judging]
+    yield Network(TEACHER, fold.drive, None, folder, teacher, stages)
+    for row in study.rows:
+        folder = out / fold.drive / row.name
+        run = RunFolder(_recipe(study, fold, row, teacher), folder)
+        start = teacher
+        first: Stage | None = None
+        if row.kind == "student":
+            start, first = run.pruned, Prunes(run)
+        elif row.kind == "direct":
+            start = folder / "train" / "last"
+            first = _first_training(run.recipe, folder)
+        if first:
+            yield Network(row.name, fold.drive, None, folder, start, [first], judged=False)
+        for seed in study.seeds:
+            own = out / fold.drive / f"{row.name}-s{seed}"
+            recipe = run.recipe.model_copy(update={"seed": seed})
+            recover = Training(
+                "recover",
+                own / "recover",
+                partial(recover_recipe, recipe, start, teacher),
+                run.compress.recover.schedule,
+            )
+            checkpoint = own / "recover" / "last"
+            judging = Judging(own, checkpoint, study, fold)
+            yield Network(row.name, fold.drive, seed, own, checkpoint, [recover, judging])
+
+
+def _first_training(recipe: Recipe, folder: Path) -> Training:
+    return Training("train", folder / "train", lambda: recipe, recipe.schedule)
+
+
+def _recipe(study: Study, fold: Fold, row: Row, teacher: Path) -> Recipe:
+    # Only a student needs the teacher to get back to it; the others learn from labels alone.
+    alone = {} if row.kind == "student" else {"compress.recover.distillation": 0}
+    return fold_recipe(study, fold, alone | row.set | {"compress.teacher": str(teacher)})
+
+
+class Prunes(Prune):
+    """Stage: the teacher is pruned, as in `mtc-compress run`."""
+
+    @property
+    def samples(self) -> int:
+        """Of the short recoveries between the steps."""
+        compress = self._run.compress
+        schedule = compress.recover.schedule
+        each = max(
+            schedule.batch, round(compress.prune.epochs_between * schedule.samples_per_epoch)
+        )
+        return each * (compress.prune.steps - 1) if compress.prune.epochs_between else 0

@@ -1,0 +1,294 @@
+"""A study carried out: every network made and judged in its folder, then the tables.
+
+The same call goes on where it was stopped. Folds are on their own: two processes may each carry out
+some of them in one folder.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.core.engine import Network as NetworkGraph
+from mtc_perception.util.differences import differences
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.locking import held
+from mtc_perception.util.progress import Count, NamedCount
+from mtc_perception.util.provenance import provenance
+from offline_compress.evaluation import latency
+from offline_compress.evaluation.evidence_file import read_attributes, read_evidence
+from offline_compress.export import deployed
+from offline_compress.models.registry import load_checkpoint, load_spec
+from offline_compress.pipeline.folder import weights
+from offline_compress.pipeline.row import ENGINES
+from offline_compress.pipeline.stages import decide, digest_of, refuse_losses, run_stages
+from offline_compress.roads.road_dataset import render_missing
+from offline_compress.study.comparison import (
+    Answers,
+    Judged,
+    Part,
+    compare,
+    cross_fitted,
+    parts_of,
+    pooled,
+)
+from offline_compress.study.folds import HELD_OUT, fold_recipe, folds_of, judged_sets, refuse_leaks
+from offline_compress.study.networks import EVIDENCE, MODEL_FILE, Network, networks_of
+from offline_compress.study.study import TEACHER, Study
+from offline_compress.training.accelerator import start_accelerator
+
+SCHEMA = 1
+STUDY_FILE, RESULT_FILE, LATENCY_FILE = "study.yaml", "result.json", "latency.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A study in its folder, or some of its folds and rows."""
+
+    study: Study
+    out: Path
+    drives: list[str]
+    rows: list[str]
+
+    @classmethod
+    def of(
+        cls, study: Study, out: Path, drives: Sequence[str] = (), rows: Sequence[str] = ()
+    ) -> "Chosen":
+        """None given: all. Raises UserError for a name that the study does not have."""
+        for kind, known, given in (
+            ("fold", list(study.held_out.drives), drives),
+            ("row", study.row_names, rows),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise UserError(f"no {kind} {unknown[0]} in the study: {', '.join(known)}")
+        folds = [drive for drive in study.held_out.drives if drive in drives or not drives]
+        return cls(study, out, folds, [row for row in study.row_names if row in rows or not rows])
+
+    def networks(self) -> list[Network]:
+        """All that is to be made, fold by fold, a fold's teacher first. Raises UserError."""
+        folds = [fold for fold in folds_of(self.study.held_out) if fold.drive in self.drives]
+        return [
+            network
+            for fold in folds
+            for network in networks_of(self.study, fold, self.out)
+            if network.row == TEACHER or network.row in self.rows
+        ]
+
+
+def claim(study: Study, out: Path) -> None:
+    """Make the folder that of the study. Raises UserError if it is that of another one, or of other
+    margins: what is equivalent is said before anything is known."""
+    path = out / STUDY_FILE
+    content = study.model_dump(mode="json")
+    if path.is_file():
+        before = Study.model_validate(yaml.safe_load(path.read_text()))
+        fixed = {"name", "held_out", "reference", "margins"}
+        changes = differences(
+            *(one.model_dump(mode="json", include=fixed) for one in (before, study))
+        )
+        if changes:
+            raise UserError(
+                f"{out} holds a study with other terms: {changes[0]}; give another --out"
+            )
+    elif out.exists() and any(not one.name.startswith(".") for one in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no study; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, yaml.safe_dump(content, sort_keys=False))
+
+
+def run_networks(
+    chosen: Chosen, threads: int | None, redo: bool, say: Callable[[str], None]
+) -> None:
+    """Make and judge the chosen networks. Raises UserError, also where a finished stage is of
+    another recipe and not to be done again (`redo`), and Interrupted after a signal."""
+    study = chosen.study
+    accelerator = start_accelerator("fp32", 1)
+    if accelerator.num_processes > 1:
+        raise UserError("a study is for one process; others may carry out other folds: --fold")
+    if threads:
+        torch.set_num_threads(threads)
+    folds = [fold for fold in folds_of(study.held_out) if fold.drive in chosen.drives]
+    for fold in folds:
+        recipe = fold_recipe(study, fold)
+        render_missing([*recipe.train, *recipe.validate_on])
+        refuse_leaks(recipe, judged_sets(study, fold, recipe.classes))
+    networks = chosen.networks()
+    for number, network in enumerate(networks, 1):
+        with held(network.folder.parent):
+            if not redo:
+                refuse_losses(network.stages, network.folder)
+            network.folder.mkdir(exist_ok=True)
+            say(f"{number}/{len(networks)} {network.name}")
+            run_stages(network.stages, network.folder, say)
+
+
+def missing(networks: Sequence[Network]) -> list[Network]:
+    """Those that are not judged yet, or not as the study says now."""
+    return [one for one in networks if one.judged and not decide(one.stages[-1], one.folder).skip]
+
+
+def plan(chosen: Chosen) -> dict[str, Any]:
+    """What is to be done: stages with their training samples, and the images that are judged."""
+    study = chosen.study
+    images: dict[str, dict[str, int]] = {}
+    for fold in folds_of(study.held_out):
+        if fold.drive in chosen.drives:
+            recipe = fold_recipe(study, fold)
+            sets = judged_sets(study, fold, recipe.classes)
+            images[fold.drive] = {name: len(samples) for name, samples in sets.items()}
+    return {
+        "images": images,
+        "networks": [
+            {
+                "name": network.name,
+                "stages": {stage.name: getattr(stage, "samples", 0) for stage in network.stages},
+                "judged": sum(images[network.drive].values()) if network.judged else 0,
+            }
+            for network in chosen.networks()
+        ],
+    }
+
+
+def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
+    """The result of the chosen networks, all of which are judged. Raises UserError if one is not,
+    or if the reference is none of the rows."""
+    study = chosen.study
+    networks = chosen.networks()
+    if todo := missing(networks):
+        raise UserError(f"{todo[0].name} is not judged yet, and {len(todo) - 1} more")
+    if study.reference not in chosen.rows:
+        raise UserError(f"tables need the reference: --row {study.reference}")
+    if len(chosen.drives) < 2:
+        raise UserError("thresholds are chosen on other drives: give two folds or more")
+    answers = _answers(study, [one for one in networks if one.judged and one.row in chosen.rows])
+    limits = {
+        row: {seed: cross_fitted(one[HELD_OUT]) for seed, one in seeds.items()}
+        for row, seeds in answers.items()
+    }
+    work: list[tuple[Part, dict[str, list[list[Judged]]]]] = []
+    for name in (HELD_OUT, *study.further_sets):
+        rows = {
+            row: [_judged(name, one, limits[row][seed]) for seed, one in seeds.items()]
+            for row, seeds in answers.items()
+        }
+        first = next(iter(answers[study.reference].values()))[name]
+        title = study.held_out.root.resolve().name if name == HELD_OUT else name
+        work += [(part, rows) for part in parts_of(title, first if name == HELD_OUT else first[:1])]
+    done, total, lines = 0, len(work) * len(answers), []
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        count("resampling", done, total)
+
+    for part, rows in work:
+        lines.append(compare(part, rows, study.reference, study.margins, tick))
+    return {
+        "schema": SCHEMA,
+        "name": study.name,
+        "study": study.model_dump(mode="json"),
+        "folds": chosen.drives,
+        "reference": study.reference,
+        "margins_points": dict(study.margins),
+        "rows": {row: _about(study, row, networks, limits[row], chosen.out) for row in answers},
+        "lines": lines,
+        "latency_conditions": latency.conditions(),
+        **provenance(),
+    }
+
+
+def measure_latency(chosen: Chosen, count: Count) -> None:
+    """Time every shape of the chosen networks, all in turn, unless that is done already."""
+    networks = [one for one in chosen.networks() if one.judged and one.row in chosen.rows]
+    shapes = {_shape(one.checkpoint): one.checkpoint for one in networks}
+    if shapes.keys() == _latencies(chosen.out).keys():
+        return
+    graphs: dict[latency.Key, NetworkGraph] = {}
+    for shape, checkpoint in shapes.items():
+        spec = load_spec(checkpoint)
+        graph = deployed(load_checkpoint(checkpoint), spec.height, spec.width)
+        graphs |= {(shape, engine): graph for engine in ENGINES}
+    found = latency.interleaved(graphs, count)
+    content = {
+        shape: {engine: found.summary((shape, engine)) for engine in ENGINES} for shape in shapes
+    }
+    write_text_atomic(chosen.out / LATENCY_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def _latencies(out: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """What was measured, by shape; empty if nothing was."""
+    try:
+        content: dict[str, Any] = json.loads((out / LATENCY_FILE).read_text())
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+def _shape(checkpoint: Path) -> str:
+    """The same for networks that differ in their weights alone."""
+    spec = load_spec(checkpoint)
+    of = [spec.architecture, spec.arguments, spec.shapes, spec.height, spec.width]
+    return sha256_hex(json.dumps(of, sort_keys=True).encode())[:16]
+
+
+def _answers(
+    study: Study, networks: Sequence[Network]
+) -> dict[str, dict[int | None, dict[str, list[Answers]]]]:
+    """Row -> seed -> set -> what the network of every fold says."""
+    found: dict[str, dict[int | None, dict[str, list[Answers]]]] = {}
+    for network in networks:
+        sets = found.setdefault(network.row, {}).setdefault(network.seed, {})
+        for name in (HELD_OUT, *study.further_sets):
+            path = network.folder / EVIDENCE / f"{name}.npz"
+            stems, evidence = read_evidence(path)
+            one = Answers(network.drive, network.seed, stems, evidence, read_attributes(path))
+            sets.setdefault(name, []).append(one)
+    return found
+
+
+def _judged(
+    name: str, sets: Mapping[str, Sequence[Answers]], limits: Mapping[str, float]
+) -> list[Judged]:
+    """All drives as one, or, on a further set, the network of every fold."""
+    if name == HELD_OUT:
+        return [pooled(sets[name], limits)]
+    return [pooled([one], limits) for one in sets[name]]
+
+
+def _about(
+    study: Study,
+    row: str,
+    networks: Sequence[Network],
+    limits: Mapping[int | None, Mapping[str, float]],
+    out: Path,
+) -> dict[str, Any]:
+    """What the networks of a row are: means over folds and seeds."""
+    own = [one for one in networks if one.row == row and one.judged]
+    models = [json.loads((one.folder / MODEL_FILE).read_text()) for one in own]
+    timed = _latencies(out)
+    shapes = [_shape(one.checkpoint) for one in own]
+    known = all(shape in timed for shape in shapes)
+    kind = next((one.kind for one in study.rows if one.name == row), TEACHER)
+    return {
+        "kind": kind,
+        "networks": len(own),
+        "params": _mean([one["params"] for one in models]),
+        "gmacs": _mean([one["gmacs"] for one in models]),
+        "latency_ms": {
+            engine: _mean([timed[shape][engine]["p50"] for shape in shapes]) for engine in ENGINES
+        }
+        if known
+        else None,
+        "thresholds": {str(seed): dict(one) for seed, one in limits.items()},
+        "weights": {one.name: digest_of(weights(one.checkpoint)) for one in own},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,78 @@
+"""A study in miniature: what it leaves, that it survives kills, and what it refuses."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from offline_compress.evaluation.evidence_file import read_evidence
+from support.tiny_study import run, write_study
+
+pytestmark = pytest.mark.slow
+OUT = Path("runs/studies/mini")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one study, killed twice and gone on with."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    for moment in (5, 30):
+        assert run(folder, stop_at=moment) == -signal.SIGKILL
+    assert run(folder, "--no-latency") == 0
+    return folder
+
+
+@pytest.mark.fault(
+    area="offline",
+    row="a study is killed, several times",
+    answer="The same command goes on with the network and the stage at which it was.",
+    diagnostics="Each stage says where it goes on; the tables follow when all is judged.",
+)
+def test_every_row_is_judged_on_the_drive_that_it_never_saw(workspace: Path) -> None:
+    result = json.loads((workspace / OUT / "result.json").read_text())
+    assert list(result["rows"]) == ["teacher", "control", "half", "direct"]
+    assert [one["networks"] for one in result["rows"].values()] == [2, 4, 4, 4]
+    assert result["rows"]["half"]["params"] <= 0.7 * result["rows"]["teacher"]["params"]
+    lines = {(one["set"], one["part"]): one for one in result["lines"]}
+    # Of the four images of drive A, of two splits, every second one.
+    assert lines["drives", "north"]["images"] == 3
+    assert lines["drives", "all"]["images"] == 7
+    assert lines["drives", "light dusk"]["images"] == 3
+    assert lines["other", "all"]["images"] == 2
+    for line in lines.values():
+        for name, row in line["rows"].items():
+            for figure in ("detection.map50", "detection.recall_at_threshold", "drivable.miou"):
+                assert row[figure]["value"] is not None
+                assert ("change" in row[figure]) == (name != "control")
+    for fold, drive in (("north", "A"), ("south", "B")):
+        stems, _ = read_evidence(workspace / OUT / fold / "half-s1" / "evidence" / "held_out.npz")
+        assert stems
+        assert all(stem.startswith(drive) for stem in stems)
+    page = (workspace / OUT / "report.html").read_text()
+    assert "drives, north: 3 images" in page
+
+
+def test_what_is_done_is_not_done_again(workspace: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (workspace / OUT).rglob("*.safetensors")}
+    assert run(workspace) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    result = json.loads((workspace / OUT / "result.json").read_text())
+    assert result["rows"]["half"]["latency_ms"]["openvino"] > 0
+    assert "<svg" in (workspace / OUT / "report.html").read_text()
+
+
+def test_margins_are_stated_before_the_run(
+    workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = workspace / "study.yaml"
+    stated = path.read_text()
+    path.write_text(stated.replace("detection.map50: 1.5", "detection.map50: 15"))
+    try:
+        assert run(workspace) == 2
+    finally:
+        path.write_text(stated)
+    assert (
+        "margins.detection.map50 was 1.5 and is 15.0; give another --out" in capfd.readouterr().err
+    )
