@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.criteria import REFERENCE
+from bench.study import study_values
 from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
@@ -34,7 +35,9 @@ def with_evidence(page: str, results: Path) -> str:
     """The page with its example and its tables, from the committed results alone."""
     found = read_results(results, ("ablation", "criteria", "compression"))
     page = with_numbers(page, example(found.pop("compression")), "bench.method", "example")
-    return with_numbers(page, evidence(**found), "bench.method")
+    page = with_numbers(page, evidence(**found), "bench.method")
+    studied = render("method_study.md.j2", **study_values(results))
+    return with_numbers(page, studied, "bench.method", "study")
 
 
 def evidence(ablation: Result, criteria: Result) -> str:

@@ -5,11 +5,11 @@ Each is fed as its authors do, and scored in the tasks it does like any network 
 """
 
 import argparse
-import json
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from rich.console import Console
-from rich.table import Table
 
 from bench.common import write_result
 from mtc_perception.core.bundle import sha256_hex
@@ -26,14 +25,20 @@ from mtc_perception.core.engine import Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
 from mtc_perception.core.perception import SCORE_FLOOR, TASKS
+from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures, nested
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
 from offline_compress.evaluation.accuracy import evaluate_engine
+from offline_compress.evaluation.evaluation_report import TextTable
+from offline_compress.evaluation.latency import THREADS
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, open_subject
 from offline_compress.recipe.parts import DataSource
+from offline_compress.report.compression_report import terminal_table
+from offline_compress.study.folds import HELD_OUT, folds_of, judged_sets
+from offline_compress.study.study import Study, load_study
 
 NAME = "peers_accuracy"
 FIGURES = figures(
@@ -47,6 +52,7 @@ COCO_VEHICLES = [2, 5, 7]
 """Car, bus and truck among the classes of COCO."""
 NMS_IOU = 0.65
 """As in YOLOX's own evaluation."""
+TIMED_RUNS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,44 +183,68 @@ def vehicles(
 
 
 def peers_accuracy(
-    folder: Path, models: Sequence[Path], sources: Sequence[DataSource], results: Path
+    folder: Path, models: Sequence[Path], study: Path | None, data: Sequence[DataSource]
 ) -> dict[str, Any]:
-    """Accuracy of every public network in `folder`, and of our `models`, on every source.
+    """Accuracy of every public network in `folder` on a study's frames and on `data`, and of our
+    `models` on `data` alone: they may have learnt from the study's drives.
 
-    Written to `results` after each network; one that is there already, of the same images, is not
-    evaluated again. Raises UserError if a network or a data set is missing.
+    Raises UserError if a network or a data set is missing.
     """
-    samples = {source.title: labelled_split(source, "evaluate on") for source in sources}
+    ours_on = {source.title: labelled_split(source, "evaluate on") for source in data}
+    samples = (reported(load_study(study)) if study else {}) | ours_on
     graphs = {peer.name: _read(folder / peer.file) for peer in PUBLIC}
     ours = [open_subject(model) for model in models]
-    content: dict[str, Any] = {
-        "images": {name: len(one) for name, one in samples.items()},
-        "networks": {},
-    }
-    known = _known(results, content["images"])
+    networks: dict[str, Any] = {}
+    content = {"images": {name: len(one) for name, one in samples.items()}, "networks": networks}
     with Progress(alone=True) as progress:
-
-        def add(name: str, digest: str, evaluate: Callable[[], dict[str, Any]]) -> None:
-            found = known.get(name, {})
-            if found.get("sha256") != digest:
-                found = {"sha256": digest, "sets": evaluate()}
-            content["networks"][name] = found
-            write_result(results, NAME, content)
-
         for peer in PUBLIC:
-            engine = peer.engine(graphs[peer.name])
-            add(
-                peer.name,
-                sha256_hex(graphs[peer.name]),
-                partial(_on_each, engine, MAX_DETECTIONS, peer.tasks, samples, peer.name, progress),
+            graph = graphs[peer.name]
+            found = _on_each(
+                peer.engine(graph), MAX_DETECTIONS, peer.tasks, samples, peer.name, progress
             )
+            networks[peer.name] = {"sha256": sha256_hex(graph), "sets": found}
         for one in ours:
             name = f"{one.identity['name']}, {one.engine.precision}"
-            evaluate = partial(
-                _on_each, one.engine, one.max_detections, TASKS, samples, name, progress
-            )
-            add(name, one.identity["sha256"], evaluate)
-    return content
+            found = _on_each(one.engine, one.max_detections, TASKS, ours_on, name, progress)
+            networks[name] = {"sha256": one.identity["sha256"], "sets": found}
+        times = latencies(graphs, progress.counter("timing"))
+        for name, found in times.items():
+            networks[name]["latency_ms"] = {"onnxruntime": found}
+    return content | {"latency_conditions": {"batch": 1, "threads": THREADS, "runs": TIMED_RUNS}}
+
+
+def reported(study: Study) -> dict[str, list[Sample]]:
+    """The frames that a study reports, by the names that it gives the sets."""
+    found: dict[str, list[Sample]] = {}
+    for fold in folds_of(study.held_out):
+        sets = judged_sets(study, fold, ["vehicle"])
+        own = sets.pop(HELD_OUT)
+        found.setdefault(study.held_out.root.resolve().name, []).extend(own)
+        found |= sets
+    return found
+
+
+def latencies(
+    graphs: Mapping[str, bytes], count: Callable[[float, float], None]
+) -> dict[str, float]:
+    """Median ms of one inference on ONNX Runtime by name, all in turn: on an idle machine."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    sessions = {
+        name: onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+        for name, graph in graphs.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for run in range(TIMED_RUNS):
+        for name, session in sessions.items():
+            [feed] = session.get_inputs()
+            image = {feed.name: np.full(feed.shape, 0.5, np.float32)}
+            session.run(None, image)  # the network before has just had the caches
+            begin = time.perf_counter()
+            session.run(None, image)
+            times[name].append(1e3 * (time.perf_counter() - begin))
+        count(run + 1, TIMED_RUNS)
+    return {name: round(statistics.median(one), 2) for name, one in times.items()}
 
 
 def _read(path: Path) -> bytes:
@@ -223,20 +253,11 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _known(results: Path, images: dict[str, int]) -> dict[str, Any]:
-    """The networks that were evaluated on these images before."""
-    try:
-        content = json.loads((results / f"{NAME}.json").read_text())
-        return dict(content["networks"]) if content["images"] == images else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
 def _on_each(
     engine: Any,
     most: int,
     tasks: Sequence[str],
-    samples: dict[str, list[Any]],
+    samples: Mapping[str, list[Sample]],
     what: str,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -249,46 +270,49 @@ def _on_each(
     return found
 
 
-def table(content: dict[str, Any]) -> Table:
-    """A row per network and set."""
-    shown = Table(title="Accuracy on the same frames, each at its own size", title_justify="left")
-    for name in ("set", "network"):
-        shown.add_column(name)
-    for figure in FIGURES:
-        shown.add_column(figure.title, justify="right")
-    for name in content["images"]:
+def table(content: dict[str, Any]) -> TextTable:
+    """A section per set, a row per network."""
+    sections = []
+    for name, images in content["images"].items():
+        rows = []
         for network, one in content["networks"].items():
-            values = [figure.of(one["sets"][name]) for figure in FIGURES]
+            values = [figure.of(one["sets"].get(name, {})) for figure in FIGURES]
             if any(value is not None for value in values):
-                words = ["" if value is None else f"{value:.3f}" for value in values]
-                shown.add_row(name, network, *words)
-        shown.add_section()
-    return shown
+                cells = ["" if value is None else f"{value:.3f}" for value in values]
+                rows.append([f"{name}, {images} images", network, *cells])
+        sections.append(rows)
+    columns = ["frames", "network", *(figure.title for figure in FIGURES)]
+    return TextTable("Accuracy on the same frames", columns, sections)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers_accuracy",
-        description="Accuracy of public networks, and of ours, on the same labelled frames.",
+        description="Accuracy and latency of public networks, and ours, on the same frames; on a "
+        "machine that does nothing else meanwhile.",
     )
     parser.add_argument("peers", type=Path, help="folder with the ONNX files of the others")
+    parser.add_argument("--study", type=Path, help="study whose frames they are evaluated on")
     parser.add_argument(
-        "--data", type=Path, action="append", required=True, help="data set; may be repeated"
+        "--data", type=Path, action="append", default=[], help="data set; may be repeated"
     )
     parser.add_argument("--split", default="val", help="of every data set (%(default)s)")
     parser.add_argument(
-        "--model", type=Path, action="append", default=[], help="bundle or checkpoint of ours"
+        "--model", type=Path, action="append", default=[], help="bundle of ours, on --data alone"
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
+    if not (options.study or options.data):
+        parser.error("give --study or --data")
     sources = [DataSource(root=root, split=options.split) for root in options.data]
     console = Console()
     handle_interrupts()
     try:
-        content = peers_accuracy(options.peers, options.model, sources, options.results)
-        console.print(table(content))
-        console.print(f"wrote {options.results / f'{NAME}.json'}", highlight=False)
+        content = peers_accuracy(options.peers, options.model, options.study, sources)
+        console.print(terminal_table(table(content)))
+        path = write_result(options.results, NAME, content)
+        console.print(f"wrote {path}", highlight=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

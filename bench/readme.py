@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from bench.study import study_values, write_picture
 from bench.tables import read_results, render, with_numbers
 from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
@@ -44,7 +45,12 @@ def benchmarks(results: Path) -> str:
     found = read_results(results, _RESULTS)
     evaluated = {name: found[name] for name in EVALUATED}
     return render(
-        "benchmarks.md.j2", **found, evaluated=evaluated, headlines=HEADLINES, brief=BRIEF
+        "benchmarks.md.j2",
+        **found,
+        **study_values(results),
+        evaluated=evaluated,
+        headlines=HEADLINES,
+        brief=BRIEF,
     )
 
 
@@ -58,6 +64,7 @@ def main() -> int:
         return 2
     README.write_text(with_numbers(README.read_text(), table, "bench.readme"))
     BENCHMARKS.write_text(page)
+    write_picture(results)
     return 0
 
 

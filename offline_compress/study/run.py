@@ -40,7 +40,7 @@ from offline_compress.study.comparison import (
 )
 from offline_compress.study.folds import HELD_OUT, fold_recipe, folds_of, judged_sets, refuse_leaks
 from offline_compress.study.networks import EVIDENCE, MODEL_FILE, Network, networks_of
-from offline_compress.study.study import TEACHER, Study
+from offline_compress.study.study import TEACHER, Study, load_study
 from offline_compress.training.accelerator import start_accelerator
 
 SCHEMA = 1
@@ -87,7 +87,7 @@ def claim(study: Study, out: Path) -> None:
     path = out / STUDY_FILE
     content = study.model_dump(mode="json")
     if path.is_file():
-        before = Study.model_validate(yaml.safe_load(path.read_text()))
+        before = load_study(path)
         fixed = {"name", "held_out", "reference", "margins"}
         changes = differences(
             *(one.model_dump(mode="json", include=fixed) for one in (before, study))
@@ -285,7 +285,10 @@ def _about(
         }
         if known
         else None,
-        "thresholds": {str(seed): dict(one) for seed, one in limits.items()},
+        "thresholds": {
+            "all seeds" if seed is None else f"seed {seed}": dict(one)
+            for seed, one in limits.items()
+        },
         "weights": {one.name: digest_of(weights(one.checkpoint)) for one in own},
     }
 

@@ -1,0 +1,84 @@
+"""What documents show of a study and of public networks: tables, and all of them in one picture."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.peers_accuracy import NAME as PEERS
+from bench.peers_accuracy import table as peers_table
+from bench.tables import Result, read_results
+from mtc_perception.metrics.figures import Figure, figures
+from offline_compress.evaluation.evaluation_report import TextTable
+from offline_compress.report.compression_charts import Panel, networks
+from offline_compress.study.report import lines_tables, networks_table
+
+STUDY = "study_camvid"
+PICTURE = Path("docs/pictures/accuracy_latency.svg")
+_SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
+_ENGINE = "onnxruntime"
+"""On which the public networks are timed, too."""
+
+
+def study_values(results: Path) -> dict[str, Any]:
+    """What templates show: `study` and `peers_accuracy`, each None where it is not measured yet;
+    their tables as Markdown, and whether there is a picture."""
+    study, peers = (_measured(results, name) for name in (STUDY, PEERS))
+    tables = [networks_table(study), *lines_tables(study)] if study else []
+    whole = [one for one in tables if ", all: " in one.title]
+    return {
+        "study": study,
+        "study_tables": [(one.title, markdown(one)) for one in tables],
+        "study_whole": [(one.title, markdown(one)) for one in whole],
+        "peers_accuracy": peers,
+        "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
+        "picture": bool(study and panels(study, peers)),
+    }
+
+
+def write_picture(results: Path) -> None:
+    """Write the picture, if there is a study that was timed."""
+    study, peers = (_measured(results, name) for name in (STUDY, PEERS))
+    if study and (found := panels(study, peers)):
+        PICTURE.write_text(networks(found, "ms, ONNX Runtime, fp32"))
+
+
+def panels(study: Result, peers: Result | None) -> list[Panel]:
+    """Figures on all frames of each set over latency: the study's rows, and the public networks on
+    the same frames. None where the study was not timed."""
+    rows = study["rows"]
+    if not all(one["latency_ms"] for one in rows.values()):
+        return []
+    found = []
+    for line in study["lines"]:
+        for figure in _SHOWN if line["part"] == "all" else ():
+            marks = {
+                name: (rows[name]["latency_ms"][_ENGINE], row[figure.name]["value"])
+                for name, row in line["rows"].items()
+                if row.get(figure.name, {}).get("value") is not None
+            }
+            if marks:
+                marks |= _public(peers, line["set"], figure) if peers else {}
+                found.append(Panel(f"{line['set']}: {figure.title}", marks))
+    return found
+
+
+def _public(peers: Result, name: str, figure: Figure) -> dict[str, tuple[float, float]]:
+    marks = {}
+    for network, one in peers["networks"].items():
+        value = figure.of(one["sets"].get(name, {}))
+        if value is not None and "latency_ms" in one:
+            marks[network] = (one["latency_ms"][_ENGINE], value)
+    return marks
+
+
+def markdown(table: TextTable) -> str:
+    """A table of text as Markdown."""
+    rows = [row for section in table.sections for row in section]
+    lines = [table.columns, ["---"] * len(table.columns), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _measured(results: Path, name: str) -> Result | None:
+    try:
+        return read_results(results, (name,))[name]
+    except FileNotFoundError:
+        return None

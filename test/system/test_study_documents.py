@@ -1,0 +1,126 @@
+"""What documents show of a study and of public networks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.peers_accuracy import foreground, vehicles
+from bench.readme import benchmarks
+from bench.study import markdown, panels, study_values
+from bench.tables import render
+from mtc_perception.util.provenance import provenance
+from offline_compress.evaluation.evaluation_report import TextTable
+from offline_compress.report.compression_charts import networks
+from offline_compress.study.report import write_result
+from support.checkout import ROOT
+
+
+def figure(value: float, **against: Any) -> dict[str, Any]:
+    return {"value": value, "deviation": None, **against}
+
+
+def result(timed: bool = True) -> dict[str, Any]:
+    """A study of two rows on one set."""
+    times = {"openvino": 5.0, "onnxruntime": 6.0} if timed else None
+    about = {"kind": "control", "networks": 4, "params": 2e6, "gmacs": 3.0, "latency_ms": times}
+    lost = {"change": -0.02, "low": -0.03, "high": -0.01, "verdict": "lost"}
+    rows = {
+        "control": {"detection.map50": figure(0.5), "drivable.miou": figure(0.9)},
+        "half": {
+            "detection.map50": figure(0.48, **lost),
+            "drivable.miou": figure(0.9, **lost | {"change": 0.0, "verdict": "unclear"}),
+        },
+    }
+    line = {"set": "camvid", "images": 9, "objects": 3, "rows": rows}
+    return {
+        "name": "camvid",
+        "folds": ["a", "b"],
+        "reference": "control",
+        "margins_points": {"detection.map50": 1.5},
+        "rows": {"control": about, "half": about | {"kind": "student"}},
+        "lines": [line | {"part": "all"}, line | {"part": "a"}],
+        **provenance(),
+    }
+
+
+def peers() -> dict[str, Any]:
+    sets = {"camvid": {"drivable": {"miou": 0.8}}, "idd val": {"drivable": {"miou": 0.7}}}
+    return {
+        "images": {"camvid": 9, "idd val": 5},
+        "networks": {"Other": {"sets": sets, "latency_ms": {"onnxruntime": 9.0}}},
+        **provenance(),
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """The committed results, with a study and the public networks."""
+    for path in (ROOT / "results").glob("*.json"):
+        (tmp_path / path.name).symlink_to(path)
+    for name, content in (("study_camvid", result()), ("peers_accuracy", peers())):
+        (tmp_path / f"{name}.json").unlink(missing_ok=True)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_a_study_stands_in_the_documents_with_its_intervals(results: Path) -> None:
+    page = benchmarks(results)
+    assert "| half | 0.480, -2.0 (-3.0 to -1.0), lost | 0.900, +0.0 (-3.0 to -1.0), unclear" in page
+    assert "**camvid, a: 9 images, 3 vehicles**" in page
+    assert "| camvid, 9 images | Other | " in page
+    assert "pictures/accuracy_latency.svg" in page
+    short = render("method_study.md.j2", **study_values(results))
+    assert "camvid, all: 9 images" in short
+    assert "camvid, a: 9 images" not in short
+
+
+def test_what_is_not_measured_is_not_shown(tmp_path: Path) -> None:
+    assert "Not measured yet" in render("method_study.md.j2", **study_values(tmp_path))
+    assert study_values(tmp_path)["study_tables"] == []
+
+
+def test_all_networks_stand_in_one_picture_where_they_were_timed() -> None:
+    found = panels(result(), peers())
+    assert [one.title for one in found] == ["camvid: vehicle mAP50", "camvid: drivable mIoU"]
+    assert found[1].marks == {"control": (6.0, 0.9), "half": (6.0, 0.9), "Other": (9.0, 0.8)}
+    svg = networks(found, "ms")
+    assert svg.startswith("<svg")
+    assert "Other" in svg
+    assert panels(result(timed=False), peers()) == []
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_page_of_a_study(tmp_path: Path, timed: bool) -> None:
+    write_result(tmp_path, result(timed))
+    page = (tmp_path / "report.html").read_text()
+    assert "0.480, -2.0 (-3.0 to -1.0), lost" in page
+    assert ("<svg" in page) == timed
+    assert json.loads((tmp_path / "result.json").read_text())["reference"] == "control"
+
+
+def test_a_table_as_markdown() -> None:
+    table = TextTable("title", ["a", "b"], [[["1", "2"]], [["3", ""]]])
+    assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 |  |\n"
+
+
+def test_yolox_is_decoded_as_its_authors_do() -> None:
+    raw = np.zeros((8 * 8 + 4 * 4 + 2 * 2, 85), np.float32)  # of a 64 x 64 input
+    raw[:, 4] = 1
+    car = 8 * 8 + 4 * 1 + 2  # stride 16, row 1, column 2
+    raw[car, :4] = [0.5, 0.25, np.log(2), 0]
+    raw[car, 5 + 2] = 0.9
+    raw[car + 1, :4] = [-0.5, 0.25, np.log(2), 0]  # the same box
+    raw[car + 1, 5 + 7] = 0.8
+    raw[0, 5 + 0] = 0.9  # a person
+    boxes, scores = vehicles(raw, 64, 64)
+    assert boxes.tolist() == [pytest.approx([24, 12, 56, 28], abs=1e-4)]
+    assert scores.tolist() == [pytest.approx(0.9)]
+
+
+def test_masks_of_two_logits_are_their_softmax() -> None:
+    logits = np.zeros((1, 2, 1, 3), np.float32)
+    logits[0, 1] = [[-100, 0, np.log(3)]]
+    assert foreground(logits)[0].tolist() == [[0, 128, 191]]
