@@ -11,8 +11,10 @@ from mtc_perception.datasets.layout import Sample
 from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import require_classes, source_samples
 from offline_compress.evaluation.conditions import with_conditions
+from offline_compress.models.registry import load_spec
 from offline_compress.recipe.parts import DataSource
 from offline_compress.recipe.recipe import Recipe, load_recipe
+from offline_compress.roads.road_dataset import render_missing
 from offline_compress.study.study import HeldOut, Study
 
 HELD_OUT = "held_out"
@@ -113,14 +115,26 @@ def judged_sets(study: Study, fold: Fold, classes: Sequence[str]) -> dict[str, l
     return sets
 
 
-def refuse_leaks(recipe: Recipe, sets: Mapping[str, Sequence[Sample]]) -> None:
-    """Raise UserError if an image that a network is judged on is among those that it learns from,
-    or that anything of it is chosen by."""
+def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
+    """Raise UserError if an image that the networks of a fold are judged on is among those that a
+    recipe learns from or chooses by, or if a recipe starts from a checkpoint that has seen the data
+    set of which drives are held out, or a set that is reported.
+
+    Renders the roads that are missing.
+    """
+    sets = judged_sets(study, fold, recipes[0].classes)
     judged = {sample.image_path.resolve() for samples in sets.values() for sample in samples}
-    for source in [*recipe.train, *recipe.validate_on, *recipe.tune_on]:
+    sources = [one for recipe in recipes for one in (*recipe.train, *recipe.validate_on)]
+    render_missing(sources)
+    for source in {one.title: one for one in sources}.values():
         for sample in source_samples(source):
             if sample.image_path.resolve() in judged:
                 raise UserError(f"{sample.image_path} is reported, and is in {source.title}")
+    reported = {source.title for source in study.evaluate_on}
+    for start in {recipe.start_from for recipe in recipes if recipe.start_from}:
+        for title in load_spec(start).data:
+            if title in reported or title.split()[0] == study.held_out.root.name:
+                raise UserError(f"{start} has seen {title}, of which images are reported")
 
 
 def _stems(root: Path, split: str) -> list[str]:

@@ -28,7 +28,6 @@ from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pipeline.folder import weights
 from offline_compress.pipeline.row import ENGINES
 from offline_compress.pipeline.stages import decide, digest_of, refuse_losses, run_stages
-from offline_compress.roads.road_dataset import render_missing
 from offline_compress.study.comparison import (
     Answers,
     Judged,
@@ -115,9 +114,8 @@ def run_networks(
         torch.set_num_threads(threads)
     folds = [fold for fold in folds_of(study.held_out) if fold.drive in chosen.drives]
     for fold in folds:
-        recipe = fold_recipe(study, fold)
-        render_missing([*recipe.train, *recipe.validate_on])
-        refuse_leaks(recipe, judged_sets(study, fold, recipe.classes))
+        recipes = [fold_recipe(study, fold, one) for one in ({}, *(row.set for row in study.rows))]
+        refuse_leaks(study, fold, recipes)
     networks = chosen.networks()
     for number, network in enumerate(networks, 1):
         with held(network.folder.parent):

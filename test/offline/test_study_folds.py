@@ -1,5 +1,6 @@
 """What a study says and what a fold learns from: never a drive that it is judged on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import source_samples
+from offline_compress.models.registry import model_spec, save_checkpoint
 from offline_compress.recipe.parts import DataSource
 from offline_compress.study.folds import (
     HELD_OUT,
@@ -60,7 +62,7 @@ def test_a_fold_is_all_drives_but_one_with_the_weight_of_all() -> None:
         assert stems | judged == {"A_001", "A_003", "B_001", "B_002", "C_001", "C_002"}
         assert not stems & judged
         assert sum(source.weight for source in recipe.train) == pytest.approx(0.6)
-        refuse_leaks(recipe, sets)
+        refuse_leaks(own, fold, [recipe])
     weights = [source.weight for source in fold_recipe(own, folds_of(own.held_out)[1]).train]
     assert weights == pytest.approx([0.3, 0.3])  # two images of A, two of C
 
@@ -76,9 +78,21 @@ def test_what_is_reported_is_neither_learnt_nor_chosen_by() -> None:
     recipe = fold_recipe(own, fold)
     leaking = [*recipe.train, DataSource(root=Path("linked"), split="train")]
     with pytest.raises(UserError, match=r"X_001.* is reported, and is in linked train"):
-        refuse_leaks(
-            recipe.model_copy(update={"train": leaking}), judged_sets(own, fold, ["vehicle"])
-        )
+        refuse_leaks(own, fold, [recipe, recipe.model_copy(update={"train": leaking})])
+
+
+@pytest.mark.parametrize("seen", ["drives test", "other train"])
+def test_what_a_network_starts_from_has_not_seen_it_either(seen: str) -> None:
+    own = study(set={"start_from": "start"})
+    fold = folds_of(own.held_out)[0]
+    spec = model_spec("tiny", ["vehicle"], 128, 192)
+    for data in (["other val"], ["other val", seen]):
+        spec = replace(spec, data=data)
+        save_checkpoint(Path("start"), spec, spec.build())
+        if seen not in data:
+            refuse_leaks(own, fold, [fold_recipe(own, fold)])
+    with pytest.raises(UserError, match=f"start has seen {seen}, of which images are reported"):
+        refuse_leaks(own, fold, [fold_recipe(own, fold)])
 
 
 @pytest.mark.parametrize(
