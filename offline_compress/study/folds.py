@@ -95,7 +95,16 @@ def fold_recipe(study: Study, fold: Fold, changes: Mapping[str, Any] | None = No
                     f"recipe {recipe.name} chooses by {source.title}, which the study reports: "
                     "set validate_on to something else"
                 )
-    drives = [one.model_copy(update={"weight": weight * one.weight}) for one in fold.training]
+    # Whatever else the recipe says of the data set holds for all of its splits.
+    drives = [
+        own[0].model_copy(
+            update={
+                **one.model_dump(include={"split", "only", "without", "thin"}),
+                "weight": weight * one.weight,
+            }
+        )
+        for one in fold.training
+    ]
     return recipe.model_copy(
         update={"name": f"{study.name}-{fold.drive}", "train": drives + others}
     )
