@@ -157,7 +157,7 @@ PUBLIC = (
 
 def foreground(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Logits [1, 2, H, W] of background and foreground -> probability x 255, uint8 [1, H, W]."""
-    share = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    share = 1 / (1 + np.exp(np.clip(logits[:, 0] - logits[:, 1], -80, 80)))
     return (255 * share + 0.5).astype(np.uint8)
 
 
