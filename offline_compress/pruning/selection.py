@@ -41,23 +41,19 @@ class WidthLimits:
     borne: Mapping[str, int] = field(default_factory=dict)
     """Fewest channels of groups whose deeper cuts raise a task's loss too much (`cut_trial`)."""
     blocks: Set[str] = frozenset()
-    """Groups that may lose all channels, and with them a residual block, unless one is locked."""
+    """Groups that may lose all channels, locked ones too, and with them their residual block."""
 
     def fewest(self, group: str) -> int:
         """Channels that a group keeps at least, but where its block goes."""
         own = self.floors[group], self.borne.get(group, 0), int(self.locked[group].sum())
         return max(own)
 
-    def removable(self, group: str) -> bool:
-        """Whether a group may lose all its channels."""
-        return group in self.blocks and not self.locked[group].any()
-
     def widths(self, group: str, size: int) -> NDArray[np.int64]:
         """[K] numbers of channels that a group of `size` may keep, descending from `size`."""
         narrower = range(
             round_up(size, self.round_to) - self.round_to, self.fewest(group) - 1, -self.round_to
         )
-        return np.array([size, *narrower, *([0] if self.removable(group) else [])], np.int64)
+        return np.array([size, *narrower, *([0] if group in self.blocks else [])], np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

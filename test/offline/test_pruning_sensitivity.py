@@ -52,10 +52,8 @@ MEASURED = Sensitivity(
 )
 
 
-def limits(locked: bool = False) -> WidthLimits:
-    marked = {"inner": np.zeros(32, bool), "free": np.zeros(16, bool)}
-    marked["inner"][3] = locked
-    return WidthLimits({"inner": 4, "free": 4}, marked, 4, blocks={"inner"})
+NONE_LOCKED = {"inner": np.zeros(32, bool), "free": np.zeros(16, bool)}
+LIMITS = WidthLimits({"inner": 4, "free": 4}, NONE_LOCKED, 4, blocks={"inner"})
 
 
 def test_the_task_that_loses_most_counts() -> None:
@@ -65,19 +63,19 @@ def test_the_task_that_loses_most_counts() -> None:
 
 
 def test_curves_interpolate_what_was_measured() -> None:
-    curve = MEASURED.curves({"inner": 32}, limits())["inner"]
+    curve = MEASURED.curves({"inner": 32}, LIMITS)["inner"]
     assert curve.channels.tolist() == [32, 28, 24, 20, 16, 12, 8, 0]  # 4 was not measured
     rises = [0, 0.025, 0.05, 0.2875, 0.525, 0.7625, 1.0, 1.0]  # never less with less
     assert curve.losses == pytest.approx(rises)
     # A network that is narrower by now, whose block must stay.
-    curve = MEASURED.curves({"inner": 20}, limits(locked=True))["inner"]
+    curve = MEASURED.curves({"inner": 20}, replace(LIMITS, blocks=set()))["inner"]
     assert curve.channels.tolist() == [20, 16, 12, 8]
     assert curve.losses == pytest.approx(rises[3:7])
 
 
 def test_nothing_is_free() -> None:
     free = replace(MEASURED, groups={"free": [MEASURED.groups["free"][n] for n in (0, 2)]})
-    curve = free.curves({"free": 16}, limits())["free"]
+    curve = free.curves({"free": 16}, LIMITS)["free"]
     assert curve.losses == pytest.approx([0, RESOLUTION / 4, RESOLUTION / 2, 0.75 * RESOLUTION])
 
 
