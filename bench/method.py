@@ -14,6 +14,7 @@ from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.perception import TASKS
 from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
 from offline_compress.importance.criteria import task_shares
+from offline_compress.importance.scores import PAIR_NAMES
 from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")
@@ -33,8 +34,9 @@ SCORED_BEFORE = figures("detection.recall", "detection.map50", "drivable.miou", 
 
 def with_evidence(page: str, results: Path) -> str:
     """The page with its example and its tables, from the committed results alone."""
-    found = read_results(results, ("ablation", "criteria", "compression"))
+    found = read_results(results, ("ablation", "criteria", "compression", "conflict"))
     page = with_numbers(page, example(found.pop("compression")), "bench.method", "example")
+    page = with_numbers(page, null_test(found.pop("conflict")), "bench.method", "conflict")
     page = with_numbers(page, evidence(**found), "bench.method")
     studied = render("method_study.md.j2", **study_values(results))
     return with_numbers(page, studied, "bench.method", "study")
@@ -58,6 +60,11 @@ def evidence(ablation: Result, criteria: Result) -> str:
         criteria=criteria,
         reference=REFERENCE,
     )
+
+
+def null_test(conflict: Result) -> str:
+    """The table of what the conflict measures, as Markdown."""
+    return render("method_conflict.md.j2", conflict=conflict, pairs=PAIR_NAMES, tasks=TASKS)
 
 
 def example(compression: Result) -> str:
