@@ -19,7 +19,7 @@ def test_what_is_not_known_is_said() -> None:
         if line.startswith(f"| {results['ablation']['settings'][0]['name']} | x ")
     ]
     detection, drivable, lane = [cell.strip() for cell in line.strip("|").split("|")][4:7]
-    assert (detection, lane) == ("undefined", "undefined")
+    assert (detection, lane) == ("n/a", "n/a")
     assert float(drivable) < 0
 
 
