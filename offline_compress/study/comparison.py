@@ -12,7 +12,6 @@ given these networks. Two or three seeds cannot tell how much another training w
 standard deviation is given beside.
 """
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -191,9 +190,10 @@ def _resampled(
 
 
 def _figure(values: Values) -> dict[str, float | None]:
-    """Value and deviation over the seeds, of [seeds, weights] whose first weights are all 1."""
+    """Value and deviation over the seeds, of [seeds, weights] whose first weights are all 1; None
+    where they are undefined."""
     whole = values[:, 0]
-    deviation = statistics.stdev(whole.tolist()) if len(whole) > 1 else None
+    deviation = number(float(whole.std(ddof=1))) if len(whole) > 1 else None
     return {"value": number(float(whole.mean())), "deviation": deviation}
 
 

@@ -44,7 +44,10 @@ def test_every_row_is_judged_on_the_drive_that_it_never_saw(workspace: Path) -> 
     for line in lines.values():
         for name, row in line["rows"].items():
             for figure in ("detection.map50", "detection.recall_at_threshold", "drivable.miou"):
-                assert row[figure]["value"] is not None
+                # A road may be without vehicles.
+                assert (row[figure]["value"] is None) == (
+                    not line["objects"] and figure != "drivable.miou"
+                )
                 assert ("change" in row[figure]) == (name != "control")
     for fold, drive in (("north", "A"), ("south", "B")):
         stems, _ = read_evidence(workspace / OUT / fold / "half-s1" / "evidence" / "held_out.npz")

@@ -81,6 +81,16 @@ def test_pooled_figures_are_those_of_the_metrics() -> None:
     assert (line["images"], line["objects"]) == (80, 80)
 
 
+def test_what_is_undefined_is_none() -> None:
+    bare = [image([], [0.5], objects=0)] * 40
+    networks = [[Judged(EARLY.stems, bare, [0.5] * 40)]] * 2
+    [part, *_] = parts_of("roads", [answers("early", bare)])
+    line = compare(part, {"reference": networks, "own": networks}, "reference", MARGINS)
+    found = line["rows"]["own"]["detection.map50"]
+    assert (found["value"], found["change"], found["verdict"]) == (None, None, "too few images")
+    assert line["objects"] == 0
+
+
 def test_lines_are_all_drives_and_conditions() -> None:
     parts = parts_of("roads", [EARLY, LATE])
     assert [one.part for one in parts] == ["all", "early", "late", "light early", "light late"]
