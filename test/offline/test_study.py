@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mtc_perception.util.errors import UserError
 from offline_compress.evaluation.evidence_file import read_evidence
+from offline_compress.study.run import claim
+from offline_compress.study.study import load_study
 from support.tiny_study import run, write_study
 
 pytestmark = pytest.mark.slow
@@ -67,15 +70,14 @@ def test_what_is_done_is_not_done_again(workspace: Path) -> None:
 
 
 def test_margins_are_stated_before_the_run(
-    workspace: Path, capfd: pytest.CaptureFixture[str]
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = workspace / "study.yaml"
-    stated = path.read_text()
-    path.write_text(stated.replace("detection.map50: 1.5", "detection.map50: 15"))
-    try:
-        assert run(workspace) == 2
-    finally:
-        path.write_text(stated)
-    assert (
-        "margins.detection.map50 was 1.5 and is 15.0; give another --out" in capfd.readouterr().err
-    )
+    monkeypatch.chdir(workspace)
+    stated = load_study(Path("study.yaml"))
+    claim(stated, OUT)
+    later = stated.model_copy(update={"margins": stated.margins | {"detection.map50": 15.0}})
+    words = r"other terms: margins.detection.map50 was 1.5 and is 15.0; give another --out"
+    with pytest.raises(UserError, match=words):
+        claim(later, OUT)
+    with pytest.raises(UserError, match="drives is not empty and holds no study"):
+        claim(stated, Path("drives"))
