@@ -40,6 +40,9 @@ SCALE = 1 / 64.0
 CANDIDATES = 200
 MAX_DETECTIONS = 100
 NMS_IOU = 0.6
+NMS_INSIDE, NMS_IOU_INSIDE = 0.85, 0.4
+"""A box of which more than this lies inside a better one is a duplicate from a lesser overlap on:
+it is a part of the same vehicle. Below that it may be another vehicle, far behind."""
 NMS_ROUNDS = 4
 OPSET = 17
 
@@ -52,22 +55,27 @@ def normalise(image: torch.Tensor) -> torch.Tensor:
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Scores [N, K], descending, with those of duplicates set to 0.
 
+    A box is a duplicate of a better one of its class if their intersection is more than NMS_IOU of
+    their union, or more than NMS_INSIDE of the smaller one and NMS_IOU_INSIDE of their union.
+
     Cluster-NMS (arXiv 2005.03572): each round is one masked matrix maximum; the fixed point is
     greedy non-maximum suppression, and real scenes reach it in a few rounds.
     """
     # Boxes of different classes never overlap once shifted apart by more than any image is wide.
     shifted = boxes + labels[..., None].to(boxes.dtype) * 8192.0
-    iou = _overlaps(shifted)
+    iou, inside = _overlaps(shifted)
     better = torch.ones_like(iou[0]).triu(1)
-    duplicate = ((iou > NMS_IOU).to(iou.dtype)) * better
+    part = (inside > NMS_INSIDE) & (iou > NMS_IOU_INSIDE)
+    duplicate = ((iou > NMS_IOU) | part).to(iou.dtype) * better
     keep = torch.ones_like(scores)
     for _ in range(NMS_ROUNDS):
         keep = 1 - (duplicate * keep[..., None]).amax(1)
     return scores * keep
 
 
-def _overlaps(boxes: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of all pairs of boxes [N, K, 4] -> [N, K, K].
+def _overlaps(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Intersection over union, and over the smaller one, of all pairs of boxes [N, K, 4] ->
+    [N, K, K] each.
 
     By subtraction and ReLU: ONNX Runtime's Min and Max take twenty times as long.
     """
@@ -82,8 +90,10 @@ def _overlaps(boxes: torch.Tensor) -> torch.Tensor:
     intersection = overlap(0) * overlap(1)
     size = (boxes[..., 2:] - boxes[..., :2]).relu()
     area = size[..., 0] * size[..., 1]
-    union = area[:, :, None] + area[:, None] - intersection
-    return intersection / union.clamp(min=1e-6)
+    one, other = area[:, :, None], area[:, None]
+    smaller = one - (one - other).relu()
+    union = one + other - intersection
+    return intersection / union.clamp(min=1e-6), intersection / smaller.clamp(min=1e-6)
 
 
 class DeployGraph(nn.Module):

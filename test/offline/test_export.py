@@ -12,7 +12,9 @@ from mtc_perception.core.bundle import Thresholds, read_bundle
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.export import (
+    NMS_INSIDE,
     NMS_IOU,
+    NMS_IOU_INSIDE,
     DeployGraph,
     count_gmacs,
     count_parameters,
@@ -20,7 +22,6 @@ from offline_compress.export import (
     onnx_graph,
     suppress,
 )
-from offline_compress.losses.boxes import box_iou
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec, save_checkpoint
 
 HEIGHT, WIDTH = 128, 192
@@ -57,9 +58,17 @@ def greedy(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> l
     kept: list[int] = []
     for i in range(len(scores)):
         rivals = [k for k in kept if labels[k] == labels[i]]
-        if all(box_iou(boxes[i], boxes[k]).item() <= NMS_IOU for k in rivals):
+        if not any(is_duplicate(boxes[i].tolist(), boxes[k].tolist()) for k in rivals):
             kept.append(i)
     return kept
+
+
+def is_duplicate(a: list[float], b: list[float]) -> bool:
+    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+    both = width * height
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    iou = both / (sum(areas) - both)
+    return iou > NMS_IOU or (iou > NMS_IOU_INSIDE and both / min(areas) > NMS_INSIDE)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -68,12 +77,26 @@ def test_suppression_is_greedy_suppression(seed: int) -> None:
     vehicles = torch.rand(12, 2, generator=generator) * 300
     middle = vehicles[torch.randint(12, (100,), generator=generator)]
     middle = middle + torch.randn(100, 2, generator=generator) * 4
-    half = 20 + torch.rand(100, 2, generator=generator) * 6
+    half = (20 + torch.rand(100, 2, generator=generator) * 6) * torch.where(
+        torch.rand(100, 1, generator=generator) < 0.3, 0.7, 1.0
+    )
     boxes = torch.cat((middle - half, middle + half), -1)
     scores = torch.rand(100, generator=generator).sort(descending=True).values + 0.01
     labels = torch.randint(2, (100,), generator=generator)
     got = suppress(boxes[None], scores[None], labels[None])[0]
     assert torch.nonzero(got).flatten().tolist() == greedy(boxes, scores, labels)
+
+
+def test_a_part_of_a_vehicle_is_no_second_one_and_neighbours_are() -> None:
+    vehicle, part, beside, far = (
+        [10.0, 10, 60, 50],  # 50 x 40
+        [12.0, 12, 45, 48],  # more than half of it, and all inside
+        [30.0, 10, 80, 50],  # as large, and 0.43 of the union is common
+        [20.0, 15, 35, 30],  # all inside, and a tenth of it
+    )
+    boxes = torch.tensor([[vehicle, part, beside, far]])
+    scores, labels = torch.tensor([[0.9, 0.8, 0.7, 0.6]]), torch.zeros(1, 4, dtype=torch.int64)
+    assert suppress(boxes, scores, labels).tolist() == [pytest.approx([0.9, 0, 0.7, 0.6])]
 
 
 def test_manifest_tells_the_truth(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""`python -m bench.suppression` on a network that finds every vehicle several times."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.suppression import RULES, main
+from offline_compress.models.registry import ModelSpec, save_checkpoint
+from support.labelled_roads import DataSet
+from support.tiny_networks import TINY, TINY_QUERIES
+
+SPEC = ModelSpec("tiny", "conv_multitask", TINY, ["vehicle"], 64, 96)
+
+
+def test_all_rules_are_scored_on_every_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "tiny", SPEC, SPEC.build())
+    roots = [tmp_path / name for name in ("a", "b")]
+    for root in roots:
+        root.mkdir()
+        noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+        DataSet(root).add("one", noise, boxes=[[8, 8, 40, 40]])
+    arguments = [str(tmp_path / "tiny"), "--results", str(tmp_path)]
+    for root in roots:
+        arguments += ["--data", str(root)]
+    assert main(arguments) == 0
+    rows = json.loads((tmp_path / "suppression.json").read_text())["rows"]
+    assert [(row["data"], row["rule"]) for row in rows] == [(d, r) for d in "ab" for r in RULES]
+    assert all(0 <= row["map50"] <= 1 for row in rows)
+
+    queries = replace(
+        SPEC, architecture="rmt_ppad", arguments=TINY_QUERIES | {"segmentation": "stride4"}
+    )
+    save_checkpoint(tmp_path / "queries", queries, queries.build())
+    assert main([str(tmp_path / "queries"), *arguments[1:]]) == 2
+    assert "needs no suppression" in capsys.readouterr().err
