@@ -21,9 +21,9 @@ from offline_compress.export import normalise
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import TaskLosses, task_losses
 from offline_compress.models.registry import load_checkpoint, model_spec
-from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, InputPx
 
-CROP = SizePx(height=160, width=256)
+CROP = InputPx(height=160, width=256)
 """Small, so that two cores answer in minutes."""
 BATCH, BATCHES = 4, 4
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 10.0

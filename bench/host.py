@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.common import brief, tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.recordings.synthetic_drive import SYNTHETIC_HEIGHT, SYNTHETIC_WIDTH
@@ -67,7 +68,7 @@ def _raw(image: npt.NDArray[np.uint8]) -> Reader:
     return lambda: view_image("bgr8", height, width, 3 * width, data)
 
 
-def _jpeg(image: npt.NDArray[np.uint8], fit: tuple[int, int]) -> Reader:
+def _jpeg(image: npt.NDArray[np.uint8], fit: InputSize) -> Reader:
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     content = data.tobytes()
     return lambda: decode_compressed(content, fit)

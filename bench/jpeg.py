@@ -15,6 +15,7 @@ from rich.table import Table
 from bench.common import tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import decode_compressed
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import SCORE_FLOOR, decode_boxes
 from mtc_perception.core.truth import GroundTruth
@@ -36,7 +37,7 @@ MOST_POINTS = 0.1
 class Way:
     """One way to decode, and what came of it."""
 
-    fit: tuple[int, int] | None
+    fit: InputSize | None
     metrics: dict[int, PerceptionMetrics]
     """By quality."""
     decode_ms: list[float] = field(default_factory=list)
@@ -51,7 +52,7 @@ def bench_jpeg(bundle: Bundle, data: Path, results: Path, console: Console) -> b
     """
     thresholds, most = bundle.manifest.thresholds, bundle.manifest.max_detections
 
-    def way(fit: tuple[int, int] | None) -> Way:
+    def way(fit: InputSize | None) -> Way:
         fresh = PerceptionMetrics(thresholds.drivable, thresholds.lane, most, thresholds.score)
         return Way(fit, {quality: fresh.fresh() for quality in QUALITIES})
 

@@ -90,9 +90,14 @@ def measure(recipe: Recipe, seconds: float = SECONDS) -> Throughput:
     )
     changes = {"train": [ROADS], "schedule": schedule, "start_from": None, "backbone_weights": None}
     recipe = recipe.model_copy(update=changes)
-    learner = Learner(recipe, trained_spec(recipe), start_accelerator(recipe.precision, 1), None)
+    learner = Learner(
+        recipe,
+        trained_spec(recipe),
+        start_accelerator(recipe.precision, 1, recipe.deterministic),
+        None,
+    )
     data = training_set(recipe)
-    for _ in data.preload():
+    for _ in data.decoded.fill():
         pass
 
     def stream() -> Iterator[Batch]:

@@ -255,7 +255,7 @@ def export_bundle(
                 accuracy=accuracy,
             )
         },
-        input=InputSpec(height=spec.height, width=spec.width),
+        input=InputSpec(height=spec.height, width=spec.width, fit=spec.fit),
         classes=spec.classes,
         thresholds=thresholds,
         thresholds_chosen_on=thresholds_chosen_on,

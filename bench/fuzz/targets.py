@@ -28,6 +28,7 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Network
 from mtc_perception.core.images import decode_compressed
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import read_split, read_truth
 from mtc_perception.engines.process_trial import run_trial
@@ -123,7 +124,7 @@ def image_files(folder: Path) -> list[bytes]:
 
 
 def _read_image(folder: Path, data: bytes) -> None:
-    for fit in ((12, 16), None):
+    for fit in (InputSize(12, 16), None):
         decode_compressed(data, fit)
 
 

@@ -46,8 +46,7 @@ def measure(
     engine, _, chosen, _ = open_engine(bundle, "tensorrt", precision)
     assert isinstance(engine, TensorRtEngine)
     image = SourceImage(self_test_frame(CAMERA_HEIGHT, CAMERA_WIDTH), "rgb")
-    spec = bundle.manifest.input
-    letterbox = Letterbox.fit(CAMERA_HEIGHT, CAMERA_WIDTH, spec.height, spec.width)
+    letterbox = Letterbox.fit(CAMERA_HEIGHT, CAMERA_WIDTH, *bundle.manifest.input.size)
     times: dict[str, list[float]] = {
         name: [] for name in ("prepare", "engine", "answer", "decode", "frame")
     }

@@ -23,6 +23,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_files
+from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.core.signature import (
     SIGNATURE_BYTES,
     SIGNATURE_NAME,
@@ -36,7 +37,7 @@ from mtc_perception.util.strict import Strict
 SCHEMA_VERSION = 3
 READABLE = (1, 2, 3)
 """Schema versions that are read. Version 2 added the assessment of variants, 3
-`thresholds_chosen_on`."""
+`thresholds_chosen_on` and `input.fit`."""
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -71,11 +72,13 @@ class InputSpec(Strict):
     width: int = Field(gt=0, le=MOST_PIXELS)
     max_batch: int = Field(default=1, gt=0, le=1024)
     color_order: Literal["rgb"] = "rgb"
+    fit: Fit = "letterbox"
+    """How images are made to fill it."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.height, self.width
+    def size(self) -> InputSize:
+        """Height, width and fit."""
+        return InputSize(self.height, self.width, self.fit)
 
 
 class Thresholds(Strict):

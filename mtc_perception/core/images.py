@@ -19,6 +19,7 @@ from mtc_perception.core.image_header import (
     lacks_scans,
     read_header,
 )
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.util.errors import ImageError
 
 # A damaged header can claim any size, and the decoder would allocate it; and what a few long rows
@@ -114,14 +115,14 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
 
 
 def decode_compressed(
-    data: ByteData, fit: tuple[int, int] | None = None, called: str = ""
+    data: ByteData, fit: InputSize | None = None, called: str = ""
 ) -> SourceImage:
     """The pixels of a JPEG, PNG or WebP file: RGB of a JPEG, else BGR.
 
     They are turned as the file's EXIF says, so that they are what people see who look at the file.
-    `fit` is the height and width that the image is going to be scaled into, keeping its shape: a
-    JPEG of at least twice as many pixels in both directions as that needs is decoded at half, a
-    quarter or an eighth of its size, never to less than is needed. `called` is what a message calls
+    `fit` is what the image is going to be scaled into: a JPEG of at least twice as many pixels in
+    both directions as that needs is decoded at half, a quarter or an eighth of its size, never to
+    less than is needed. `called` is what a message calls
     its format, to be named where that is none of these.
 
     Raises ImageError for every other kind, and where something is missing or damaged as far as that
@@ -166,12 +167,13 @@ def _check_size(kind: str, height: int, width: int) -> None:
         raise ImageError(f"{kind} image claims to have {width} x {height} pixels")
 
 
-def _reduction(header: ImageHeader, fit: tuple[int, int] | None) -> int:
+def _reduction(header: ImageHeader, fit: InputSize | None) -> int:
     if fit is None or not header.reducible:
         return 1
-    (height, width), (fit_height, fit_width) = header.size, fit
-    # The side that is scaled most decides: the other one does not fill its side.
-    factor = max(height / fit_height, width / fit_width)
+    height, width = header.size
+    factors = height / fit.height, width / fit.width
+    # In a letterbox the side that is scaled most decides: the other one does not fill its side.
+    factor = max(factors) if fit.fit == "letterbox" else min(factors)
     return next((reduction for reduction in _REDUCTIONS if factor >= reduction), 1)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import Fit
 
 PAD_VALUE = 114
 
@@ -25,7 +26,8 @@ _TO_RGB = {
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Scales a source image into the middle of the network's input, keeping its shape.
+    """Scales a source image into the middle of the network's input, keeping its shape, or stretches
+    it to fill the input.
 
     The scaled image has whole pixels, so the two axes' scales differ slightly; each is exact.
     """
@@ -42,11 +44,20 @@ class Letterbox:
     """Columns of the network's input that the image covers, from `left` on."""
 
     @classmethod
-    def fit(cls, src_height: int, src_width: int, dst_height: int, dst_width: int) -> "Letterbox":
+    def fit(
+        cls,
+        src_height: int,
+        src_width: int,
+        dst_height: int,
+        dst_width: int,
+        fit: Fit = "letterbox",
+    ) -> "Letterbox":
         """The largest letterbox for these sizes in pixels, all at least 1."""
-        scale = min(dst_height / src_height, dst_width / src_width)
-        height = min(max(round(src_height * scale), 1), dst_height)
-        width = min(max(round(src_width * scale), 1), dst_width)
+        height, width = dst_height, dst_width
+        if fit == "letterbox":
+            scale = min(dst_height / src_height, dst_width / src_width)
+            height = min(max(round(src_height * scale), 1), dst_height)
+            width = min(max(round(src_width * scale), 1), dst_width)
         return cls(
             src_height=src_height,
             src_width=src_width,
@@ -146,5 +157,8 @@ def _resize(
 
 
 def _averages(src_height: int, src_width: int, height: int, width: int) -> bool:
-    # Bilinear interpolation looks at four pixels only; below half size it would skip some.
+    # Bilinear interpolation looks at four pixels only; below half size it would skip some. Where one
+    # side grows, OpenCV has no means.
+    if height > src_height or width > src_width:
+        return False
     return 2 * height < src_height or 2 * width < src_width

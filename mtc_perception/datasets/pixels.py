@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.images import SourceImage, decode_compressed
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.datasets.sample import (
     BINARY,
@@ -28,7 +29,7 @@ _PNG_COLOUR_TYPE = 25
 _PNG_PALETTE = 3
 
 
-def read_source(path: Path, fit: tuple[int, int] | None = None) -> SourceImage:
+def read_source(path: Path, fit: InputSize | None = None) -> SourceImage:
     """Decode one image; `fit` as of `decode_compressed`.
 
     Raises LayoutError naming a file that fails.

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import LabelInfo, VisionClass
 
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.perception import Perception
 from mtc_perception.runtime.frames import STAGES, FrameTimes
 from mtc_perception.util.errors import ImageError
@@ -83,7 +84,7 @@ def received_image(message: bytes, compressed: bool) -> ReceivedImage:
     return ReceivedImage(header, compressed, encoding, height, width, step, data)
 
 
-def source_image(image: ReceivedImage, fit: tuple[int, int] | None = None) -> SourceImage:
+def source_image(image: ReceivedImage, fit: InputSize | None = None) -> SourceImage:
     """The pixels of an image message; raises ImageError naming what is wrong with it.
 
     A compressed one may have fewer than its size says if it is going to be scaled into `fit`, as

@@ -62,7 +62,6 @@ class Perceiver:
         self.why = why
         self.warm_up_s = warm_up_s
         self.input_size = bundle.manifest.input.size
-        """Height and width."""
         self.in_engine = False
         """Whether the engine computes. Whoever sees it hang here may blame it, and not the image
         that is scaled before or the answer that is decoded after."""
@@ -95,7 +94,7 @@ class Perceiver:
             raise
         except Exception as error:  # the bindings of the runtimes raise what they like
             raise EngineError(one_line(error)) from error
-        check_outputs(outputs, len(self.bundle.manifest.classes), self.input_size)
+        check_outputs(outputs, len(self.bundle.manifest.classes), self.input_size[:2])
         boxes, scores, labels = decode_boxes(
             outputs, letterbox, limits.thresholds.score, limits.max_detections
         )

@@ -16,6 +16,8 @@ MIN_BOX_PX = 1.5
 more: what is evaluated must be learnt, and of 1280 x 720 px in 640 x 384 every vehicle has half."""
 MIN_VISIBLE = 0.35
 """A box of which less than this fraction is left inside the crop becomes an ignore region."""
+Scale = tuple[float, float]
+"""Pixels of a sample for one of the labelled image, across and down."""
 _HALF, _FAINT = 128, 25
 """Of 255: the cover that makes a pixel lane, and the least that does where a line is thin."""
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -36,6 +38,8 @@ class LabelledImage:
     """[H, W] 0, 1 or IGNORE."""
     lane: npt.NDArray[np.uint8]
     """[H, W] 0, 1 or IGNORE."""
+    reduced: bool = False
+    """Whether H and W are fractions of the size of its file."""
 
 
 def warp(
@@ -49,18 +53,41 @@ def warp(
     source = sample.image
     if shrink < 0.6:  # Bilinear sampling alone would alias.
         source = cv2.GaussianBlur(source, (0, 0), 0.4 / shrink)
-    size = (width, height)
     image = cv2.warpAffine(
-        source, centred, size, flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3
+        source, centred, (width, height), flags=cv2.INTER_LINEAR, borderValue=(PAD_VALUE,) * 3
     )
+    drivable, lane = _warp_masks(sample, centred, shrink, height, width)
+    boxes, kinds = _warp_boxes(sample.boxes, sample.kinds, matrix, height, width)
+    return LabelledImage(image, boxes, kinds, sample.has_boxes, drivable, lane)
+
+
+def with_fewer_pixels(sample: LabelledImage, image: npt.NDArray[np.uint8]) -> LabelledImage:
+    """The sample with `image`, its own at a fraction of the size, and labels that fit that."""
+    (height, width), (whole_height, whole_width) = image.shape[:2], sample.drivable.shape
+    x, y = width / whole_width, height / whole_height
+    centred = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5]])
+    drivable, lane = _warp_masks(sample, centred, float(np.sqrt(x * y)), height, width)
+    boxes = (sample.boxes * np.array([x, y, x, y])).astype(np.float32)
+    return LabelledImage(image, boxes, sample.kinds, sample.has_boxes, drivable, lane, reduced=True)
+
+
+def _warp_masks(
+    sample: LabelledImage,
+    centred: npt.NDArray[np.float64],
+    shrink: float,
+    height: int,
+    width: int,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Drivable area and lanes [height, width]; `centred` counts from the centres of pixels."""
     drivable, lane = (
-        cv2.warpAffine(mask, centred, size, flags=cv2.INTER_NEAREST, borderValue=(IGNORE,))
+        cv2.warpAffine(
+            mask, centred, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORE,)
+        ).astype(np.uint8, copy=False)
         for mask in (sample.drivable, sample.lane)
     )
     if shrink < 1:
         drivable, lane = _shrunk_lane(sample, centred, shrink, drivable, lane)
-    boxes, kinds = _warp_boxes(sample.boxes, sample.kinds, matrix, height, width)
-    return LabelledImage(image, boxes, kinds, sample.has_boxes, drivable, lane)
+    return drivable, lane
 
 
 def _shrunk_lane(
@@ -115,8 +142,6 @@ def _warp_boxes(
     width: int,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Boxes around the warped ellipses inscribed in the boxes: rotation inflates them least."""
-    if not len(boxes):
-        return boxes, kinds
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 @ matrix[:, :2].T + matrix[:, 2]
     half = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ (matrix[:, :2] ** 2).T)
     full = np.concatenate((centre - half, centre + half), 1)
@@ -134,20 +159,20 @@ def random_affine(
     width: int,
     out_height: int,
     out_width: int,
-    scales: tuple[float, float],
+    scale: Scale,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Random flip, scale (between the two given), rotation, squeeze and crop position."""
-    scale = np.exp(rng.uniform(*np.log(scales)))
+    """Random flip, rotation, squeeze and crop position at the scale given."""
+    scale_x, scale_y = scale
     squeeze = np.exp(rng.normal(0, 0.06))
     angle = np.deg2rad(rng.normal(0, 2.0))
     flip = -1.0 if rng.random() < 0.5 else 1.0
     cos, sin = np.cos(angle), np.sin(angle)
     linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag(
-        [scale * squeeze * flip, scale / squeeze]
+        [scale_x * squeeze * flip, scale_y / squeeze]
     )
-    slack_x = max(0.0, width * scale - out_width) / scale / 2
-    slack_y = max(0.0, height * scale - out_height) / scale / 2
+    slack_x = max(0.0, width - out_width / scale_x) / 2
+    slack_y = max(0.0, height - out_height / scale_y) / 2
     focus = np.array(
         [
             width / 2 + rng.uniform(-1, 1) * (slack_x + 0.05 * width),
@@ -162,11 +187,11 @@ def augment(
     sample: LabelledImage,
     height: int,
     width: int,
-    scales: tuple[float, float],
+    scale: Scale,
     rng: np.random.Generator,
 ) -> LabelledImage:
-    """A random `height` x `width` crop of a labelled image at a scale between the two given."""
+    """A random `height` x `width` crop of a labelled image at about the scale given."""
     source_height, source_width = sample.image.shape[:2]
-    matrix = random_affine(source_height, source_width, height, width, scales, rng)
+    matrix = random_affine(source_height, source_width, height, width, scale, rng)
     moved = warp(sample, matrix, height, width)
     return replace(moved, image=photometric(moved.image, rng))

@@ -1,13 +1,16 @@
 """Decoded images kept in memory, as many as it holds; the others are decoded when asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
 
 import psutil
 
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.loader_workers import CGROUP, local_processes, usable_cores
+from offline_compress.data.shared_images import Place, ReadImages, WrittenImages
 
 MEMORY_SHARE = 0.5
 """Part of the memory available at the start that decoded images may take."""
@@ -38,37 +41,79 @@ def size_bytes(image: LabelledImage) -> int:
     return sum(array.nbytes for array in arrays)
 
 
+Key = tuple[int, bool]
+"""Index of an image, and whether it is to be small."""
+Everyones = Callable[[Any], list[Any]]
+"""What each process of the machine gives, in the same order in all of them."""
+
+
 class DecodedImages:
-    """Labelled images by index.
+    """Labelled images by index, each of them whole or small.
 
     What is kept changes how fast an image comes, never which: a run that resumes on a machine
     with less memory sees the same samples.
     """
 
-    def __init__(self, load: Callable[[int], LabelledImage], order: Sequence[int]) -> None:
-        """`load` decodes one image; `order` lists all indices, the most wanted first."""
+    def __init__(self, load: Callable[[int, bool], LabelledImage], order: Sequence[int]) -> None:
+        """`load` decodes one image, whole or small; `order` lists all, the most wanted first."""
         self._load, self._order = load, order
-        self._kept: dict[int, LabelledImage] = {}
+        self._written: WrittenImages | None = None
+        self._places: dict[Key, Place] = {}
+        self._kept: dict[Key, tuple[ReadImages, Place]] = {}
 
-    def fill(self, budget_bytes: int) -> Iterator[int]:
-        """Decode images until all are kept or `budget_bytes` are used; yields the count kept.
+    def fill(
+        self, budget_bytes: int | None = None, part: int = 0, parts: int = 1
+    ) -> Iterator[tuple[int, int]]:
+        """Decode images until all are kept or `budget_bytes` are used (default: this process's
+        share of the machine's memory); yields how many are done, and of how many.
 
-        To be done before workers fork: they share what is there by then.
+        Small ones are first: they are wanted more often, and more of them fit. One of `parts`
+        processes that are going to `share` takes every `parts`-th image, from `part` on. To be done
+        before workers fork: they share what is there by then. Raises what loading raises.
         """
+        left = memory_budget_bytes() if budget_bytes is None else budget_bytes
+        own = self._order[part::parts]
+        self._written = WrittenImages()
+        for small in (True, False):
+            wanted = [index for index in own if (index, small) not in self._places]
+            with closing(self._loaded(wanted, small)) as images:
+                for index, image in zip(wanted, images, strict=True):
+                    left -= size_bytes(image)
+                    if left < 0:
+                        break
+                    place = self._written.add(image)
+                    self._places[index, small] = place
+                    if not image.reduced:
+                        self._places[index, not small] = place
+                    yield len(self._places) // 2, len(own)
+            if left < 0:
+                break
+        self.share(lambda ours: [ours])
+
+    def _loaded(self, indices: Sequence[int], small: bool) -> Generator[LabelledImage, None, None]:
         threads = usable_cores()
-        left = budget_bytes
         with ThreadPoolExecutor(threads) as pool:
-            images = map_ahead(pool, self._load, self._order, 2 * threads)
-            for index, image in zip(self._order, images, strict=True):
-                left -= size_bytes(image)
-                if left < 0:
-                    images.close()
-                    return
-                self._kept[index] = image
-                yield len(self._kept)
+            yield from map_ahead(pool, lambda index: self._load(index, small), indices, 2 * threads)
+
+    def share(self, everyones: Everyones) -> None:
+        """Use what all processes of the machine have decoded, each its part.
+
+        What cannot be read of another one is decoded when it is asked for.
+        """
+        if self._written is None:
+            return
+        for memory, places in everyones((self._written.memory, self._places)):
+            try:
+                images = ReadImages(memory)
+            except OSError:
+                continue
+            self._kept |= {key: (images, place) for key, place in places.items()}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, index: int) -> LabelledImage:
-        return self._kept.get(index) or self._load(index)
+    def __getitem__(self, key: Key) -> LabelledImage:
+        if kept := self._kept.get(key):
+            images, place = kept
+            return images.read(place)
+        return self._load(*key)

@@ -4,37 +4,43 @@ The k-th sample of a run depends on the seed and k alone, whatever the number of
 wherever the run was interrupted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from torch.utils.data import Dataset
 
+from mtc_perception.core.input_size import InputSize
+from mtc_perception.core.letterbox import Letterbox, to_rgb
 from mtc_perception.datasets.layout import (
     BrokenFile,
     LayoutError,
     Sample,
-    read_image,
+    read_source,
     read_truth,
 )
-from offline_compress.data.augment import LabelledImage, augment
+from offline_compress.data.augment import LabelledImage, Scale, augment, with_fewer_pixels
 from offline_compress.data.bonnet import with_bonnet
-from offline_compress.data.cache import DecodedImages, memory_budget_bytes
+from offline_compress.data.cache import DecodedImages
 from offline_compress.data.fragments import fragments
 from offline_compress.data.labelled import labelled_split
 from offline_compress.data.mosaic import mosaic
 from offline_compress.data.targets import IGNORE
-from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, InputPx, SizePx
 
 
-def load_labelled(sample: Sample, boxes_of_masks: bool = False) -> LabelledImage:
+def load_labelled(
+    sample: Sample, boxes_of_masks: bool = False, fit: InputSize | None = None
+) -> LabelledImage:
     """Decode one sample; a task without labels becomes all-IGNORE. Raises LayoutError.
 
-    `boxes_of_masks`: what may be a piece of a vehicle becomes an ignore region.
+    `boxes_of_masks`: what may be a piece of a vehicle becomes an ignore region. A large JPEG is
+    decoded at a fraction of its size where that is enough to be scaled into `fit`.
     """
-    image = read_image(sample.image_path)
-    size = image.shape[:2]
+    source = read_source(sample.image_path, fit)
+    image = source.pixels if source.format == "rgb" else to_rgb(source)
+    size = (source.height, source.width)
     truth = read_truth(sample, size)
     if truth.boxes is None or truth.ignore is None:
         boxes, kinds = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
@@ -47,7 +53,8 @@ def load_labelled(sample: Sample, boxes_of_masks: bool = False) -> LabelledImage
         np.full(size, IGNORE, np.uint8) if mask is None else mask.astype(np.uint8)
         for mask in (truth.drivable, truth.lane)
     )
-    return LabelledImage(image, boxes, kinds, truth.boxes is not None, drivable, lane)
+    labelled = LabelledImage(image, boxes, kinds, truth.boxes is not None, drivable, lane)
+    return labelled if source.full_size is None else with_fewer_pixels(labelled, image)
 
 
 class BrokenSample(LayoutError):
@@ -64,7 +71,7 @@ class TrainingSet(Dataset[LabelledImage]):
     def __init__(
         self,
         sources: Sequence[DataSource],
-        deployed: SizePx,
+        deployed: InputPx,
         crop: SizePx,
         scale_jitter: tuple[float, float],
         seed: int,
@@ -105,16 +112,7 @@ class TrainingSet(Dataset[LabelledImage]):
         self._mosaic, self._mosaic_until, self._bonnet = mosaic, mosaic_until, bonnet
         # Often drawn images first: they gain most where not all of them fit.
         order = np.argsort(-np.array(weights), kind="stable").tolist()
-        self._decoded = DecodedImages(self._load, order)
-
-    def preload(self, budget_bytes: int | None = None) -> Iterator[int]:
-        """Decode what fits into `budget_bytes` (default: of this machine's memory, the share of
-        one process) before workers fork and share it; yields the count done.
-
-        Raises LayoutError for a file that does not decode.
-        """
-        budget = memory_budget_bytes() if budget_bytes is None else budget_bytes
-        yield from self._decoded.fill(budget)
+        self.decoded = DecodedImages(self._load, order)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -124,27 +122,29 @@ class TrainingSet(Dataset[LabelledImage]):
         crop = self._crop
         allowed = self._mosaic_until is None or number < self._mosaic_until
         if allowed and self._mosaic and rng.random() < self._mosaic:
-            four = [self._draw(rng) for _ in range(4)]
-            scales = [self._scales(image) for image in four]
+            four, scales = zip(*(self._draw(rng) for _ in range(4)), strict=True)
             return mosaic(four, crop.height, crop.width, scales, rng)
-        image = self._draw(rng)
-        return augment(image, crop.height, crop.width, self._scales(image), rng)
+        image, scale = self._draw(rng)
+        return augment(image, crop.height, crop.width, scale, rng)
 
-    def _draw(self, rng: np.random.Generator) -> LabelledImage:
-        image = self._decoded[int(np.searchsorted(self._ends, rng.random(), side="right"))]
-        return with_bonnet(image, rng) if self._bonnet and rng.random() < self._bonnet else image
+    def _draw(self, rng: np.random.Generator) -> tuple[LabelledImage, Scale]:
+        """An image, and the scale at which it is to be shown."""
+        index = int(np.searchsorted(self._ends, rng.random(), side="right"))
+        scale = float(np.exp(rng.uniform(*np.log(self._scale_jitter))))
+        # Shown no larger than deployed, it needs no more pixels than the vehicle decodes.
+        image = self.decoded[index, scale <= 1]
+        height, width = image.image.shape[:2]
+        if self._bonnet and rng.random() < self._bonnet:
+            image = with_bonnet(image, rng)
+        box = Letterbox.fit(height, width, *self._deployed.size)
+        return image, (scale * box.scale_x, scale * box.scale_y)
 
-    def _load(self, index: int) -> LabelledImage:
+    def _load(self, index: int, small: bool) -> LabelledImage:
         try:
-            return load_labelled(self._samples[index], self._boxes_of_masks[index])
+            fit = self._deployed.size if small else None
+            return load_labelled(self._samples[index], self._boxes_of_masks[index], fit)
         except BrokenFile as error:
             raise BrokenSample(str(error)) from None
-
-    def _scales(self, image: LabelledImage) -> tuple[float, float]:
-        height, width = image.image.shape[:2]
-        scale = min(self._deployed.height / height, self._deployed.width / width)
-        low, high = self._scale_jitter
-        return scale * low, scale * high
 
 
 def cumulative_shares(weights: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from mtc_perception.core.letterbox import PAD_VALUE
-from offline_compress.data.augment import LabelledImage, random_affine, warp
+from offline_compress.data.augment import LabelledImage, Scale, random_affine, warp
 from offline_compress.data.photometric import photometric
 from offline_compress.data.targets import IGNORE
 
@@ -18,7 +18,7 @@ def mosaic(
     samples: Sequence[LabelledImage],
     height: int,
     width: int,
-    scales: Sequence[tuple[float, float]],
+    scales: Sequence[Scale],
     rng: np.random.Generator,
 ) -> LabelledImage:
     """A `height` x `width` sample of four images that meet at a random point.
@@ -29,7 +29,7 @@ def mosaic(
     Args:
         samples: four labelled images, for top left, top right, bottom left, bottom right.
         height, width: size of the result in pixels.
-        scales: least and greatest scale of each image.
+        scales: of each image.
         rng: decides the centre, and the crop of every tile.
 
     A task that a tile is not labelled for stays unlabelled there: its mask is IGNORE, and for
@@ -41,9 +41,9 @@ def mosaic(
     drivable, lane = (np.full((height, width), IGNORE, np.uint8) for _ in range(2))
     boxes, kinds = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
     tiles = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
-    for sample, jitter, (x1, y1, x2, y2) in zip(samples, scales, tiles, strict=True):
+    for sample, scale, (x1, y1, x2, y2) in zip(samples, scales, tiles, strict=True):
         source_height, source_width = sample.image.shape[:2]
-        matrix = random_affine(source_height, source_width, y2 - y1, x2 - x1, jitter, rng)
+        matrix = random_affine(source_height, source_width, y2 - y1, x2 - x1, scale, rng)
         tile = warp(sample, matrix, y2 - y1, x2 - x1)
         image[y1:y2, x1:x2] = tile.image
         drivable[y1:y2, x1:x2] = tile.drivable

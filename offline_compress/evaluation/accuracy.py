@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import (
     SCORE_FLOOR,
@@ -94,16 +95,18 @@ class Evaluation:
         self.frames.append(frame)
 
 
-def read_for(engine: Engine, path: Path) -> SourceImage:
+def read_for(engine: Engine, path: Path, fit: Fit = "letterbox") -> SourceImage:
     """The image of a file, decoded as on the vehicle for this network. Raises LayoutError."""
     _, height, width, _ = engine.input.shape
-    return read_source(path, (height, width))
+    return read_source(path, InputSize(height, width, fit))
 
 
-def infer(engine: Engine, image: SourceImage, max_detections: int) -> RawPerception:
+def infer(
+    engine: Engine, image: SourceImage, max_detections: int, fit: Fit = "letterbox"
+) -> RawPerception:
     """Run one image through letterbox, engine and decoding. Raises EngineError."""
     _, height, width, _ = engine.input.shape
-    letterbox = Letterbox.fit(image.height, image.width, height, width)
+    letterbox = Letterbox.fit(image.height, image.width, height, width, fit)
     engine.prepare(image, letterbox)
     engine.start()
     outputs = engine.wait()
@@ -122,8 +125,9 @@ def evaluate_engine(
     samples: Iterable[Sample],
     thresholds: Thresholds,
     max_detections: int,
+    fit: Fit = "letterbox",
 ) -> Evaluation:
-    """Score a network on samples, one at a time.
+    """Score a network, whose input images are made to fill by `fit`, on samples, one at a time.
 
     Images are decoded ahead, and scored behind, by threads. Of what does not decode there is a
     warning: an image is a miss of all that is labelled in it, a mask unlabelled. Raises EngineError
@@ -138,7 +142,7 @@ def evaluate_engine(
         found: list[Problem] = []
         image = None
         try:
-            image = read_for(engine, sample.image_path)
+            image = read_for(engine, sample.image_path, fit)
         except BrokenFile as error:
             found.append(error.problem)
         size = None if image is None else (image.height, image.width)
@@ -150,7 +154,7 @@ def evaluate_engine(
     ) -> Iterator[tuple[Sample, GroundTruth, RawPerception | None]]:
         for sample, image, truth, found in map_ahead(pool, load, samples, MOST_WORKERS):
             problems.extend(found)
-            answer = None if image is None else infer(engine, image, max_detections)
+            answer = None if image is None else infer(engine, image, max_detections, fit)
             yield sample, truth, answer
 
     def score(
@@ -180,7 +184,9 @@ def _nothing(truth: GroundTruth) -> RawPerception:
 
 def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
     """Score a subject on samples. Raises EngineError."""
-    return evaluate_engine(subject.engine, samples, subject.thresholds, subject.max_detections)
+    return evaluate_engine(
+        subject.engine, samples, subject.thresholds, subject.max_detections, subject.fit
+    )
 
 
 def ranked(frames: Sequence[FrameScore], task: str, count: int) -> tuple[list[int], list[int]]:

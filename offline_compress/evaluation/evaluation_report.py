@@ -168,8 +168,8 @@ def write_report(
 def draw_sample(subject: Subject, frame: FrameScore) -> str:
     """Prediction and label of one sample side by side, as a base64 JPEG."""
     pixels = read_image(frame.sample.image_path)
-    image = read_for(subject.engine, frame.sample.image_path)
-    answer = infer(subject.engine, image, subject.max_detections)
+    image = read_for(subject.engine, frame.sample.image_path, subject.fit)
+    answer = infer(subject.engine, image, subject.max_detections, subject.fit)
     truth, _ = known_truth(frame.sample, pixels.shape[:2])
     pair = np.hstack(
         [

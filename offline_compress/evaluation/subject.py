@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle, sha256_hex
 from mtc_perception.core.engine import Engine, EngineChoice
+from mtc_perception.core.input_size import Fit
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 
@@ -21,6 +22,7 @@ class Subject:
     thresholds: Thresholds
     max_detections: int
     classes: list[str]
+    fit: Fit
     params: int
     gmacs: float
     thresholds_chosen_on: str
@@ -82,6 +84,7 @@ def _open_checkpoint(
         thresholds=CHECKPOINT_THRESHOLDS.model_copy(update=changes),
         max_detections=count,
         classes=spec.classes,
+        fit=spec.fit,
         params=count_parameters(model),
         gmacs=round(gmacs, 3),
         thresholds_chosen_on="by hand" if changes else "neutral",
@@ -137,6 +140,7 @@ def subject_of(
         thresholds=thresholds,
         max_detections=max_detections or manifest.max_detections,
         classes=manifest.classes,
+        fit=manifest.input.fit,
         params=manifest.params,
         gmacs=manifest.gmacs,
         thresholds_chosen_on=thresholds_chosen_on,

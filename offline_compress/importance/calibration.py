@@ -16,7 +16,7 @@ from offline_compress.data.dataset import load_labelled
 from offline_compress.data.labelled import source_samples
 from offline_compress.importance.scorer import require_labels
 from offline_compress.recipe.compression import Scoring
-from offline_compress.recipe.parts import SizePx
+from offline_compress.recipe.parts import InputPx
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
 
@@ -28,7 +28,7 @@ class CalibrationBatches(Sequence[Batch]):
     """Batches that are decoded when asked for; the last one may be smaller."""
 
     samples: list[Sample]
-    size: SizePx
+    size: InputPx
     batch: int
 
     def __len__(self) -> int:
@@ -98,10 +98,10 @@ def apportion(weights: Sequence[float], sizes: Sequence[int], seats: int) -> lis
     return turns
 
 
-def letterboxed(sample: LabelledImage, size: SizePx) -> LabelledImage:
-    """The whole image, scaled and padded as on the vehicle, with its labels."""
+def letterboxed(sample: LabelledImage, size: InputPx) -> LabelledImage:
+    """The whole image, put into the input as on the vehicle, with its labels."""
     height, width = sample.image.shape[:2]
-    box = Letterbox.fit(height, width, size.height, size.width)
+    box = Letterbox.fit(height, width, *size.size)
     matrix = np.array([[box.scale_x, 0, box.left], [0, box.scale_y, box.top]])
     moved = warp(sample, matrix, size.height, size.width)
     image = np.empty((size.height, size.width, 3), np.uint8)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from mtc_perception.core.input_size import Fit
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
@@ -143,6 +144,8 @@ class ModelSpec:
     kept all their channels are absent."""
     removed: list[str] = field(default_factory=list)
     """Residual blocks of the unpruned network that are no more, by dotted name."""
+    fit: Fit = "letterbox"
+    """How images are made to fill the input."""
 
     @property
     def is_pruned(self) -> bool:

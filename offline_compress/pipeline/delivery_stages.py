@@ -131,14 +131,13 @@ class Quantise(RunStage):
         if not PartialState().is_main_process:
             return
         exported = read_bundle(run.exported)
-        size = exported.manifest.input
         sets = labelled_sets(run.recipe.validate_on, "evaluate on")
         made: dict[QuantisedVariant, QuantisedGraph] = {}
         with Progress(alone=True) as progress:
             if settings.variants:
                 made = quantise(
                     exported.model_bytes(STUDENT),
-                    list(calibration_frames(images, size.height, size.width)),
+                    list(calibration_frames(images, exported.manifest.input.size)),
                     settings.variants,
                     evaluator(sets, CHECKPOINT_THRESHOLDS, THREADS),
                     settings,

@@ -79,7 +79,7 @@ def dry_run_pipeline(recipe: Recipe, out: Path | None, threads: int | None = Non
 def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
     """Join the processes, and tell mistakes before hours of work rather than after."""
     recipe = run.recipe
-    accelerator = start_accelerator(recipe.precision, 1)
+    accelerator = start_accelerator(recipe.precision, 1, recipe.deterministic)
     if threads:  # not before: Accelerate sets a number of its own
         torch.set_num_threads(threads)
     trainings = [run.compress.recover.schedule]

@@ -143,6 +143,7 @@ def require_fitting_teacher(run: RunFolder) -> None:
         ("arguments", as_json(found.arguments), as_json(arguments)),
         ("classes", found.classes, wanted.classes),
         ("height and width", (found.height, found.width), (wanted.height, wanted.width)),
+        ("fit", found.fit, recipe.input.fit),
     ):
         if own != other:
             raise UserError(

@@ -64,7 +64,7 @@ class PruningRun:
         """Open the folder `out`. Raises UserError for what cannot be pruned as the recipe says."""
         self._recipe, self._teacher, self._out = recipe, teacher, out
         self._validate = validate
-        self._accelerator = start_accelerator(recipe.precision, 1)
+        self._accelerator = start_accelerator(recipe.precision, 1, recipe.deterministic)
         self._batches = calibration_batches(recipe, recipe.compression().scoring)
         self._main = self._accelerator.is_main_process
         with self._accelerator.main_process_first(), self._progress() as progress:

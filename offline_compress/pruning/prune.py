@@ -65,7 +65,7 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
     dry_run.png into folder `out`, besides what was measured; no checkpoint. Raises what
     `prune_network` raises.
     """
-    accelerator = start_accelerator(recipe.precision, 1)
+    accelerator = start_accelerator(recipe.precision, 1, recipe.deterministic)
     pruning = recipe.compression().prune
     batches = calibration_batches(recipe, recipe.compression().scoring)
     out.mkdir(parents=True, exist_ok=True)

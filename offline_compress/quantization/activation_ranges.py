@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import MinMaxCalibrater, TensorsData
 
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample, read_image
 
@@ -19,16 +20,16 @@ Frames = Sequence[npt.NDArray[np.uint8]]
 
 
 def calibration_frames(
-    samples: Sequence[Sample], height: int, width: int
+    samples: Sequence[Sample], size: InputSize
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Images of samples through the vehicle's letterbox, uint8 [1, height, width, 3] each.
+    """Images of samples through the vehicle's letterbox, uint8 [1, H, W, 3] each.
 
     Raises LayoutError for a file that does not decode.
     """
     for sample in samples:
         pixels = read_image(sample.image_path)
-        frame = np.empty((1, height, width, 3), np.uint8)
-        letterbox = Letterbox.fit(pixels.shape[0], pixels.shape[1], height, width)
+        frame = np.empty((1, size.height, size.width, 3), np.uint8)
+        letterbox = Letterbox.fit(pixels.shape[0], pixels.shape[1], *size)
         letterbox.write(SourceImage(pixels, "rgb"), frame[0])
         yield frame
 

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.util.strict import Strict
 
 Positive = Annotated[int, Field(gt=0)]
@@ -99,6 +100,18 @@ class SizePx(Strict):
 
     height: Annotated[int, Field(gt=0, multiple_of=32)]
     width: Annotated[int, Field(gt=0, multiple_of=32)]
+
+
+class InputPx(SizePx):
+    """Of the network's input."""
+
+    fit: Fit = "letterbox"
+    """How images are made to fill it."""
+
+    @property
+    def size(self) -> InputSize:
+        """The same as the vehicle's code has it."""
+        return InputSize(self.height, self.width, self.fit)
 
 
 class Schedule(Strict):

@@ -16,6 +16,7 @@ from offline_compress.recipe.parts import (
     DataSource,
     DataSources,
     Fraction,
+    InputPx,
     NotNegative,
     Range,
     Schedule,
@@ -34,7 +35,7 @@ class Recipe(Strict):
     """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
     classes: Annotated[list[str], Field(min_length=1, max_length=1)]
     """One: the data sets carry one class, vehicles."""
-    input: SizePx
+    input: InputPx
     crop: SizePx
     scale_jitter: Range = (0.6, 1.7)
     """Least and greatest random scale of a training image, relative to the deployed scale."""
@@ -60,6 +61,9 @@ class Recipe(Strict):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass; weights are always fp32. auto: bf16 where the machine computes in it,
     else fp16 on a GPU and fp32 on a CPU."""
+    deterministic: bool = False
+    """Only algorithms of cuDNN that give the same numbers every time, at some cost. Not all that
+    networks compute on a GPU has one; on a CPU everything is deterministic."""
     checkpoint_minutes: NotNegative = 5.0
     """Time between two saves of the run; 0: after every step."""
     licence: str

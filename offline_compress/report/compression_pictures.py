@@ -80,7 +80,7 @@ def draw_pair(teacher: Subject, student: Subject, sample: Sample) -> str:
     pixels = read_image(sample.image_path)
     halves = []
     for subject in (teacher, student):
-        image = read_for(subject.engine, sample.image_path)
-        frame = infer(subject.engine, image, subject.max_detections)
+        image = read_for(subject.engine, sample.image_path, subject.fit)
+        frame = infer(subject.engine, image, subject.max_detections, subject.fit)
         halves.append(draw_overlay(pixels, frame.perception(subject.thresholds), subject.classes))
     return jpeg_base64(np.hstack(halves))

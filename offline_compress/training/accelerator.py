@@ -2,19 +2,22 @@
 
 import warnings
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    gather_object,
     set_seed,
 )
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from offline_compress.data.loader_workers import local_processes
 
 LONGEST_WAIT = timedelta(hours=2)
 """Of a process for another one."""
@@ -37,15 +40,17 @@ def choose_precision(wanted: str, cuda: bool) -> str:
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
-def start_accelerator(precision: str, accumulate: int) -> Accelerator:
-    """Join the processes of this run, or be the only one, with deterministic arithmetic.
+def start_accelerator(precision: str, accumulate: int, deterministic: bool = False) -> Accelerator:
+    """Join the processes of this run, or be the only one.
 
-    Without a GPU the processes talk over gloo. `precision` and `accumulate` are the recipe's.
+    Without a GPU the processes talk over gloo, and arithmetic is always deterministic. `precision`,
+    `accumulate` and `deterministic` are the recipe's.
     """
     cuda = torch.cuda.is_available()
     chosen = choose_precision(precision, cuda)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = deterministic
+    # All samples have one size, so that trying cuDNN's algorithms once pays.
+    torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = chosen != "fp32"
     if not cuda:
         # Only a CPU has a deterministic form of everything that the networks compute.
@@ -67,6 +72,16 @@ def start_accelerator(precision: str, accumulate: int) -> Accelerator:
                 InitProcessGroupKwargs(timeout=LONGEST_WAIT),
             ],
         )
+
+
+Given = TypeVar("Given")
+
+
+def of_this_machine(value: Given) -> list[Given]:
+    """What each process of this machine gives, in their order; all processes call it together."""
+    state = PartialState()
+    first = state.process_index - state.local_process_index
+    return list(gather_object([value])[first : first + local_processes()])
 
 
 def seed_pass(seed: int, number: int, process: int) -> None:

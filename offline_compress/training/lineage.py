@@ -17,7 +17,8 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
     model than the recipe's.
     """
     spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
-    spec = replace(spec, arguments={**spec.arguments, **recipe.arguments})
+    arguments = {**spec.arguments, **recipe.arguments}
+    spec = replace(spec, arguments=arguments, fit=recipe.input.fit)
     step = f"{spec.architecture} trained by recipe {recipe.name}"
     if commit := provenance()["commit"]:
         step += f" at commit {commit}"

@@ -23,10 +23,11 @@ from mtc_perception.util.locking import held
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.progress import Progress
 from offline_compress.data.batch import Batch
+from offline_compress.data.loader_workers import local_processes
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.roads.road_dataset import render_missing
-from offline_compress.training.accelerator import start_accelerator
+from offline_compress.training.accelerator import of_this_machine, start_accelerator
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
 from offline_compress.training.lineage import progressed, trained_spec
@@ -47,6 +48,7 @@ LOGGED_EVERY_STEPS = 10
 MAY_CHANGE: Any = {
     "checkpoint_minutes": True,
     "precision": True,
+    "deterministic": True,
     "schedule": {"accumulate"},
     "tune_on": True,
     "compress": True,
@@ -72,7 +74,9 @@ class Trainer:
         """
         self.recipe, self.out = recipe, out
         schedule = recipe.schedule
-        self.accelerator = start_accelerator(recipe.precision, schedule.accumulate)
+        self.accelerator = start_accelerator(
+            recipe.precision, schedule.accumulate, recipe.deterministic
+        )
         self._per_pass = samples_per_pass(
             schedule.batch, schedule.accumulate, self.accelerator.num_processes
         )
@@ -189,11 +193,14 @@ class Trainer:
             self._run(request, progress, log)
 
     def _run(self, request: StopRequest, progress: Progress, log: RunLog) -> None:
-        for done in self.data.preload():
+        accelerator, decoded = self.accelerator, self.data.decoded
+        part, parts = accelerator.local_process_index, local_processes()
+        for done, total in decoded.fill(part=part, parts=parts):
             self._leave_if_alone(request)
-            progress.count("decoding images", done, len(self.data))
+            progress.count("decoding images", done, total)
         progress.done("decoding images")
-        accelerator = self.accelerator
+        if parts > 1:
+            decoded.share(of_this_machine)
         numbers = sample_numbers(
             self.step,
             self.schedule.steps,

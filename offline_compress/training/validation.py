@@ -52,7 +52,7 @@ def validator(sources: Sequence[DataSource], classes: Sequence[str] | None = Non
 
         found = {
             name: evaluate_engine(
-                engine, own_part(samples), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS
+                engine, own_part(samples), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS, spec.fit
             ).metrics
             for name, samples in sets.items()
         }

@@ -4,6 +4,7 @@ import struct
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from mtc_perception.core.images import (
     decode_compressed,
     view_image,
 )
+from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.util.errors import ImageError
@@ -262,7 +264,8 @@ def test_a_jpeg_is_decoded_at_a_fraction_that_is_enough(
     frame = cv2.GaussianBlur(self_test_frame(height, width), (0, 0), 2)
     data = tagged(".jpg", encoded(".jpg", frame), orientation(turned))
     whole = decode_compressed(data)
-    for fit in ((192, 320), (320, 192), (48, 80), (1000, 1000), (1, 1)):
+    sizes = ((192, 320), (320, 192), (48, 80), (1000, 1000), (1, 1))
+    for fit in (InputSize(*size, how) for size in sizes for how in get_args(Fit)):
         image = decode_compressed(data, fit)
         assert (image.height, image.width) == (whole.height, whole.width) == compressed_size(data)
         box = Letterbox.fit(whole.height, whole.width, *fit)
@@ -277,7 +280,7 @@ def test_a_jpeg_is_decoded_at_a_fraction_that_is_enough(
         assert reduction == 8 or got_width <= 2 * box.width or got_height <= 2 * box.height
         assert (image.full_size is None) == (reduction == 1)
         # The network sees the same, but for how pixels are averaged.
-        seen, expected = (np.zeros((*fit, 3), np.uint8) for _ in range(2))
+        seen, expected = (np.zeros((*fit[:2], 3), np.uint8) for _ in range(2))
         box.write(image, seen)
         box.write(whole, expected)
         assert np.abs(seen.astype(int) - expected).mean() < 2
@@ -285,7 +288,7 @@ def test_a_jpeg_is_decoded_at_a_fraction_that_is_enough(
 
 def test_only_jpegs_are_reduced() -> None:
     for kind in (".png", ".webp"):
-        image = decode_compressed(encoded(kind, self_test_frame(64, 64)), (8, 8))
+        image = decode_compressed(encoded(kind, self_test_frame(64, 64)), InputSize(8, 8))
         assert image.pixels.shape == (64, 64, 3)
         assert image.full_size is None
 
@@ -314,12 +317,10 @@ def scan_of(data: bytes | bytearray) -> int:
     return mark + 2 + int.from_bytes(data[mark + 2 : mark + 4], "big")
 
 
-@pytest.mark.parametrize("fit", [None, (96, 160)])
+@pytest.mark.parametrize("fit", [None, InputSize(96, 160)])
 @pytest.mark.parametrize("restart", [0, 4, 40])
 @pytest.mark.parametrize("quality", [60, 95])
-def test_lost_data_of_a_jpeg_is_seen(
-    quality: int, restart: int, fit: tuple[int, int] | None
-) -> None:
+def test_lost_data_of_a_jpeg_is_seen(quality: int, restart: int, fit: InputSize | None) -> None:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
     data = encoded(".jpg", self_test_frame(240, 320), options)
     decode_compressed(data, fit)
@@ -371,7 +372,7 @@ def test_webcams_that_write_a_few_bytes_too_many_are_read(restart: int) -> None:
     for mark in marks:
         surplus = data[:mark] + bytes(9) + data[mark:]
         np.testing.assert_array_equal(decode_compressed(surplus).pixels, wanted)
-        assert decode_compressed(surplus, (60, 80)).pixels.shape == (60, 80, 3)
+        assert decode_compressed(surplus, InputSize(60, 80)).pixels.shape == (60, 80, 3)
         with pytest.raises(ImageError, match="extraneous bytes"):
             decode_compressed(data[:mark] + bytes(900) + data[mark:])
     if restart:
@@ -400,7 +401,7 @@ def test_a_cmyk_jpeg_is_read_as_viewers_show_it() -> None:
     image = decode_compressed(data)
     assert image.pixels.shape == (16, 24, 3)
     np.testing.assert_array_equal(image.pixels, by_opencv(data))
-    assert decode_compressed(data, (8, 12)).pixels.shape == (8, 12, 3)
+    assert decode_compressed(data, InputSize(8, 12)).pixels.shape == (8, 12, 3)
 
 
 def test_twelve_bits_per_colour_are_refused_by_name() -> None:
@@ -487,10 +488,10 @@ def test_a_file_is_of_no_longer_side_than_a_raw_image() -> None:
     data=st.data(),
     suffix=st.sampled_from([".jpg", ".png", ".webp"]),
     progressive=st.booleans(),
-    fit=st.sampled_from([None, (12, 16), (5, 5)]),
+    fit=st.sampled_from([None, InputSize(12, 16), InputSize(5, 5, "stretch")]),
 )
 def test_damage_never_raises_anything_else(
-    data: st.DataObject, suffix: str, progressive: bool, fit: tuple[int, int] | None
+    data: st.DataObject, suffix: str, progressive: bool, fit: InputSize | None
 ) -> None:
     options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)] if suffix == ".jpg" else []
     content = bytearray(encoded(suffix, self_test_frame(24, 32), options))

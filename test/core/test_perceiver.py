@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtc_perception.core.bundle import Limits, Thresholds
+from mtc_perception.core.bundle import InputSpec, Limits, Thresholds
 from mtc_perception.core.engine import EngineChoice, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
@@ -16,7 +16,7 @@ from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from mtc_perception.util.errors import BundleError
 from support.checkout import SHIPPED
-from support.toy_bundle import MAX_DETECTIONS
+from support.toy_bundle import MAX_DETECTIONS, write_toy_bundle
 
 NET_HEIGHT, NET_WIDTH = 96, 160
 
@@ -74,6 +74,20 @@ def test_masks_lie_where_the_image_says(perceiver: Perceiver) -> None:
     assert found.drivable[: edge[0]].max() == 0
     assert found.lane[:, edge[1] :].min() == 255
     assert found.lane[:, : edge[1]].max() == 0
+
+
+def test_a_stretched_image_fills_the_input_and_its_answer_the_image(tmp_path: Path) -> None:
+    stretched = InputSpec(height=NET_HEIGHT, width=NET_WIDTH, fit="stretch")
+    bundle = write_toy_bundle(tmp_path / "toy.mtc", input=stretched)
+    pixels = np.zeros((100, 100, 3), np.uint8)  # a letterbox would have bars to its sides
+    pixels[60:, :, 0] = 255  # drivable below
+    pixels[:, 30:, 1] = 255  # lane to the right
+    with open_perceiver(Selection(bundle, "onnxruntime", threads=1)) as perceiver:
+        found = perceiver.perceive(SourceImage(pixels, "rgb"))
+        assert (perceiver.engine.input[0, -1, :, 0] == 255).all()
+    np.testing.assert_allclose(found.boxes[0], [0, 0, 100, 100], atol=0.01)
+    assert abs(int(found.drivable[:, 5].argmax()) - 60) <= 1
+    assert abs(int(found.lane[5].argmax()) - 30) <= 1
 
 
 @settings(

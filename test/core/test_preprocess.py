@@ -12,9 +12,9 @@ SOURCE_SIZES = [(720, 1280), (1080, 1920), (375, 1242), (1279, 717), (100, 200),
 
 source_lengths = st.integers(1, 2500)
 network_lengths = st.integers(32, 700)
-letterboxes = st.builds(
-    Letterbox.fit, source_lengths, source_lengths, network_lengths, network_lengths
-)
+lengths = (source_lengths, source_lengths, network_lengths, network_lengths)
+letterboxes = st.builds(Letterbox.fit, *lengths)
+stretched = st.builds(Letterbox.fit, *lengths, st.just("stretch"))
 
 
 def noise(height: int, width: int, channels: int = 3) -> npt.NDArray[np.uint8]:
@@ -32,7 +32,13 @@ def test_fit_is_the_largest_centred_box_of_the_sources_shape(box: Letterbox) -> 
     assert abs(box.width - box.src_width * scale) <= 0.5 or box.width == 1
 
 
-@given(letterboxes, st.data())
+@given(stretched)
+def test_a_stretched_image_fills_the_input(box: Letterbox) -> None:
+    assert (box.top, box.left) == (0, 0)
+    assert (box.height, box.width) == (box.dst_height, box.dst_width)
+
+
+@given(letterboxes | stretched, st.data())
 def test_boxes_go_to_the_network_and_exactly_back(box: Letterbox, data: st.DataObject) -> None:
     xs = sorted(data.draw(st.tuples(*[st.floats(0, box.src_width)] * 2)))
     ys = sorted(data.draw(st.tuples(*[st.floats(0, box.src_height)] * 2)))
@@ -44,7 +50,7 @@ def test_boxes_go_to_the_network_and_exactly_back(box: Letterbox, data: st.DataO
     np.testing.assert_allclose(box.boxes_to_source(there), source, atol=2e-3)
 
 
-@given(letterboxes)
+@given(letterboxes | stretched)
 def test_the_whole_image_is_the_whole_region(box: Letterbox) -> None:
     whole = np.array([[0, 0, box.src_width, box.src_height]], np.float32)
     region = np.array([[box.left, box.top, box.left + box.width, box.top + box.height]], np.float32)
@@ -55,7 +61,7 @@ def test_the_whole_image_is_the_whole_region(box: Letterbox) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(letterboxes)
+@given(letterboxes | stretched)
 def test_pixels_follow_the_same_map_as_boxes(box: Letterbox) -> None:
     # Two ramps whose value is the source coordinate, over 200 steps of the whole length.
     x = (np.arange(box.src_width) + 0.5) * 200 / box.src_width

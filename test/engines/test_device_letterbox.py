@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtc_perception.core.images import PixelFormat, SourceImage
+from mtc_perception.core.input_size import Fit
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.engines.tensorrt import device_letterbox
 from mtc_perception.engines.tensorrt.cuda import (
@@ -105,6 +106,7 @@ def worst(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
     st.integers(1, 900),
     st.integers(1, 200),
     st.integers(1, 300),
+    st.sampled_from(get_args(Fit)),
     st.sampled_from(FORMATS),
     st.integers(0, 9),
 )
@@ -114,11 +116,12 @@ def test_kernel_is_opencvs_letterbox_to_one_grey_level(
     src_width: int,
     height: int,
     width: int,
+    fit: Fit,
     pixel_format: PixelFormat,
     seed: int,
 ) -> None:
     image = noise(src_height, src_width, pixel_format, seed)
-    box = Letterbox.fit(src_height, src_width, height, width)
+    box = Letterbox.fit(src_height, src_width, height, width, fit)
     assert worst(on_host(image, box), by_opencv(image, box)) <= TOLERANCE
 
 

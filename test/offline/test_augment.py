@@ -14,6 +14,7 @@ from offline_compress.data.augment import (
     augment,
     random_affine,
     warp,
+    with_fewer_pixels,
 )
 from offline_compress.data.mosaic import mosaic
 from offline_compress.data.photometric import (
@@ -42,7 +43,8 @@ def scene(height: int = 90, width: int = 120) -> LabelledImage:
 def test_all_labels_move_together(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = 96, 128
-    matrix = random_affine(90, 120, height, width, (0.6, 1.7), rng)
+    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.7), 2))
+    matrix = random_affine(90, 120, height, width, scale, rng)
     moved = warp(scene(), matrix, height, width)
     inside = moved.drivable != IGNORE
     white = cv2.cvtColor(moved.image, cv2.COLOR_RGB2GRAY) > 160
@@ -188,10 +190,34 @@ def tiles() -> list[LabelledImage]:
     ]
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_with_fewer_pixels_labels_stay_where_the_image_shows_them(factor: int) -> None:
+    sample = scene()
+    height, width = sample.drivable.shape
+    small = cv2.resize(
+        sample.image, (width // factor, height // factor), interpolation=cv2.INTER_AREA
+    )
+    made = with_fewer_pixels(sample, small)
+    assert made.reduced
+    np.testing.assert_allclose(made.boxes, sample.boxes / factor)
+    for mask in (made.drivable, made.lane):
+        ys, xs = np.nonzero(mask == 1)
+        found = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert np.abs(found - sample.boxes[0] / factor).max() <= 1
+    # A line of one pixel is still there, and what is unlabelled is.
+    line = sample.drivable * 0
+    line[:, 50] = 1
+    thin = with_fewer_pixels(replace(sample, lane=line, drivable=line * 0 + IGNORE), small)
+    assert (thin.lane == 1).any(1).all()
+    assert (thin.drivable == IGNORE).all()
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_mosaics_keep_labels_aligned_and_gaps_unlabelled(seed: int) -> None:
-    made = mosaic(tiles(), 128, 160, [(0.8, 1.6)] * 4, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    scales = [(scale, scale) for scale in rng.uniform(0.56, 1.12, 4)]
+    made = mosaic(tiles(), 128, 160, scales, rng)
     assert made.image.shape == (128, 160, 3)
     assert made.has_boxes
     # The second tile is the only ignore region that reaches into the top right corner.

@@ -27,11 +27,11 @@ from offline_compress.data.loader_workers import (
     worker_count,
 )
 from offline_compress.data.targets import IGNORE
-from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, InputPx
 from offline_compress.training.samples import batches
 from support import mini_data as mini
 
-SIZE = SizePx(height=32, width=64)
+SIZE = InputPx(height=32, width=64)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def same(a: LabelledImage, b: LabelledImage) -> None:
 @pytest.mark.parametrize("mosaic", [0.0, 0.5])
 def test_samples_depend_on_their_number_alone(sources: list[DataSource], mosaic: float) -> None:
     plain, cached, partly = (training_set(sources, mosaic=mosaic) for _ in range(3))
-    assert list(cached.preload()) == list(range(1, 10))
-    one = size_bytes(plain._decoded[0])
-    assert list(partly.preload(budget_bytes=int(4.5 * one))) == [1, 2, 3, 4]
+    assert list(cached.decoded.fill()) == [(done, 9) for done in range(1, 10)]
+    one = size_bytes(plain.decoded[0, True])
+    assert [done for done, _ in partly.decoded.fill(int(4.5 * one))] == [1, 2, 3, 4]
     for number in (11, 3, 250, 3):
         same(plain[number], cached[number])
         same(plain[number], partly[number])
@@ -68,7 +68,7 @@ def test_samples_depend_on_their_number_alone(sources: list[DataSource], mosaic:
 
 def test_workers_make_the_same_samples_in_the_same_order(sources: list[DataSource]) -> None:
     data = training_set(sources, mosaic=0.3)
-    list(data.preload(0))
+    list(data.decoded.fill(0))
     loaders = [
         DataLoader(
             data,
@@ -115,7 +115,13 @@ def test_sources_are_drawn_by_weight(sources: list[DataSource]) -> None:
     weighted = [sources[0].model_copy(update={"weight": 3.0}), sources[1]]
     data = training_set(weighted)
     drawn: Counter[int] = Counter()
-    data._decoded = DecodedImages(lambda index: drawn.update([index]), range(6))
+    image = data.decoded[0, False]
+
+    def counted(index: int, _small: bool) -> LabelledImage:
+        drawn.update([index])
+        return image
+
+    data.decoded = DecodedImages(counted, range(6))
     for number in range(2000):
         data._draw(np.random.default_rng(number))
     first = sum(drawn[index] for index in range(3))
@@ -131,9 +137,121 @@ def test_the_largest_random_number_still_draws_a_sample() -> None:
 
 def test_often_drawn_images_are_kept_first(sources: list[DataSource]) -> None:
     data = training_set([sources[0], sources[1].model_copy(update={"weight": 5.0})])
-    one = size_bytes(data._decoded[0])
-    list(data.preload(budget_bytes=3 * one + one // 2))
-    assert sorted(data._decoded._kept) == [3, 4, 5]
+    one = size_bytes(data.decoded[0, True])
+    list(data.decoded.fill(3 * one + one // 2))
+    assert sorted({index for index, _ in data.decoded._kept}) == [3, 4, 5]
+
+
+def large(root: Path, width: int = 256, height: int = 144) -> DataSource:
+    """Two images with all labels, of four times the size that is deployed."""
+    for stem in "ab":
+        mini.write_png(root / f"images/train/{stem}.jpg", mini.picture(height, width))
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 2 :] = 255
+        mini.write_png(root / f"drivable/train/{stem}.png", mask)
+        mask[:, : width // 2] = 0
+        mini.write_png(root / f"lane/train/{stem}.png", mask)
+    return DataSource(root=root, split="train")
+
+
+def test_what_is_shown_small_is_decoded_small_and_looks_the_same(tmp_path: Path) -> None:
+    source = large(tmp_path)
+    crop = InputPx(height=64, width=64)
+    small, whole = (
+        TrainingSet([source], SIZE, crop, (0.5, 1.5), seed=3, mosaic=0.5) for _ in range(2)
+    )
+    decoded = small.decoded
+    assert decoded[0, True].image.shape == (36, 64, 3)
+    assert decoded[0, True].reduced
+    assert decoded[0, False].image.shape == (144, 256, 3)
+    asked: list[bool] = []
+
+    def always_whole(index: int, fewer: bool) -> LabelledImage:
+        asked.append(fewer)
+        return decoded[index, False]
+
+    whole.decoded = DecodedImages(always_whole, range(2))
+    for number in range(40):
+        one, other = small[number], whole[number]
+        # Between sharp edges of the masks, and of the noise that photometric changes add.
+        labelled = (one.lane != IGNORE) & (other.lane != IGNORE)
+        assert ((one.lane != other.lane) & labelled).mean() < 0.04
+        assert (one.drivable != other.drivable).mean() < 0.04
+        difference = np.abs(one.image.astype(int) - other.image)
+        assert np.median(difference) <= 3
+        assert difference.mean() < 8
+    assert 0.4 < np.mean(asked) < 0.95
+
+
+def test_stretched_samples_fill_the_input(tmp_path: Path) -> None:
+    source = large(tmp_path)
+    stretched = InputPx(height=64, width=64, fit="stretch")
+    scales = [
+        TrainingSet([source], size, size, (1.0, 1.0), seed=3)._draw(np.random.default_rng(0))[1]
+        for size in (stretched, InputPx(height=64, width=64))
+    ]
+    # Decoded at half: the height needs no more.
+    assert scales[0] == pytest.approx((64 / 128, 64 / 72))
+    assert scales[1] == pytest.approx((64 / 64, 64 / 64))
+
+
+def decode_in_part(part: int, parts: int, root: Path, budget: int, pipe: Any) -> None:
+    loaded: list[tuple[int, bool]] = []
+    data = TrainingSet([DataSource(root=root, split="train")], SIZE, SIZE, (0.8, 1.2), seed=5)
+
+    def load(index: int, small: bool) -> LabelledImage:
+        loaded.append((index, small))
+        return data._load(index, small)
+
+    images = DecodedImages(load, range(len(data)))
+    list(images.fill(budget, part, parts))
+    decoded = len(loaded)
+
+    def everyones(ours: Any) -> Any:
+        pipe.send(ours)
+        return pipe.recv()
+
+    images.share(everyones)
+    ask = [(index, small) for index in range(len(data)) for small in (True, False)]
+    digests = {key: images[key].image.tobytes() + images[key].lane.tobytes() for key in ask}
+    pipe.send((loaded[:decoded], loaded[decoded:], len(images), digests))
+    pipe.recv()
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_processes_of_a_machine_share_what_each_decodes(tmp_path: Path, *, enough: bool) -> None:
+    source = large(tmp_path)
+    alone = TrainingSet([source], SIZE, SIZE, (0.8, 1.2), seed=5).decoded
+    small, whole = (size_bytes(alone[0, few]) for few in (True, False))
+    budget = small + whole if enough else small
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for part in range(2):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=decode_in_part, args=(part, 2, tmp_path, budget, theirs))
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    everyones = [pipe.recv() for pipe in pipes]
+    for pipe in pipes:
+        pipe.send(everyones)
+    told = [pipe.recv() for pipe in pipes]
+    for pipe in pipes:
+        pipe.send(None)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    expected = alone[0, True].image.tobytes() + alone[0, True].lane.tobytes()
+    for part, (before, after, kept, digests) in enumerate(told):
+        # Its own alone, and one more where that turned out not to fit.
+        assert before == [(part, True), (part, False)]
+        assert kept == (4 if enough else 2)
+        assert set(after) == (set() if enough else {(0, False), (1, False)})
+        assert digests == told[0][3]
+        assert digests[0, True] == expected
+    for _, places in everyones:
+        once = {id(place): place for place in places.values()}.values()
+        assert sum(length for place in once for _, length in place.spans) <= budget
 
 
 @pytest.mark.parametrize("preloaded", [True, False])
@@ -142,7 +260,7 @@ def test_a_broken_file_is_one_line_wherever_it_is_found(tmp_path: Path, preloade
     (root / "lane/train/a.png").write_bytes(b"no mask")
     data = training_set([DataSource(root=root, split="train")])
     with pytest.raises(UserError) as failure, closing(batches(data, range(32), 4, False)) as stream:
-        list(data.preload() if preloaded else stream)
+        list(data.decoded.fill() if preloaded else stream)
     assert not multiprocessing.active_children()
     assert str(failure.value) == f"{root / 'lane/train/a.png'}: not a readable image"
 

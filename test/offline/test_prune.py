@@ -18,7 +18,7 @@ from offline_compress.pruning.latency_table import LatencyTable
 from offline_compress.pruning.plan import Plan, read_plan
 from offline_compress.pruning.prune import dry_run, prune_network, replay
 from offline_compress.pruning.selection import floor_of
-from offline_compress.recipe.parts import SizePx
+from offline_compress.recipe.parts import InputPx
 from offline_compress.training.trainer import Trainer
 from support.checkout import ROOT
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
@@ -170,7 +170,7 @@ def test_decoder_layers_go_first(dataset: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "teacher", spec, spec.build().eval())
     recipe = recipe_of(dataset, steps=1, decoder_layers=1, budget={"parameters": 0.7})
-    size = SizePx(height=64, width=96)
+    size = InputPx(height=64, width=96)
     recipe = recipe.model_copy(update={"model": "rmt_ppad_n", "input": size})
     plan = prune_network(recipe, tmp_path / "teacher", tmp_path / "run", Validation())
     assert plan.decoder_layers == 1

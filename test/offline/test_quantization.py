@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 
 from mtc_perception.core.bundle import SelfTest, Thresholds, read_bundle
 from mtc_perception.core.engine import Network, Outputs
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.open import open_engine
@@ -212,7 +213,7 @@ def test_frames_are_what_the_vehicle_sees(tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (90, 180, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
     (frame,) = calibration_frames(
-        [Sample("a", tmp_path / "a.png", None, None, None, None)], HEIGHT, WIDTH
+        [Sample("a", tmp_path / "a.png", None, None, None, None)], InputSize(HEIGHT, WIDTH)
     )
     assert frame.shape == (1, HEIGHT, WIDTH, 3)
     box = Letterbox.fit(90, 180, HEIGHT, WIDTH)

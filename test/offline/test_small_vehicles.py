@@ -39,7 +39,7 @@ def test_a_vehicle_of_five_pixels_is_learnt_in_most_epochs(
     for side in (5, 9):
         source = of_vehicles(tmp_path / str(side), width, height, side)
         data = training_set(recipe.model_copy(update={"train": [source], "bonnet": 0.0}))
-        list(data.preload())
+        list(data.decoded.fill())
         kinds = np.concatenate([data[number].kinds for number in range(SAMPLES)])
         assert len(kinds) > 10 * SAMPLES
         shares.append((kinds == 0).mean())

@@ -15,7 +15,7 @@ from mtc_perception.util import progress
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec
 from offline_compress.recipe.parts import DataSource
 from offline_compress.training import trainer as trainer_module
-from offline_compress.training.accelerator import choose_precision
+from offline_compress.training.accelerator import choose_precision, start_accelerator
 from offline_compress.training.step_schedule import parameter_groups
 from offline_compress.training.trainer import Trainer
 from support.tiny_training import tiny_recipe
@@ -182,3 +182,12 @@ def test_precision_follows_the_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert choose_precision("auto", cuda=True) == chosen
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_deterministic_algorithms_are_asked_of_cudnn_or_the_fastest(*, asked: bool) -> None:
+    start_accelerator("fp32", 1, asked)
+    assert torch.backends.cudnn.deterministic == asked
+    assert torch.backends.cudnn.benchmark != asked
+    start_accelerator("fp32", 1)
+    assert not torch.backends.cudnn.deterministic

@@ -11,7 +11,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet
 from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, InputPx
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import score, validator
 from support.tiny_training import tiny_recipe
@@ -70,10 +70,10 @@ def test_several_validation_sets_count_alike(
 
 
 def test_samples_depend_on_their_number_alone(dataset: Path) -> None:
-    size = SizePx(height=64, width=96)
+    size = InputPx(height=64, width=96)
     source = DataSource(root=dataset, split="train")
     first, second = (TrainingSet([source], size, size, (0.8, 1.2), seed=5) for _ in range(2))
-    list(second.preload())
+    list(second.decoded.fill())
     for number in (7, 3, 7):
         torch.testing.assert_close(first[number].image, second[number].image)
 
@@ -82,7 +82,7 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "images").symlink_to(dataset / "images")
-    size = SizePx(height=64, width=96)
+    size = InputPx(height=64, width=96)
 
     def first_sample() -> LabelledImage:
         source = DataSource(root=bare, split="train")

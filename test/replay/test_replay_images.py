@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.replay.recordings.recording import Notes
 from mtc_perception.replay.recordings.sources import open_source
 from mtc_perception.replay.records.record import FrameRecord
@@ -163,4 +164,5 @@ def test_an_image_file_that_cannot_be_read_is_a_miss(
 
 def test_a_perceiver_knows_what_it_takes(toy_bundle: Path) -> None:
     with open_perceiver(Selection(toy_bundle, "onnxruntime", threads=1)) as perceiver:
-        assert perceiver.input_size == read_bundle(toy_bundle).manifest.input.size == (96, 160)
+        assert perceiver.input_size == read_bundle(toy_bundle).manifest.input.size
+        assert perceiver.input_size == InputSize(96, 160)

@@ -31,6 +31,13 @@ def write_text(path: Path, content: object) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
+def picture(height: int, width: int) -> np.ndarray:
+    """Smooth colours without two places alike."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (5, 8, 3), np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
 def write_images(folder: Path) -> None:
     for stem in "abc":
         write_png(folder / f"{stem}.jpg", np.full((HEIGHT, WIDTH, 3), 90, np.uint8))

@@ -12,6 +12,7 @@ from mtc_perception.core.images import (
     decode_compressed,
     view_image,
 )
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.util.errors import ImageError, UserError
 
@@ -40,7 +41,7 @@ class RawPixels:
         """Height and width."""
         return self.height, self.width
 
-    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
+    def decode(self, fit: InputSize | None = None) -> SourceImage:
         """The pixels. Raises ImageError."""
         return view_image(self.encoding, self.height, self.width, self.step, self.data)
 
@@ -57,7 +58,7 @@ class EncodedPixels:
         """Height and width. Raises ImageError."""
         return compressed_size(self.data)
 
-    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
+    def decode(self, fit: InputSize | None = None) -> SourceImage:
         """The pixels; `fit` as of `decode_compressed`. Raises ImageError."""
         return decode_compressed(self.data, fit, self.format)
 
@@ -73,7 +74,7 @@ class BrokenPixels:
         """Raises ImageError."""
         raise ImageError(self.reason)
 
-    def decode(self, fit: tuple[int, int] | None = None) -> SourceImage:
+    def decode(self, fit: InputSize | None = None) -> SourceImage:
         """Raises ImageError."""
         raise ImageError(self.reason)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.timing import percentiles
 from mtc_perception.replay.live.live_run import CAMERA, LiveResult, Phase, node_files, run_live
@@ -142,7 +143,7 @@ def _seen_by(reference: Perceiver, image: SourceImage) -> Perception | None:
         return None
 
 
-def _decoded(frame: SourceFrame, fit: tuple[int, int]) -> tuple[SourceImage | None, str]:
+def _decoded(frame: SourceFrame, fit: InputSize) -> tuple[SourceImage | None, str]:
     try:
         return frame.pixels.decode(fit), ""
     except ImageError as error:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mtc_perception.core.bundle import Limits
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.perception import Perception
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame
@@ -83,7 +84,7 @@ class _Decoded:
     read_ms: float
 
 
-def _decoded(labelled: LabelledFrame, fit: tuple[int, int]) -> _Decoded:
+def _decoded(labelled: LabelledFrame, fit: InputSize) -> _Decoded:
     image, reason = None, ""
     begin = perf_counter()
     try:
