@@ -157,8 +157,8 @@ def _resize(
 
 
 def _averages(src_height: int, src_width: int, height: int, width: int) -> bool:
-    # Bilinear interpolation looks at four pixels only; below half size it would skip some. Where one
-    # side grows, OpenCV has no means.
+    # Bilinear interpolation looks at four pixels only; below half size it would skip some. Where
+    # one side grows, OpenCV has no means.
     if height > src_height or width > src_width:
         return False
     return 2 * height < src_height or 2 * width < src_width
