@@ -26,7 +26,6 @@ def assess(
     from mtc_perception.core.bundle import read_bundle
     from mtc_perception.util.progress import Progress
     from offline_compress.data.labelled import labelled_split
-    from offline_compress.evaluation.latency import THREADS
     from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
     from offline_compress.quantization import assess as variants
     from offline_compress.quantization.quantise import evaluator
@@ -39,7 +38,7 @@ def assess(
     with Progress(alone=True) as progress:
         manifest = variants.assess(
             found,
-            evaluator({data.name: samples}, CHECKPOINT_THRESHOLDS, THREADS),
+            evaluator({data.name: samples}, CHECKPOINT_THRESHOLDS, found.manifest.input.fit),
             f"{data.name} {split}, {len(samples)} images",
             tolerance,
             progress.count,

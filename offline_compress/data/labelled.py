@@ -42,6 +42,12 @@ def labelled_sets(
     }
 
 
+def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """`most` samples at even distances (all, if there are no more): always the same ones."""
+    count = min(most, len(samples))
+    return [samples[(2 * k + 1) * len(samples) // (2 * count)] for k in range(count)]
+
+
 def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:
     """Raise UserError if the boxes of a data set are of something else than a network finds."""
     for sample in samples:

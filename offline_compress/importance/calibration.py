@@ -13,7 +13,7 @@ from mtc_perception.datasets.layout import Sample
 from offline_compress.data.augment import LabelledImage, warp
 from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import load_labelled
-from offline_compress.data.labelled import source_samples
+from offline_compress.data.labelled import evenly, source_samples
 from offline_compress.importance.scorer import require_labels
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.parts import InputPx
@@ -116,5 +116,5 @@ def _labelled(sample: Sample) -> _Tasks:
 
 def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """`count` samples at even distances, shuffled: neighbours are often frames of one drive."""
-    chosen = [samples[(2 * k + 1) * len(samples) // (2 * count)] for k in range(count)]
+    chosen = evenly(samples, count)
     return [chosen[k] for k in np.random.default_rng(0).permutation(count)]

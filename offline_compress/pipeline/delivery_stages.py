@@ -16,9 +16,9 @@ from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
-from offline_compress.data.labelled import labelled_sets
+from offline_compress.data.labelled import evenly, labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_subject
-from offline_compress.evaluation.latency import THREADS, Key, interleaved
+from offline_compress.evaluation.latency import Key, interleaved
 from offline_compress.evaluation.metrics_file import (
     accuracy,
     data_words,
@@ -131,7 +131,10 @@ class Quantise(RunStage):
         if not PartialState().is_main_process:
             return
         exported = read_bundle(run.exported)
-        sets = labelled_sets(run.recipe.validate_on, "evaluate on")
+        sets = {
+            name: evenly([one for one in samples if one.labelled], settings.judged_images)
+            for name, samples in labelled_sets(run.recipe.validate_on, "evaluate on").items()
+        }
         made: dict[QuantisedVariant, QuantisedGraph] = {}
         with Progress(alone=True) as progress:
             if settings.variants:
@@ -139,7 +142,7 @@ class Quantise(RunStage):
                     exported.model_bytes(STUDENT),
                     list(calibration_frames(images, exported.manifest.input.size)),
                     settings.variants,
-                    evaluator(sets, CHECKPOINT_THRESHOLDS, THREADS),
+                    evaluator(sets, CHECKPOINT_THRESHOLDS, exported.manifest.input.fit),
                     settings,
                     progress.count,
                 )
@@ -255,7 +258,7 @@ def _variant_metrics(
 ) -> dict[str, Any]:
     """The same of one variant of a bundle on an engine, at a checkpoint's neutral thresholds."""
     why = "the pipeline evaluates every engine that runs here"
-    with closing(load_engine(Network.of(bundle, variant), engine, THREADS)) as loaded:
+    with closing(load_engine(Network.of(bundle, variant), engine)) as loaded:
         subject = subject_of(bundle, variant, loaded, why, CHECKPOINT_THRESHOLDS)
         return _metrics(subject, sources, f"{variant} on {engine}", progress)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import onnx
 
 from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
+from mtc_perception.core.input_size import Fit
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.engines.process_trial import run_trial
@@ -127,19 +128,17 @@ def quantise(
     return found
 
 
-def evaluator(
-    sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, threads: int | None = None
-) -> Evaluate:
+def evaluator(sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, fit: Fit) -> Evaluate:
     """Metrics of a variant on data sets (`mean_over_sets`), on the engine that stands for it
-    (`KINDS`)."""
+    (`KINDS`), with all cores; `fit` is the bundle's."""
 
     def evaluate(variant: str, graph: bytes) -> Metrics:
         kind = KINDS.get(variant, FP32)
         network = network_of(graph, kind.precision)
-        engine = load_engine(network, kind.tested_on, threads)
+        engine = load_engine(network, kind.tested_on)
         try:
             found = {
-                name: evaluate_engine(engine, samples, thresholds, network.max_detections)
+                name: evaluate_engine(engine, samples, thresholds, network.max_detections, fit)
                 for name, samples in sets.items()
             }
         finally:

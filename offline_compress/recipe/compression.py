@@ -167,6 +167,9 @@ class Quantisation(Strict):
 
     variants: tuple[QuantisedVariant, ...] = ("fp16", "int8-ort", "int8-openvino", "int8-trt")
     images: Positive = 128
+    judged_images: Positive = 500
+    """Of each data set to validate on, at even distances: what attempts are judged by. The
+    variants that come of it are evaluated on all."""
     tolerance: PositiveFloat = TOLERANCE_POINTS
     """Largest loss of any watched figure, in points, before the most sensitive layers are kept in
     higher precision."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import read_image
 from mtc_perception.util.errors import UserError
+from offline_compress.data.labelled import evenly
 from offline_compress.data.targets import IGNORE
 from offline_compress.importance.calibration import (
     CalibrationBatches,
@@ -149,3 +151,13 @@ def test_seats_are_shared_out(strata: list[tuple[float, int]], seats: int) -> No
                 assert weights[number] / (2 * counts[number] + 1) <= weights[other] / (
                     2 * counts[other] - 1
                 )
+
+
+@given(st.integers(1, 300), st.integers(1, 80))
+def test_evenly_takes_from_all_of_a_set(size: int, most: int) -> None:
+    samples: list[Any] = list(range(size))
+    chosen = evenly(samples, most)
+    assert chosen == evenly(samples, most)
+    assert len(set(chosen)) == len(chosen) == min(size, most)
+    gaps = np.diff([-1, *chosen, size])
+    assert gaps.max() <= -(-size // len(chosen)) + 1

@@ -1,13 +1,15 @@
 """Evaluation from image files to figures: hand-made answers of the toy bundle."""
 
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
-from mtc_perception.core.bundle import Limits, Thresholds
+from mtc_perception.core.bundle import InputSpec, Limits, Thresholds
 from mtc_perception.core.images import SourceImage
+from mtc_perception.core.input_size import Fit
 from mtc_perception.datasets.layout import Sample, read_split
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from offline_compress.evaluation.accuracy import (
@@ -20,6 +22,7 @@ from offline_compress.evaluation.accuracy import (
 from offline_compress.evaluation.metrics_file import describe, result_json
 from offline_compress.evaluation.subject import Subject, open_subject
 from support.labelled_roads import HEIGHT, WIDTH, DataSet, road
+from support.toy_bundle import write_toy_bundle
 
 SPEED = {"latency_ms": {"p50": 1.0, "p95": 2.0, "mean": 1.5}, "fps": 666.67}
 
@@ -99,17 +102,20 @@ def test_thresholds_and_their_sweep(toy_bundle: Path, data: DataSet) -> None:
     assert (reached[0.35], reached[0.4]) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("fit", get_args(Fit))
 @pytest.mark.parametrize("size", [(96, 160), (131, 77), (240, 501), (700, 1200)])
 def test_what_is_scored_is_what_the_perceiver_returns(
-    toy_bundle: Path, size: tuple[int, int]
+    tmp_path: Path, size: tuple[int, int], fit: Fit
 ) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy.mtc", input=InputSpec(height=96, width=160, fit=fit))
     random = np.random.default_rng(size[0])
     blocks = random.integers(0, 256, (7, 9, 3), dtype=np.uint8)
     image = SourceImage(cv2.resize(blocks, size[::-1]), "rgb")
     thresholds = Thresholds(score=0.15, drivable=0.4, lane=0.7)
-    with open_perceiver(Selection(toy_bundle, "onnxruntime")) as perceiver:
+    subject = open_subject(bundle, "onnxruntime")
+    with open_perceiver(Selection(bundle, "onnxruntime")) as perceiver:
         expected = perceiver.perceive(image, Limits(thresholds, 5))
-        got = infer(perceiver.engine, image, 5).perception(thresholds)
+        got = infer(perceiver.engine, image, 5, subject.fit).perception(thresholds)
     assert 0 < len(expected.boxes) < 5
     assert 0 < np.count_nonzero(expected.lane) < expected.lane.size
     for name in ("boxes", "scores", "labels", "drivable", "lane"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtc_perception.core.bundle import Thresholds, read_bundle
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.export import (
@@ -69,6 +70,15 @@ def is_duplicate(a: list[float], b: list[float]) -> bool:
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     iou = both / (sum(areas) - both)
     return iou > NMS_IOU or (iou > NMS_IOU_INSIDE and both / min(areas) > NMS_INSIDE)
+
+
+def test_a_bundle_says_that_images_are_stretched(checkpoint: Path, tmp_path: Path) -> None:
+    spec = replace(load_spec(checkpoint), fit="stretch")
+    save_checkpoint(tmp_path / "c", spec, load_checkpoint(checkpoint))
+    assert load_spec(tmp_path / "c").fit == "stretch"
+    export_bundle(tmp_path / "c", tmp_path / "t.mtc", THRESHOLDS, None)
+    assert read_bundle(tmp_path / "t.mtc").manifest.input.size == InputSize(128, 192, "stretch")
+    assert load_spec(checkpoint).fit == "letterbox"
 
 
 @pytest.mark.parametrize("seed", range(8))

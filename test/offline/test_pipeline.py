@@ -210,12 +210,18 @@ def test_variants_are_quantised_evaluated_and_timed(workspace: Path) -> None:
     out = workspace / "whole"
     changes = ["compress.quantise.images=2", "compress.quantise.tolerance=100"]
     changes += ["compress.quantise.variants=[fp16, int8-ort]"]
+    changes += ["compress.quantise.judged_images=1"]
     student = (out / "recover" / "best" / "model.safetensors").stat().st_mtime_ns
     assert run(workspace, "whole", changes) == 0
     assert (out / "recover" / "best" / "model.safetensors").stat().st_mtime_ns == student
     variants = json.loads((out / "result.json").read_text())["variants"]
     assert list(variants) == list(read_bundle(out / "tiny_student.mtc").manifest.variants)
     assert "openvino" in variants["fp16"]["engines"]
+    attempts = json.loads((out / "quantise.json").read_text())
+    assert {one["metrics"]["lane"]["images"] for one in attempts.values()} == {1}
+    assert {
+        json.loads(path.read_text())["lane"]["images"] for path in out.glob("metrics/*-*.json")
+    } == {2}
     assert "onnxruntime" in variants["int8-ort"]["engines"]
     for about in variants.values():
         for one in about["engines"].values():
@@ -257,6 +263,11 @@ def test_a_change_redoes_what_depends_on_it(workspace: Path) -> None:
         (["--set", "compress.teacher=nowhere"], "nowhere"),
         (["--set", "compress.teacher=runs/tiny/best", "--set", "input.width=256"], "width"),
         (["--set", "arguments.lane=16"], "arguments"),
+        (["--set", "input.fit=stretch"], "its fit letterbox, the recipe's stretch"),
+        (
+            ["--set", "compress.recover.schedule.accumulate=3", "--set", "train.0.root=none"],
+            "the nearest multiple of 3 is 3",
+        ),
         (["--set", "validate_on.split=test"], "has no split 'test'"),
         (["--set", "train.0.root=bare", "--set", "name=bare"], "detection"),
         (["--set", "train=[{root: blank, split: test}]", "--set", "name=bare"], "detection"),
