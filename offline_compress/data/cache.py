@@ -83,8 +83,8 @@ class DecodedImages:
                         break
                     place = self._written.add(image)
                     self._places[index, small] = place
-                    if not image.reduced:
-                        self._places[index, not small] = place
+                    if small and not image.reduced:
+                        self._places[index, False] = place
                     yield len(self._places) // 2, len(own)
             if left < 0:
                 break
