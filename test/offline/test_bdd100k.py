@@ -4,6 +4,7 @@ gloo, on a miniature in the layout of the data set. Only sizes and lengths are s
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,6 @@ def test_the_whole_recipe_runs_in_two_processes(tmp_path: Path) -> None:
 
     # Goes on with the training first, and then through the stages.
     said = launched(tmp_path, "quantize", **{"schedule.epochs": 2})
-    assert "resuming" in said
     assert said.count("epoch 2/2") == 1
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [1, 2]
@@ -85,6 +85,7 @@ def test_the_whole_recipe_runs_in_two_processes(tmp_path: Path) -> None:
     (report,) = json.loads((compressed / "quantise.json").read_text()).values()
     assert report["metrics"]["lane"]["images"] == 1
     assert not list(compressed.rglob("latency.json")), "a budget of parameters times nothing"
+    shutil.rmtree(tmp_path / "runs")  # gigabytes
 
 
 def test_the_recipe_is_for_one_to_eight_gpus_and_says_so() -> None:
