@@ -15,7 +15,8 @@ from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
 from bench.renderer import with_table
 from bench.replay_example import example
-from bench.tables import with_numbers
+from bench.tables import read_results, with_numbers
+from bench.training_cost import table
 from mtc_perception.commands import engine
 from mtc_perception.replay import cli as replay
 from offline_compress import cli as compress
@@ -42,6 +43,9 @@ def test_the_numbers_are_those_of_the_results() -> None:
     assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
     assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
     assert with_table(text("docs/data.md"), RESULTS) == text("docs/data.md")
+    (counted,) = read_results(RESULTS, ["training_cost"]).values()
+    training = with_numbers(text("docs/training.md"), table(counted), "bench.training_cost")
+    assert training == text("docs/training.md")
     replay = with_numbers(text("docs/replay.md"), example(RESULTS), "bench.replay_example")
     assert replay == text("docs/replay.md")
 
