@@ -31,7 +31,7 @@ from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.scores import PAIR_NAMES, PAIRS
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
-from offline_compress.recipe.parts import DataSource, SizePx
+from offline_compress.recipe.parts import DataSource, InputPx
 
 BATCH = 8
 """Images of one forward pass, as in pruning; gradients of more images are means over passes."""
@@ -160,7 +160,8 @@ def conflict_result(
     samples = [samples[number] for number in chosen]
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
     groups = [group for group in channel_groups(model) if not group.protected]
-    batches = CalibrationBatches(samples, SizePx(height=spec.height, width=spec.width), size)
+    deployed = InputPx(height=spec.height, width=spec.width, fit=spec.fit)
+    batches = CalibrationBatches(samples, deployed, size)
     modules = dict(model.named_modules())
     makers = (part.layer for g in groups for part in g.slices if part.side == "out")
     layers = {name: modules[name] for name in makers if has_filters(modules.get(name))}
