@@ -22,9 +22,9 @@ def remaining(scores: ChannelScores, kept: Kept) -> ChannelScores:
     """The scores of the channels that are kept."""
     return replace(
         scores,
-        taylor={name: values[:, kept[name]] for name, values in scores.taylor.items()},
-        joint={name: values[kept[name]] for name, values in scores.joint.items()},
-        conflict={name: values[:, kept[name]] for name, values in scores.conflict.items()},
+        taylor={name: scores.taylor[name][:, channels] for name, channels in kept.items()},
+        joint={name: scores.joint[name][channels] for name, channels in kept.items()},
+        conflict={name: scores.conflict[name][:, channels] for name, channels in kept.items()},
     )
 
 
