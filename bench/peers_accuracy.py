@@ -183,7 +183,11 @@ def vehicles(
 
 
 def peers_accuracy(
-    folder: Path, models: Sequence[Path], study: Path | None, data: Sequence[DataSource]
+    folder: Path,
+    models: Sequence[Path],
+    study: Path | None,
+    data: Sequence[DataSource],
+    timed: bool,
 ) -> dict[str, Any]:
     """Accuracy of every public network in `folder` on a study's frames and on `data`, and of our
     `models` on `data` alone: they may have learnt from the study's drives.
@@ -195,7 +199,10 @@ def peers_accuracy(
     graphs = {peer.name: _read(folder / peer.file) for peer in PUBLIC}
     ours = [open_subject(model) for model in models]
     networks: dict[str, Any] = {}
-    content = {"images": {name: len(one) for name, one in samples.items()}, "networks": networks}
+    content: dict[str, Any] = {
+        "images": {name: len(one) for name, one in samples.items()},
+        "networks": networks,
+    }
     with Progress(alone=True) as progress:
         for peer in PUBLIC:
             graph = graphs[peer.name]
@@ -207,10 +214,12 @@ def peers_accuracy(
             name = f"{one.identity['name']}, {one.engine.precision}"
             found = _on_each(one.engine, one.max_detections, TASKS, ours_on, name, progress)
             networks[name] = {"sha256": one.identity["sha256"], "sets": found}
-        times = latencies(graphs, progress.counter("timing"))
-        for name, found in times.items():
-            networks[name]["latency_ms"] = {"onnxruntime": found}
-    return content | {"latency_conditions": {"batch": 1, "threads": THREADS, "runs": TIMED_RUNS}}
+        if timed:
+            times = latencies(graphs, progress.counter("timing"))
+            for name, time_ms in times.items():
+                networks[name]["latency_ms"] = {"onnxruntime": time_ms}
+            content["latency_conditions"] = {"batch": 1, "threads": THREADS, "runs": TIMED_RUNS}
+    return content
 
 
 def reported(study: Study) -> dict[str, list[Sample]]:
@@ -289,8 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers_accuracy",
-        description="Accuracy and latency of public networks, and ours, on the same frames; on a "
-        "machine that does nothing else meanwhile.",
+        description="Accuracy and latency of public networks, and ours, on the same frames.",
     )
     parser.add_argument("peers", type=Path, help="folder with the ONNX files of the others")
     parser.add_argument("--study", type=Path, help="study whose frames they are evaluated on")
@@ -301,6 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", type=Path, action="append", default=[], help="bundle of ours, on --data alone"
     )
+    parser.add_argument(
+        "--latency",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="time them as well, in turn: on an idle machine (%(default)s)",
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
     if not (options.study or options.data):
@@ -309,7 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     handle_interrupts()
     try:
-        content = peers_accuracy(options.peers, options.model, options.study, sources)
+        content = peers_accuracy(
+            options.peers, options.model, options.study, sources, options.latency
+        )
         console.print(terminal_table(table(content)))
         path = write_result(options.results, NAME, content)
         console.print(f"wrote {path}", highlight=False)
