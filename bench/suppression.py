@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bench.common import tracked, write_result
 from mtc_perception.core.engine import Outputs
+from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.perception import SCORE_FLOOR, decode_boxes
 from mtc_perception.datasets.layout import read_source, read_truth
@@ -47,6 +48,7 @@ NESTED = 0.85
 def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, Any]]:
     """Figures of each rule on split `val` of a data set. Raises UserError."""
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    size = InputSize(spec.height, spec.width, spec.fit)
     metrics = {name: DetectionMetric() for name in RULES}
     nested = dict.fromkeys(RULES, 0)
     for sample in tracked(
@@ -54,11 +56,11 @@ def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, An
         f"{root.name}, {spec.name}",
         console,
     ):
-        source = read_source(sample.image_path, (spec.height, spec.width))
+        source = read_source(sample.image_path, size)
         truth = read_truth(sample, (source.height, source.width))
         if truth.boxes is None:
             raise UserError(f"{root} has no vehicle labels")
-        letterbox = Letterbox.fit(source.height, source.width, spec.height, spec.width)
+        letterbox = Letterbox.fit(source.height, source.width, *size)
         image = torch.empty(1, spec.height, spec.width, 3, dtype=torch.uint8)
         letterbox.write(source, image[0].numpy())
         with torch.inference_mode():
