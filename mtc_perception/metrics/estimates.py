@@ -52,8 +52,9 @@ def detection_estimates(
 ) -> dict[str, Estimate]:
     """Figures of the vehicles, whose detections must be known down to scores that do not matter.
 
-    `*_at_threshold` where a threshold is given; those at best F1 choose theirs in every resample.
-    Nothing where no image has labels.
+    `*_at_threshold` where a threshold is given. Recall and precision at best F1 are at the
+    threshold that is best on all images: chosen anew in every resample they would jump between
+    thresholds that are about as good. Nothing where no image has labels.
     """
     judged = [None if one is None else one.detection for one in evidence]
     if all(one is None for one in judged):
@@ -63,9 +64,9 @@ def detection_estimates(
         "detection.map50": lambda weights: precision(weights, 1),
         "detection.map50_95": lambda weights: precision(weights, len(IOUS)),
         "detection.recall": _Swept(judged, [0.0]).at("recall"),
-        "detection.best_f1": swept.at_best("f1"),
-        "detection.recall_at_best_f1": swept.at_best("recall"),
-        "detection.precision_at_best_f1": swept.at_best("precision"),
+        "detection.best_f1": swept.best_f1,
+        "detection.recall_at_best_f1": swept.at_best_f1("recall"),
+        "detection.precision_at_best_f1": swept.at_best_f1("precision"),
     }
     if score_threshold is not None:
         deployed = _Swept(judged, [score_threshold])
@@ -140,15 +141,22 @@ class _Swept:
         """A figure at the only threshold."""
         return lambda weights: float(self._curves(weights)[name][0])
 
-    def at_best(self, name: str) -> Estimate:
-        """A figure at the threshold of the best F1."""
+    def best_f1(self, weights: Weights) -> float:
+        """The largest F1 over the thresholds."""
+        if not weights @ self._objects:
+            return float("nan")
+        return float(np.nanmax(self._curves(weights)["f1"]))
+
+    def at_best_f1(self, name: str) -> Estimate:
+        """A figure at the threshold of the best F1 of all images."""
+        curves = self._curves(np.ones(len(self._objects)))
+        best = best_threshold(self._thresholds, curves["f1"])
+        place = 0 if best is None else self._thresholds.index(best)
 
         def estimate(weights: Weights) -> float:
-            curves = self._curves(weights)
-            best = best_threshold(self._thresholds, curves["f1"])
-            if best is None or not weights @ self._objects:
+            if not weights @ self._objects:
                 return float("nan")
-            return float(curves[name][self._thresholds.index(best)])
+            return float(self._curves(weights)[name][place])
 
         return estimate
 

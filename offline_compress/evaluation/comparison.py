@@ -214,6 +214,8 @@ def _conditions(one: PairedSet) -> Iterator[tuple[str, PairedSet]]:
     """The images of every condition of a data set, where it has several of a kind."""
     for attribute in sorted({name for known in one.attributes for name in known}):
         values = [known.get(attribute) for known in one.attributes]
+        if len(set(values)) == 1:
+            continue  # the whole set
         for value in sorted({value for value in values if value is not None}):
             chosen = [place for place, other in enumerate(values) if other == value]
             yield f"{one.name}, {attribute} {value}", one.part(chosen)

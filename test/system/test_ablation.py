@@ -104,7 +104,7 @@ def test_the_table_is_written_where_it_is_wanted(matrix: dict[str, Any]) -> None
     Path("m.yaml").write_text(yaml.safe_dump(matrix))
     stub = [sys.executable, "stub.py"]
     assert main(["m.yaml", "--json", "new/table.json"], program=stub) == 0
-    assert json.loads(Path("new/table.json").read_text())["schema"] == 3
+    assert json.loads(Path("new/table.json").read_text())["schema"] == 4
 
 
 def test_mistakes_are_told_before_anything_runs(
