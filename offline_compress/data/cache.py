@@ -61,6 +61,10 @@ class DecodedImages:
         self._places: dict[Key, Place] = {}
         self._kept: dict[Key, tuple[ReadImages, Place]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers that are not forked: what is kept, but not the means to keep more."""
+        return self.__dict__ | {"_written": None, "_places": {}}
+
     def fill(
         self, budget_bytes: int | None = None, part: int = 0, parts: int = 1
     ) -> Iterator[tuple[int, int]]:

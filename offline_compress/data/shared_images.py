@@ -63,6 +63,7 @@ class ReadImages:
 
     def __init__(self, memory: MemoryOf) -> None:
         """Raises OSError if they are not to be had."""
+        self._memory = memory
         path = f"/proc/{memory.process}/fd/{memory.descriptor}"
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -70,6 +71,10 @@ class ReadImages:
             self._bytes = memoryview(
                 mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) if size else b""
             )
+
+    def __reduce__(self) -> tuple[type["ReadImages"], tuple[MemoryOf]]:
+        """Another process that is given them opens them itself."""
+        return ReadImages, (self._memory,)
 
     def read(self, place: Place) -> LabelledImage:
         """An image; its arrays are views of the shared memory, read-only."""

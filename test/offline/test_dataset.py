@@ -1,6 +1,7 @@
 """Training samples: decoded within a budget, by any number of workers, always the same ones."""
 
 import multiprocessing
+import pickle
 import signal
 import time
 from collections import Counter
@@ -181,6 +182,19 @@ def test_what_is_shown_small_is_decoded_small_and_looks_the_same(tmp_path: Path)
         assert np.median(difference) <= 3
         assert difference.mean() < 8
     assert 0.4 < np.mean(asked) < 0.95
+
+
+def test_workers_that_are_not_forked_read_what_is_kept(
+    sources: list[DataSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = training_set(sources, mosaic=0.5)
+    expected = [data[number] for number in range(4)]
+    list(data.decoded.fill())
+    content = pickle.dumps(data)
+    monkeypatch.setattr("offline_compress.data.dataset.load_labelled", None)
+    again = pickle.loads(content)
+    for number, sample in enumerate(expected):
+        same(again[number], sample)
 
 
 def test_stretched_samples_fill_the_input(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
-from offline_compress.data.dataset import TrainingSet
+from offline_compress.data.cache import DecodedImages
 from offline_compress.models.registry import ModelSpec, load_checkpoint
 from offline_compress.training import stopping
 from offline_compress.training.learner import Learner
@@ -87,12 +87,12 @@ def test_a_run_stopped_while_it_validates_does_that_again(dataset: Path, tmp_pat
 def test_a_run_stopped_while_it_decodes_ends_at_once(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def preload(_set: TrainingSet) -> Iterator[int]:
+    def fill(_images: DecodedImages, **_part: int) -> Iterator[tuple[int, int]]:
         signal.raise_signal(signal.SIGINT)
-        yield 1
+        yield 1, 6
         raise AssertionError("the run goes on")
 
-    monkeypatch.setattr(TrainingSet, "preload", preload)
+    monkeypatch.setattr(DecodedImages, "fill", fill)
     with pytest.raises(Interrupted):
         Trainer(tiny_recipe(dataset), tmp_path, Scores(0.5)).run()
     assert not (tmp_path / STATE_FILE).exists()
