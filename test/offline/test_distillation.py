@@ -398,7 +398,7 @@ def test_a_distilled_run_resumes_exactly(
     ]
     first, second = (digest(state["teaching"]["projections"]) for state in states)
     assert first == second
-    assert set(states[0]) == REQUIRED | {"teaching"}
+    assert set(states[0]) == REQUIRED | {"scored", "teaching"}
     assert not [
         name for name in load_checkpoint(tmp_path / "parts" / "last").state_dict() if "proj" in name
     ]
@@ -417,7 +417,7 @@ def test_a_run_without_a_teacher_is_as_before(dataset: Path, tmp_path: Path) -> 
     trainer = Trainer(recipe, tmp_path, Scores(0.5))
     trainer.run()
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
-    assert set(state) == REQUIRED
+    assert set(state) == REQUIRED | {"scored"}
     assert len(state["loss_sums"]) == 3
     optimised = sum(len(group["params"]) for group in state["optimizer"]["param_groups"])
     assert optimised == len(list(trainer.learner.model.parameters()))

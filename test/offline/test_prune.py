@@ -53,7 +53,12 @@ def test_steps_lead_to_the_budget(
     # The teacher; the first cut, its recovery (as it begins, in it and after it); the last cut.
     first, last = (step.parameters for step in plan.steps)
     assert validation.parameters == [whole, first, first, first, first, last]
-    assert plan.steps[0].before == {"detection": pytest.approx(0.75), "drivable": 0.8}
+    assert plan.steps[0].before == {
+        "detection.map50": pytest.approx(0.8),
+        "detection.map50_95": pytest.approx(0.6),
+        "detection.best_f1": pytest.approx(0.7),
+        "drivable.miou": pytest.approx(0.8),
+    }
     assert plan.steps[1].before == plan.steps[0].after
     assert plan.steps[1].after == plan.steps[1].cut
     model, spec = load_checkpoint(out / "best"), load_spec(out / "best")

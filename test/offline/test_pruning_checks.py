@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from mtc_perception.core.engine import Outputs
 from mtc_perception.metrics.figures import judged
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
@@ -145,3 +147,28 @@ def test_a_broken_network_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPa
     torch.nn.init.constant_(model.detection_head.classify[0].bias, float("nan"))
     with pytest.raises(UserError, match="not finite"):
         check_network(model, groups, floors, (HEIGHT, WIDTH))
+
+
+def test_a_detection_that_is_suppressed_the_other_way_round_is_no_other_network() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 300, (1, 40, 2))
+    boxes = np.concatenate((corners, corners + 20), 2).astype(np.float32)
+    scores = np.linspace(0.9, 0.1, 40, dtype=np.float32)[None]
+    labels, masks = np.zeros((1, 40), np.int64), np.zeros((1, 8, 8), np.uint8)
+    wanted = Outputs(boxes, scores, labels, masks, masks)
+
+    def without(*gone: int) -> Outputs:
+        rest = np.delete(np.arange(40), gone)
+        padding = len(gone)
+        return Outputs(
+            np.pad(boxes[:, rest], ((0, 0), (0, padding), (0, 0))),
+            np.pad(scores[:, rest], ((0, 0), (0, padding))),
+            labels,
+            masks,
+            masks,
+        )
+
+    assert checks._unpaired(wanted, wanted) == 0
+    assert checks._unpaired(wanted, without(3)) == pytest.approx(1 / 40)
+    assert checks._unpaired(wanted, without(*range(10))) > checks.MOST_UNPAIRED
+    assert checks._unpaired(wanted, Outputs(boxes + 5, scores * 0.9, labels, masks, masks)) == 1

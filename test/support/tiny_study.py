@@ -87,8 +87,8 @@ def _study(folder: Path, words: tuple[str, ...], stop_at: int, how: int) -> None
     small_world(folder)
     bootstrap.RESAMPLES = 20
     # Boxes of a network of one step nearly coincide: which one suppression keeps is a matter of
-    # the last bit, and shifts all scores behind it.
-    checks.SCORE_DIFFERENCE = 1.0
+    # the last bit.
+    checks.MOST_UNPAIRED = 1.0
     files = dying(stop_at, how)
     sys.argv = ["mtc-compress", "study", STUDY, *words]
     try:
