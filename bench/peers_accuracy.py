@@ -8,6 +8,7 @@ import argparse
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class PublicNetwork:
     engine: "type[_PeerEngine]"
 
 
-class _PeerEngine:
+class _PeerEngine(ABC):
     """What all peers share behind the protocol of `mtc_perception.core.engine`: one thread of ONNX
     Runtime, and a pixel buffer."""
 
@@ -96,14 +97,16 @@ class _PeerEngine:
         return self._outputs(self._raw, self._letterbox)
 
     def close(self) -> None:
-        """Nothing is to be released."""
+        """Forget the outputs; there is nothing else to release."""
+        self._raw = []
 
+    @abstractmethod
     def _tensor(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Letterboxed RGB [H, W, 3] as the network wants it, [H, W, 3]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _outputs(self, raw: list[npt.NDArray[np.float32]], letterbox: Letterbox) -> Outputs:
-        raise NotImplementedError
+        """What the network answered, in pixels of `input`."""
 
 
 class TwinLite(_PeerEngine):

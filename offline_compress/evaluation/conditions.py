@@ -6,12 +6,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeAlias
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import read_regular
+from offline_compress.recipe.yaml_file import read_yaml
 
 Conditions: TypeAlias = Mapping[str, Mapping[str, list[str]]]
 """Attribute -> its value -> patterns of stems, as `{light: {dusk: ["0001TP*"], day: ["*"]}}`."""
@@ -20,12 +19,8 @@ Conditions: TypeAlias = Mapping[str, Mapping[str, list[str]]]
 def read_conditions(path: Path) -> Conditions:
     """A YAML file of conditions. Raises UserError if it is none."""
     try:
-        content = yaml.safe_load(read_regular(path).decode())
+        content = read_yaml(path, "file of conditions")
         return TypeAdapter(dict[str, dict[str, list[str]]]).validate_python(content)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "content"

@@ -9,7 +9,6 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import read_regular
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
 from offline_compress.recipe.parts import (
@@ -22,6 +21,7 @@ from offline_compress.recipe.parts import (
     Schedule,
     SizePx,
 )
+from offline_compress.recipe.yaml_file import read_yaml
 
 
 class Recipe(Strict):
@@ -113,17 +113,11 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
     Raises UserError naming the file and every wrong field.
     """
+    content = read_yaml(path, "recipe")
+    for change in changes:
+        _change(content, change)
     try:
-        content = yaml.safe_load(read_regular(path).decode())
-        for change in changes:
-            _change(content, change)
         return Recipe.model_validate(content)
-    except FileNotFoundError:
-        raise UserError(f"recipe {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         wrong = "; ".join(_complaint(e["type"], e["loc"], e["msg"]) for e in error.errors())
         raise UserError(f"recipe {path}: {wrong}") from None

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import read_regular
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.parts import DataSource, Positive, set_names
+from offline_compress.recipe.yaml_file import read_yaml
 
 TEACHER = "teacher"
 """Name of the row that every study has: the unpruned network of a fold."""
@@ -91,13 +90,7 @@ class Study(Strict):
 def load_study(path: Path) -> Study:
     """Read and validate a study. Raises UserError naming the file and every wrong field."""
     try:
-        return Study.model_validate(yaml.safe_load(read_regular(path).decode()))
-    except FileNotFoundError:
-        raise UserError(f"study {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"study {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"study {path} is no YAML: {' '.join(str(error).split())}") from None
+        return Study.model_validate(read_yaml(path, "study"))
     except ValidationError as error:
         wrong = "; ".join(_complaint(one["loc"], one["msg"]) for one in error.errors())
         raise UserError(f"study {path}: {wrong}") from None
