@@ -60,6 +60,7 @@ class Scoring(Strict):
     """Calibration for importance and conflict: images of the training set, not augmented."""
 
     images: Positive = 128
+    """How many."""
     batch: Positive = 8
     """Images per Taylor term and per conflict angle."""
 
@@ -68,7 +69,9 @@ class Budget(Strict):
     """What may remain, as fractions of the unpruned network; every given one is kept."""
 
     parameters: Below1 | None = None
+    """Of the network as it is deployed."""
     macs: Below1 | None = None
+    """Multiplications and additions of one image."""
     latency: Below1 | None = None
     """Measured at batch 1 on the target engine."""
 
@@ -88,15 +91,20 @@ class Guard(Strict):
     that follows the pruning."""
 
     detection: PositiveFloat = 5.0
+    """Of each of its three figures."""
     drivable: PositiveFloat = 2.0
+    """Of its mIoU."""
     lane: PositiveFloat = 5.0
+    """Of its IoU."""
 
 
 class Pruning(Strict):
     """Which channels go, and how."""
 
     budget: Budget
+    """What may remain."""
     criterion: Criterion = "tci_max"
+    """What a channel's score is, see docs/method.md."""
     conflict: Fraction = 0.0
     """Weight of the gradient-conflict penalty of the tci criteria; 0: none (docs/method.md)."""
     allocation: Allocation = "score"
@@ -110,9 +118,11 @@ class Pruning(Strict):
     steps: Positive = 4
     """Equal steps to the budget, each scored anew."""
     round_to: Literal[1, 4, 8, 16, 32] = 8
+    """What the widths of layers are multiples of."""
     least_channels: Positive = 16
+    """A layer keeps at least so many,"""
     least_share: Fraction = 0.25
-    """A layer keeps at least `least_channels` and this share of its channels."""
+    """and at least this share of its channels."""
     locked: Fraction = 0.03
     """Share of the channels, the best of each task, that is never removed in a step."""
     largest_rise: NotNegative | None = 0.25
@@ -128,6 +138,7 @@ class Pruning(Strict):
     distillation: NotNegative | None = None
     """Weight of the teacher's features in these recoveries; None: as in `recover`, as all else."""
     guard: Guard = Guard()
+    """What a step may lose."""
 
     @field_validator("cost", mode="before")
     @classmethod
@@ -148,6 +159,7 @@ class Recovery(Strict):
     """Training of the pruned network, with the data and all else of the recipe itself."""
 
     schedule: Schedule
+    """As long as recovering pays."""
     crop: SizePx | None = None
     """None: as in the recipe."""
     scale_jitter: Range | None = None
@@ -166,7 +178,9 @@ class Quantisation(Strict):
     """Variants of the student beside fp32, calibrated on images of the training set."""
 
     variants: tuple[QuantisedVariant, ...] = ("fp16", "int8-ort", "int8-openvino", "int8-trt")
+    """Those to try; int8 needs one file per family of engines."""
     images: Positive = 128
+    """To calibrate on."""
     judged_images: Positive = 500
     """Of each data set to validate on, at even distances: what attempts are judged by. The
     variants that come of it are evaluated on all."""
@@ -185,6 +199,10 @@ class Compression(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of the random criterion and of what recovery draws; the teacher has the recipe's own."""
     scoring: Scoring = Scoring()
+    """What scores are measured on."""
     prune: Pruning
+    """What goes."""
     recover: Recovery
+    """How what remains is trained."""
     quantise: Quantisation = Quantisation()
+    """What variants are made."""

@@ -36,9 +36,13 @@ class SyntheticRoads(Strict):
     """Arguments of `mtc-compress synth dataset`."""
 
     count: Positive
+    """Images."""
     width: Positive
+    """Pixels."""
     height: Positive
+    """Pixels."""
     seed: Annotated[int, Field(ge=0)]
+    """Of all that is random about them."""
 
 
 class DataSource(Strict):
@@ -48,8 +52,11 @@ class DataSource(Strict):
     """
 
     root: Path
+    """Folder of the data set."""
     split: str
+    """Such as `train` or `val`."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share of the samples that are drawn, relative to the other sources."""
     only: tuple[str, ...] = ()
     """Images that fit one of these patterns; none: all."""
     without: tuple[str, ...] = ()
@@ -99,7 +106,9 @@ class SizePx(Strict):
     """Height and width in pixels, multiples of 32."""
 
     height: Annotated[int, Field(gt=0, multiple_of=32)]
+    """Pixels."""
     width: Annotated[int, Field(gt=0, multiple_of=32)]
+    """Pixels."""
 
 
 class InputPx(SizePx):
@@ -118,19 +127,25 @@ class Schedule(Strict):
     """Optimisation: AdamW, linear warm-up, cosine decay to 1 % of `learning_rate`."""
 
     epochs: Positive
+    """How many. More make a run longer, also one that is done."""
     samples_per_epoch: Positive
+    """An epoch is so many samples, however many images there are."""
     batch: Positive
     """Samples per optimiser step, over all processes."""
     accumulate: Positive = 1
     """Forward and backward passes that a step is split into: less memory, the same batch."""
     learning_rate: Annotated[float, Field(gt=0)]
+    """Its peak."""
     backbone_rate: Fraction = 1.0
     """Learning rate of the backbone as a fraction of `learning_rate`."""
     weight_decay: NotNegative
     """Of convolution and linear weights; norms and biases have none."""
     warmup_epochs: NotNegative
+    """The rate rises linearly over these."""
     ema_decay: Fraction
+    """Of the average of the weights, per step; the average is what is validated and kept."""
     validate_every_epochs: Positive
+    """And after the last."""
     patience_epochs: Positive | None = None
     """Epochs without a better score after which the run ends early; none: never."""
 

@@ -36,7 +36,9 @@ class Recipe(Strict):
     classes: Annotated[list[str], Field(min_length=1, max_length=1)]
     """One: the data sets carry one class, vehicles."""
     input: InputPx
+    """What the network is made for."""
     crop: SizePx
+    """What it sees of an image in training, at about the deployed scale."""
     scale_jitter: Range = (0.6, 1.7)
     """Least and greatest random scale of a training image, relative to the deployed scale."""
     mosaic: Fraction = 0.0
@@ -46,11 +48,13 @@ class Recipe(Strict):
     bonnet: Fraction = 0.0
     """Share of the images into which something of the own car is painted, see data/bonnet.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of all that is random: first weights, samples, augmentation."""
     start_from: Path | None = None
     """Checkpoint whose weights training starts from; none: random weights."""
     backbone_weights: Path | None = None
     """File with pretrained weights of the backbone (see models/pretrained.py), or none."""
     train: Annotated[list[DataSource], Field(min_length=1)]
+    """What samples are drawn from."""
     validate_on: Annotated[DataSources, Field(min_length=1)]
     """The best epoch is the one with the best mean over these sets."""
     tune_on: DataSources = Field(default_factory=list)
@@ -58,6 +62,7 @@ class Recipe(Strict):
     mask_loss: Literal["dice", "focal"] = "dice"
     """Of the drivable area and the lanes: see losses/mask_losses.py."""
     schedule: Schedule
+    """How it is optimised."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass; weights are always fp32. auto: bf16 where the machine computes in it,
     else fp16 on a GPU and fp32 on a CPU."""

@@ -10,7 +10,7 @@ import typer
 from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
-from bench import architecture, faults
+from bench import architecture, faults, recipe_fields
 from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
 from bench.renderer import with_table
@@ -136,6 +136,10 @@ def test_the_architecture_is_that_of_the_code() -> None:
 
 def test_the_faults_are_those_of_the_tests() -> None:
     assert text(faults.PAGE) == faults.page(ROOT), "python -m bench.faults"
+
+
+def test_the_fields_of_recipes_are_those_of_the_schema() -> None:
+    assert text(recipe_fields.PAGE) == recipe_fields.page(ROOT), "python -m bench.recipe_fields"
 
 
 def test_the_changelog_is_one_for_ros_tools() -> None:
