@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.common import brief, write_result
 from offline_compress.data.cache import DecodedImages
-from offline_compress.data.dataset import TrainingSet
+from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.recipe.parts import DataSource, InputPx, SizePx
 from offline_compress.roads.road_dataset import write_dataset
 
@@ -65,7 +65,8 @@ def _kinds(width: int, height: int) -> dict[str, dict[str, float]]:
         source = DataSource(root=root, split="train")
         for name, crop in CROPS.items():
             for what, share in SHARES.items():
-                data = TrainingSet([source], DEPLOYED, crop, JITTER, seed=0, mosaic=share)
+                view = View(crop, JITTER, share)
+                data = TrainingSet([source], DEPLOYED, {0: view}, seed=0)
                 kind, images = f"{what} of {name}", data.decoded
                 found[f"{kind}, from files"] = _time(data.__getitem__)
                 data.decoded = DecodedImages(

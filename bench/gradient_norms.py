@@ -16,7 +16,7 @@ from mtc_perception.core.perception import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
 from offline_compress.data.batch import Batch, collate
-from offline_compress.data.dataset import TrainingSet
+from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.export import normalise
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import TaskLosses, task_losses
@@ -31,7 +31,8 @@ LEARNING_RATE, WEIGHT_DECAY, CLIP = 5e-4, 0.05, 10.0
 
 def samples(root: Path, seed: int) -> Iterator[Batch]:
     """Endless augmented batches of split `train`."""
-    data = TrainingSet([DataSource(root=root, split="train")], CROP, CROP, (0.8, 1.7), seed)
+    source, view = DataSource(root=root, split="train"), View(CROP, (0.8, 1.7))
+    data = TrainingSet([source], CROP, {0: view}, seed)
     number = 0
     while True:
         yield collate([data[number + k] for k in range(BATCH)])

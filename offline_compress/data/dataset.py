@@ -4,7 +4,9 @@ The k-th sample of a run depends on the seed and k alone, whatever the number of
 wherever the run was interrupted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +67,18 @@ class BrokenSample(LayoutError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[-1].strip())
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What samples show of their images."""
+
+    crop: SizePx
+    """Size of the samples in pixels."""
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    """Least and greatest random scale, relative to the deployed one."""
+    mosaic: float = 0.0
+    """Share of the samples that are made of four images."""
+
+
 class TrainingSet(Dataset[LabelledImage]):
     """Map from the running number of a sample to its augmented crop."""
 
@@ -72,11 +86,8 @@ class TrainingSet(Dataset[LabelledImage]):
         self,
         sources: Sequence[DataSource],
         deployed: InputPx,
-        crop: SizePx,
-        scale_jitter: tuple[float, float],
+        views: Mapping[int, View],
         seed: int,
-        mosaic: float = 0.0,
-        mosaic_until: int | None = None,
         bonnet: float = 0.0,
         classes: Sequence[str] | None = None,
     ) -> None:
@@ -85,11 +96,8 @@ class TrainingSet(Dataset[LabelledImage]):
         Args:
             sources: what to draw from.
             deployed: network input size in pixels; a scale of 1 fits an image into it.
-            crop: size of the samples in pixels.
-            scale_jitter: least and greatest random scale, relative to the deployed one.
+            views: by the number of the first sample that each is for, from 0 on.
             seed: of everything random.
-            mosaic: share of the samples that are made of four images.
-            mosaic_until: number of the first sample from which on there are none; None: never.
             bonnet: share of the drawn images into which the own car is painted.
             classes: what the boxes must be of; None: whatever.
 
@@ -107,9 +115,8 @@ class TrainingSet(Dataset[LabelledImage]):
             self._boxes_of_masks += [source.boxes_of_masks] * len(samples)
             weights += [source.weight / len(samples)] * len(samples)
         self._ends = cumulative_shares(weights)
-        self._deployed, self._crop, self._seed = deployed, crop, seed
-        self._scale_jitter = scale_jitter
-        self._mosaic, self._mosaic_until, self._bonnet = mosaic, mosaic_until, bonnet
+        self._deployed, self._views = deployed, sorted(views.items(), key=itemgetter(0))
+        self._seed, self._bonnet = seed, bonnet
         # Often drawn images first: they gain most where not all of them fit.
         order = np.argsort(-np.array(weights), kind="stable").tolist()
         self.decoded = DecodedImages(self._load, order)
@@ -119,18 +126,18 @@ class TrainingSet(Dataset[LabelledImage]):
 
     def __getitem__(self, number: int) -> LabelledImage:
         rng = np.random.default_rng((self._seed, number))
-        crop = self._crop
-        allowed = self._mosaic_until is None or number < self._mosaic_until
-        if allowed and self._mosaic and rng.random() < self._mosaic:
-            four, scales = zip(*(self._draw(rng) for _ in range(4)), strict=True)
-            return mosaic(four, crop.height, crop.width, scales, rng)
-        image, scale = self._draw(rng)
-        return augment(image, crop.height, crop.width, scale, rng)
+        view = [view for first, view in self._views if first <= number][-1]
+        height, width = view.crop.height, view.crop.width
+        if view.mosaic and rng.random() < view.mosaic:
+            four, scales = zip(*(self._draw(view, rng) for _ in range(4)), strict=True)
+            return mosaic(four, height, width, scales, rng)
+        image, scale = self._draw(view, rng)
+        return augment(image, height, width, scale, rng)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[LabelledImage, Scale]:
+    def _draw(self, view: View, rng: np.random.Generator) -> tuple[LabelledImage, Scale]:
         """An image, and the scale at which it is to be shown."""
         index = int(np.searchsorted(self._ends, rng.random(), side="right"))
-        scale = float(np.exp(rng.uniform(*np.log(self._scale_jitter))))
+        scale = float(np.exp(rng.uniform(*np.log(view.scale_jitter))))
         # Shown no larger than deployed, it needs no more pixels than the vehicle decodes.
         image = self.decoded[index, scale <= 1]
         height, width = image.image.shape[:2]

@@ -13,7 +13,15 @@ from pydantic import (
 )
 
 from mtc_perception.util.strict import Strict
-from offline_compress.recipe.parts import Fraction, NotNegative, Positive, Range, Schedule, SizePx
+from offline_compress.recipe.parts import (
+    Closing,
+    Fraction,
+    NotNegative,
+    Positive,
+    Range,
+    Schedule,
+    SizePx,
+)
 
 Criterion = Literal["random", "l2", "joint", "tci_sum", "tci_max"]
 Allocation = Literal["score", "sensitivity"]
@@ -163,6 +171,8 @@ class Recovery(Strict):
     crop: SizePx | None = None
     """None: as in the recipe."""
     scale_jitter: Range | None = None
+    """None: as in the recipe."""
+    closing: Closing | None = None
     """None: as in the recipe."""
     distillation: Annotated[Lessons, BeforeValidator(_weight_alone)] = Lessons()
     """From the unpruned network; a number is the `weight` of its features, 0: none."""

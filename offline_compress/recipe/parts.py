@@ -123,6 +123,17 @@ class InputPx(SizePx):
         return InputSize(self.height, self.width, self.fit)
 
 
+class Closing(Strict):
+    """The last epochs: without mosaics, and with crops of their own."""
+
+    epochs: Positive
+    """How many."""
+    crop: SizePx | None = None
+    """None: as before."""
+    scale_jitter: Range | None = None
+    """None: as before."""
+
+
 class Schedule(Strict):
     """Optimisation: AdamW, linear warm-up, cosine decay to 1 % of `learning_rate`."""
 

@@ -12,6 +12,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
 from offline_compress.recipe.parts import (
+    Closing,
     DataSource,
     DataSources,
     Fraction,
@@ -43,8 +44,8 @@ class Recipe(Strict):
     """Least and greatest random scale of a training image, relative to the deployed scale."""
     mosaic: Fraction = 0.0
     """Share of the samples that are put together from four images."""
-    mosaic_off_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs at the end without mosaics: the last ones see what the vehicle sees."""
+    closing: Closing | None = None
+    """The last epochs see what the vehicle sees, where those before see small crops or mosaics."""
     bonnet: Fraction = 0.0
     """Share of the images into which something of the own car is painted, see data/bonnet.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -102,9 +103,9 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _mosaics_begin(self) -> "Recipe":
-        if self.mosaic and self.mosaic_off_epochs >= self.schedule.epochs:
-            raise ValueError(f"mosaic_off_epochs must be less than epochs ({self.schedule.epochs})")
+    def _closing_follows(self) -> "Recipe":
+        if self.closing and self.closing.epochs >= self.schedule.epochs:
+            raise ValueError(f"closing.epochs must be less than epochs ({self.schedule.epochs})")
         return self
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from offline_compress.models.registry import load_spec
 from offline_compress.recipe.compression import Lessons
+from offline_compress.recipe.parts import Closing
 from offline_compress.recipe.recipe import Recipe
 
 BETWEEN_WARMUP = 0.1
@@ -70,6 +71,7 @@ def _applied(
         "schedule": recover.schedule,
         "crop": recover.crop or recipe.crop,
         "scale_jitter": recover.scale_jitter or recipe.scale_jitter,
+        "closing": recover.closing or recipe.closing,
         "backbone_weights": None,
         "start_from": None,
         "shape_of": None,
@@ -79,7 +81,10 @@ def _applied(
     if lessons.wanted:
         changes["distillation"] = {"teacher": teacher, **lessons.model_dump()}
     changes |= fields
-    if recipe.mosaic_off_epochs >= changes["schedule"].epochs:
-        # The last epochs are without mosaics, and here are no others.
-        changes |= {"mosaic": 0.0, "mosaic_off_epochs": 0}
+    closing: Closing | None = changes["closing"]
+    if closing and closing.epochs >= changes["schedule"].epochs:
+        # All epochs are the last ones.
+        own = {"crop": closing.crop, "scale_jitter": closing.scale_jitter}
+        changes |= {name: value for name, value in own.items() if value}
+        changes |= {"mosaic": 0.0, "closing": None}
     return Recipe.model_validate(recipe.model_copy(update=changes).model_dump(warnings=False))

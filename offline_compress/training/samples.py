@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mtc_perception.util.errors import UserError
 from offline_compress.data.batch import Batch, collate
-from offline_compress.data.dataset import TrainingSet
+from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.data.loader_workers import start_worker, worker_count
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.advice import lost_worker, shared_memory_advice
@@ -26,17 +26,13 @@ def training_set(recipe: Recipe) -> TrainingSet:
     """The samples of a run. Raises LayoutError for a data set that is missing or broken."""
     schedule = recipe.schedule
     steps = StepSchedule.of(schedule)
-    with_mosaics = max(0, schedule.epochs - recipe.mosaic_off_epochs) * steps.steps_per_epoch
+    view = View(recipe.crop, recipe.scale_jitter, recipe.mosaic)
+    views = {0: view}
+    if closing := recipe.closing:
+        first = (schedule.epochs - closing.epochs) * steps.steps_per_epoch * schedule.batch
+        views[first] = View(closing.crop or view.crop, closing.scale_jitter or view.scale_jitter)
     return TrainingSet(
-        recipe.train,
-        recipe.input,
-        recipe.crop,
-        recipe.scale_jitter,
-        recipe.seed,
-        recipe.mosaic,
-        with_mosaics * schedule.batch,
-        recipe.bonnet,
-        recipe.classes,
+        recipe.train, recipe.input, views, recipe.seed, recipe.bonnet, recipe.classes
     )
 
 

@@ -28,7 +28,7 @@ SHORT = {"samples_per_epoch": BATCH, "batch": BATCH, "warmup_epochs": 0, "valida
 CHANGES = {
     "input": {"height": 64, "width": 96},
     "crop": {"height": 64, "width": 96},
-    "mosaic_off_epochs": 0,
+    "closing": None,
     **{f"schedule.{name}": value for name, value in SHORT.items()},
     **{f"compress.recover.schedule.{name}": value for name, value in SHORT.items()},
     "compress.recover.schedule.epochs": 1,

@@ -20,7 +20,7 @@ from offline_compress.data import cache, loader_workers
 from offline_compress.data.augment import LabelledImage
 from offline_compress.data.batch import collate
 from offline_compress.data.cache import DecodedImages, memory_budget_bytes, size_bytes
-from offline_compress.data.dataset import TrainingSet, cumulative_shares, load_labelled
+from offline_compress.data.dataset import TrainingSet, View, cumulative_shares, load_labelled
 from offline_compress.data.loader_workers import (
     MOST_WORKERS,
     start_worker,
@@ -46,8 +46,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[DataSource]:
     return [DataSource(root=root / name, split="train") for name in ("bdd", "rmt", "own")]
 
 
-def training_set(sources: list[DataSource], **options) -> TrainingSet:
-    return TrainingSet(sources, SIZE, SIZE, (0.8, 1.2), seed=5, **options)
+JITTER = (0.8, 1.2)
+
+
+def training_set(sources: list[DataSource], mosaic: float = 0.0) -> TrainingSet:
+    return TrainingSet(sources, SIZE, {0: View(SIZE, JITTER, mosaic)}, seed=5)
 
 
 def same(a: LabelledImage, b: LabelledImage) -> None:
@@ -87,14 +90,13 @@ def test_workers_make_the_same_samples_in_the_same_order(sources: list[DataSourc
         torch.testing.assert_close(batch.targets.lane, other.targets.lane)
 
 
-def test_mosaics_end_where_asked(sources: list[DataSource]) -> None:
-    always = training_set(sources, mosaic=1.0)
-    until = training_set(sources, mosaic=1.0, mosaic_until=100)
-    never = training_set(sources)
-    same(always[99], until[99])
-    same(never[100], until[100])
-    with pytest.raises(AssertionError):
-        same(always[100], until[100])
+def test_each_view_is_for_its_samples(sources: list[DataSource]) -> None:
+    first, last = View(SIZE, JITTER, 1.0), View(InputPx(height=64, width=96), (1.0, 1.0))
+    closing = TrainingSet(sources, SIZE, {100: last, 0: first}, seed=5)
+    before, after = (TrainingSet(sources, SIZE, {0: view}, seed=5) for view in (first, last))
+    same(before[99], closing[99])
+    same(after[100], closing[100])
+    assert closing[100].image.shape == (64, 96, 3)
 
 
 def test_partial_labels_stay_partial_in_every_layout(sources: list[DataSource]) -> None:
@@ -124,7 +126,7 @@ def test_sources_are_drawn_by_weight(sources: list[DataSource]) -> None:
 
     data.decoded = DecodedImages(counted, range(6))
     for number in range(2000):
-        data._draw(np.random.default_rng(number))
+        data._draw(View(SIZE), np.random.default_rng(number))
     first = sum(drawn[index] for index in range(3))
     assert first / 2000 == pytest.approx(0.75, abs=0.03)
 
@@ -159,7 +161,7 @@ def test_what_is_shown_small_is_decoded_small_and_looks_the_same(tmp_path: Path)
     source = large(tmp_path)
     crop = InputPx(height=64, width=64)
     small, whole = (
-        TrainingSet([source], SIZE, crop, (0.5, 1.5), seed=3, mosaic=0.5) for _ in range(2)
+        TrainingSet([source], SIZE, {0: View(crop, (0.5, 1.5), 0.5)}, seed=3) for _ in range(2)
     )
     decoded = small.decoded
     assert decoded[0, True].image.shape == (36, 64, 3)
@@ -201,7 +203,7 @@ def test_stretched_samples_fill_the_input(tmp_path: Path) -> None:
     source = large(tmp_path)
     stretched = InputPx(height=64, width=64, fit="stretch")
     scales = [
-        TrainingSet([source], size, size, (1.0, 1.0), seed=3)._draw(np.random.default_rng(0))[1]
+        TrainingSet([source], size, {}, seed=3)._draw(View(size), np.random.default_rng(0))[1]
         for size in (stretched, InputPx(height=64, width=64))
     ]
     # Decoded at half: the height needs no more.
@@ -211,7 +213,7 @@ def test_stretched_samples_fill_the_input(tmp_path: Path) -> None:
 
 def decode_in_part(part: int, parts: int, root: Path, budget: int, pipe: Any) -> None:
     loaded: list[tuple[int, bool]] = []
-    data = TrainingSet([DataSource(root=root, split="train")], SIZE, SIZE, (0.8, 1.2), seed=5)
+    data = training_set([DataSource(root=root, split="train")])
 
     def load(index: int, small: bool) -> LabelledImage:
         loaded.append((index, small))
@@ -235,7 +237,7 @@ def decode_in_part(part: int, parts: int, root: Path, budget: int, pipe: Any) ->
 @pytest.mark.parametrize("enough", [True, False])
 def test_processes_of_a_machine_share_what_each_decodes(tmp_path: Path, *, enough: bool) -> None:
     source = large(tmp_path)
-    alone = TrainingSet([source], SIZE, SIZE, (0.8, 1.2), seed=5).decoded
+    alone = training_set([source]).decoded
     small, whole = (size_bytes(alone[0, few]) for few in (True, False))
     budget = small + whole if enough else small
     context = multiprocessing.get_context("spawn")

@@ -61,6 +61,7 @@ def test_a_wrong_key_is_named_with_the_closest_valid_one(
         (("precision",), "fp8", "precision: Input should be 'auto', 'fp32', 'bf16' or 'fp16'"),
         (("mask_loss",), "hinge", "mask_loss"),
         (("mosaic",), 1.5, "mosaic: Input should be less than or equal to 1"),
+        (("closing",), {"epochs": 2}, r"closing.epochs must be less than epochs \(2\)"),
         (("name",), "../elsewhere", "name"),
         (("crop", "height"), 100, "crop.height: Input should be a multiple of 32"),
         (("train",), [], "train"),
@@ -209,7 +210,7 @@ def test_recovery_is_the_recipe_with_what_it_says(tmp_path: Path) -> None:
     content = compressed(tmp_path, recover=recover) | {
         "start_from": "elsewhere",
         "mosaic": 0.5,
-        "mosaic_off_epochs": 1,
+        "closing": {"epochs": 1},
         "distillation": {"teacher": "grandmother"},
     }
     recipe = Recipe.model_validate(content)
@@ -241,13 +242,17 @@ def test_recovery_between_steps_is_short(tmp_path: Path) -> None:
     section = compressed(tmp_path)["compress"]
     section["recover"]["from_scratch"] = True
     section["recover"]["schedule"] |= {"samples_per_epoch": 32, "patience_epochs": 2}
-    content = compressed(tmp_path) | {"mosaic": 0.5, "mosaic_off_epochs": 1, "compress": section}
+    content = compressed(tmp_path) | {"mosaic": 0.5, "compress": section}
+    content["closing"] = {"epochs": 1, "crop": {"height": 32, "width": 96}}
     recipe = Recipe.model_validate(content)
     found = recover_between_recipe(recipe, pruned, pruned, 3)
     schedule = found.schedule
     assert (schedule.epochs, schedule.samples_per_epoch, schedule.patience_epochs) == (1, 16, None)
     assert (found.start_from, found.shape_of) == (pruned, None)
-    assert (found.name, found.seed, found.mosaic) == ("tiny-step3", recipe.seed + 3, 0)
+    assert (found.name, found.seed) == ("tiny-step3", recipe.seed + 3)
+    # No longer than what closes the training, it is all of it.
+    assert (found.mosaic, found.crop.width, found.closing) == (0, 96, None)
+    assert found.scale_jitter == recipe.scale_jitter
     # Pruning may be taught where the recovery is not.
     section["recover"]["distillation"], section["prune"]["distillation"] = 0, 0.5
     recipe = Recipe.model_validate(content)

@@ -9,7 +9,7 @@ import torch
 
 from mtc_perception.util.errors import UserError
 from offline_compress.data.augment import LabelledImage
-from offline_compress.data.dataset import TrainingSet
+from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource, InputPx
 from offline_compress.training.trainer import Trainer
@@ -72,7 +72,9 @@ def test_several_validation_sets_count_alike(
 def test_samples_depend_on_their_number_alone(dataset: Path) -> None:
     size = InputPx(height=64, width=96)
     source = DataSource(root=dataset, split="train")
-    first, second = (TrainingSet([source], size, size, (0.8, 1.2), seed=5) for _ in range(2))
+    first, second = (
+        TrainingSet([source], size, {0: View(size, (0.8, 1.2))}, seed=5) for _ in range(2)
+    )
     list(second.decoded.fill())
     for number in (7, 3, 7):
         torch.testing.assert_close(first[number].image, second[number].image)
@@ -86,7 +88,7 @@ def test_missing_tasks_are_masked_not_negative(dataset: Path, tmp_path: Path) ->
 
     def first_sample() -> LabelledImage:
         source = DataSource(root=bare, split="train")
-        return TrainingSet([source], size, size, (1.0, 1.0), seed=0)[0]
+        return TrainingSet([source], size, {0: View(size)}, seed=0)[0]
 
     with pytest.raises(UserError, match="no labels to train on: `mtc-compress check-data"):
         first_sample()
