@@ -7,6 +7,7 @@ from offline_compress.commands.assess import assess
 from offline_compress.commands.check_data import check_data
 from offline_compress.commands.compare import compare
 from offline_compress.commands.compress import distill, prune, quantize, report, run
+from offline_compress.commands.convert import convert
 from offline_compress.commands.evaluate import evaluate
 from offline_compress.commands.export import export
 from offline_compress.commands.sign import sign
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(synth_app, name="synth")
 # The help lists them in this order.
 for command in (
+    convert,
     check_data,
     run,
     prune,

@@ -76,6 +76,14 @@ class Layout:
             return []
         return [path.name for path in visible(images) if path.is_dir()]
 
+    def split_folder(self, root: Path, split: str) -> Path:
+        """Where the images of a split are. Raises LayoutError if there is no such split."""
+        folder = root / self.images / split
+        if not folder.is_dir():
+            known = ", ".join(self.splits(root)) or "none"
+            raise LayoutError(f"{root} has no split '{split}'; it has: {known}")
+        return folder
+
 
 PROJECT = Layout(
     "project",
@@ -155,10 +163,7 @@ def index_split(root: Path, split: str) -> tuple[list[Sample], list[Problem]]:
 
 def _indexed(root: Path, split: str) -> tuple[list[Sample], Labels, list[Problem]]:
     layout = find_layout(root)
-    folder = root / layout.images / split
-    if not folder.is_dir():
-        known = ", ".join(layout.splits(root)) or "none"
-        raise LayoutError(f"{root} has no split '{split}'; it has: {known}")
+    folder = layout.split_folder(root, split)
     problems: list[Problem] = []
     images = image_files(folder, problems)
     if not images:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.datasets.categories import roles_of
 from mtc_perception.datasets.sample import BINARY, VEHICLE, Boxes, Labels, Problem
-from mtc_perception.datasets.scalabel import VEHICLES
 from mtc_perception.datasets.split_files import (
     mask_files,
     number,
@@ -49,13 +49,16 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
     except (KeyError, TypeError, ValueError) as error:
         problems.append(unreadable(path, "not a COCO file", error))
         return {}, VEHICLE
-    kinds = [kind for one in categories if _is_identifier(kind := _field(one, "id"))]
-    # Exporters list a category above the one that is used.
-    named = {kind for one in annotations if _is_identifier(kind := _field(one, "category_id"))}
-    used = [kind for kind in kinds if kind in named]
-    if len(used) > 1:
-        reason = f"annotations of {len(used)} categories, but one (vehicle) is expected"
-        problems.append(Problem("unreadable labels", path, reason))
+    names = {
+        kind: str(name) if (name := _field(one, "name")) is not None else ""
+        for one in categories
+        if _is_identifier(kind := _field(one, "id"))
+    }
+    used = {kind for one in annotations if _is_identifier(kind := _field(one, "category_id"))}
+    try:
+        roles = roles_of(names, used)
+    except ValueError as error:
+        problems.append(Problem("unreadable labels", path, str(error)))
         return {}, VEHICLE
     stems = _stems(images, path, problems)
     written = {_written(identifier): stem for identifier, stem in stems.items()}
@@ -72,8 +75,9 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         fitting += stem is not None
         try:
             stem = stems[_identifier(annotation, "image_id", stems, "image")]
+            kind = None
             if annotation.get("category_id") is not None:
-                _identifier(annotation, "category_id", kinds, "category")
+                kind = _identifier(annotation, "category_id", names, "category")
             corners, crowd = _box(annotation)
         except (KeyError, TypeError, ValueError) as error:
             name = _field(annotation, "id")
@@ -88,7 +92,10 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
             continue
         x1, y1, x2, y2 = corners
         if x1 < x2 and y1 < y2:
-            found[stem].append((corners, crowd))
+            if kind is None or kind in roles.targets:
+                found[stem].append((corners, crowd))
+            elif kind in roles.ignored:
+                found[stem].append((corners, True))
         else:
             reason = f"annotation {annotation.get('id')} has a bbox without a size"
             problems.append(Problem("unusable box", path, reason, stem))
@@ -96,14 +103,7 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         reason = f"none of {len(annotations)} annotations is of an image that it lists"
         problems.append(Problem("labels fit no image", path, reason))
     boxes = {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
-    return boxes, _category(categories, used or (kinds if len(kinds) == 1 else []))
-
-
-def _category(categories: list[Any], used: list[Any]) -> str:
-    """The name of the one category that is `used`; every kind of vehicle is a vehicle here."""
-    names = [_field(one, "name") for one in categories if _field(one, "id") in used[:1]]
-    name = str(names[0]).strip().lower() if names and names[0] is not None else VEHICLE
-    return VEHICLE if name in (VEHICLE, f"{VEHICLE}s", *VEHICLES) else name
+    return boxes, roles.category
 
 
 _Corners = tuple[float, float, float, float]

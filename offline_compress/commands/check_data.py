@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_data(
-    root: Annotated[Path, typer.Argument(help="Data set; its layout is seen from its folders.")],
+    root: Annotated[Path, typer.Argument(help="Data set, a folder or a name, see docs/data.md.")],
     split: Annotated[str | None, typer.Option(help="Only this split; default: all.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the report to this file, too.")
@@ -32,7 +32,9 @@ def check_data(
     from mtc_perception.util.progress import Progress
     from mtc_perception.util.provenance import portable, provenance
     from offline_compress.data.check import check_data as check
+    from offline_compress.recipe.data_root import data_root
 
+    root = data_root(root)
     of = {"data": portable(root), "split": split}
     if json_file and json_file.exists():
         refuse_other(json_file, held_of(json_file), of, "--json")

@@ -72,9 +72,12 @@ def evaluate(
     )
     from offline_compress.evaluation.speed import measure_speed
     from offline_compress.evaluation.subject import open_subject
+    from offline_compress.ready import require_data
     from offline_compress.recipe.parts import DataSource, set_names
 
     sources = [DataSource(root=root, split=split) for root in data]
+    require_data(sources)
+    data = [source.root for source in sources]
     known = read_conditions(conditions) if conditions else {}
     sets = {
         name: list(with_conditions(source_samples(source)[:limit], known))

@@ -15,10 +15,10 @@ from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import load_labelled
 from offline_compress.data.labelled import evenly, source_samples
 from offline_compress.importance.scorer import require_labels
+from offline_compress.ready import make_ready
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.parts import InputPx
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import render_missing
 
 _Tasks = tuple[bool, bool, bool]
 
@@ -64,7 +64,7 @@ def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:
     any part of the list is mixed like the whole. Raises LayoutError.
     """
     with PartialState().local_main_process_first():
-        render_missing(recipe.train)
+        make_ready(recipe.train)
     strata: list[list[Sample]] = []
     weights: list[float] = []
     for source in recipe.train:

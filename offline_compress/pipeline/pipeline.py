@@ -23,9 +23,9 @@ from offline_compress.pipeline.training_stages import (
 )
 from offline_compress.pruning.problem import open_problem
 from offline_compress.pruning.prune import dry_run
+from offline_compress.ready import make_ready
 from offline_compress.recipe.compression import Pruning
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
 from offline_compress.training.samples import samples_per_pass
@@ -87,8 +87,10 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
         trainings.append(recipe.schedule)
     for schedule in trainings:
         samples_per_pass(schedule.batch, schedule.accumulate, accelerator.num_processes)
+    if not (run.compress.teacher or weights(run.teacher).exists()):
+        trained_spec(recipe)  # names checkpoints that are missing
     with accelerator.local_main_process_first():
-        render_missing([*recipe.train, *recipe.validate_on, *recipe.tune_on])
+        make_ready([*recipe.train, *recipe.validate_on, *recipe.tune_on])
     labelled_sets(recipe.validate_on, "evaluate on", recipe.classes)
     labelled_sets(recipe.tuning, "choose thresholds on", recipe.classes)
     for source in recipe.train:

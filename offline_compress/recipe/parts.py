@@ -15,6 +15,7 @@ from pydantic import (
 
 from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.util.strict import Strict
+from offline_compress.recipe.data_root import data_root
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +31,10 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
 """The least and the greatest of something."""
+
+
+DataRoot = Annotated[Path, AfterValidator(data_root)]
+"""Of a data set, given by its path or its name."""
 
 
 class SyntheticRoads(Strict):
@@ -51,8 +56,8 @@ class DataSource(Strict):
     Patterns are those of file names (`0016E5*`), of stems; each must fit one.
     """
 
-    root: Path
-    """Folder of the data set."""
+    root: DataRoot
+    """Folder of the data set, or its name."""
     split: str
     """Such as `train` or `val`."""
     weight: Annotated[float, Field(gt=0)] = 1.0

@@ -12,9 +12,9 @@ from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import require_classes, source_samples
 from offline_compress.evaluation.conditions import with_conditions
 from offline_compress.models.registry import load_spec
+from offline_compress.ready import make_ready
 from offline_compress.recipe.parts import DataSource
 from offline_compress.recipe.recipe import Recipe, load_recipe
-from offline_compress.roads.road_dataset import render_missing
 from offline_compress.study.study import HeldOut, Study
 
 HELD_OUT = "held_out"
@@ -134,7 +134,7 @@ def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
     sets = judged_sets(study, fold, recipes[0].classes)
     judged = {sample.image_path.resolve() for samples in sets.values() for sample in samples}
     sources = [one for recipe in recipes for one in (*recipe.train, *recipe.validate_on)]
-    render_missing(sources)
+    make_ready(sources)
     for source in {one.title: one for one in sources}.values():
         for sample in source_samples(source):
             if sample.image_path.resolve() in judged:

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.strict import Strict
-from offline_compress.recipe.parts import DataSource, Positive, set_names
+from offline_compress.recipe.parts import DataRoot, DataSource, Positive, set_names
 from offline_compress.recipe.yaml_file import read_yaml
 
 TEACHER = "teacher"
@@ -21,7 +21,7 @@ Patterns = Annotated[list[str], Field(min_length=1)]
 class HeldOut(Strict):
     """A data set of several drives, of which each is held out once."""
 
-    root: Path
+    root: DataRoot
     splits: Annotated[list[str], Field(min_length=1)]
     drives: Annotated[dict[Name, Patterns], Field(min_length=2)]
     """Name of a drive -> patterns of its images' names. The folds of the study."""

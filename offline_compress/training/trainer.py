@@ -25,8 +25,8 @@ from mtc_perception.util.progress import Progress
 from offline_compress.data.batch import Batch
 from offline_compress.data.loader_workers import local_processes
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
+from offline_compress.ready import make_ready
 from offline_compress.recipe.recipe import Recipe
-from offline_compress.roads.road_dataset import render_missing
 from offline_compress.training.accelerator import of_this_machine, start_accelerator
 from offline_compress.training.advice import memory_advice
 from offline_compress.training.learner import Learner
@@ -84,7 +84,7 @@ class Trainer:
         # A run under way no longer needs the checkpoint it started from.
         self.spec = ModelSpec(**json.loads(state["spec"])) if state else trained_spec(recipe)
         with self.accelerator.local_main_process_first():
-            render_missing([*recipe.train, *recipe.validate_on])
+            make_ready([*recipe.train, *recipe.validate_on])
         self.validate = validate or validator(recipe.validate_on, recipe.classes)
         self.data = training_set(recipe)
         with memory_advice():

@@ -317,8 +317,24 @@ def test_categories_that_are_used_must_be_one(root: Path) -> None:
     write_coco(root, categories=categories, annotations=boxes[:1])
     assert read_split(root, "train")[0].boxes is not None, "Roboflow lists one above the class"
     write_coco(root, categories=categories, annotations=boxes)
-    with pytest.raises(LayoutError, match="annotations of 2 categories"):
+    with pytest.raises(LayoutError, match="annotations of 1, 2, of which none is a kind of"):
         read_split(root, "train")
+
+
+def test_kinds_of_vehicles_are_one_and_others_beside_them_none(root: Path) -> None:
+    names = ["person", "Truck_Bus", "Car", "other-vehicle", "DontCare"]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    boxes = [
+        {"id": n, "image_id": 1, "bbox": [1, 1, n + 1, 2], "category_id": n}
+        for n in range(len(names))
+    ]
+    write_coco(root, categories=categories, annotations=boxes)
+    sample = read_split(root, "train")[0]
+    assert sample.category == "vehicle"
+    assert sample.boxes is not None
+    assert sample.ignore is not None
+    assert sample.boxes[:, 2].tolist() == [3, 4, 5, 6]
+    assert sample.ignore.tolist() == [False, False, True, True]
 
 
 def test_missing_data_sets_and_splits_say_what_exists(root: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) 
         (("export", "nowhere", "x.mtc"), "nowhere is no checkpoint"),
         (("export", "nowhere", "x.mtc", "--metrics", "README.md"), "README.md cannot be read"),
         (("export", "nowhere", "x.mtc", "--score", "1.5"), "less than or equal to 1"),
-        (("evaluate", "nowhere", "--data", "x"), "data set x does not exist"),
+        (("evaluate", "nowhere", "--data", "x"), "data set data/x does not exist: put there"),
         (("synth", "dataset", "x", "--size", "big"), "big"),
     ],
 )

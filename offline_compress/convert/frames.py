@@ -1,0 +1,44 @@
+"""What a download holds: its images, and how the labels of each are read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One object of an image."""
+
+    corners: Corners
+    """x1, y1, x2, y2 in pixels of the image (pixel edges)."""
+    category: str
+    """As the data set calls it."""
+    crowd: bool = False
+    """A region to ignore: several objects, or parts of one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameLabels:
+    """Labels of one image; `None` means unlabelled. Masks are bool [H, W], of the image's size."""
+
+    drivable: Mask | None = None
+    lane: Mask | None = None
+    boxes: tuple[Box, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One image of a download."""
+
+    split: str
+    stem: str
+    """What the image and its labels are called in the project's layout, without a suffix."""
+    image: Path
+    labels: Callable[[tuple[int, int]], FrameLabels]
+    """Reads the labels of the image, given its height and width. Raises LayoutError."""

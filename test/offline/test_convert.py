@@ -1,0 +1,192 @@
+"""Public downloads, in miniature, become data sets of the project's layout."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtc_perception.datasets.layout import LayoutError, Sample, read_split, read_truth
+from mtc_perception.util.errors import UserError
+from offline_compress.convert.label_images import boxes_of_components
+from offline_compress.convert.write import Converted, convert
+from offline_compress.data.check import check_data
+from support import downloads
+from support.downloads import BOX, DOWNLOADS, HEIGHT, PAINT, ROAD, WIDTH
+from support.mini_data import write_text
+
+TASKS = {
+    "camvid": {"boxes", "drivable", "lane"},
+    "cityscapes": {"boxes", "drivable"},
+    "coco": {"boxes"},
+    "comma10k": {"drivable", "lane"},
+    "idd": {"drivable"},
+    "kitti-object": {"boxes"},
+    "kitti-road": {"drivable"},
+    "mapillary": {"boxes", "drivable", "lane"},
+    "rtk": {"drivable", "lane"},
+    "yolo": {"boxes"},
+}
+SPLITS = {
+    "camvid": {"train": 1, "val": 1, "test": 2},
+    "coco": {"train2017": 2, "val2017": 2},
+    "kitti-object": {"train": 4, "val": 1},
+    "kitti-road": {"train": 4, "val": 1},
+    "rtk": {"train": 2, "val": 1},
+    "yolo": {"train": 2, "val": 2},
+}
+
+
+def made(kind: str, folder: Path, width_px: int | None = None) -> tuple[Path, Converted]:
+    """The data set of a miniature of `kind`, and what was counted."""
+    DOWNLOADS[kind](folder / "download")
+    out = folder / "data" / kind
+    return out, convert(kind, folder / "download", out, width_px, lambda _done, _total: None)
+
+
+def labelled(root: Path, split: str) -> Sample:
+    problems: list = []
+    sample = read_split(root, split, problems)[0]
+    assert not problems
+    return sample
+
+
+@pytest.mark.parametrize("kind", DOWNLOADS)
+def test_a_download_becomes_a_data_set(kind: str, tmp_path: Path) -> None:
+    root, converted = made(kind, tmp_path)
+    assert not converted.broken
+    expected = SPLITS.get(kind, {"train": 1, "val": 1})
+    assert {split: one.images for split, one in converted.splits.items()} == expected
+    report = check_data(root, None, lambda *_: None)
+    assert report.layout == "project"
+    assert not report.problems
+    for split in expected:
+        truth = read_truth(labelled(root, split), (HEIGHT, WIDTH))
+        known = {task for task in ("boxes", "drivable", "lane") if getattr(truth, task) is not None}
+        assert known == TASKS[kind]
+        if truth.drivable is not None:
+            assert np.array_equal(truth.drivable, ROAD)
+        if truth.lane is not None:
+            assert np.array_equal(truth.lane, PAINT)
+        if truth.boxes is not None:
+            assert truth.ignore is not None
+            assert truth.boxes[~truth.ignore] == pytest.approx(np.array([BOX]), abs=1e-3)
+
+
+def test_names_of_the_source_stay_in_the_labels(tmp_path: Path) -> None:
+    root, converted = made("coco", tmp_path)
+    assert converted.splits["train2017"].boxes == Counter(car=1, person=1, bicycle=1)
+    content = json.loads((root / "det" / "train2017.json").read_text())
+    assert {one["name"] for one in content["categories"]} == {"person", "bicycle", "car"}
+    first, second = read_split(root, "train2017")
+    assert first.category == "vehicle"
+    assert first.boxes is not None
+    assert len(first.boxes) == 1
+    assert second.boxes is not None
+    assert len(second.boxes) == 0, "listed without a vehicle"
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "kitti-object"])
+def test_what_nobody_took_apart_is_ignored(kind: str, tmp_path: Path) -> None:
+    root, converted = made(kind, tmp_path)
+    assert converted.splits["train"].ignore_regions >= 1
+    sample = labelled(root, "train")
+    assert sample.boxes is not None
+    assert sample.ignore is not None
+    assert sample.boxes[sample.ignore].tolist() == [[70, 10, 90, 30]]
+
+
+def test_polygons_of_idd_hide_each_other(tmp_path: Path) -> None:
+    downloads.idd(tmp_path / "download")
+    out = tmp_path / "idd"
+    convert("idd", tmp_path / "download", out, None, lambda _done, _total: None)
+    truth = read_truth(labelled(out, "val"), (HEIGHT, WIDTH))
+    assert truth.boxes is not None
+    assert truth.boxes.tolist() == [[*map(float, BOX)]]
+    assert truth.drivable is not None
+    assert truth.drivable[40].all()
+    assert not truth.drivable[61].any()
+    assert not truth.drivable[:31].any()
+
+
+def test_images_are_scaled_with_their_labels(tmp_path: Path) -> None:
+    root, _ = made("camvid", tmp_path, WIDTH // 2)
+    sample = labelled(root, "train")
+    assert downloads.size_of(sample.image_path) == (HEIGHT // 2, WIDTH // 2)
+    truth = read_truth(sample, (HEIGHT // 2, WIDTH // 2))
+    assert truth.boxes is not None
+    assert truth.boxes == pytest.approx(np.array([BOX]) / 2)
+    assert truth.drivable is not None
+    assert np.array_equal(truth.drivable, ROAD[::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("camvid", "701_StillsRaw_full/0001TP_006690.png"),
+        ("cityscapes", "gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png"),
+        ("kitti-object", "training/label_2/000000.txt"),
+        ("rtk", "label/000000000.png"),
+    ],
+)
+def test_a_broken_file_is_named_and_its_image_left_out(
+    kind: str, place: str, tmp_path: Path
+) -> None:
+    DOWNLOADS[kind](tmp_path / "download")
+    downloads.spoil(tmp_path / "download" / place)
+    out = tmp_path / "out"
+    converted = convert(kind, tmp_path / "download", out, None, lambda _done, _total: None)
+    assert [problem.path for problem in converted.broken] == [tmp_path / "download" / place]
+    assert sum(one.images for one in converted.splits.values()) >= 1
+    assert not check_data(out, None, lambda *_: None).broken
+
+
+def test_colours_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    DOWNLOADS["comma10k"](tmp_path / "download")
+    for mask in (tmp_path / "download" / "masks").iterdir():
+        cv2.imwrite(str(mask), np.full((HEIGHT, WIDTH, 3), 77, np.uint8))
+    with pytest.raises(LayoutError, match=r"nothing of .* can be used: .*colour #4d4d4d is of no"):
+        convert("comma10k", tmp_path / "download", tmp_path / "out", None, lambda *_: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", DOWNLOADS)
+def test_another_folder_than_the_download_is_refused(kind: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "download" / "readme.txt", "nothing")
+    with pytest.raises(LayoutError, match=str(tmp_path / "download")) as refused:
+        convert(kind, tmp_path / "download", tmp_path / "out", None, lambda *_: None)
+    assert "\n" not in str(refused.value)
+
+
+def test_mistakes_are_told(tmp_path: Path) -> None:
+    root, _ = made("rtk", tmp_path)
+    for kind, download, out, words in (
+        ("rtk", tmp_path / "download", root, "exists: delete it"),
+        ("rtk", tmp_path / "nowhere", tmp_path / "a", "nowhere is no folder"),
+        ("kitti", tmp_path / "download", tmp_path / "a", "no data set kitti is known; bdd100k, "),
+        ("bdd100k", tmp_path / "download", tmp_path / "a", "BDD100K needs no conversion"),
+    ):
+        with pytest.raises(UserError, match=words):
+            convert(kind, download, out, None, lambda *_: None)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 11), st.integers(0, 7), st.integers(4, 7), st.integers(4, 7)),
+        max_size=8,
+        unique_by=lambda one: one[:2],
+    )
+)
+def test_parts_of_a_mask_have_a_box_each(places: list[tuple[int, int, int, int]]) -> None:
+    mask = np.zeros((80, 120), bool)
+    expected = []
+    for column, row, width, height in places:  # one in each cell of 10 x 10, none touches another
+        x, y = 10 * column + 1, 10 * row + 1
+        mask[y : y + height, x : x + width] = True
+        expected.append((x, y, x + width, y + height))
+    found = [box.corners for box in boxes_of_components(mask, "car")]
+    assert sorted(found) == sorted(expected)
