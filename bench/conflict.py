@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.core.bundle import sha256_hex
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress

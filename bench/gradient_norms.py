@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.common import write_result
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
 from offline_compress.data.batch import Batch, collate

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bench.criteria import REFERENCE
 from bench.study import study_values
 from bench.tables import Result, read_results, render, rewrite, with_numbers
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
 from offline_compress.importance.criteria import task_shares
 from offline_compress.importance.scores import PAIR_NAMES

@@ -26,6 +26,7 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import measure_self_test, run_self_test
+from mtc_perception.core.tasks import OUTPUTS, TASKS
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.models.decoder import QueryDetections
@@ -52,11 +53,17 @@ def normalise(image: torch.Tensor) -> torch.Tensor:
     return (image.float() - MEAN) * SCALE
 
 
-def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def suppress(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    most_iou: float = NMS_IOU,
+    most_inside: float = NMS_INSIDE,
+) -> torch.Tensor:
     """Scores [N, K], descending, with those of duplicates set to 0.
 
-    A box is a duplicate of a better one of its class if their intersection is more than NMS_IOU of
-    their union, or more than NMS_INSIDE of the smaller one and NMS_IOU_INSIDE of their union.
+    A box is a duplicate of a better one of its class if their intersection is more than `most_iou`
+    of their union, or more than `most_inside` of the smaller one and NMS_IOU_INSIDE of their union.
 
     Cluster-NMS (arXiv 2005.03572): each round is one masked matrix maximum; the fixed point is
     greedy non-maximum suppression, and real scenes reach it in a few rounds.
@@ -65,8 +72,8 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) ->
     shifted = boxes + labels[..., None].to(boxes.dtype) * 8192.0
     iou, inside = _overlaps(shifted)
     better = torch.ones_like(iou[0]).triu(1)
-    part = (inside > NMS_INSIDE) & (iou > NMS_IOU_INSIDE)
-    duplicate = ((iou > NMS_IOU) | part).to(iou.dtype) * better
+    part = (inside > most_inside) & (iou > NMS_IOU_INSIDE)
+    duplicate = ((iou > most_iou) | part).to(iou.dtype) * better
     keep = torch.ones_like(scores)
     for _ in range(NMS_ROUNDS):
         keep = 1 - (duplicate * keep[..., None]).amax(1)
@@ -213,7 +220,9 @@ def network_of(graph: bytes, precision: Precision) -> Network:
         for value in (*found.input, *found.output)
     }
     _, height, width, _ = shapes["image"]
-    return Network(graph, precision, height, width, max_detections=shapes["scores"][1])
+    _, count = shapes.get("scores", (1, 0))
+    tasks = tuple(task for task in TASKS if shapes.keys() >= {*OUTPUTS[task]})
+    return Network(graph, precision, height, width, count, tasks)
 
 
 def deployed(model: nn.Module, height: int, width: int) -> Network:

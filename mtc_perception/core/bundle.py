@@ -30,14 +30,15 @@ from mtc_perception.core.signature import (
     check_signature,
     sign,
 )
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.util.errors import BundleError
 from mtc_perception.util.files import write_bytes_atomic
 from mtc_perception.util.strict import Strict
 
-SCHEMA_VERSION = 3
-READABLE = (1, 2, 3)
+SCHEMA_VERSION = 4
+READABLE = (1, 2, 3, 4)
 """Schema versions that are read. Version 2 added the assessment of variants, 3
-`thresholds_chosen_on` and `input.fit`."""
+`thresholds_chosen_on` and `input.fit`, 4 `tasks`: before, a bundle had all of them."""
 
 VariantKey = Literal["fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -82,7 +83,10 @@ class InputSpec(Strict):
 
 
 class Thresholds(Strict):
-    """Least probability that counts, per task. A value equal to the threshold counts."""
+    """Least probability that counts, per task. A value equal to the threshold counts.
+
+    That of a task that a network lacks means nothing.
+    """
 
     score: Fraction
     drivable: Fraction
@@ -159,13 +163,24 @@ class LineageStep(Strict):
 
 
 class SelfTest(Strict):
-    """Golden outputs of one variant on `self_test_frame`, all in 0..1."""
+    """Golden outputs of one variant on `self_test_frame`, all in 0..1; None where the network lacks
+    the task."""
 
-    drivable_mean: Fraction
-    lane_mean: Fraction
-    top_score: Fraction
+    drivable_mean: Fraction | None = None
+    lane_mean: Fraction | None = None
+    top_score: Fraction | None = None
     tolerance: float = Field(gt=0.0)
     """Largest difference from each golden value, relative to that value (see `check_self_test`)."""
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Those it has a value of."""
+        values = {
+            "detection": self.top_score,
+            "drivable": self.drivable_mean,
+            "lane": self.lane_mean,
+        }
+        return [task for task in TASKS if values[task] is not None]
 
 
 class Manifest(Strict):
@@ -176,11 +191,15 @@ class Manifest(Strict):
     version: Name
     variants: dict[VariantKey, Variant] = Field(min_length=1)
     input: InputSpec
-    classes: list[Name] = Field(min_length=1, max_length=1000)
+    tasks: list[Task] = Field(default=list(TASKS), min_length=1)
+    """What the network does, in the order of `TASKS`; nothing is said of the others."""
+    classes: list[Name] = Field(max_length=1000)
+    """Of what is detected; empty without detection."""
     thresholds: Thresholds
     thresholds_chosen_on: str | None = None
     """Data sets on which they are the best; None: not known, or chosen by hand."""
-    max_detections: int = Field(gt=0, le=10_000)
+    max_detections: int = Field(ge=0, le=10_000)
+    """Candidates of the network; 0 without detection."""
     params: int = Field(ge=0)
     gmacs: float = Field(ge=0.0)
     training: Training
@@ -213,6 +232,14 @@ class Manifest(Strict):
                 raise ValueError(f"variants.{key}: precision says {variant.precision}")
         if set(self.self_test) != set(self.variants):
             raise ValueError("self_test must hold exactly the variants")
+        if self.tasks != [task for task in TASKS if task in self.tasks]:
+            raise ValueError(f"tasks must be of {', '.join(TASKS)}, each once, in this order")
+        detects = "detection" in self.tasks
+        if detects != bool(self.classes) or detects != bool(self.max_detections):
+            raise ValueError("classes and max_detections are those of the task detection")
+        for key, test in self.self_test.items():
+            if test.tasks != self.tasks:
+                raise ValueError(f"self_test.{key} must hold exactly the tasks")
         return self
 
 

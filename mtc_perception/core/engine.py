@@ -1,8 +1,8 @@
 """The engine protocol: what every inference runtime offers the `Perceiver`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from mtc_perception.core.bundle import Bundle, EngineName, Precision
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.onnx_file import check_self_contained
+from mtc_perception.core.tasks import TASKS, Task, outputs_of
 from mtc_perception.util.errors import BundleError
 
 EngineChoice = Literal["auto", EngineName]
@@ -21,17 +22,18 @@ class Outputs:
     """Raw graph outputs of one inference, N images of height H and width W, K candidates.
 
     Views of the engine's own (possibly pinned) buffers, valid until the next `Engine.start`.
+    A network that lacks a task has no candidates (K is 0), or None for the mask.
     """
 
-    boxes: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 0, 4), np.float32))
     """[N, K, 4] x1, y1, x2, y2 in network input pixels."""
-    scores: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 0), np.float32))
     """[N, K] descending."""
-    labels: npt.NDArray[np.integer]
+    labels: npt.NDArray[np.integer] = field(default_factory=lambda: np.zeros((1, 0), np.int32))
     """[N, K]"""
-    drivable: npt.NDArray[np.uint8]
+    drivable: npt.NDArray[np.uint8] | None = None
     """[N, H, W] probability x 255."""
-    lane: npt.NDArray[np.uint8]
+    lane: npt.NDArray[np.uint8] | None = None
     """[N, H, W] probability x 255."""
 
 
@@ -79,6 +81,7 @@ class Network:
     height: int
     width: int
     max_detections: int
+    tasks: Sequence[Task] = TASKS
     bundle: str = "BUNDLE"
     """Path of the bundle, for messages."""
 
@@ -98,6 +101,7 @@ class Network:
                 height=manifest.input.height,
                 width=manifest.input.width,
                 max_detections=manifest.max_detections,
+                tasks=tuple(manifest.tasks),
                 bundle=str(bundle.path),
             )
         except BundleError as error:
@@ -119,30 +123,25 @@ def check_tensors(
 ) -> None:
     """Raise BundleError unless the graph has exactly the inputs and outputs of a bundle."""
     height, width, count = network.height, network.width, network.max_detections
+    contract = {
+        "boxes": (("float32",), (count, 4)),
+        "scores": (("float32",), (count,)),
+        "labels": (("int64", "int32"), (count,)),
+        "drivable": (("uint8",), (height, width)),
+        "lane": (("uint8",), (height, width)),
+    }
     _check_side("input", inputs, {"image": (("uint8",), (height, width, 3))})
-    _check_side(
-        "output",
-        outputs,
-        {
-            "boxes": (("float32",), (count, 4)),
-            "scores": (("float32",), (count,)),
-            "labels": (("int64", "int32"), (count,)),
-            "drivable": (("uint8",), (height, width)),
-            "lane": (("uint8",), (height, width)),
-        },
-    )
+    _check_side("output", outputs, {name: contract[name] for name in outputs_of(network.tasks)})
 
 
-def allocate_outputs(network: Network, label_dtype: str) -> Outputs:
-    """Buffers for the outputs of one image."""
-    count, mask = network.max_detections, (1, network.height, network.width)
-    return Outputs(
-        boxes=np.zeros((1, count, 4), np.float32),
-        scores=np.zeros((1, count), np.float32),
-        labels=np.zeros((1, count), np.dtype(label_dtype)),
-        drivable=np.zeros(mask, np.uint8),
-        lane=np.zeros(mask, np.uint8),
-    )
+def allocate_outputs(outputs: Sequence[TensorInfo]) -> dict[str, npt.NDArray[Any]]:
+    """A buffer for each output of one image, in the order of `Outputs`; `check_tensors` has seen to
+    it that nothing but the batch is left open."""
+    shapes = {one.name: (1, *(size or 0 for size in one.shape[1:])) for one in outputs}
+    dtypes = {one.name: np.dtype(one.dtype) for one in outputs}
+    return {
+        name: np.zeros(shapes[name], dtypes[name]) for name in outputs_of(TASKS) if name in shapes
+    }
 
 
 def _check_side(

@@ -38,8 +38,9 @@ def draw_overlay(
     `image_rgb` is the uint8 `[H, W, 3]` image that `perception` came from.
     """
     picture = image_rgb.copy()
-    _tint(picture, perception.drivable, _DRIVABLE_TINT)
-    _tint(picture, perception.lane, _LANE_TINT)
+    for mask, table in ((perception.drivable, _DRIVABLE_TINT), (perception.lane, _LANE_TINT)):
+        if mask is not None:
+            _tint(picture, mask, table)
     # Unsure boxes first, so that sure ones are drawn over them.
     for index in reversed(range(len(perception.boxes))):
         label = int(perception.labels[index])

@@ -48,3 +48,13 @@ class PackedMask:
 
     def _bytes(self) -> npt.NDArray[np.uint8]:
         return np.frombuffer(self.bits, np.uint8)
+
+
+def packed(mask: npt.NDArray[np.uint8] | npt.NDArray[np.bool_] | None) -> PackedMask | None:
+    """`PackedMask.pack`, None of None."""
+    return None if mask is None else PackedMask.pack(mask)
+
+
+def unpacked(mask: PackedMask | None) -> npt.NDArray[np.uint8] | None:
+    """`PackedMask.unpack`, None of None."""
+    return None if mask is None else mask.unpack()

@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.util.errors import EngineError
 
-TASKS = ("detection", "drivable", "lane")
-"""Names of the tasks, in the order of everything that is kept per task."""
 SCORE_FLOOR = 0.001
 """Detections below this cannot change any figure of accuracy, only cost time."""
 BOX_MARGIN_PX = 1.0
@@ -32,8 +31,12 @@ class StageTimes:
 class Perception:
     """Vehicles, drivable area and lane lines of one image of height H and width W.
 
-    The arrays belong to the receiver: no later frame writes into them.
+    The arrays belong to the receiver: no later frame writes into them. Of tasks that the network
+    lacks there are no boxes, or None for the mask.
     """
+
+    size: tuple[int, int]
+    """H, W"""
 
     boxes: npt.NDArray[np.float32]
     """[n, 4] x1, y1, x2, y2 in source pixels (pixel edges, clipped to the image)."""
@@ -41,11 +44,13 @@ class Perception:
     """[n] descending, in 0..1."""
     labels: npt.NDArray[np.int32]
     """[n] index into the bundle's class names."""
-    drivable: npt.NDArray[np.uint8]
+    drivable: npt.NDArray[np.uint8] | None
     """[H, W], 255 where drivable, else 0."""
-    lane: npt.NDArray[np.uint8]
+    lane: npt.NDArray[np.uint8] | None
     """[H, W], 255 where lane paint, else 0."""
     times: StageTimes
+    tasks: tuple[Task, ...] = TASKS
+    """What was looked for."""
 
 
 def check_outputs(outputs: Outputs, class_count: int, size: tuple[int, int]) -> None:
@@ -54,6 +59,14 @@ def check_outputs(outputs: Outputs, class_count: int, size: tuple[int, int]) -> 
     `size` is the network's, height and width. Cheap enough for every image: a device that
     fails may answer all the same.
     """
+    if outputs.scores.size:
+        _check_candidates(outputs, class_count)
+    for mask in (outputs.drivable, outputs.lane):
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape[1:] != size):
+            raise EngineError(f"masks are not bytes of {size[1]}x{size[0]} pixels")
+
+
+def _check_candidates(outputs: Outputs, class_count: int) -> None:
     boxes, scores, labels = outputs.boxes[0], outputs.scores[0], outputs.labels[0]
     # No comparison with what is no number is true.
     within = scores[-1] >= 0.0 and scores[0] <= 1.0
@@ -66,9 +79,6 @@ def check_outputs(outputs: Outputs, class_count: int, size: tuple[int, int]) -> 
     scored = boxes[: np.count_nonzero(scores)]
     if (scored[:, 2:] - scored[:, :2]).min(initial=0.0) < -BOX_MARGIN_PX:
         raise EngineError("boxes have their corners in the wrong order")
-    for mask in (outputs.drivable, outputs.lane):
-        if mask.dtype != np.uint8 or mask.shape[1:] != size:
-            raise EngineError(f"masks are not bytes of {size[1]}x{size[0]} pixels")
 
 
 def decode_boxes(

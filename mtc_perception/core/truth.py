@@ -1,9 +1,12 @@
 """What an image shows according to its labels: data sets yield it, metrics and pictures use it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from mtc_perception.core.tasks import Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,3 +21,18 @@ class GroundTruth:
     """[H, W]"""
     lane: npt.NDArray[np.bool_] | None = None
     """[H, W]"""
+
+    def of(self, tasks: Collection[Task]) -> "GroundTruth":
+        """The labels of these tasks alone."""
+        detects = "detection" in tasks
+        return GroundTruth(
+            boxes=self.boxes if detects else None,
+            ignore=self.ignore if detects else None,
+            drivable=self.drivable if "drivable" in tasks else None,
+            lane=self.lane if "lane" in tasks else None,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no task is labelled."""
+        return self.boxes is None and self.drivable is None and self.lane is None

@@ -57,14 +57,13 @@ class OnnxRuntimeEngine:
         self.input: npt.NDArray[np.uint8] = np.zeros(
             (1, network.height, network.width, 3), np.uint8
         )
-        labels = next(tensor.dtype for tensor in outputs if tensor.name == "labels")
-        self._outputs = allocate_outputs(network, labels)
+        buffers = allocate_outputs(outputs)
+        self._outputs = Outputs(**buffers)
         self._binding: Any = self._session.io_binding()
         self._binding.bind_input(
             "image", "cpu", 0, np.uint8, self.input.shape, self.input.ctypes.data
         )
-        for name in ("boxes", "scores", "labels", "drivable", "lane"):
-            buffer = getattr(self._outputs, name)
+        for name, buffer in buffers.items():
             self._binding.bind_output(
                 name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data
             )

@@ -240,7 +240,8 @@ def _tested(
             outputs = engine.wait()
             warm_up_s = max(warm_up_s, time.perf_counter() - begin_s)
         golden = next(test for key, test in bundle.manifest.self_test.items() if key == variant)
-        check_self_test(outputs, golden, len(bundle.manifest.classes))
+        size = network.height, network.width
+        check_self_test(outputs, golden, len(bundle.manifest.classes), size)
     except BaseException as error:
         if engine is not None:
             with suppress(Exception):  # what failed may fail again

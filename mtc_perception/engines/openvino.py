@@ -51,11 +51,8 @@ class OpenVinoEngine:
                 model.reshape([1, network.height, network.width, 3])
         except Exception as error:  # the runtime documents no narrower type
             raise EngineError(f"OpenVINO cannot read the network: {_brief(error)}") from error
-        check_tensors(
-            network,
-            [_tensor_info(port) for port in model.inputs],
-            [_tensor_info(port) for port in model.outputs],
-        )
+        outputs = [_tensor_info(port) for port in model.outputs]
+        check_tensors(network, [_tensor_info(port) for port in model.inputs], outputs)
         try:
             self._compiled, self.precision = _compile(core, model, network.precision, threads)
             self._request: Any = self._compiled.create_infer_request()
@@ -67,12 +64,11 @@ class OpenVinoEngine:
         self.input: npt.NDArray[np.uint8] = np.zeros(
             (1, network.height, network.width, 3), np.uint8
         )
-        labels = next(port for port in model.outputs if port.any_name == "labels")
-        self._outputs = allocate_outputs(network, labels.element_type.to_dtype().name)
+        buffers = allocate_outputs(outputs)
+        self._outputs = Outputs(**buffers)
         self._request.set_tensor("image", ov.Tensor(self.input, shared_memory=True))
-        for name in ("boxes", "scores", "labels", "drivable", "lane"):
-            buffer = ov.Tensor(getattr(self._outputs, name), shared_memory=True)
-            self._request.set_tensor(name, buffer)
+        for name, buffer in buffers.items():
+            self._request.set_tensor(name, ov.Tensor(buffer, shared_memory=True))
 
     def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
         letterbox.write(image, self.input[0])

@@ -58,6 +58,7 @@ def run_trial(
         "height": network.height,
         "width": network.width,
         "max_detections": network.max_detections,
+        "tasks": list(network.tasks),
         "tolerance": tolerance,
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -186,9 +187,10 @@ def is_installed(engine: EngineName) -> bool:
 
 def _golden_values(engine: EngineName, graph: bytes, arguments: dict[str, Any]) -> SelfTest:
     tolerance = arguments.pop("tolerance")
-    loaded = load_engine(Network(graph, **arguments), engine, threads=1)
+    network = Network(graph, **arguments)
+    loaded = load_engine(network, engine, threads=1)
     outputs = run_self_test(loaded)
-    check_well_formed(outputs, MANY_CLASSES)
+    check_well_formed(outputs, MANY_CLASSES, (network.height, network.width))
     golden = measure_self_test(outputs, tolerance)
     loaded.close()
     return golden

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 
 Value = TypeVar("Value")
 

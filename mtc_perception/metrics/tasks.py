@@ -31,7 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.packed_mask import PackedMask
-from mtc_perception.core.perception import TASKS, threshold_level
+from mtc_perception.core.perception import threshold_level
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, divide, judge
 from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
@@ -74,18 +75,20 @@ def judge_image(
     truth: GroundTruth,
     boxes: npt.ArrayLike,
     scores: npt.ArrayLike,
-    drivable: PackedMask,
-    lane: PackedMask,
+    drivable: PackedMask | None,
+    lane: PackedMask | None,
     max_detections: int = 100,
 ) -> ImageEvidence:
     """Judge one image in the tasks it has labels for.
 
-    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` the masks.
-    Raises ValueError where a label does not fit its image.
+    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` the masks,
+    None of a network that lacks them. Raises ValueError where a label does not fit its image.
     """
 
-    def counts(mask: PackedMask, label: BoolMask | None) -> MaskCounts | None:
-        return None if label is None else count_pixels(mask, PackedMask.pack(label))
+    def counts(mask: PackedMask | None, label: BoolMask | None) -> MaskCounts | None:
+        if mask is None or label is None:
+            return None
+        return count_pixels(mask, PackedMask.pack(label))
 
     return ImageEvidence(
         detection=None
@@ -128,20 +131,20 @@ class PerceptionMetrics:
         truth: GroundTruth,
         boxes: npt.ArrayLike,
         scores: npt.ArrayLike,
-        drivable: ByteMask,
-        lane: ByteMask,
+        drivable: ByteMask | None,
+        lane: ByteMask | None,
     ) -> None:
         """Count one image of height H and width W, in the tasks it has labels for.
 
         `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
-        [H, W] either probabilities x 255 or masks of 0 and 255. Raises ValueError where a label
-        does not fit its image.
+        [H, W] either probabilities x 255 or masks of 0 and 255, None of a network that lacks them.
+        Raises ValueError where a label does not fit its image.
         """
         if truth.boxes is not None:
             self.detection.update(boxes, scores, truth.boxes, truth.ignore)
-        if truth.drivable is not None:
+        if truth.drivable is not None and drivable is not None:
             self.drivable.update(drivable, truth.drivable)
-        if truth.lane is not None:
+        if truth.lane is not None and lane is not None:
             self.lane.update(lane, truth.lane)
             self.lane_dilated.update(lane, widened(truth.lane))
 

@@ -174,7 +174,8 @@ class Camera:
         slots: FrameSlots,
         host: EngineHost,
     ) -> None:
-        """`prefix` goes before the output topics."""
+        """`prefix` goes before the output topics; those of tasks that the network lacks are not
+        published."""
         self.name = settings.name
         self.compressed = settings.compressed
         raw, compressed = settings.topic, _compressed_name(node, settings.topic)
@@ -202,12 +203,15 @@ class Camera:
             self._publishers.append(made)
             return made
 
-        self._detections = publisher(Detection2DArray, "detections")
-        self._drivable = publisher(Image, "drivable_mask")
-        self._lane = publisher(Image, "lane_mask")
+        tasks = host.perceiver.bundle.manifest.tasks
+        self._detections = self._label_info = None
+        if "detection" in tasks:
+            self._detections = publisher(Detection2DArray, "detections")
+            self._label_info = publisher(LabelInfo, "label_info", LATCHED_QOS)
+        self._drivable = publisher(Image, "drivable_mask") if "drivable" in tasks else None
+        self._lane = publisher(Image, "lane_mask") if "lane" in tasks else None
         self._timing = publisher(DiagnosticArray, "timing")
         self._overlay = publisher(Image, "overlay")
-        self._label_info = publisher(LabelInfo, "label_info", LATCHED_QOS)
 
     def subscribe(self, reliable: bool) -> None:
         """Begin to receive; forgets what was known of the input."""
@@ -236,7 +240,9 @@ class Camera:
             self._subscription = None
 
     def announce(self, score_threshold: float) -> None:
-        """Latch what the class names are; the publishers must be active."""
+        """Latch what the class names are, if there are any; the publishers must be active."""
+        if self._label_info is None:
+            return
         message = label_info_message(self._host.perceiver.bundle.manifest.classes, score_threshold)
         message.header.stamp = self._clock.now().to_msg()
         self._label_info.publish(message)
@@ -309,10 +315,15 @@ class Camera:
     def publish(self, frame: Frame, perception: Perception) -> None:
         header = frame.payload.header
         classes = self._host.perceiver.bundle.manifest.classes
-        self._detections.publish(detections_message(header, perception, classes))
-        self._drivable.publish(image_message(header, "mono8", perception.drivable))
-        self._lane.publish(image_message(header, "mono8", perception.lane))
-        height, width = perception.lane.shape
+        if self._detections is not None:
+            self._detections.publish(detections_message(header, perception, classes))
+        for publisher, mask in (
+            (self._drivable, perception.drivable),
+            (self._lane, perception.lane),
+        ):
+            if publisher is not None and mask is not None:
+                publisher.publish(image_message(header, "mono8", mask))
+        height, width = perception.size
         self.monitor.accepted(frame, width, height)
 
     def report(

@@ -1,10 +1,11 @@
 """What /diagnostics says: one status for the engine, one for each camera."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mtc_perception.core.bundle import Limits
+from mtc_perception.core.tasks import THRESHOLDS, Task
 from mtc_perception.node.camera import Camera, InputState
 from mtc_perception.node.messages import status_message
 from mtc_perception.runtime.frames import Clock, Counters
@@ -15,12 +16,12 @@ BLIND = 0.99
 """From this threshold on hardly anything is found."""
 
 
-def blinding(limits: Limits) -> str:
-    """A warning of settings that leave nothing to see; empty if there are none."""
-    found = {"score": "vehicles", "drivable": "drivable area", "lane": "lane paint"}
+def blinding(limits: Limits, tasks: Iterable[Task]) -> str:
+    """A warning of settings that leave nothing of these tasks to see; empty if there are none."""
+    found = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane paint"}
     return "; ".join(
-        f"{name}_threshold is {value:g}: hardly any {found[name]} can be found"
-        for name, value in limits.thresholds
+        f"{name} is {value:g}: hardly any {found[task]} can be found"
+        for task, (name, value) in zip(tasks, _thresholds(limits, tasks).items(), strict=True)
         if value >= BLIND
     )
 
@@ -62,10 +63,9 @@ def engine_status(
         "swap": swap or "none",
         "bundle": perceiver.bundle.path,
         "network": f"{manifest.name} {manifest.version}",
+        "tasks": ", ".join(manifest.tasks),
         "lineage": " -> ".join(f"{step.step} ({step.detail})" for step in manifest.lineage),
-        "score_threshold": limits.thresholds.score,
-        "drivable_threshold": limits.thresholds.drivable,
-        "lane_threshold": limits.thresholds.lane,
+        **_thresholds(limits, manifest.tasks),
         "max_detections": limits.max_detections,
         "max_frame_age_ms": max_frame_age_ms,
     }
@@ -116,6 +116,12 @@ def camera_status(node: str, camera: Camera, counters: Counters, active: bool) -
     else:
         level, message = OK, f"{rate_hz:.1f} Hz"
     return status_message(f"{node}: {camera.name}", level, message, values, camera.topic)
+
+
+def _thresholds(limits: Limits, tasks: Iterable[Task]) -> dict[str, float]:
+    """By name of the node's parameter."""
+    values = limits.thresholds.model_dump()
+    return {f"{THRESHOLDS[task]}_threshold": values[THRESHOLDS[task]] for task in tasks}
 
 
 def _latencies(summary: Mapping[str, Mapping[str, float]]) -> dict[str, object]:

@@ -19,6 +19,7 @@ from rclpy.guard_condition import GuardCondition
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mtc_perception.core.bundle import Limits, Manifest, read_bundle
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.engines.tensorrt.missing import build_missing_engine
 from mtc_perception.node.camera import Camera
 from mtc_perception.node.diagnostics import (
@@ -172,6 +173,8 @@ class PerceptionNode(LifecycleNode):
             cameras=[],
         )
         self.get_logger().info(perceiver.why)
+        if lacking := [task for task in TASKS if task not in perceiver.bundle.manifest.tasks]:
+            self.get_logger().info(f"the network has no {', no '.join(lacking)}: not published")
         for index, camera in enumerate(settings.cameras):
             prefix = f"{camera.name}/" if len(settings.cameras) > 1 else ""
             configured.cameras.append(
@@ -310,8 +313,9 @@ class PerceptionNode(LifecycleNode):
         try:
             if self._configured is not configured or self._failure:
                 raise EngineError("the node was cleaned up or failed while the engine was loading")
-            limits = _limits(self._params.live(), perceiver.bundle.manifest)
             former = configured.host.perceiver
+            _check_same_tasks(former.bundle.manifest, perceiver.bundle.manifest)
+            limits = _limits(self._params.live(), perceiver.bundle.manifest)
             configured.host.switch(selection, perceiver)
             unneeded = former
             configured.host.try_fallback()
@@ -368,7 +372,8 @@ class PerceptionNode(LifecycleNode):
             swap = self._engine_service.state
             host, limits, age_ms = configured.host, configured.limits, configured.max_frame_age_ms
             late = self._worker.late() if self._worker is not None else ""
-            warning = "; ".join(filter(None, (blinding(limits), namesakes)))
+            tasks = host.perceiver.bundle.manifest.tasks
+            warning = "; ".join(filter(None, (blinding(limits, tasks), namesakes)))
             statuses = [engine_status(name, self._state, host, late, limits, age_ms, swap, warning)]
             statuses += [
                 camera_status(name, camera, counters, active)
@@ -396,6 +401,15 @@ def _limits(live: LiveSettings, manifest: Manifest) -> Limits:
         thresholds=live.thresholds(manifest.thresholds),
         max_detections=live.max_detections or manifest.max_detections,
     )
+
+
+def _check_same_tasks(former: Manifest, new: Manifest) -> None:
+    """Outputs do not come or go under those who subscribe to them. Raises EngineError."""
+    if former.tasks != new.tasks:
+        raise EngineError(
+            f"{new.name} has the tasks {', '.join(new.tasks)}, the running {former.name}"
+            f" {', '.join(former.tasks)}: set the parameter bundle and configure the node again"
+        )
 
 
 def main(args: list[str] | None = None) -> int:

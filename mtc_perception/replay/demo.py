@@ -123,8 +123,8 @@ def summarise(result: Mapping[str, Any], source: "SourceInfo") -> dict[str, Any]
 
     Accuracy is that of the answers alone: an image without one is no miss.
     """
+    from mtc_perception.core.tasks import TASKS
     from mtc_perception.core.timing import percentiles
-    from mtc_perception.replay.records.image_figures import TASKS
     from mtc_perception.util.provenance import provenance
 
     [stream] = result["streams"]

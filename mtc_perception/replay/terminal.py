@@ -14,7 +14,7 @@ from mtc_perception.replay.report.views import (
     metric_rows,
     times_ms,
 )
-from mtc_perception.replay.results.run_result import unanswered_streams
+from mtc_perception.replay.results.run_result import tasks_of, unanswered_streams
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.progress import Progress
 
@@ -91,12 +91,13 @@ def result_table(result: Mapping[str, Any]) -> Table:
     if "stability" in result:
         table.add_section()
         stability = result["stability"]
-        for words, value in (
-            ("boxes that persist", stability["detection"]["persistence"]),
-            ("drivable area kept (IoU)", stability["drivable"]["iou"]),
-            ("lane lines kept (IoU)", stability["lane"]["iou"]),
+        for task, words, value in (
+            ("detection", "boxes that persist", stability["detection"]["persistence"]),
+            ("drivable", "drivable area kept (IoU)", stability["drivable"]["iou"]),
+            ("lane", "lane lines kept (IoU)", stability["lane"]["iou"]),
         ):
-            table.add_row(words, "undefined" if value is None else f"{value:.3f}")
+            if task in tasks_of(result):
+                table.add_row(words, "undefined" if value is None else f"{value:.3f}")
     return table
 
 

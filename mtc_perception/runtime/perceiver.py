@@ -99,12 +99,18 @@ class Perceiver:
             outputs, letterbox, limits.thresholds.score, limits.max_detections
         )
         try:
-            drivable = decode_mask(outputs.drivable[0], letterbox, limits.thresholds.drivable)
-            lane = decode_mask(outputs.lane[0], letterbox, limits.thresholds.lane)
+            drivable, lane = (
+                None if output is None else decode_mask(output[0], letterbox, threshold)
+                for output, threshold in (
+                    (outputs.drivable, limits.thresholds.drivable),
+                    (outputs.lane, limits.thresholds.lane),
+                )
+            )
         except cv2.error as error:  # it is too large for the memory left
             raise ImageError(f"masks cannot be scaled to the image: {error.err}") from error
         decoded = perf_counter()
         return Perception(
+            size=(image.height, image.width),
             boxes=boxes,
             scores=scores,
             labels=labels,
@@ -115,6 +121,7 @@ class Perceiver:
                 inference_ms=(inferred - prepared) * 1e3,
                 decode_ms=(decoded - inferred) * 1e3,
             ),
+            tasks=tuple(self.bundle.manifest.tasks),
         )
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from mtc_perception.core.perception import (
     binary_mask,
     decode_boxes,
 )
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import BrokenFile, Sample, known_truth, read_source
 from mtc_perception.datasets.sample import Problem
@@ -45,20 +46,29 @@ class RawPerception:
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
-    drivable: npt.NDArray[np.uint8]
+    drivable: npt.NDArray[np.uint8] | None
+    """[H, W] probability x 255; None of a network that lacks it, as is the next."""
+    lane: npt.NDArray[np.uint8] | None
     """[H, W] probability x 255."""
-    lane: npt.NDArray[np.uint8]
-    """[H, W] probability x 255."""
+    size: tuple[int, int]
+    """H, W"""
 
     def perception(self, thresholds: Thresholds) -> Perception:
-        """What `Perceiver` returns at these thresholds, but for the times."""
+        """What `Perceiver` returns at these thresholds, but for times and tasks."""
+
+        def mask(
+            probability: npt.NDArray[np.uint8] | None, threshold: float
+        ) -> npt.NDArray[np.uint8] | None:
+            return None if probability is None else binary_mask(probability, threshold)
+
         count = int(np.count_nonzero(self.scores >= np.float32(thresholds.score)))
         return Perception(
+            size=self.size,
             boxes=self.boxes[:count],
             scores=self.scores[:count],
             labels=self.labels[:count],
-            drivable=binary_mask(self.drivable, thresholds.drivable),
-            lane=binary_mask(self.lane, thresholds.lane),
+            drivable=mask(self.drivable, thresholds.drivable),
+            lane=mask(self.lane, thresholds.lane),
             times=StageTimes(preprocess_ms=0.0, inference_ms=0.0, decode_ms=0.0),
         )
 
@@ -111,12 +121,17 @@ def infer(
     engine.start()
     outputs = engine.wait()
     boxes, scores, labels = decode_boxes(outputs, letterbox, SCORE_FLOOR, max_detections)
+
+    def mask(output: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8] | None:
+        return None if output is None else letterbox.mask_to_source(output[0])
+
     return RawPerception(
         boxes=boxes,
         scores=scores,
         labels=labels,
-        drivable=letterbox.mask_to_source(outputs.drivable[0]),
-        lane=letterbox.mask_to_source(outputs.lane[0]),
+        drivable=mask(outputs.drivable),
+        lane=mask(outputs.lane),
+        size=(image.height, image.width),
     )
 
 
@@ -126,9 +141,11 @@ def evaluate_engine(
     thresholds: Thresholds,
     max_detections: int,
     fit: Fit = "letterbox",
+    tasks: Sequence[Task] = TASKS,
 ) -> Evaluation:
     """Score a network, whose input images are made to fill by `fit`, on samples, one at a time.
 
+    Labels of other `tasks` than the network's do not count.
     Images are decoded ahead, and scored behind, by threads. Of what does not decode there is a
     warning: an image is a miss of all that is labelled in it, a mask unlabelled. Raises EngineError
     if the engine fails.
@@ -147,7 +164,7 @@ def evaluate_engine(
             found.append(error.problem)
         size = None if image is None else (image.height, image.width)
         truth, of_labels = known_truth(sample, size)
-        return sample, image, truth or GroundTruth(), found + of_labels
+        return sample, image, (truth or GroundTruth()).of(tasks), found + of_labels
 
     def frames(
         pool: ThreadPoolExecutor,
@@ -176,16 +193,27 @@ def evaluate_engine(
 def _nothing(truth: GroundTruth) -> RawPerception:
     """What is found in an image of these labels that nobody can see."""
     masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
-    empty = np.zeros(masks[0].shape if masks else (1, 1), np.uint8)
+    height, width = masks[0].shape if masks else (1, 1)
+    empty = np.zeros((height, width), np.uint8)
     return RawPerception(
-        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), empty, empty
+        boxes=np.zeros((0, 4), np.float32),
+        scores=np.zeros(0, np.float32),
+        labels=np.zeros(0, np.int32),
+        drivable=empty,
+        lane=empty,
+        size=(height, width),
     )
 
 
 def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
     """Score a subject on samples. Raises EngineError."""
     return evaluate_engine(
-        subject.engine, samples, subject.thresholds, subject.max_detections, subject.fit
+        subject.engine,
+        samples,
+        subject.thresholds,
+        subject.max_detections,
+        subject.fit,
+        subject.tasks,
     )
 
 

@@ -18,7 +18,7 @@ from mtc_perception.core.overlay import (
     draw_overlay,
     draw_truth,
 )
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import known_truth, read_image
 from mtc_perception.metrics.figures import (

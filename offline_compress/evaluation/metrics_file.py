@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.bundle import sha256_hex
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.sets import mean_over_sets
 from mtc_perception.metrics.tasks import RECOMMENDED, PerceptionMetrics, mean_sweep_json
 from mtc_perception.util.errors import UserError

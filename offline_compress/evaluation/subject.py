@@ -1,5 +1,6 @@
 """What can be evaluated: a bundle on any engine, or a checkpoint in PyTorch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -7,6 +8,7 @@ from typing import Any, cast
 from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle, sha256_hex
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.input_size import Fit
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.engines.open import open_engine
 from mtc_perception.util.errors import UserError
 
@@ -21,6 +23,7 @@ class Subject:
     engine_reason: str
     thresholds: Thresholds
     max_detections: int
+    tasks: Sequence[Task]
     classes: list[str]
     fit: Fit
     params: int
@@ -83,6 +86,7 @@ def _open_checkpoint(
         engine_reason="checkpoints run in PyTorch",
         thresholds=CHECKPOINT_THRESHOLDS.model_copy(update=changes),
         max_detections=count,
+        tasks=TASKS,
         classes=spec.classes,
         fit=spec.fit,
         params=count_parameters(model),
@@ -139,6 +143,7 @@ def subject_of(
         engine_reason=why,
         thresholds=thresholds,
         max_detections=max_detections or manifest.max_detections,
+        tasks=manifest.tasks,
         classes=manifest.classes,
         fit=manifest.input.fit,
         params=manifest.params,

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.data.batch import Batch

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance.filters import filters, has_filters

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as serialised
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_bytes_atomic
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, keep_channels

@@ -138,7 +138,9 @@ def evaluator(sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, fit:
         engine = load_engine(network, kind.tested_on)
         try:
             found = {
-                name: evaluate_engine(engine, samples, thresholds, network.max_detections, fit)
+                name: evaluate_engine(
+                    engine, samples, thresholds, network.max_detections, fit, network.tasks
+                )
                 for name, samples in sets.items()
             }
         finally:

@@ -1,7 +1,7 @@
 """Which layers a quantised network suffers from: measured, layer by layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -34,26 +34,35 @@ def outputs_of(model: onnx.ModelProto, frames: Frames) -> list[Outputs]:
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    names = [field.name for field in fields(Outputs)]
-    return [Outputs(*session.run(names, {"image": frame})) for frame in frames]
+    names = [output.name for output in model.graph.output]
+    return [
+        Outputs(**dict(zip(names, session.run(names, {"image": frame}), strict=True)))
+        for frame in frames
+    ]
 
 
 def disagreement(expected: Outputs, got: Outputs) -> Floats:
-    """How far two outputs for one image are apart per task, in the order of TASKS, each in 0..1.
+    """How far two outputs for one image are apart per task, in the order of TASKS, each in 0..1; 0
+    for those that the network lacks.
 
     Masks: mean absolute difference of the probabilities. Detection: 1 - the agreement of every
     expected box with its best counterpart, IoU x (1 - difference of the scores), weighted by the
     expected score; so the order of boxes does not matter.
     """
+
+    def mask(one: npt.NDArray[np.uint8] | None, other: npt.NDArray[np.uint8] | None) -> float:
+        if one is None or other is None:
+            return 0.0
+        return float(np.abs(one.astype(np.float64) - other).mean() / 255.0)
+
     boxes, scores = expected.boxes[0].astype(np.float64), expected.scores[0].astype(np.float64)
     agreement = _iou(boxes, got.boxes[0].astype(np.float64)) * (
         1 - np.abs(scores[:, None] - got.scores[0].astype(np.float64))
     )
-    detection = (scores * (1 - agreement.max(1))).sum() / max(scores.sum(), 1e-9)
-    masks = ((expected.drivable, got.drivable), (expected.lane, got.lane))
-    return np.array(
-        [detection, *(np.abs(a.astype(np.float64) - b).mean() / 255.0 for a, b in masks)]
-    )
+    best = agreement.max(1, initial=0.0)
+    detection = (scores * (1 - best)).sum() / max(scores.sum(), 1e-9)
+    drivable, lane = mask(expected.drivable, got.drivable), mask(expected.lane, got.lane)
+    return np.array([detection, drivable, lane])
 
 
 def mean_disagreement(expected: Sequence[Outputs], got: Sequence[Outputs]) -> Floats:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mtc_perception.core.overlay import draw_overlay
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount

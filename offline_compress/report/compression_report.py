@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.metrics.figures import HEADLINES, task_scores
 from mtc_perception.pages import render

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from offline_compress.data.batch import Batch
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses

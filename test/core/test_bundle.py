@@ -226,11 +226,16 @@ def test_manifest_that_is_no_object(bundle: Path) -> None:
     assert "not a JSON object" in refusal(bundle)
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", None, True])
+@pytest.mark.parametrize("version", [0, 5, "1", None, True])
 def test_other_schema_version(bundle: Path, version: object) -> None:
     # A later schema differs elsewhere too; the message must still be about the version.
     edit(bundle, lambda manifest: manifest.update(schema_version=version, novelty=1))
     assert f"schema version is {version!r}" in refusal(bundle)
+
+
+def test_a_bundle_of_an_older_schema_has_all_tasks(bundle: Path) -> None:
+    edit(bundle, lambda m: (m.update(schema_version=3), m.pop("tasks")))
+    assert read_bundle(bundle).manifest.tasks == ["detection", "drivable", "lane"]
 
 
 MODEL_PATHS = ["../model.onnx", "/etc/hostname", "a/b.onnx", "..", "", "manifest.json", "a\\b"]
@@ -250,7 +255,12 @@ MODEL_PATHS = ["../model.onnx", "/etc/hostname", "a/b.onnx", "..", "", "manifest
         (lambda m: m["variants"]["fp32"].update(sha256="00"), "variants.fp32.sha256"),
         (lambda m: m["variants"].update(fp64=m["variants"]["fp32"]), "variants.fp64"),
         (lambda m: m["self_test"].clear(), "self_test must hold exactly the variants"),
-        (lambda m: m.update(classes=[]), "classes: "),
+        (lambda m: m.update(classes=[]), "classes and max_detections are those of the task"),
+        (lambda m: m.update(max_detections=0), "classes and max_detections are those of the task"),
+        (lambda m: m.update(tasks=[]), "tasks: "),
+        (lambda m: m.update(tasks=["lane", "detection"]), "each once, in this order"),
+        (lambda m: m.update(tasks=["detection", "lane"]), "self_test.fp32 must hold exactly"),
+        (lambda m: m["self_test"]["fp32"].pop("lane_mean"), "self_test.fp32 must hold exactly"),
         (lambda m: m.update(classes=["car", "car"]), "a class name occurs twice"),
         (lambda m: m["input"].update(height=0), "input.height: "),
         *(

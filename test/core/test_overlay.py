@@ -27,6 +27,7 @@ def perception(
     nothing = np.zeros((height, width), np.uint8)
     count = len(boxes or [])
     return Perception(
+        size=(height, width),
         boxes=np.array(boxes or np.zeros((0, 4)), np.float32),
         scores=np.linspace(0.9, 0.4, count, dtype=np.float32),
         labels=np.array(labels or [0] * count, np.int32),

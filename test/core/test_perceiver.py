@@ -112,6 +112,7 @@ def test_results_belong_to_the_receiver(perceiver: Perceiver, size: tuple[int, i
     image = plain(*size, (200, 200, 200))
     kept = perceiver.perceive(image)
     copy = Perception(
+        size=kept.size,
         **{
             field: getattr(kept, field).copy()
             for field in ("boxes", "scores", "labels", "drivable", "lane")

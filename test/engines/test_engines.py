@@ -31,7 +31,7 @@ from mtc_perception.util.errors import BundleError, EngineError
 from support.checkout import SHIPPED
 from support.toy_bundle import MAX_DETECTIONS, toy_manifest, toy_model, write_toy_bundle
 
-HEIGHT, WIDTH = 96, 160
+HEIGHT, WIDTH = SIZE = 96, 160
 
 both_engines = pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 
@@ -260,9 +260,9 @@ def test_self_test_checks_every_output(toy: Bundle) -> None:
     engine = load_engine(Network.of(toy, "fp32"), "onnxruntime")
     outputs = run_self_test(engine)
     golden = measure_self_test(outputs)
-    check_self_test(outputs, golden, class_count=2)
+    check_self_test(outputs, golden, 2, SIZE)
     with pytest.raises(EngineError, match="labels"):
-        check_self_test(outputs, golden, class_count=1)
+        check_self_test(outputs, golden, 1, SIZE)
     boxes = outputs.boxes.copy()
     for wrong, reason in (
         (boxes[..., [2, 3, 0, 1]], "wrong order"),
@@ -271,17 +271,17 @@ def test_self_test_checks_every_output(toy: Bundle) -> None:
     ):
         outputs.boxes[:] = wrong
         with pytest.raises(EngineError, match=reason):
-            check_self_test(outputs, golden, class_count=2)
+            check_self_test(outputs, golden, 2, SIZE)
     outputs.boxes[:] = boxes
     for mask in ("drivable", "lane"):
         kept = getattr(outputs, mask).copy()
         getattr(outputs, mask)[:] = 0  # what a dead head gives
         with pytest.raises(EngineError, match=f"{mask}_mean is 0.0000"):
-            check_self_test(outputs, golden, class_count=2)
+            check_self_test(outputs, golden, 2, SIZE)
         getattr(outputs, mask)[:] = kept
     outputs.scores[:] = outputs.scores[:, ::-1].copy()
     with pytest.raises(EngineError, match="descending"):
-        check_self_test(outputs, golden, class_count=2)
+        check_self_test(outputs, golden, 2, SIZE)
     engine.close()
 
 

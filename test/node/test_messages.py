@@ -43,6 +43,7 @@ def header() -> Header:
 
 def perception(boxes, scores, labels) -> Perception:
     return Perception(
+        size=(4, 6),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         scores=np.array(scores, np.float32),
         labels=np.array(labels, np.int32),

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
 from offline_compress.importance import ChannelScores, conflict_summary, load, measure, save

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup, channel_groups

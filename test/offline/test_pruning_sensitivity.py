@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import Kept, keep_channels

@@ -292,6 +292,7 @@ def test_times_are_those_of_the_answer_not_of_finding_image_and_label(toy_bundle
 def test_an_image_without_an_answer_misses_what_the_reference_sees() -> None:
     size = (4, 6)
     seen = Perception(
+        size=size,
         boxes=np.array([[0, 0, 2, 2]], np.float32),
         scores=np.array([0.9], np.float32),
         labels=np.zeros(1, np.int32),
@@ -316,6 +317,7 @@ def test_an_image_without_anything_is_right_until_something_is_found() -> None:
 
     def judged(boxes: list[list[int]], lane: int) -> dict[str, float | None]:
         answer = Perception(
+            size=(4, 6),
             boxes=np.array(boxes, np.float32).reshape(-1, 4),
             scores=np.full(len(boxes), 0.9, np.float32),
             labels=np.zeros(len(boxes), np.int32),

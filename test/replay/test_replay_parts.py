@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtc_perception.core.bundle import SelfTest
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import Perception, StageTimes
@@ -35,9 +36,12 @@ from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
 from mtc_perception.util.ros_domain import DOMAINS, ClaimedDomain
 from mtc_perception.util.worker_process import WorkerProcess
+from support.toy_bundle import toy_manifest
 
 MS = 1_000_000
 NO_TIMES = StageTimes(0.0, 0.0, 0.0)
+GOLDEN = SelfTest(drivable_mean=0.5, lane_mean=0.5, top_score=0.5, tolerance=0.05)
+MANIFEST = toy_manifest(b"", 96, 160, GOLDEN)
 
 
 def test_a_steady_recording_is_played_as_it_was() -> None:
@@ -180,7 +184,7 @@ def test_an_answer_is_drawn_and_a_missing_one_is_grey() -> None:
     rgb = np.full((60, 80, 3), (200, 100, 50), np.uint8)
     mask = np.zeros((60, 80), np.uint8)
     mask[40:] = 255
-    perception = answer(mask).perception(["vehicle"], NO_TIMES)
+    perception = answer(mask).perception(MANIFEST, mask.shape, NO_TIMES)
     assert perception.labels.tolist() == [0]
     record = FrameRecord(
         0, 0, "processed", boxes=perception.boxes, scores=perception.scores, labels=("vehicle",)
@@ -216,7 +220,8 @@ def test_a_video_has_every_image_with_its_answer(tmp_path: Path) -> None:
         rgb = np.full((64, 96, 3) if index == 3 else (96, 128, 3), (30 * index, 0, 0), np.uint8)
         found = None
         if index != 5:
-            found = answer(np.zeros(rgb.shape[:2], np.uint8)).perception(["vehicle"], NO_TIMES)
+            nothing = np.zeros(rgb.shape[:2], np.uint8)
+            found = answer(nothing).perception(MANIFEST, nothing.shape, NO_TIMES)
         one = replayed(index, rgb, found)
         video.add(FrameRecord(index, index, one.status), one)
     video.add(FrameRecord(7, 7, "malformed"), replayed(7, None, None))

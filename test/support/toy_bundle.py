@@ -2,9 +2,10 @@
 
 With m the mean of all input bytes / 255: score k is m / (k + 1), box k is the top-left part of
 the input scaled by m / (k + 1), label k is k modulo the number of classes; drivable is the red
-channel and lane the green channel, as they are.
+channel and lane the green channel, as they are. It may lack tasks: then it lacks their outputs.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mtc_perception.core.bundle import (
 )
 from mtc_perception.core.engine import Network, Outputs
 from mtc_perception.core.self_test import measure_self_test, run_self_test
+from mtc_perception.core.tasks import TASKS, Task, outputs_of
 from mtc_perception.engines.load import load_engine
 
 CLASSES = ["vehicle", "truck"]
@@ -33,7 +35,13 @@ MAX_DETECTIONS = 5
 
 
 def toy_model(
-    height: int, width: int, *, gain: float = 1.0, batch: int | str = 1, labels: str = "labels"
+    height: int,
+    width: int,
+    *,
+    gain: float = 1.0,
+    batch: int | str = 1,
+    labels: str = "labels",
+    tasks: Sequence[Task] = TASKS,
 ) -> bytes:
     """The toy network as ONNX. `gain` multiplies every score and box (NaN: a broken network)."""
     parts = np.array([gain / (k + 1) for k in range(MAX_DETECTIONS)], np.float32)
@@ -71,17 +79,18 @@ def toy_model(
     def tensor(name: str, kind: int, *shape: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, [batch, *shape])
 
+    outputs = {
+        "boxes": tensor("boxes", TensorProto.FLOAT, MAX_DETECTIONS, 4),
+        "scores": tensor("scores", TensorProto.FLOAT, MAX_DETECTIONS),
+        "labels": tensor(labels, TensorProto.INT64, MAX_DETECTIONS),
+        "drivable": tensor("drivable", TensorProto.UINT8, height, width),
+        "lane": tensor("lane", TensorProto.UINT8, height, width),
+    }
     graph = helper.make_graph(
         nodes,
         "toy",
         [tensor("image", TensorProto.UINT8, height, width, 3)],
-        [
-            tensor("boxes", TensorProto.FLOAT, MAX_DETECTIONS, 4),
-            tensor("scores", TensorProto.FLOAT, MAX_DETECTIONS),
-            tensor(labels, TensorProto.INT64, MAX_DETECTIONS),
-            tensor("drivable", TensorProto.UINT8, height, width),
-            tensor("lane", TensorProto.UINT8, height, width),
-        ],
+        [outputs[name] for name in outputs_of(tasks)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -105,9 +114,10 @@ def toy_manifest(
             )
         },
         "input": InputSpec(height=height, width=width),
-        "classes": CLASSES,
+        "tasks": golden.tasks,
+        "classes": CLASSES if golden.top_score is not None else [],
         "thresholds": Thresholds(score=0.2, drivable=0.5, lane=0.5),
-        "max_detections": MAX_DETECTIONS,
+        "max_detections": 0 if golden.top_score is None else MAX_DETECTIONS,
         "params": 10,
         "gmacs": 0.0,
         "training": Training(data=[], licence="Apache-2.0"),
@@ -119,11 +129,18 @@ def toy_manifest(
     return Manifest(**(fields | changes))
 
 
-def write_toy_bundle(path: Path, height: int = 96, width: int = 160, **changes: Any) -> Path:
+def write_toy_bundle(
+    path: Path,
+    height: int = 96,
+    width: int = 160,
+    *,
+    tasks: Sequence[Task] = TASKS,
+    **changes: Any,
+) -> Path:
     """Write the toy bundle with its true golden values and return `path`."""
-    model = toy_model(height, width)
+    model = toy_model(height, width, tasks=tasks)
     engine = load_engine(
-        Network(model, "fp32", height, width, MAX_DETECTIONS), "onnxruntime", threads=1
+        Network(model, "fp32", height, width, MAX_DETECTIONS, tasks), "onnxruntime", threads=1
     )
     golden = measure_self_test(run_self_test(engine))
     engine.close()

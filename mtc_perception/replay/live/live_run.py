@@ -6,13 +6,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from mtc_perception.core.bundle import Manifest, read_bundle
 from mtc_perception.core.perception import Perception, StageTimes
 from mtc_perception.core.timing import percentiles
 from mtc_perception.replay.live.node_process import NodeProcess, private_ros_domain
@@ -85,17 +86,17 @@ class LiveResult:
         frame = self.recorded.frames.get(published.stamp_ns)
         return frame if frame is not None and frame.complete else None
 
-    def perception(self, published: Published, classes: Sequence[str]) -> Perception | None:
-        """The results of an image; None without, or if they were not kept.
-
-        `classes` are the bundle's.
-        """
+    def perception(
+        self, published: Published, manifest: Manifest, size: tuple[int, int]
+    ) -> Perception | None:
+        """The results of an image of height and width `size`; None without, or if they were not
+        kept. `manifest` is that of the bundle."""
         frame = self.frame(published)
         if frame is None or frame.offset is None or frame.times is None:
             return None
         times = frame.times
         return self.answers.read(frame.offset).perception(
-            classes, StageTimes(times.preprocess, times.inference, times.decode)
+            manifest, size, StageTimes(times.preprocess, times.inference, times.decode)
         )
 
     def outcome(self, published: Published) -> tuple[Outcome, str]:
@@ -198,7 +199,11 @@ def run_live(config: LiveConfig, source: SourceInfo, folder: Path, count: PhaseC
         answers = folder / "answers.bin"
         recorder = stack.enter_context(
             WorkerProcess(
-                "recorder", run_recorder, node.full_name, answers if config.keep_results else None
+                "recorder",
+                run_recorder,
+                node.full_name,
+                answers if config.keep_results else None,
+                read_bundle(options.bundle).manifest.tasks,
             )
         )
 

@@ -7,7 +7,7 @@ time at which the image was published is the end-to-end latency that a consumer 
 import gc
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -25,8 +25,10 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from mtc_perception.core.packed_mask import PackedMask
+from mtc_perception.core.bundle import Manifest
+from mtc_perception.core.packed_mask import PackedMask, unpacked
 from mtc_perception.core.perception import Perception, StageTimes
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.node.messages import (
     received_image,
     rejection,
@@ -44,30 +46,49 @@ RECORDER_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 MATCH_TIMEOUT_S = 20.0
 # Outputs of one image come together: this many images may be under way at once.
 _UNDER_WAY = 16
-RESULTS = ("detections", "drivable_mask", "lane_mask")
-OUTPUTS = (*RESULTS, "timing")
+TOPICS: Mapping[Task, str] = {
+    "detection": "detections",
+    "drivable": "drivable_mask",
+    "lane": "lane_mask",
+}
+_TIMING = "timing"
+_KINDS = {"detections": Detection2DArray, _TIMING: DiagnosticArray}
+"""Of outputs that are no images."""
+
+
+def outputs_of(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """What the node sends of each image, with a network of these tasks."""
+    return (*(TOPICS[task] for task in tasks), _TIMING)
+
+
+OUTPUTS = outputs_of(TASKS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """The results of one image."""
+    """The results of one image; no boxes, or None for a mask, of tasks that the network lacks."""
 
     boxes: npt.NDArray[np.float32]
     """[n, 4] x1, y1, x2, y2"""
     scores: npt.NDArray[np.float32]
     classes: list[str]
-    drivable: PackedMask
-    lane: PackedMask
+    drivable: PackedMask | None
+    lane: PackedMask | None
 
-    def perception(self, classes: Sequence[str], times: StageTimes) -> Perception:
-        """The answer as the network gave it; `classes` are all that the network tells apart."""
+    def perception(
+        self, manifest: Manifest, size: tuple[int, int], times: StageTimes
+    ) -> Perception:
+        """The answer as the network of this manifest gave it to an image of that height, width."""
+        labels = [manifest.classes.index(name) for name in self.classes]
         return Perception(
+            size=size,
             boxes=self.boxes,
             scores=self.scores,
-            labels=np.array([classes.index(name) for name in self.classes], np.int32),
-            drivable=self.drivable.unpack(),
-            lane=self.lane.unpack(),
+            labels=np.array(labels, np.int32),
+            drivable=unpacked(self.drivable),
+            lane=unpacked(self.lane),
             times=times,
+            tasks=tuple(manifest.tasks),
         )
 
 
@@ -82,15 +103,17 @@ class RecordedFrame:
     """Why the node did not process it: "stale: ..." or "malformed: ..."."""
     offset: int | None = None
     """Where its `Answer` is in the file, if answers are kept."""
+    outputs: tuple[str, ...] = OUTPUTS
+    """All that are to come."""
 
     @property
     def complete(self) -> bool:
-        return len(self.arrived_ns) == len(OUTPUTS)
+        return len(self.arrived_ns) == len(self.outputs)
 
     @property
     def last_arrival_ns(self) -> int:
         """Of boxes and masks; the times come behind them."""
-        return max(self.arrived_ns[output] for output in RESULTS)
+        return max(self.arrived_ns[output] for output in self.outputs if output != _TIMING)
 
 
 class AnswerWriter:
@@ -157,19 +180,23 @@ class Finish:
 
 class _Recorder(Node):
     def __init__(
-        self, context: rclpy.Context, node_name: str, answers: AnswerWriter | None
+        self,
+        context: rclpy.Context,
+        node_name: str,
+        answers: AnswerWriter | None,
+        tasks: Sequence[Task],
     ) -> None:
         super().__init__("replay_recorder", context=context)
         self.recorded = Recorded()
         self.ended = 0
         self._node_name = node_name
         self._answers = answers
+        self._outputs = outputs_of(tasks)
         self._under_way: dict[int, dict[str, bytes]] = {}
         namespace = node_name.rpartition("/")[0]
         self._watched = []
-        kinds = (Detection2DArray, Image, Image, DiagnosticArray)
-        for output, kind in zip(OUTPUTS, kinds, strict=True):
-            topic = f"{namespace}/{output}"
+        for output in self._outputs:
+            kind, topic = _KINDS.get(output, Image), f"{namespace}/{output}"
             # Serialised: making objects of one output would delay that of the next one's arrival.
             self.create_subscription(
                 kind, topic, partial(self._on_output, output), RECORDER_QOS, raw=True
@@ -184,10 +211,10 @@ class _Recorder(Node):
     def _on_output(self, output: str, message: bytes) -> None:
         now_ns = time.monotonic_ns()
         stamp = serialised_stamp_ns(message)
-        frame = self.recorded.frames.setdefault(stamp, RecordedFrame())
+        frame = self.recorded.frames.setdefault(stamp, RecordedFrame(outputs=self._outputs))
         if output in frame.arrived_ns or frame.rejected:
             return
-        if output == "timing":
+        if output == _TIMING:
             timing = deserialize_message(message, DiagnosticArray)
             if reason := rejection(timing):
                 frame.rejected = reason
@@ -195,7 +222,7 @@ class _Recorder(Node):
                 return
             frame.times = times_from_message(timing)
         frame.arrived_ns[output] = now_ns
-        if self._answers is not None and output != "timing":
+        if self._answers is not None and output != _TIMING:
             self._keep(stamp, output, message)
         if frame.complete:
             if self._answers is not None:
@@ -217,16 +244,22 @@ class _Recorder(Node):
                 self.recorded.status[status.name.removeprefix(own)] = values
 
 
-def run_recorder(connection: Connection, node_name: str, answers: Path | None) -> None:
+def run_recorder(
+    connection: Connection,
+    node_name: str,
+    answers: Path | None,
+    tasks: Sequence[Task] = TASKS,
+) -> None:
     """Worker: record the outputs of the node `node_name` (absolute) until told to finish.
 
-    `answers` is the file to write boxes and masks to; None keeps arrivals and timings only.
+    `tasks` are those of its network. `answers` is the file to write boxes and masks to; None keeps
+    arrivals and timings only.
     """
     keep_memory()
     gc.disable()  # a collection would look like latency of the node
     writer = None if answers is None else AnswerWriter(answers)
     with ros_context() as context:
-        recorder = _Recorder(context, node_name, writer)
+        recorder = _Recorder(context, node_name, writer, tasks)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(recorder)
         end = time.monotonic() + MATCH_TIMEOUT_S
@@ -249,18 +282,22 @@ def run_recorder(connection: Connection, node_name: str, answers: Path | None) -
 
 
 def _answer(outputs: dict[str, bytes]) -> Answer:
-    found = deserialize_message(outputs["detections"], Detection2DArray)
+    found = Detection2DArray()
+    if "detections" in outputs:
+        found = deserialize_message(outputs["detections"], Detection2DArray)
     best = [detection.results[0].hypothesis for detection in found.detections]
     return Answer(
         boxes=detection_boxes(found),
         scores=np.array([hypothesis.score for hypothesis in best], np.float32),
         classes=[hypothesis.class_id for hypothesis in best],
-        drivable=_mask(outputs["drivable_mask"]),
-        lane=_mask(outputs["lane_mask"]),
+        drivable=_mask(outputs.get("drivable_mask")),
+        lane=_mask(outputs.get("lane_mask")),
     )
 
 
-def _mask(message: bytes) -> PackedMask:
+def _mask(message: bytes | None) -> PackedMask | None:
+    if message is None:
+        return None
     image = received_image(message, compressed=False)
     pixels = np.frombuffer(image.data, np.uint8).reshape(image.height, image.step)
     return PackedMask.pack(pixels[:, : image.width])

@@ -207,8 +207,7 @@ def _fitting(frame: SourceFrame, truth: GroundTruth, notes: Notes) -> GroundTrut
                 f"{mask.shape[1]}x{mask.shape[0]}",
             )
             truth = replace(truth, **{task: None})
-    unlabelled = truth.boxes is None and truth.drivable is None and truth.lane is None
-    return None if unlabelled else truth
+    return None if truth.is_empty else truth
 
 
 def _encoding(pixels: Pixels) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.metrics.masks import MaskCounts, iou, miou, ratio
 from mtc_perception.metrics.tasks import ImageEvidence

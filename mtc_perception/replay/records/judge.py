@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
-from mtc_perception.core.packed_mask import PackedMask
+from mtc_perception.core.packed_mask import PackedMask, packed
 from mtc_perception.core.perception import Perception
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.metrics.detection import judge
 from mtc_perception.metrics.tasks import ImageEvidence, judge_image
@@ -19,12 +20,12 @@ from mtc_perception.replay.records.record import Change, FrameRecord, Status
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Compared:
-    """What is compared of an answer."""
+    """What is compared of an answer; None for masks that the network lacks."""
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
-    drivable: PackedMask
-    lane: PackedMask
+    drivable: PackedMask | None
+    lane: PackedMask | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,7 @@ class _Deployed:
 
     index: int
     stamp_ns: int
+    size: tuple[int, int]
     answer: _Compared
 
 
@@ -40,15 +42,22 @@ class FrameJudge:
     """Judges the images of one stream in recorded order; remembers the answer before."""
 
     def __init__(
-        self, thresholds: Thresholds, classes: Sequence[str], max_detections: int, notes: Notes
+        self,
+        thresholds: Thresholds,
+        classes: Sequence[str],
+        max_detections: int,
+        notes: Notes,
+        tasks: Sequence[Task] = TASKS,
     ) -> None:
         """`thresholds` are the deployed ones; answers may hold detections of lower score.
 
-        Those count for what is computed over all scores, as the average precision.
+        Those count for what is computed over all scores, as the average precision. Labels of other
+        `tasks` than the network's do not count.
         """
         self._least_score = np.float32(thresholds.score)
         self._classes = classes
         self._max_detections = max_detections
+        self._tasks = tasks
         self._notes = notes
         self._before: _Deployed | None = None
 
@@ -64,28 +73,26 @@ class FrameJudge:
         `reference` is the answer of another network, at its own thresholds, to agree with.
         """
         count = int(np.count_nonzero(perception.scores >= self._least_score))
-        drivable, lane = PackedMask.pack(perception.drivable), PackedMask.pack(perception.lane)
+        drivable, lane = packed(perception.drivable), packed(perception.lane)
         everything = _Compared(perception.boxes, perception.scores, drivable, lane)
         deployed = replace(
             everything, boxes=perception.boxes[:count], scores=perception.scores[:count]
         )
-        now = _Deployed(frame.index, frame.stamp_ns, deployed)
+        now = _Deployed(frame.index, frame.stamp_ns, perception.size, deployed)
         labels = tuple(self._classes[label] for label in perception.labels[:count])
         record = FrameRecord(
             index=frame.index,
             stamp_ns=frame.stamp_ns,
             status="processed",
-            size=drivable.shape,
+            size=perception.size,
             digest=_digest(deployed, labels),
             boxes=deployed.boxes,
             scores=deployed.scores,
             labels=labels,
             truth_boxes=None if truth is None else _float32(truth.boxes),
             truth_ignore=None if truth is None else truth.ignore,
-            evidence=None if truth is None else self._judged(frame, everything, truth),
-            agreement=None
-            if reference is None
-            else self._judged(frame, everything, _as_truth(reference)),
+            evidence=self._judged(frame, everything, truth),
+            agreement=self._judged(frame, everything, _as_truth(reference)),
             stability=self._change(now),
         )
         self._before = now
@@ -109,8 +116,7 @@ class FrameJudge:
             evidence = agreement = None
         else:
             evidence, agreement = (
-                None if wanted is None else self._judged(frame, _nothing(wanted), wanted)
-                for wanted in (truth, None if reference is None else _as_truth(reference))
+                self._judged(frame, None, wanted) for wanted in (truth, _as_truth(reference))
             )
         return FrameRecord(
             index=frame.index,
@@ -124,8 +130,13 @@ class FrameJudge:
         )
 
     def _judged(
-        self, frame: SourceFrame, answer: _Compared, truth: GroundTruth
+        self, frame: SourceFrame, answer: _Compared | None, truth: GroundTruth | None
     ) -> ImageEvidence | None:
+        """None where nothing of what the network does is labelled."""
+        truth = None if truth is None else truth.of(self._tasks)
+        if truth is None or truth.is_empty:
+            return None
+        answer = answer or _nothing(truth)
         try:
             return judge_image(
                 truth,
@@ -145,7 +156,7 @@ class FrameJudge:
             before is None
             or now.index != before.index + 1
             or now.stamp_ns <= before.stamp_ns
-            or now.answer.drivable.shape != before.answer.drivable.shape
+            or now.size != before.size
         ):
             return None
         old, new = before.answer, now.answer
@@ -166,15 +177,21 @@ def _digest(answer: _Compared, labels: Sequence[str]) -> str:
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update("\n".join(labels).encode())
     for mask in (answer.drivable, answer.lane):
-        digest.update(str(mask.shape).encode())
-        digest.update(mask.bits)
+        if mask is not None:
+            digest.update(str(mask.shape).encode())
+            digest.update(mask.bits)
     return digest.hexdigest()
 
 
-def _as_truth(reference: Perception) -> GroundTruth:
-    return GroundTruth(
-        reference.boxes, None, np.asarray(reference.drivable > 0), np.asarray(reference.lane > 0)
-    )
+def _as_truth(reference: Perception | None) -> GroundTruth | None:
+    if reference is None:
+        return None
+
+    def label(mask: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.bool_] | None:
+        return None if mask is None else np.asarray(mask > 0)
+
+    masks = label(reference.drivable), label(reference.lane)
+    return GroundTruth(reference.boxes, None, *masks).of(reference.tasks)
 
 
 def _nothing(truth: GroundTruth) -> _Compared:
@@ -188,8 +205,10 @@ def _float32(boxes: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] 
     return None if boxes is None else boxes.astype(np.float32)
 
 
-def _shared(before: PackedMask, now: PackedMask) -> tuple[int, int]:
+def _shared(before: PackedMask | None, now: PackedMask | None) -> tuple[int, int]:
     """Foreground pixels in both masks, and in either."""
+    if before is None or now is None:
+        return 0, 0
     once = before.count_differing(now)
     both = (before.count() + now.count() - once) // 2
     return both, both + once

@@ -288,6 +288,8 @@ def _answer(
     with perceivers.lend(selection) as lent:
         manifest = lent.bundle.manifest
         perception = lent.perceive(frame.pixels.decode(lent.input_size))
-    judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
+    judge = FrameJudge(
+        manifest.thresholds, manifest.classes, manifest.max_detections, Notes(), manifest.tasks
+    )
     record = judge.answered(frame, perception, None)
     return draw_record(rgb, record, perception), record.digest

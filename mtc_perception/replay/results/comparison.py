@@ -3,14 +3,14 @@
 import json
 import math
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.metrics.bootstrap import Difference, Estimate, Resamples, difference
 from mtc_perception.metrics.figures import lower_is_better
 from mtc_perception.metrics.tasks import ImageEvidence
@@ -22,7 +22,7 @@ from mtc_perception.replay.results.record_estimates import (
     seconds_of,
     stability_estimates,
 )
-from mtc_perception.replay.results.run_result import read_result, stream_folder
+from mtc_perception.replay.results.run_result import read_result, stream_folder, tasks_of
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.util.differences import refuse_other
 from mtc_perception.util.errors import UserError
@@ -80,12 +80,13 @@ def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:
     notes = list(_notes(paired, result_a, result_b, against))
     full_scores = result_a["score_floor"] == result_b["score_floor"]
     same_mode = result_a["mode"] == result_b["mode"]
+    both = tasks_of(result_a) & tasks_of(result_b)
 
     def of(images: Sequence[Image], evidence: Sequence[ImageEvidence | None]) -> _Estimates:
         records = [image.record for image in images]
         return (
             accuracy_estimates(records, evidence, full_scores)
-            | stability_estimates(records)
+            | stability_estimates(records, both)
             | (latency_estimates([image.latency_ms for image in images]) if same_mode else {})
         )
 
@@ -170,6 +171,10 @@ def _notes(
     paired: Paired, a: Mapping[str, Any], b: Mapping[str, Any], against: str | None
 ) -> Iterator[str]:
     """What a reader of the figures has to know."""
+    both = tasks_of(a) & tasks_of(b)
+    for words, result in (("A", a), ("B", b)):
+        if lacking := [task for task in TASKS if task not in tasks_of(result)]:
+            yield f"the network of run {words} has no {', no '.join(lacking)}"
     if against is None:
         yield "no labels in both runs: accuracy is not compared"
     if a["score_floor"] != b["score_floor"]:
@@ -190,17 +195,19 @@ def _notes(
     different = sum(
         one.record.evidence is not None
         and other.record.evidence is not None
-        and _labels(one.record) != _labels(other.record)
+        and _labels(one.record, both) != _labels(other.record, both)
         for one, other in zip(paired.a, paired.b, strict=True)
     )
     if different:
         yield f"the labels of {different} images differ between the runs"
 
 
-def _labels(record: FrameRecord) -> tuple[Any, ...]:
-    """Boxes, and how many pixels of the masks are foreground; None where unlabelled."""
-    assert record.evidence is not None
-    masks = (record.evidence.drivable, record.evidence.lane)
+def _labels(record: FrameRecord, tasks: Collection[Task]) -> tuple[Any, ...]:
+    """Boxes, and how many pixels of the masks of `tasks` are foreground; None where unlabelled."""
+    evidence = record.evidence
+    assert evidence is not None
+    counts = {"drivable": evidence.drivable, "lane": evidence.lane}
+    masks = [one for task, one in counts.items() if task in tasks]
     return (
         None if record.truth_boxes is None else record.truth_boxes.tolist(),
         *(one and one.true_positive + one.false_negative for one in masks),

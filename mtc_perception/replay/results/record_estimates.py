@@ -1,9 +1,10 @@
 """The figures that two runs are compared by, as functions of how much every image weighs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
+from mtc_perception.core.tasks import Task
 from mtc_perception.metrics.bootstrap import Estimate, Places, percentile_of, ratio_of
 from mtc_perception.metrics.estimates import (
     deployed_estimates,
@@ -54,8 +55,10 @@ def accuracy_estimates(
     return found | mask_estimates(evidence)
 
 
-def stability_estimates(records: Sequence[FrameRecord]) -> dict[str, Estimate]:
-    """As in a result's `stability`."""
+def stability_estimates(
+    records: Sequence[FrameRecord], tasks: Collection[Task]
+) -> dict[str, Estimate]:
+    """Those of `tasks` in a result's `stability`."""
     changes = [record.stability for record in records]
     if all(change is None for change in changes):
         return {}
@@ -65,12 +68,18 @@ def stability_estimates(records: Sequence[FrameRecord]) -> dict[str, Estimate]:
         part, whole = np.array(values, np.float64).T
         return ratio_of(part, whole)
 
-    return {
-        "stability.detection.persistence": pooled(
-            lambda one: (2 * one.matched, one.boxes_before + one.boxes_now)
+    found: dict[Task, tuple[str, Estimate]] = {
+        "detection": (
+            "persistence",
+            pooled(lambda one: (2 * one.matched, one.boxes_before + one.boxes_now)),
         ),
-        "stability.drivable.iou": pooled(lambda one: one.drivable),
-        "stability.lane.iou": pooled(lambda one: one.lane),
+        "drivable": ("iou", pooled(lambda one: one.drivable)),
+        "lane": ("iou", pooled(lambda one: one.lane)),
+    }
+    return {
+        f"stability.{task}.{name}": estimate
+        for task, (name, estimate) in found.items()
+        if task in tasks
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.core.timing import percentiles
 from mtc_perception.metrics.tasks import PerceptionMetrics
 from mtc_perception.replay.recordings.recording import Notes
@@ -203,6 +204,11 @@ def read_result(run: Path) -> dict[str, Any]:
 def stream_folder(run: Path, stream: Mapping[str, Any]) -> Path:
     """Where the records of one of a result's `streams` are."""
     return run / STREAMS_FOLDER / str(stream["folder"])
+
+
+def tasks_of(result: Mapping[str, Any]) -> set[Task]:
+    """What the network of a result does; before networks could lack a task, all of it."""
+    return set(result["bundle"].get("tasks", TASKS))
 
 
 def unanswered_streams(result: Mapping[str, Any]) -> list[str]:

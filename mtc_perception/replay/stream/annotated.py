@@ -53,9 +53,14 @@ class AnnotatedBag:
         if perception is not None:
             scores = record.scores.tolist()
             ids = [""] * len(scores)
-            self._writer.detections(FOUND_TOPIC, *where, record.boxes, scores, record.labels, ids)
-            self._writer.mask(FOUND_DRIVABLE_TOPIC, *where, perception.drivable)
-            self._writer.mask(FOUND_LANE_TOPIC, *where, perception.lane)
+            if "detection" in perception.tasks:
+                self._writer.detections(
+                    FOUND_TOPIC, *where, record.boxes, scores, record.labels, ids
+                )
+            if perception.drivable is not None:
+                self._writer.mask(FOUND_DRIVABLE_TOPIC, *where, perception.drivable)
+            if perception.lane is not None:
+                self._writer.mask(FOUND_LANE_TOPIC, *where, perception.lane)
             times = {
                 "preprocess": perception.times.preprocess_ms,
                 "inference": perception.times.inference_ms,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay, draw_truth
-from mtc_perception.core.packed_mask import PackedMask
+from mtc_perception.core.packed_mask import packed, unpacked
 from mtc_perception.core.perception import Perception
 from mtc_perception.pages.pictures import Rgb, jpeg, shrink
 from mtc_perception.replay.recordings.bag_labels import PartialTruth
@@ -54,22 +54,20 @@ class _Undrawn:
         self._record = record
         self._pixels = frame.pixels
         # The record has what else of the answer is drawn.
-        empty = np.zeros((0, 0), np.uint8)
-        self._perception = replace(perception, drivable=empty, lane=empty)
-        self._drivable = PackedMask.pack(perception.drivable)
-        self._lane = PackedMask.pack(perception.lane)
+        self._perception = replace(perception, drivable=None, lane=None)
+        self._drivable, self._lane = packed(perception.drivable), packed(perception.lane)
         self._truth = None if truth is None else PartialTruth.of(truth)
 
     @property
     def size_bytes(self) -> int:
         """What is kept, near enough."""
-        masks = len(self._drivable.bits) + len(self._lane.bits)
+        masks = sum(len(mask.bits) for mask in (self._drivable, self._lane) if mask is not None)
         return len(getattr(self._pixels, "data", b"")) + 2 * masks
 
     def draw(self) -> tuple[bytes, bytes | None]:
         """The answer and the labels, if there are any, each a JPEG file."""
         rgb = to_rgb(self._pixels.decode())
-        drivable, lane = self._drivable.unpack(), self._lane.unpack()
+        drivable, lane = unpacked(self._drivable), unpacked(self._lane)
         perception = replace(self._perception, drivable=drivable, lane=lane)
         answer = jpeg(shrink(draw_record(rgb, self._record, perception), _WIDTH_PX))
         if self._truth is None:

@@ -129,7 +129,9 @@ def _seen(
     fit = bundle.manifest.input.size if reference is None else reference.input_size
     image, problem = _decoded(labelled.frame, fit)
     other = None if reference is None or image is None else _seen_by(reference, image)
-    answer = None if one is None else result.perception(one, bundle.manifest.classes)
+    answer = None
+    if one is not None and image is not None:
+        answer = result.perception(one, bundle.manifest, (image.height, image.width))
     if one is None or answer is None:
         status, reason = _ending(labelled.frame, one, result, problem)
         return ReplayedImage(labelled, image, None, other, status, reason, {})

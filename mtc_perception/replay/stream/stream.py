@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Limits, read_bundle
 from mtc_perception.core.perception import SCORE_FLOOR
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.replay.recordings.labels import labelled_frames
 from mtc_perception.replay.recordings.recording import FrameSource, Notes
 from mtc_perception.replay.records.judge import FrameJudge
@@ -73,6 +74,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "network": manifest.name,
         "version": manifest.version,
         "sha256": {key: variant.sha256 for key, variant in manifest.variants.items()},
+        "tasks": list(manifest.tasks),
         "params": manifest.params,
         "gmacs": manifest.gmacs,
     }
@@ -141,7 +143,11 @@ def _replay(
         bundle = read_bundle(options.bundle) if perceiver is None else perceiver.bundle
         manifest = bundle.manifest
         begin_s = monotonic()  # engines that load or are built are no property of the recording
-        judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, notes)
+        judge = FrameJudge(
+            manifest.thresholds, manifest.classes, manifest.max_detections, notes, manifest.tasks
+        )
+        if lacking := [task for task in TASKS if task not in manifest.tasks]:
+            notes.add("lacking task", f"the network has no {', no '.join(lacking)}")
         books = stack.enter_context(_Books(judge, folder, _sinks(task, source, folder), notes))
         frames = labelled_frames(source, recording.labels, options.seconds, notes)
         if perceiver is None:

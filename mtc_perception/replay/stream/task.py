@@ -50,7 +50,8 @@ class StreamResult:
     engine: dict[str, Any]
     """name, precision, device, why"""
     bundle: dict[str, Any]
-    """name, path, network, version, sha256 by variant, params, gmacs"""
+    """name, path, network, version, sha256 by variant, tasks, params, gmacs; without tasks, of an
+    older run, it has all of them"""
     reference: dict[str, Any] | None
     thresholds: dict[str, float]
     """Those deployed: score, drivable, lane."""
