@@ -1,31 +1,20 @@
-"""`python -m bench.peers_accuracy PEERS`: public networks on our frames, by our metrics.
+"""`python -m bench.peers_accuracy PEER.mtc...`: public networks on our frames, by our metrics.
 
-The networks are no part of this repository: PEERS is a folder with their ONNX files (`PUBLIC`).
-Each is fed as its authors do, and scored in the tasks it does like any network of ours.
+The networks are no part of this repository: each is a bundle that `mtc-compress wrap` has made of
+its authors' ONNX file. It is fed and scored like any network of ours, in the tasks that it does.
 """
 
 import argparse
-import statistics
 import sys
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-import onnxruntime
 from rich.console import Console
 
 from bench.common import write_result
-from mtc_perception.core.bundle import sha256_hex
-from mtc_perception.core.engine import Outputs
-from mtc_perception.core.images import SourceImage
-from mtc_perception.core.letterbox import PAD_VALUE, Letterbox
-from mtc_perception.core.perception import SCORE_FLOOR, TASKS
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures, nested
 from mtc_perception.util.errors import UserError
@@ -34,8 +23,9 @@ from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
 from offline_compress.evaluation.accuracy import evaluate_engine
 from offline_compress.evaluation.evaluation_report import TextTable
-from offline_compress.evaluation.latency import THREADS
-from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, open_subject
+from offline_compress.evaluation.latency import Key, conditions, interleaved
+from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject
+from offline_compress.quantization.assess import FP32, TIMED_ON
 from offline_compress.recipe.parts import DataSource
 from offline_compress.report.compression_report import terminal_table
 from offline_compress.study.folds import HELD_OUT, folds_of, judged_sets
@@ -47,181 +37,51 @@ FIGURES = figures(
     *("detection.recall_at_best_f1", "detection.precision_at_best_f1"),
     *("drivable.miou", "lane.iou"),
 )
-MAX_DETECTIONS = 100
-STRIDES = (8, 16, 32)
-COCO_VEHICLES = [2, 5, 7]
-"""Car, bus and truck among the classes of COCO."""
-NMS_IOU = 0.65
-"""As in YOLOX's own evaluation."""
-TIMED_RUNS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class PublicNetwork:
-    """A network of others, and how it is fed."""
-
-    name: str
-    file: str
-    tasks: tuple[str, ...]
-    engine: "type[_PeerEngine]"
-
-
-class _PeerEngine(ABC):
-    """What all peers share behind the protocol of `mtc_perception.core.engine`: one thread of ONNX
-    Runtime, and a pixel buffer."""
-
-    name, precision = "onnxruntime", "fp32"
-    device = f"ONNX Runtime {onnxruntime.__version__}, 1 thread"
-
-    def __init__(self, graph: bytes, height: int, width: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
-        self.input = np.zeros((1, height, width, 3), np.uint8)
-        self._letterbox = Letterbox.fit(height, width, height, width)
-        self._raw: list[npt.NDArray[np.float32]] = []
-
-    def prepare(self, image: SourceImage, letterbox: Letterbox) -> None:
-        """Letterbox `image` into `input`."""
-        letterbox.write(image, self.input[0])
-        self._letterbox = letterbox
-
-    def start(self) -> None:
-        """Run the network, and wait."""
-        tensor = self._tensor(self.input[0])
-        [name] = [one.name for one in self._session.get_inputs()]
-        self._raw = self._session.run(None, {name: tensor.transpose(2, 0, 1)[None]})
-
-    def wait(self) -> Outputs:
-        """The outputs of the last `start`."""
-        return self._outputs(self._raw, self._letterbox)
-
-    def close(self) -> None:
-        """Forget the outputs; there is nothing else to release."""
-        self._raw = []
-
-    @abstractmethod
-    def _tensor(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Letterboxed RGB [H, W, 3] as the network wants it, [H, W, 3]."""
-
-    @abstractmethod
-    def _outputs(self, raw: list[npt.NDArray[np.float32]], letterbox: Letterbox) -> Outputs:
-        """What the network answered, in pixels of `input`."""
-
-
-class TwinLite(_PeerEngine):
-    """TwinLiteNet+: RGB in 0..1; logits of background and foreground for two masks."""
-
-    def __init__(self, graph: bytes) -> None:
-        super().__init__(graph, 384, 640)
-
-    def _tensor(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return pixels.astype(np.float32) / 255
-
-    def _outputs(self, raw: list[npt.NDArray[np.float32]], letterbox: Letterbox) -> Outputs:
-        drivable, lane = (foreground(logits) for logits in raw)
-        boxes, scores = np.zeros((1, 1, 4), np.float32), np.zeros((1, 1), np.float32)
-        return Outputs(boxes, scores, np.zeros((1, 1), np.int32), drivable, lane)
-
-
-class Yolox(_PeerEngine):
-    """YOLOX: BGR in 0..255, padded at right and below; boxes on a grid, not decoded."""
-
-    def __init__(self, graph: bytes) -> None:
-        super().__init__(graph, 416, 416)
-
-    def _tensor(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        box = self._letterbox
-        moved = np.full_like(pixels, PAD_VALUE)
-        moved[: box.height, : box.width] = pixels[
-            box.top : box.top + box.height, box.left : box.left + box.width
-        ]
-        return moved[..., ::-1].astype(np.float32)
-
-    def _outputs(self, raw: list[npt.NDArray[np.float32]], letterbox: Letterbox) -> Outputs:
-        _, height, width, _ = self.input.shape
-        boxes, scores = vehicles(raw[0][0], height, width)
-        boxes = boxes + np.array([letterbox.left, letterbox.top] * 2, np.float32)
-        if not len(scores):
-            boxes, scores = np.zeros((1, 4), np.float32), np.zeros(1, np.float32)
-        nothing = np.zeros((1, height, width), np.uint8)
-        labels = np.zeros((1, len(scores)), np.int32)
-        return Outputs(boxes[None], scores[None], labels, nothing, nothing)
-
-
-PUBLIC = (
-    PublicNetwork("TwinLiteNet+ nano", "twinlitenetplus_nano.onnx", ("drivable", "lane"), TwinLite),
-    PublicNetwork(
-        "TwinLiteNet+ small", "twinlitenetplus_small.onnx", ("drivable", "lane"), TwinLite
-    ),
-    PublicNetwork("YOLOX-Nano", "yolox_nano.onnx", ("detection",), Yolox),
-)
-
-
-def foreground(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Logits [1, 2, H, W] of background and foreground -> probability x 255, uint8 [1, H, W]."""
-    share = 1 / (1 + np.exp(np.clip(logits[:, 0] - logits[:, 1], -80, 80)))
-    return (255 * share + 0.5).astype(np.uint8)
-
-
-def vehicles(
-    raw: npt.NDArray[np.float32], height: int, width: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """YOLOX's raw output [n, 85] for an input of that size -> vehicles [k, 4] x1, y1, x2, y2 in
-    its pixels and scores [k], descending, duplicates suppressed."""
-    cells, steps = [], []
-    for stride in STRIDES:
-        y, x = np.mgrid[: height // stride, : width // stride]
-        cells.append(np.stack((x, y), -1).reshape(-1, 2))
-        steps.append(np.full((cells[-1].shape[0], 1), stride))
-    grid, step = np.concatenate(cells), np.concatenate(steps)
-    centre, size = (raw[:, :2] + grid) * step, np.exp(raw[:, 2:4]) * step
-    scores = raw[:, 4] * raw[:, 5:][:, COCO_VEHICLES].max(1)
-    corners = np.concatenate((centre - size / 2, size), 1)
-    kept = np.array(
-        cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), SCORE_FLOOR, NMS_IOU), np.intp
-    )[:MAX_DETECTIONS]
-    boxes = np.concatenate((centre - size / 2, centre + size / 2), 1)
-    return boxes[kept].astype(np.float32), scores[kept].astype(np.float32)
 
 
 def peers_accuracy(
-    folder: Path,
+    peers: Sequence[Path],
     models: Sequence[Path],
     study: Path | None,
     data: Sequence[DataSource],
     timed: bool,
 ) -> dict[str, Any]:
-    """Accuracy of every public network in `folder` on a study's frames and on `data`, and of our
-    `models` on `data` alone: they may have learnt from the study's drives.
+    """Accuracy of bundles of public networks on a study's frames and on `data`, and of our `models`
+    on `data` alone: they may have learnt from the study's drives. Times are those of fp32.
 
-    Raises UserError if a network or a data set is missing.
+    Raises UserError if a bundle or a data set is missing, or if two peers have one name.
     """
     ours_on = {source.title: labelled_split(source, "evaluate on") for source in data}
     samples = (reported(load_study(study)) if study else {}) | ours_on
-    graphs = {peer.name: _read(folder / peer.file) for peer in PUBLIC}
-    ours = [open_subject(model) for model in models]
+    subjects = {(one := open_subject(path, precision=FP32)).identity["name"]: one for path in peers}
+    if len(subjects) < len(peers):
+        raise UserError("two of the bundles have one name: give them --name as they are wrapped")
+    sets = dict.fromkeys(subjects, samples)
+    for path in models:
+        one = open_subject(path)
+        name = f"{one.identity['name']}, {one.engine.precision}"
+        subjects[name], sets[name] = one, ours_on
     networks: dict[str, Any] = {}
     content: dict[str, Any] = {
         "images": {name: len(one) for name, one in samples.items()},
         "networks": networks,
     }
     with Progress(alone=True) as progress:
-        for peer in PUBLIC:
-            graph = graphs[peer.name]
-            found = _on_each(
-                peer.engine(graph), MAX_DETECTIONS, peer.tasks, samples, peer.name, progress
-            )
-            networks[peer.name] = {"sha256": sha256_hex(graph), "sets": found}
-        for one in ours:
-            name = f"{one.identity['name']}, {one.engine.precision}"
-            found = _on_each(one.engine, one.max_detections, TASKS, ours_on, name, progress)
-            networks[name] = {"sha256": one.identity["sha256"], "sets": found}
+        for name, subject in subjects.items():
+            networks[name] = {
+                "sha256": subject.identity["sha256"],
+                "tasks": list(subject.tasks),
+                "params": subject.params,
+                "gmacs": subject.gmacs,
+                "sets": _on_each(subject, sets[name], name, progress),
+            }
         if timed:
-            times = latencies(graphs, progress.counter("timing"))
-            for name, time_ms in times.items():
-                networks[name]["latency_ms"] = {"onnxruntime": time_ms}
-            content["latency_conditions"] = {"batch": 1, "threads": THREADS, "runs": TIMED_RUNS}
+            graphs = _graphs(dict(zip(subjects, [*peers, *models], strict=True)))
+            latencies = interleaved(graphs, progress.counter("timing"))
+            for name, engine in graphs:
+                median_ms = latencies.summary((name, engine))["p50"]
+                networks[name].setdefault("latency_ms", {})[engine] = median_ms
+            content["latency_conditions"] = conditions() | {"precision": FP32}
     return content
 
 
@@ -236,48 +96,27 @@ def reported(study: Study) -> dict[str, list[Sample]]:
     return found
 
 
-def latencies(
-    graphs: Mapping[str, bytes], count: Callable[[float, float], None]
-) -> dict[str, float]:
-    """Median ms of one inference on ONNX Runtime by name, all in turn: on an idle machine."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    sessions = {
-        name: onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
-        for name, graph in graphs.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for run in range(TIMED_RUNS):
-        for name, session in sessions.items():
-            [feed] = session.get_inputs()
-            image = {feed.name: np.full(feed.shape, 0.5, np.float32)}
-            session.run(None, image)  # the network before has just had the caches
-            begin = time.perf_counter()
-            session.run(None, image)
-            times[name].append(1e3 * (time.perf_counter() - begin))
-        count(run + 1, TIMED_RUNS)
-    return {name: round(statistics.median(one), 2) for name, one in times.items()}
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: PEERS is a folder with it")
-    return path.read_bytes()
+def _graphs(bundles: Mapping[str, Path]) -> dict[Key, Network]:
+    """Every bundle in fp32, on every engine of `TIMED_ON`."""
+    networks = {name: Network.of(read_bundle(path), FP32) for name, path in bundles.items()}
+    return {(name, engine): one for name, one in networks.items() for engine in TIMED_ON}
 
 
 def _on_each(
-    engine: Any,
-    most: int,
-    tasks: Sequence[str],
-    samples: Mapping[str, list[Sample]],
-    what: str,
-    progress: Progress,
+    subject: Subject, samples: Mapping[str, Sequence[Sample]], what: str, progress: Progress
 ) -> dict[str, Any]:
     found = {}
     for name, one in samples.items():
         counted = progress.track(one, f"{what} on {name}", unit="img")
-        metrics = evaluate_engine(engine, counted, CHECKPOINT_THRESHOLDS, most).metrics.to_json()
-        known = [f for f in FIGURES if f.task in tasks and f.task in metrics]
+        metrics = evaluate_engine(
+            subject.engine,
+            counted,
+            CHECKPOINT_THRESHOLDS,
+            subject.max_detections,
+            subject.fit,
+            subject.tasks,
+        ).metrics.to_json()
+        known = [figure for figure in FIGURES if figure.task in metrics]
         found[name] = nested(known, lambda figure, m=metrics: figure.of(m))  # type: ignore[misc]
     return found
 
@@ -303,7 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.peers_accuracy",
         description="Accuracy and latency of public networks, and ours, on the same frames.",
     )
-    parser.add_argument("peers", type=Path, help="folder with the ONNX files of the others")
+    parser.add_argument(
+        "peers", type=Path, nargs="+", help="bundles of others, made by `mtc-compress wrap`"
+    )
     parser.add_argument("--study", type=Path, help="study whose frames they are evaluated on")
     parser.add_argument(
         "--data", type=Path, action="append", default=[], help="data set; may be repeated"

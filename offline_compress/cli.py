@@ -14,6 +14,7 @@ from offline_compress.commands.sign import sign
 from offline_compress.commands.study import study
 from offline_compress.commands.synth import synth_app
 from offline_compress.commands.train import train
+from offline_compress.commands.wrap import wrap
 
 app = typer.Typer(
     name="mtc-compress",
@@ -37,6 +38,7 @@ for command in (
     evaluate,
     compare,
     export,
+    wrap,
     assess,
     sign,
 ):

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
-from mtc_perception.datasets.sample import Problem
+from mtc_perception.datasets.sample import VEHICLE, Problem
+from mtc_perception.datasets.scalabel import VEHICLES
 from mtc_perception.util.errors import UserError
 from offline_compress.recipe.parts import DataSource, set_names
 
@@ -49,9 +50,13 @@ def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
 
 
 def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:
-    """Raise UserError if the boxes of a data set are of something else than a network finds."""
+    """Raise UserError if the boxes of a data set are of something else than a network finds.
+
+    A network without classes finds none, and no box counts.
+    """
+    found = {VEHICLE if name.lower() in VEHICLES else name for name in classes}
     for sample in samples:
-        if sample.boxes is not None and sample.category not in classes:
+        if classes and sample.boxes is not None and sample.category not in found:
             raise UserError(
                 f"the labels of {root} are of {sample.category}, the network's classes are "
                 f"{', '.join(classes)}: take labels of those, or a recipe with classes: "

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bench.peers_accuracy import foreground, vehicles
 from bench.readme import benchmarks
 from bench.study import markdown, panels, study_values
 from bench.tables import render
@@ -104,23 +102,3 @@ def test_the_page_of_a_study(tmp_path: Path, timed: bool) -> None:
 def test_a_table_as_markdown() -> None:
     table = TextTable("title", ["a", "b"], [[["1", "2"]], [["3", ""]]])
     assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 |  |\n"
-
-
-def test_yolox_is_decoded_as_its_authors_do() -> None:
-    raw = np.zeros((8 * 8 + 4 * 4 + 2 * 2, 85), np.float32)  # of a 64 x 64 input
-    raw[:, 4] = 1
-    car = 8 * 8 + 4 * 1 + 2  # stride 16, row 1, column 2
-    raw[car, :4] = [0.5, 0.25, np.log(2), 0]
-    raw[car, 5 + 2] = 0.9
-    raw[car + 1, :4] = [-0.5, 0.25, np.log(2), 0]  # the same box
-    raw[car + 1, 5 + 7] = 0.8
-    raw[0, 5 + 0] = 0.9  # a person
-    boxes, scores = vehicles(raw, 64, 64)
-    assert boxes.tolist() == [pytest.approx([24, 12, 56, 28], abs=1e-4)]
-    assert scores.tolist() == [pytest.approx(0.9)]
-
-
-def test_masks_of_two_logits_are_their_softmax() -> None:
-    logits = np.zeros((1, 2, 1, 3), np.float32)
-    logits[0, 1] = [[-100, 0, np.log(3)]]
-    assert foreground(logits)[0].tolist() == [[0, 128, 191]]

@@ -1,0 +1,364 @@
+"""Networks of others as bundles: what they answer stays what it was."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import yaml
+from onnx import TensorProto, helper
+
+from mtc_perception.core.bundle import Training, read_bundle
+from mtc_perception.core.engine import Engine, EngineChoice, Outputs
+from mtc_perception.core.images import SourceImage
+from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.self_test import self_test_frame
+from mtc_perception.datasets.layout import read_split
+from mtc_perception.engines.load import load_engine
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
+from offline_compress import cli
+from offline_compress.export import network_of
+from offline_compress.recipe.compression import Quantisation
+from offline_compress.wrapping.network_map import (
+    Anchored,
+    AnchorFree,
+    Boxes,
+    Mask,
+    NetworkInput,
+    NetworkMap,
+    Query,
+    load_map,
+)
+from offline_compress.wrapping.wrap import add_quantised, wrap, wrap_bundle
+from support.checkout import ROOT
+from support.public_networks import Grids, Queries, TwoMasks, Yolop, write_onnx
+
+MAPS = ROOT / "config" / "maps"
+CLOSE = 1e-3
+LICENCE = Training(data=[], licence="MIT")
+
+
+def original(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of an ONNX file as it is, for its own kind of input [1, 3, H, W]."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    [feed] = session.get_inputs()
+    return dict(zip(names, session.run(None, {feed.name: image}), strict=True))
+
+
+def wrapped(path: Path, described: NetworkMap, name: EngineChoice = "onnxruntime") -> Engine:
+    graph, _ = wrap(path, described)
+    return load_engine(network_of(graph, "fp32"), name, threads=1)  # type: ignore[arg-type]
+
+
+def answer(engine: Engine, frame: np.ndarray) -> Outputs:
+    engine.input[0] = frame
+    engine.start()
+    return engine.wait()
+
+
+def check_mask(found: np.ndarray | None, probability: np.ndarray) -> None:
+    assert found is not None
+    np.testing.assert_allclose(found[0] / 255, probability, atol=0.5 / 255 + CLOSE)
+    assert probability.std() > 0.01
+
+
+def check_boxes(found: Outputs, boxes: np.ndarray, scores: np.ndarray, iou: float) -> None:
+    """Against greedy suppression, class by class, of `boxes` [N, 4] with `scores` [N, classes]."""
+    # OpenCV takes boxes without area for the same.
+    scores = scores * ((boxes[:, 2:] - boxes[:, :2]).min(1, keepdims=True) > 0)
+    labels, best = scores.argmax(1), scores.max(1)
+    order = np.argsort(-best, kind="stable")[:300]
+    sizes = np.concatenate((boxes[order, :2], boxes[order, 2:] - boxes[order, :2]), 1)
+    kept = cv2.dnn.NMSBoxesBatched(
+        sizes.tolist(), best[order].tolist(), labels[order].tolist(), 0.0, iou
+    )
+    kept = order[np.asarray(kept, np.intp)]
+    areas = (found.boxes[0, :, 2:] - found.boxes[0, :, :2]).min(1)
+    there = np.flatnonzero((found.scores[0] > 0) & (areas > 0))
+    count = min(len(kept), len(there))
+    assert count > 3
+    expected = np.sort(best[kept])[::-1][:count]
+    np.testing.assert_allclose(found.scores[0, there][:count], expected, atol=CLOSE)
+    # Equal scores may come in any order: each box is looked for.
+    for box, score, label in zip(
+        *(part[0, there][:count] for part in (found.boxes, found.scores, found.labels)), strict=True
+    ):
+        apart = np.abs(boxes[kept] - box).max(1) + np.abs(best[kept] - score)
+        place = kept[apart.argmin()]
+        assert apart.min() < 0.05, (box, score)
+        assert labels[place] == label
+
+
+def softmax(values: np.ndarray, axis: int) -> np.ndarray:
+    powers = np.exp(values - values.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+def corners(centre: np.ndarray, extent: np.ndarray, height: int, width: int) -> np.ndarray:
+    boxes = np.concatenate((centre - extent / 2, centre + extent / 2), 1)
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_masks_as_of_twinlitenet_plus(tmp_path: Path, engine: EngineChoice) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
+    frame = self_test_frame(64, 96)
+    expected = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    found = answer(wrapped(path, load_map(MAPS / "twinlitenet_plus.yaml"), engine), frame)
+    check_mask(found.drivable, softmax(expected["da"], 1)[0, 1])
+    check_mask(found.lane, softmax(expected["ll"], 1)[0, 1])
+    assert found.scores.size == 0
+
+
+def test_boxes_as_of_yolox(tmp_path: Path) -> None:
+    path = write_onnx(Grids(8), tmp_path / "grids.onnx", 64, 96, opset=11)
+    frame = self_test_frame(64, 96)
+    rows = original(path, frame[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32))["output"][0]
+    cells, steps = [], []
+    for stride in (8, 16, 32):
+        y, x = np.mgrid[: 64 // stride, : 96 // stride]
+        cells.append(np.stack((x, y), -1).reshape(-1, 2))
+        steps += [stride] * len(cells[-1])
+    step = np.array(steps)[:, None]
+    boxes = corners(
+        (rows[:, :2] + np.concatenate(cells)) * step, np.exp(rows[:, 2:4]) * step, 64, 96
+    )
+    scores = (rows[:, 4:5] * rows[:, 5:])[:, [2, 5, 7]]
+    described = load_map(MAPS / "yolox.yaml")
+    one_class = answer(wrapped(path, described), frame)
+    check_boxes(one_class, boxes, scores.max(1, keepdims=True), 0.65)
+    assert one_class.drivable is one_class.lane is None
+    apart = described.model_dump(exclude_none=True)
+    apart["detection"]["classes"] = {"car": (2,), "bus": (5,), "truck": (7,)}
+    check_boxes(answer(wrapped(path, NetworkMap(**apart)), frame), boxes, scores, 0.65)
+
+
+def test_all_tasks_as_of_yolop(tmp_path: Path) -> None:
+    """640x640 as in its own file; what the map does not name is left out of the graph."""
+    path = write_onnx(Yolop(), tmp_path / "yolop.onnx", 640, 640)
+    out = tmp_path / "yolop.mtc"
+    manifest = wrap_bundle(path, load_map(MAPS / "yolop.yaml"), out, "yolop", LICENCE)
+    assert manifest.tasks == ["detection", "drivable", "lane"]
+    assert (manifest.classes, manifest.max_detections) == (["vehicle"], 100)
+    network = read_bundle(out).model_bytes("fp32")
+    frame = self_test_frame(640, 640)
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    image = ((frame - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+    expected = original(path, image)
+    with open_perceiver(Selection(out, "onnxruntime", threads=1)) as perceiver:
+        found = answer(perceiver.engine, frame)
+        rows = expected["det_out"][0]
+        boxes = corners(rows[:, :2], rows[:, 2:4], 640, 640)
+        check_boxes(found, boxes, rows[:, 4:5] * rows[:, 5:], 0.45)
+        for name, mask in (("drive_area_seg", found.drivable), ("lane_line_seg", found.lane)):
+            check_mask(mask, expected[name][0, 1] / expected[name][0].sum(0))
+        seen = perceiver.perceive(SourceImage(self_test_frame(360, 640), "rgb"))
+    assert seen.drivable is not None
+    assert seen.drivable.shape == (360, 640)
+    assert [one.name for one in onnx.load_model_from_string(network).graph.output] == [
+        *("boxes", "scores", "labels", "drivable", "lane")
+    ]
+
+
+def test_anchors_are_decoded(tmp_path: Path) -> None:
+    """Undecoded, the same network gives the same answers."""
+    names = ("s8", "s16", "s32", "da", "ll")
+    model, bare = Yolop(), Yolop(decode=False)
+    whole = write_onnx(model, tmp_path / "whole.onnx", 64, 96)
+    undecoded = write_onnx(bare, tmp_path / "bare.onnx", 64, 96, names=names)
+    masks = {"drivable": {"output": "da", "values": "share"}}
+    detection = {"classes": {"vehicle": [0]}, "iou": 0.45}
+    there = {"decoder": "boxes", "output": "det_out"} | detection
+    here = {"decoder": "anchored", "outputs": names[:3], "anchors": Yolop.anchors} | detection
+    frame = self_test_frame(64, 96)
+    one = answer(wrapped(whole, NetworkMap(detection=there)), frame)
+    other = answer(wrapped(undecoded, NetworkMap(detection=here, **masks)), frame)
+    np.testing.assert_allclose(one.scores, other.scores, atol=CLOSE)
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=CLOSE)
+    assert other.drivable is not None
+
+
+def test_queries_are_decoded(tmp_path: Path) -> None:
+    path = write_onnx(Queries(3), tmp_path / "queries.onnx", 64, 96)
+    detection = {"decoder": "query", "boxes": "boxes", "logits": "logits", "values": "softmax"}
+    described = NetworkMap(detection=detection | {"classes": {"car": [0], "large": [1, 2]}})
+    frame = self_test_frame(64, 96)
+    expected = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32))
+    found = answer(wrapped(path, described), frame)
+    scores = softmax(expected["logits"][0], 1)[:, :-1]
+    scores = np.stack((scores[:, 0], scores[:, 1:].max(1)), 1)
+    order = np.argsort(-scores.max(1))
+    np.testing.assert_allclose(found.scores[0], scores.max(1)[order], atol=CLOSE)
+    np.testing.assert_array_equal(found.labels[0], scores.argmax(1)[order])
+    scale = np.array([96, 64])
+    boxes = corners(
+        expected["boxes"][0, :, :2] * scale, expected["boxes"][0, :, 2:] * scale, 64, 96
+    )
+    np.testing.assert_allclose(found.boxes[0], boxes[order], atol=CLOSE * 96)
+
+
+@pytest.mark.parametrize("values", ["softmax", "sigmoid", "argmax"])
+def test_small_masks_are_brought_to_the_inputs_size(tmp_path: Path, values: str) -> None:
+    model = TwoMasks()
+    model.heads = torch.nn.ModuleList(torch.nn.Conv2d(8, 2, 1) for _ in range(2))
+    path = write_onnx(model, tmp_path / "half.onnx", 64, 96)
+    described = NetworkMap(lane={"output": "ll", "values": values})
+    frame = self_test_frame(64, 96)
+    logits = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32))["ll"][0]
+    large = np.stack([cv2.resize(one, (96, 64), interpolation=cv2.INTER_LINEAR) for one in logits])
+    expected = {
+        "softmax": softmax(large, 0)[1],
+        "sigmoid": 1 / (1 + np.exp(-np.clip(large[1], -80, 80))),
+        "argmax": (large[1] > large[0]).astype(np.float32),
+    }[values]
+    check_mask(answer(wrapped(path, described), frame).lane, expected)
+
+
+def test_classes_of_pixels_are_a_mask(tmp_path: Path) -> None:
+    """As of a network that ends with ArgMax: several of its classes may be the road."""
+    nodes = [
+        helper.make_node("Mul", ["images", "tenth"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Cast", ["mean"], ["classes"], to=TensorProto.INT64),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "classes",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("classes", TensorProto.INT64, [1, 8, 8])],
+        [helper.make_tensor("tenth", TensorProto.FLOAT, [], [0.1])],
+    )
+    path = tmp_path / "classes.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), path)
+    described = NetworkMap(
+        drivable={"output": "classes", "values": "argmax", "channels": [3, 5]},
+        lane={"output": "classes", "values": "argmax", "channels": [4]},
+    )
+    frame = np.zeros((8, 8, 3), np.uint8)
+    frame[2:4], frame[4:6], frame[6:] = 35, 45, 55
+    found = answer(wrapped(path, described), frame)
+    assert found.drivable is not None
+    assert found.drivable[0, :, 0].tolist() == [0, 0, 255, 255, 0, 0, 255, 255]
+    assert found.lane is not None
+    assert found.lane[0, :, 0].tolist() == [0, 0, 0, 0, 255, 255, 0, 0]
+
+
+def test_open_sizes_are_given_by_the_map(tmp_path: Path) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "open.onnx", 32, 32, free=True)
+    content = load_map(MAPS / "twinlitenet_plus.yaml").model_dump(exclude_none=True)
+    content["input"] |= {"height": 64, "width": 96, "fit": "stretch"}
+    out = tmp_path / "open.mtc"
+    manifest = wrap_bundle(path, NetworkMap(**content), out, "open", LICENCE)
+    assert manifest.input.size == (64, 96, "stretch")
+    frame = self_test_frame(64, 96)
+    expected = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    with open_perceiver(Selection(out, "openvino", threads=1)) as perceiver:
+        check_mask(answer(perceiver.engine, frame).lane, softmax(expected["ll"], 1)[0, 1])
+    macs = 8 * 32 * 48 * 27 + 2 * 8 * 32 * 48 * 2 * 4
+    assert manifest.gmacs == round(macs / 1e9, 3)
+    assert manifest.params == 8 * 27 + 8 + 2 * (8 * 2 * 4 + 2)
+
+
+def test_a_wrapped_network_is_quantised(tmp_path: Path, dataset: Path) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
+    out = tmp_path / "two.mtc"
+    wrap_bundle(path, load_map(MAPS / "twinlitenet_plus.yaml"), out, "two", LICENCE)
+    settings = Quantisation(variants=("fp16", "int8-ort"), images=2, judged_images=2)
+    samples = read_split(dataset, "train", [])
+    manifest = add_quantised(read_bundle(out), samples, samples, settings, "mini", lambda *_: None)
+    assert set(manifest.variants) == {"fp32", "fp16", "int8-ort"}
+    assessment = manifest.variants["int8-ort"].assessment
+    assert assessment is not None
+    assert {name.split(".")[0] for name in assessment.lost_points} == {"drivable", "lane"}
+    assert manifest.self_test["int8-ort"].top_score is None
+    with open_perceiver(Selection(out, "onnxruntime", "int8", threads=1)) as perceiver:
+        assert perceiver.perceive(SourceImage(self_test_frame(64, 96), "rgb")).lane is not None
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What `mtc-compress wrap` says, in one line, of a mistake."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["mtc-compress", "wrap", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return " ".join(said.split())
+
+
+LANE = {"lane": {"output": "ll"}}
+ROWS = {"decoder": "boxes", "output": "ll", "classes": {"vehicle": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({}, "describe at least one of detection, drivable, lane"),
+        ({"lane": {"output": "ll", "values": "tanh"}}, "lane.values: Input should be"),
+        ({"lane": {"output": "l"}}, "the network has no output l; it has da [1, 2, 64, 96], ll"),
+        ({"lane": {"output": "ll", "channels": [2]}}, "with the channels [2] among the C"),
+        (LANE | {"input": {"height": 32}}, "input.height is 32, that of the network 64"),
+        ({"detection": ROWS}, "output ll is [1, 2, 64, 96], [1, N, C] or [1, C, N] is needed"),
+        ({"detection": ROWS | {"classes": {}}}, "name at least one"),
+        ({"detection": {"decoder": "yolo"}}, "network map"),
+        (
+            {"detection": ROWS | {"decoder": "anchored"}},
+            "detection.anchored.outputs: Field required",
+        ),
+    ],
+)
+def test_a_map_that_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any], reason: str
+) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
+    described = tmp_path / "map.yaml"
+    described.write_text(yaml.safe_dump(content))
+    assert reason in refused(capsys, path, tmp_path / "o.mtc", "--map", described)
+    assert not (tmp_path / "o.mtc").exists()
+
+
+def test_a_file_that_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described, out = MAPS / "twinlitenet_plus.yaml", tmp_path / "o.mtc"
+    absent = tmp_path / "absent.onnx"
+    assert "absent.onnx does not exist" in refused(capsys, absent, out, "--map", described)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no network")
+    assert "no ONNX file that can be used" in refused(capsys, broken, out, "--map", described)
+    free = write_onnx(TwoMasks(), tmp_path / "free.onnx", 32, 32, free=True)
+    assert "height of its input open: give input.height" in refused(
+        capsys, free, out, "--map", described
+    )
+    absent_map = tmp_path / "none.yaml"
+    assert "none.yaml does not exist" in refused(capsys, free, out, "--map", absent_map)
+    out.mkdir()
+    assert "exists: choose another path" in refused(capsys, free, out, "--map", described)
+
+
+def test_letterboxes_of_the_bundle_are_what_the_network_sees(tmp_path: Path) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
+    out = tmp_path / "two.mtc"
+    wrap_bundle(path, load_map(MAPS / "twinlitenet_plus.yaml"), out, "two", LICENCE)
+    image = SourceImage(self_test_frame(200, 500), "rgb")
+    box, frame = Letterbox.fit(200, 500, 64, 96), np.zeros((64, 96, 3), np.uint8)
+    box.write(image, frame)
+    probability = softmax(
+        original(path, frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)["da"], 1
+    )[0, 1]
+    mask = box.mask_to_source(np.floor(probability * 255 + 0.5).astype(np.uint8)) >= 128
+    with open_perceiver(Selection(out, "onnxruntime", threads=1)) as perceiver:
+        seen = perceiver.perceive(image).drivable
+    assert seen is not None
+    assert ((seen > 0) != mask).mean() < 1e-3
+
+
+def test_every_field_of_a_map_is_documented() -> None:
+    page = (ROOT / "docs" / "wrap.md").read_text()
+    for part in (NetworkMap, NetworkInput, Mask, Boxes, AnchorFree, Anchored, Query):
+        for name in part.model_fields:
+            assert f"`{name}`" in page, name
