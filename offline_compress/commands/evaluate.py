@@ -57,7 +57,7 @@ def evaluate(
     from rich.console import Console
 
     from mtc_perception.util.progress import Progress
-    from offline_compress.data.labelled import require_classes, source_samples
+    from offline_compress.data.labelled import labels_in_words, require_classes, source_samples
     from offline_compress.evaluation.accuracy import evaluate_subject
     from offline_compress.evaluation.conditions import read_conditions, with_conditions
     from offline_compress.evaluation.evaluation_report import result_tables, title_of, write_report
@@ -88,6 +88,10 @@ def evaluate(
         require_classes(samples, subject.classes, root)
     description = describe(subject, data, split, limit, model)
     out = result_folder(description, out)
+    engine_words = f"{subject.engine.precision} on {subject.engine.name}, {subject.engine.device}"
+    print(f"{model}: {engine_words}")
+    for name, samples in sets.items():
+        print(f"{name}: {labels_in_words(samples)}")
     with Progress(keep=True) as progress:
         evaluations = {
             name: evaluate_subject(

@@ -6,6 +6,7 @@ wherever the run was interrupted.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 
 import numpy as np
@@ -104,16 +105,17 @@ class TrainingSet(Dataset[LabelledImage]):
         Raises LayoutError for a data set that is missing, broken or without any label, UserError
         for one of other classes.
         """
-        self._samples: list[Sample] = []
+        self.parts: list[list[Sample]] = []
         self._boxes_of_masks: list[bool] = []
         weights: list[float] = []
         for source in sources:
             # Some 20 s for all of BDD100K, most of them for its lane polygons.
             with Console(stderr=True).status(f"reading the labels of {source.root}"):
                 samples = labelled_split(source, "train on", classes)
-            self._samples += samples
+            self.parts.append(samples)
             self._boxes_of_masks += [source.boxes_of_masks] * len(samples)
             weights += [source.weight / len(samples)] * len(samples)
+        self._samples = list(chain.from_iterable(self.parts))
         self._ends = cumulative_shares(weights)
         self._deployed, self._views = deployed, sorted(views.items(), key=itemgetter(0))
         self._seed, self._bonnet = seed, bonnet

@@ -49,6 +49,20 @@ def evenly(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [samples[(2 * k + 1) * len(samples) // (2 * count)] for k in range(count)]
 
 
+def labels_in_words(samples: Sequence[Sample]) -> str:
+    """How many images there are, and in how many of them each task is labelled."""
+    counts = {
+        "boxes": sum(sample.boxes is not None for sample in samples),
+        "drivable": sum(sample.drivable is not None for sample in samples),
+        "lane": sum(sample.lane is not None for sample in samples),
+    }
+    images = len(samples)
+    told = [
+        task if count == images else f"{task} in {count}" for task, count in counts.items() if count
+    ]
+    return f"{images} image{'s' if images != 1 else ''} with {', '.join(told)}"
+
+
 def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:
     """Raise UserError if the boxes of a data set are of something else than a network finds.
 

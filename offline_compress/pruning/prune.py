@@ -28,7 +28,7 @@ from offline_compress.pruning.steps import extended, lists, predicted_step, rema
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.advice import memory_advice
-from offline_compress.training.validation import Validator, validator
+from offline_compress.training.validation import Validator, validation_sets, validator
 
 PREDICTED_PLAN_FILE, PREDICTED_PICTURE_FILE = "dry_run.json", "dry_run.png"
 
@@ -48,7 +48,7 @@ def prune_network(
     teacher, and what training raises; Interrupted if a recovery was stopped.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = PruningRun(recipe, teacher, out, validate or validator(recipe.validate_on))
+    run = PruningRun(recipe, teacher, out, validate or validator(validation_sets(recipe)))
     for step in range(1, run.problem.pruning.steps + 1):
         if not run.taken_back:
             run.step(step)

@@ -42,7 +42,14 @@ from offline_compress.training.samples import (
 )
 from offline_compress.training.state import STATE_FILE, foreign_state, read_state, write_state
 from offline_compress.training.stopping import Interrupted, StopRequest
-from offline_compress.training.validation import Validator, describe, score, validator
+from offline_compress.training.summary import summary
+from offline_compress.training.validation import (
+    Validator,
+    describe,
+    score,
+    validation_sets,
+    validator,
+)
 
 LOGGED_EVERY_STEPS = 10
 MAY_CHANGE: Any = {
@@ -85,7 +92,8 @@ class Trainer:
         self.spec = ModelSpec(**json.loads(state["spec"])) if state else trained_spec(recipe)
         with self.accelerator.local_main_process_first():
             make_ready([*recipe.train, *recipe.validate_on])
-        self.validate = validate or validator(recipe.validate_on, recipe.classes)
+        self._judged = {} if validate else validation_sets(recipe)
+        self.validate = validate or validator(self._judged)
         self.data = training_set(recipe)
         with memory_advice():
             self.learner = Learner(recipe, self.spec, self.accelerator, state)
@@ -180,6 +188,8 @@ class Trainer:
             return
         keep_memory()
         main = self.accelerator.is_main_process
+        if main:
+            print(self._summary())
         with (
             held(self.out, main),
             disk_errors_name(self.out),
@@ -191,6 +201,12 @@ class Trainer:
             ) as log,
         ):
             self._run(request, progress, log)
+
+    def _summary(self) -> str:
+        model, drawn = self.learner.model, self.data.parts
+        return summary(
+            self.recipe, self.spec, model, drawn, self._judged, self.accelerator, self.out
+        )
 
     def _run(self, request: StopRequest, progress: Progress, log: RunLog) -> None:
         accelerator, decoded = self.accelerator, self.data.decoded

@@ -18,19 +18,23 @@ from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.evaluation.torch_engine import TorchEngine
 from offline_compress.export import MAX_DETECTIONS
 from offline_compress.models.registry import ModelSpec
-from offline_compress.recipe.parts import DataSource
+from offline_compress.recipe.recipe import Recipe
 
 Validator = Callable[[nn.Module, ModelSpec, Count], dict[str, Any]]
 """Metric JSON of a network (of several sets `mean_over_sets`), the same in every process; all
 processes call it together."""
 
 
-def validator(sources: Sequence[DataSource], classes: Sequence[str] | None = None) -> Validator:
-    """Validation on data sets at neutral thresholds.
+def validation_sets(recipe: Recipe) -> dict[str, list[Sample]]:
+    """The samples of each set that a recipe validates on, by its name.
 
-    Raises LayoutError, and UserError for labels of something else than `classes`.
+    Raises LayoutError, and UserError for labels of something else than the recipe's classes.
     """
-    sets = labelled_sets(sources, "validate on", classes)
+    return labelled_sets(recipe.validate_on, "validate on", recipe.classes)
+
+
+def validator(sets: Mapping[str, Sequence[Sample]]) -> Validator:
+    """Validation on data sets at neutral thresholds."""
     images = sum(map(len, sets.values()))
 
     def validate(model: nn.Module, spec: ModelSpec, count: Count) -> dict[str, Any]:

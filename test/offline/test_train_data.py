@@ -1,5 +1,6 @@
 """What training learns from and is judged by: samples, masked tasks, validation, score."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,44 @@ from offline_compress.data.augment import LabelledImage
 from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource, InputPx
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.trainer import Trainer
-from offline_compress.training.validation import score, validator
+from offline_compress.training.validation import score, validation_sets, validator
 from support.tiny_training import tiny_recipe
+
+
+def judged_by(*roots: Path) -> Recipe:
+    sources = [{"root": str(root), "split": "train"} for root in roots]
+    return tiny_recipe(roots[0], validate_on=sources)
+
+
+def test_a_training_begins_with_what_it_is_about_to_do(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "bare")
+    shutil.rmtree(tmp_path / "bare" / "lane")
+    next((tmp_path / "bare" / "drivable" / "train").iterdir()).unlink()
+    sources = [
+        {"root": str(root), "split": "train", "weight": weight}
+        for root, weight in ((dataset, 3.0), (tmp_path / "bare", 1.0))
+    ]
+    recipe = tiny_recipe(dataset, train=sources, validate_on=sources[:1])
+    trainer = Trainer(recipe, tmp_path / "run")
+    parameters = sum(parameter.numel() for parameter in trainer.learner.model.parameters())
+    trainer.run()
+    told = capsys.readouterr().out.splitlines()[:7]
+    assert told[0] == (
+        f"network      tiny: {parameters / 1e6:.2f} M parameters, for 192x128, from random weights"
+    )
+    name = dataset.name
+    assert told[1:4] == [
+        f"learns from  {name} train: 6 images with boxes, drivable, lane; 75% of the samples",
+        "learns from  bare train: 6 images with boxes, drivable in 5; 25% of the samples",
+        f"judged by    {name}: 6 images with boxes, drivable, lane",
+    ]
+    assert re.fullmatch(r"computes     CPU, \d+ threads?, (bf16|fp32)", told[4])
+    assert told[5].startswith("for          2 epochs of 8 samples, batch 4;")
+    assert told[6] == f"into         {tmp_path / 'run'}"
 
 
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
@@ -33,12 +69,12 @@ def test_a_validation_set_without_labels_is_found_before_training(
 ) -> None:
     shutil.copytree(dataset / "images", tmp_path / "bare" / "images")
     with pytest.raises(UserError, match=r"no labels to validate on: `mtc-compress check-data"):
-        validator([DataSource(root=tmp_path / "bare", split="train")])
+        validation_sets(judged_by(tmp_path / "bare"))
 
 
 def test_a_validation_set_that_is_missing_is_found_before_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        validator([DataSource(root=tmp_path / "nowhere", split="val")])
+        validation_sets(judged_by(tmp_path / "nowhere"))
 
 
 def test_several_validation_sets_count_alike(
@@ -49,16 +85,17 @@ def test_several_validation_sets_count_alike(
     shutil.rmtree(tmp_path / "other" / "lane")
     for image in sorted((tmp_path / "other" / "images" / "train").iterdir())[2:]:
         image.unlink()
-    sources = [DataSource(root=root, split="train") for root in (dataset, tmp_path / "other")]
+    roots = [dataset, tmp_path / "other"]
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
     ticks: list[tuple[float, float | None]] = []
 
-    def metrics(*chosen: DataSource) -> dict[str, Any]:
+    def metrics(*chosen: Path) -> dict[str, Any]:
         ticks.clear()
-        return validator(chosen)(model, spec, lambda *done: ticks.append(done))
+        sets = validation_sets(judged_by(*chosen))
+        return validator(sets)(model, spec, lambda *done: ticks.append(done))
 
-    alone = [metrics(source) for source in sources]
-    both = metrics(*sources)
+    alone = [metrics(root) for root in roots]
+    both = metrics(*roots)
     assert ticks == [(done, 8) for done in range(8)]
     assert list(both["sets"].values()) == alone
     assert [one["drivable"]["images"] for one in alone] == [6, 2]

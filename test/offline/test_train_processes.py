@@ -39,7 +39,7 @@ from offline_compress.training.samples import sample_numbers, samples_per_pass, 
 from offline_compress.training.state import STATE_FILE
 from offline_compress.training.step_schedule import StepSchedule, parameter_groups
 from offline_compress.training.trainer import Trainer
-from offline_compress.training.validation import validator
+from offline_compress.training.validation import validation_sets, validator
 from support.checkout import ROOT
 from support.small_disk import on_small_disk
 from support.tiny_networks import TINY
@@ -231,7 +231,7 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
 
 def validated_alone(recipe: Recipe, checkpoint: Path) -> dict[str, Any]:
     """Metrics of a checkpoint, validated by this process only."""
-    validate = validator(recipe.validate_on)
+    validate = validator(validation_sets(recipe))
     return validate(load_checkpoint(checkpoint), load_spec(checkpoint), lambda *_: None)
 
 
