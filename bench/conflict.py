@@ -29,10 +29,12 @@ from offline_compress.data.labelled import source_samples
 from offline_compress.importance.calibration import CalibrationBatches
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.measure import labelled_losses, scoring_mode
-from offline_compress.importance.scores import PAIR_NAMES, PAIRS
+from offline_compress.importance.multi_task import description_of
+from offline_compress.importance.scores import pair_names, pairs
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource, InputPx
 
+PAIRS, PAIR_NAMES = pairs(TASKS), pair_names(TASKS)
 BATCH = 8
 """Images of one forward pass, as in pruning; gradients of more images are means over passes."""
 
@@ -71,7 +73,7 @@ def channel_cosines(
 def task_gradients(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -> Gradients:
     """Of the mean losses of a batch whose images have all labels."""
     weights = [layer.get_parameter("weight") for layer in layers.values()]
-    losses = labelled_losses(model, batch, "dice")
+    losses = labelled_losses(model, batch, description_of(model))
     gradients = []
     for task, loss in enumerate(losses):
         assert loss is not None
@@ -159,7 +161,9 @@ def conflict_result(
     chosen = np.random.default_rng(0).permutation(len(samples) * np.arange(images) // images)
     samples = [samples[number] for number in chosen]
     spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
-    groups = [group for group in channel_groups(model) if not group.protected]
+    groups = [
+        group for group in channel_groups(model, description_of(model)) if not group.protected
+    ]
     deployed = InputPx(height=spec.height, width=spec.width, fit=spec.fit)
     batches = CalibrationBatches(samples, deployed, size)
     modules = dict(model.named_modules())

@@ -20,6 +20,7 @@ from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import criterion_scores, load
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import load_checkpoint
 from offline_compress.recipe.compression import Criterion
 
@@ -58,7 +59,7 @@ def _better_half(values: NDArray[np.float64]) -> set[int]:
 def criteria_result(scores_path: Path, teacher: Path) -> dict[str, Any]:
     """What `results/criteria.json` holds. Raises UserError."""
     scores, model = load(scores_path), load_checkpoint(teacher)
-    groups = channel_groups(model)
+    groups = channel_groups(model, description_of(model))
     values = {
         name: np.concatenate(
             list(criterion_scores(scores, groups, model, criterion, conflict, seed=0).values())

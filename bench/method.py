@@ -14,7 +14,7 @@ from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
 from offline_compress.importance.criteria import task_shares
-from offline_compress.importance.scores import PAIR_NAMES
+from offline_compress.importance.scores import pair_names
 from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")
@@ -64,7 +64,7 @@ def evidence(ablation: Result, criteria: Result) -> str:
 
 def null_test(conflict: Result) -> str:
     """The table of what the conflict measures, as Markdown."""
-    return render("method_conflict.md.j2", conflict=conflict, pairs=PAIR_NAMES, tasks=TASKS)
+    return render("method_conflict.md.j2", conflict=conflict, pairs=pair_names(TASKS), tasks=TASKS)
 
 
 def example(compression: Result) -> str:

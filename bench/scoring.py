@@ -15,12 +15,15 @@ from torch import nn
 
 from bench.common import tracked, write_result
 from bench.training import RECIPES, ROADS
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.memory import keep_memory
+from offline_compress.channels.description import Description
 from offline_compress.channels.groups import channel_groups
 from offline_compress.data.batch import Batch
 from offline_compress.export import normalise
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.measure import labelled_losses, scoring_mode
+from offline_compress.importance.multi_task import description_of
 from offline_compress.importance.scorer import Scorer
 from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import task_losses
@@ -96,7 +99,8 @@ def measure(name: str, device: torch.device, console: Console) -> Cost:
         update={"train": [ROADS], "start_from": None, "backbone_weights": None}
     )
     model = trained_spec(recipe).build().to(device)
-    scorer = Scorer(model, channel_groups(model))
+    description = description_of(model, recipe.mask_loss)
+    scorer = Scorer(model, channel_groups(model, description), TASKS)
     batches = calibration_batches(recipe, Scoring(images=32))
     plain_s: list[float] = []
     scoring_s: list[float] = []
@@ -107,7 +111,7 @@ def measure(name: str, device: torch.device, console: Console) -> Cost:
             # Whatever else the machine does, it does it to both.
             turns = [
                 (partial(_plain_pass, model, batch, recipe.mask_loss), plain_s),
-                (partial(_score, scorer, model, batch, recipe.mask_loss), scoring_s),
+                (partial(_score, scorer, model, batch, description), scoring_s),
             ]
             for work, times in turns if number % 2 else reversed(turns):
                 elapsed = _seconds(work)
@@ -128,8 +132,8 @@ def _plain_pass(model: nn.Module, batch: Batch, mask_loss: MaskLoss) -> None:
     task_losses(output, batch.targets, mask_loss).total().backward()
 
 
-def _score(scorer: Scorer, model: nn.Module, batch: Batch, mask_loss: MaskLoss) -> None:
-    scorer.add(labelled_losses(model, batch, mask_loss), len(batch.images))
+def _score(scorer: Scorer, model: nn.Module, batch: Batch, description: Description) -> None:
+    scorer.add(labelled_losses(model, batch, description), len(batch.images))
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -169,13 +169,18 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_gmacs(model: nn.Module, height: int, width: int) -> float:
-    """Multiply-accumulates of the fused network for one image, in 1e9: convolutions and matrix
+    """Multiply-accumulates of the fused network for one image, in 1e9."""
+    return count_macs(model, (torch.zeros(1, 3, height, width),)) / 1e9
+
+
+def count_macs(model: nn.Module, inputs: tuple[Any, ...]) -> float:
+    """Multiply-accumulates of one forward pass of the fused network: convolutions and matrix
     products."""
     # The counter knows the matrix products that attention consists of, not every fused kernel.
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        fuse(model)(torch.zeros(1, 3, height, width))
-    return counter.get_total_flops() / 2e9
+        fuse(model)(*inputs)
+    return counter.get_total_flops() / 2
 
 
 def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:

@@ -21,7 +21,6 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
     "torch",
-    "torch-pruning",
 )
 
 

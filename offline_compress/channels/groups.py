@@ -1,16 +1,21 @@
 """Which channels of a network can only go together."""
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.tracing import Coupling, Side, trace
-from offline_compress.models.blocks import Residual
+from offline_compress.channels.description import Description, is_under
+from offline_compress.channels.following import follow
+from offline_compress.channels.labels import Labels, Side
+
+MAKERS = (nn.modules.conv._ConvNd, nn.Linear)
+"""Layers that make channels; all others pass them on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,10 +26,11 @@ class Slice:
     """Dotted module name, or that of a parameter of no layer's own (`GatedAdapter.blend`)."""
     side: Side
     """`out`: filters, bias, norm features or entries of a parameter; `in`: input channels.
-    Depthwise convolutions and BatchNorms are `out` only."""
+    Grouped convolutions, whose inputs go with their outputs, and norms are `out` only."""
     index: NDArray[np.int64]
     """[C, k] the layer's channels that go with each of the group's C channels; k > 1 where the
-    same tensor is concatenated more than once."""
+    same tensor is concatenated more than once, or where channels go in blocks only: those of a
+    grouped convolution, of a group norm, or that one pixel is shuffled from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,14 +38,14 @@ class ChannelGroup:
     """Channels that flow through the network together, coupled by skips, norms and the like."""
 
     name: str
-    """Of the first layer that produces them."""
+    """Of the first layer that produces them; `NAME#2` for the next group of the same layer."""
     size: int
-    """C channels."""
+    """C channels, or blocks of channels that only go together."""
     slices: tuple[Slice, ...]
-    """In the order of the forward pass; parameters of no layer's own come last."""
+    """In the order of the forward pass."""
     taps: dict[str, NDArray[np.int64]]
-    """Feature tap (`c3`..`p5`) -> [C] channel of that tap; only taps that it feeds. A tap may be
-    fed by several groups, through concatenation."""
+    """Feature tap -> [C] channel of that tap; only taps that it feeds. A tap may be fed by several
+    groups, through concatenation."""
     protected: str
     """Why it keeps all channels; empty if it need not."""
     block: str = ""
@@ -47,49 +53,104 @@ class ChannelGroup:
     identity. Empty if there is none, and for a protected group."""
 
 
-def channel_groups(model: nn.Module, protect: Sequence[str] = ()) -> list[ChannelGroup]:
-    """All channel groups of a network of the registry, pruned before or not, in forward order.
+def channel_groups(model: nn.Module, description: Description) -> list[ChannelGroup]:
+    """All channel groups of a network, pruned before or not, in forward order. It is not changed.
 
-    Every layer is covered once per side, except where it reads the image and except the insides of
-    attention layers and query decoders, which keep their shape. These, the layers that predict and
-    whatever stands under the dotted names `protect` are protected: they keep their output channels.
+    Every layer is covered once per side, except where it reads what keeps its channels: the
+    network's inputs, and what opaque parts yield. What the network answers, what opaque parts and
+    unknown operations read, and whatever stands under `description.protect` is protected.
 
-    The coupling is found by Torch-Pruning (arXiv 2301.12900). The network is not changed.
+    Removing channels of a group that is not protected is the same as to set to 0 what its readers
+    read of them. That holds for every operation that is followed; that the network's own program
+    says nowhere how many channels there are, `proven_groups` finds out.
 
-    Raises UserError for a name in `protect` under which no layer has channels, and for a layer
-    that cannot be followed.
+    Raises UserError for a network that does not run or cannot be followed, and for names in the
+    description that mean nothing.
     """
-    traced = trace(model)
-    blocks = {name for name, module in model.named_modules() if isinstance(module, Residual)}
-    groups = [_group(coupling, traced.order, protect, blocks) for coupling in traced.couplings]
-    _check_protected_names(groups, protect)
-    return sorted(groups, key=lambda group: traced.order[group.name])
+    labels = follow(model, description).labels
+    order: dict[str, int] = {}
+    for layer, side in labels.slots:
+        if side != "tap":
+            order.setdefault(layer, len(order))
+    makers = {name for name, module in model.named_modules() if isinstance(module, MAKERS)}
+    groups = [
+        _group(signature, channels, order, makers, description)
+        for signature, channels in _bundles(labels, makers).items()
+    ]
+    _check_protected_names(groups, description.protect)
+    return _named_apart(sorted(groups, key=lambda group: order[group.name]))
+
+
+def _named_apart(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    count: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        count[group.name] += 1
+        nth = count[group.name]
+        named.append(group if nth == 1 else replace(group, name=f"{group.name}#{nth}"))
+    return named
+
+
+_Signature = tuple[tuple[tuple[str, Side], ...], tuple[int, ...], str]
+"""Slots, channels of each that go together, and why they stay."""
+
+
+def _bundles(labels: Labels, makers: Set[str]) -> dict[_Signature, list[list[list[int]]]]:
+    """Signature -> for each channel of a group the channels of each slot."""
+    found, kept = labels.classes()
+    classes: dict[int, dict[tuple[str, Side], list[int]]] = {}
+    for slot, own in labels.slots.items():
+        for channel, one in enumerate(found[own.numpy()].tolist()):
+            classes.setdefault(one, {}).setdefault(slot, []).append(channel)
+    bundles: dict[_Signature, list[list[list[int]]]] = {}
+    for one, slots in classes.items():
+        if any(side == "out" and name in makers for name, side in slots):
+            counts = tuple(len(channels) for channels in slots.values())
+            signature = tuple(slots), counts, kept.get(one, "")
+            bundles.setdefault(signature, []).append(list(slots.values()))
+    return bundles
 
 
 def _group(
-    coupling: Coupling, order: dict[str, int], protect: Sequence[str], blocks: Set[str]
+    signature: _Signature,
+    channels: Sequence[Sequence[Sequence[int]]],
+    order: dict[str, int],
+    makers: Set[str],
+    description: Description,
 ) -> ChannelGroup:
-    last = len(order)
-    items = sorted(coupling.layers, key=lambda item: order.get(item[0], last))
-    outs = [layer for layer, side, _ in items if side == "out"]
-    reason = coupling.fixed
-    if not reason and any(_under(layer, name) for layer in outs for name in protect):
+    slots, counts, reason = signature
+    size = len(channels)
+    index = {
+        slot: np.array([own[n] for own in channels], np.int64).reshape(size, -1)
+        for n, slot in enumerate(slots)
+    }
+    outs = [layer for layer, side in slots if side == "out"]
+    made = [layer for layer in outs if layer in makers]
+    name = min(made, key=order.__getitem__)
+    # In the order of the channels of the layer that makes them first.
+    rows = np.argsort(index[name, "out"][:, 0], kind="stable")
+    readers = [layer for layer, side in slots if side == "in"]
+    if not reason and any(is_under(layer, description.protect) for layer in outs):
         reason = "named under protect"
-    # Every layer that makes or reads these channels lies in one block.
-    around = {layer.rsplit(".", 2)[0] for layer, _, _ in items}
-    inside = around.pop() if len(around) == 1 and around <= blocks and not reason else ""
+    if not reason and not readers:
+        reason = "no layer reads it"
+    if not reason and size == 1 and max(counts) > 1:
+        reason = "its channels go only all together"
+    inside = [
+        block
+        for block in description.blocks
+        if all(is_under(layer, [block]) for layer in (*outs, *readers))
+    ]
     return ChannelGroup(
-        name=outs[0] if outs else coupling.root,
-        size=coupling.size,
-        slices=tuple(Slice(layer, side, index) for layer, side, index in items),
-        taps=coupling.taps,
+        name=name,
+        size=size,
+        slices=tuple(
+            Slice(layer, side, index[layer, side][rows]) for layer, side in slots if side != "tap"
+        ),
+        taps={tap: index[tap, side][rows, 0] for tap, side in slots if side == "tap"},
         protected=reason,
-        block=inside,
+        block=inside[0] if inside and not reason else "",
     )
-
-
-def _under(layer: str, name: str) -> bool:
-    return f"{layer}.".startswith(f"{name}.")
 
 
 def _check_protected_names(groups: Sequence[ChannelGroup], protect: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Side
@@ -38,12 +39,12 @@ def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) 
         for part in group.slices:
             key = part.layer, part.side
             if key not in remain:
-                tensor, dim = next(_tensors(model, *key))
+                tensor, dim = next(tensors_of_layer(model, *key))
                 remain[key] = np.ones(state[tensor].shape[dim], bool)
             remain[key][part.index[removed]] = False
     cut: dict[str, torch.Tensor] = {}
     for (layer, side), mask in remain.items():
-        for tensor, dim in _tensors(model, layer, side):
+        for tensor, dim in tensors_of_layer(model, layer, side):
             whole = cut.get(tensor, state[tensor])
             index = torch.from_numpy(np.flatnonzero(mask)).to(whole.device)
             cut[tensor] = whole.index_select(dim, index)
@@ -76,20 +77,22 @@ def _checked(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, NDArray[np
     return chosen
 
 
-def _tensors(model: nn.Module, layer: str, side: Side) -> Iterator[tuple[str, int]]:
+def tensors_of_layer(model: nn.Module, layer: str, side: Side) -> Iterator[tuple[str, int]]:
     """Tensors of a layer, or the parameter of that name, with the dimension of that side."""
     parent, _, last = layer.rpartition(".")
     module = getattr(model.get_submodule(parent), last)
-    if isinstance(module, nn.Parameter):
-        yield layer, 1
-    elif isinstance(module, nn.BatchNorm2d):
-        yield from ((f"{layer}.{key}", 0) for key in ("weight", "bias"))
-        yield from ((f"{layer}.{key}", 0) for key in ("running_mean", "running_var"))
-    else:
-        transposed = isinstance(module, nn.ConvTranspose2d)
+    if isinstance(module, torch.Tensor):
+        yield layer, next(d for d, size in enumerate(module.shape) if size > 1)
+    elif isinstance(module, (_ConvNd, nn.Linear)):
+        # A grouped one has its outputs in the first dimension, transposed or not.
+        transposed = isinstance(module, _ConvTransposeNd) and module.groups == 1
         yield f"{layer}.weight", int((side == "in") != transposed)
         if side == "out" and module.bias is not None:
             yield f"{layer}.bias", 0
+    else:
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(module, key, None) is not None:
+                yield f"{layer}.{key}", 0
 
 
 def pruned_spec(
@@ -103,17 +106,25 @@ def pruned_spec(
         for name, tensor in model.state_dict().items()
         if tensor.shape != unpruned[name].shape
     }
-    taps = dict(spec.taps)
+    taps = remaining_taps(groups, kept, spec.taps)
+    removed = [*spec.removed, *_emptied(groups, kept)]
+    return replace(spec, shapes=shapes, taps=taps, removed=removed)
+
+
+def remaining_taps(
+    groups: Sequence[ChannelGroup], kept: Kept, before: Mapping[str, list[int]]
+) -> dict[str, list[int]]:
+    """Tap -> the channels of the unpruned network's tap that remain, ascending, of those taps that
+    lost some; `before` is the same of the network that `groups` are of."""
+    taps = dict(before)
     for tap in sorted({tap for group in groups if group.name in kept for tap in group.taps}):
         feeding = [group for group in groups if tap in group.taps]
         remain = [g.taps[tap][np.asarray(kept.get(g.name, range(g.size)))] for g in feeding]
         width = sum(group.size for group in feeding)
         channels = np.sort(np.concatenate(remain))
         if len(channels) < width:
-            before = np.asarray(spec.taps.get(tap, range(width)))
-            taps[tap] = before[channels].tolist()
-    removed = [*spec.removed, *_emptied(groups, kept)]
-    return replace(spec, shapes=shapes, taps=taps, removed=removed)
+            taps[tap] = np.asarray(before.get(tap, range(width)))[channels].tolist()
+    return taps
 
 
 def keep_decoder_layers(

@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import Sample
 from offline_compress.data.augment import LabelledImage, warp
 from offline_compress.data.batch import Batch, collate
@@ -53,7 +54,7 @@ def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
     """
     samples = calibration_samples(recipe, scoring.images)
     samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
-    require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0))
+    require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0), TASKS)
     return CalibrationBatches(samples, recipe.input, scoring.batch)
 
 

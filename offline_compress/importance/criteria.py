@@ -26,8 +26,8 @@ def criterion_scores(
     random: uniform random numbers. l2: length of the channel's filters over the mean of its group.
     joint: Taylor importance to the sum of the losses. tci_sum, tci_max: sum over and maximum of
     the tasks' own Taylor importances, each divided by its mean over all channels; times
-    1 - `conflict_weight` x conflict, the mean over the pairs of tasks. `conflict_weight`, in 0..1,
-    means nothing to the first three, which are baselines.
+    1 - `conflict_weight` x conflict, the mean over the pairs of tasks; a single task has none.
+    `conflict_weight`, in 0..1, means nothing to the first three, which are baselines.
     """
     prunable = [group for group in groups if not group.protected]
     if criterion == "random":
@@ -40,14 +40,17 @@ def criterion_scores(
         return {name: scores.joint[name] for name in names}
     shares = task_shares({name: scores.taylor[name] for name in names})
     reduce = np.sum if criterion == "tci_sum" else np.max
+    found = {name: reduce(shares[name], 0) for name in names}
+    if len(scores.tasks) == 1:
+        return found
     return {
-        name: reduce(shares[name], 0) * (1 - conflict_weight * scores.conflict[name].mean(0))
-        for name in names
+        name: own * (1 - conflict_weight * scores.conflict[name].mean(0))
+        for name, own in found.items()
     }
 
 
 def task_shares(taylor: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """Importances [3, C] divided by each task's mean over all channels of all groups.
+    """Importances [T, C] divided by each task's mean over all channels of all groups.
 
     Raw ones differ a hundredfold between tasks, by nothing but the scales of their losses.
     """

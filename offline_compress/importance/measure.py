@@ -7,29 +7,26 @@ fp32 gradient of the filters for each task, and seven float64 sums for every cha
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mtc_perception.core.tasks import TASKS
+from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
+from offline_compress.channels.description import Description, tensors_in, to_device
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.data.batch import Batch
-from offline_compress.data.targets import IGNORE, Targets
-from offline_compress.export import normalise
 from offline_compress.importance.scorer import Scorer
 from offline_compress.importance.scores import ChannelScores
-from offline_compress.losses.mask_losses import MaskLoss
-from offline_compress.losses.task_losses import task_losses
 
 
 def measure(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
-    batches: Sequence[Batch],
-    mask_loss: MaskLoss,
+    batches: Sequence[Any],
+    description: Description,
     accelerator: Accelerator | None = None,
     count: Count | None = None,
 ) -> ChannelScores:
@@ -39,19 +36,19 @@ def measure(
     their running statistics; all else is as in training, so that every layer of a query decoder
     has its say, but without the random denoising queries. The model is left as it was.
 
-    Raises UserError if no batch is labelled for one of the tasks, for gradients that are not
-    finite, and for a layer that cannot be scored.
+    Raises UserError if no batch is labelled for one of the tasks, for a loss that is none or
+    reaches no channel, for gradients that are not finite, and for a layer that cannot be scored.
     """
     process, processes = (
         (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     )
     device = next(model.parameters()).device
-    scorer = Scorer(model, groups)
+    scorer = Scorer(model, groups, tuple(description.tasks))
     mine = range(process, len(batches), processes)
     with scoring_mode(model):
         for done, number in enumerate(mine, 1):
-            batch = batches[number].to(device)
-            scorer.add(labelled_losses(model, batch, mask_loss), len(batch.images))
+            batch = to_device(batches[number], device)
+            scorer.add(labelled_losses(model, batch, description), images_in(batch, description))
             if count:
                 count(done, len(mine))
     if accelerator:
@@ -60,18 +57,26 @@ def measure(
 
 
 def labelled_losses(
-    model: nn.Module, batch: Batch, mask_loss: MaskLoss
+    model: nn.Module, batch: Any, description: Description
 ) -> list[torch.Tensor | None]:
-    """Loss per task of one forward pass; None for a task that no image is labelled for."""
-    losses = task_losses(model(normalise(batch.images)), batch.targets, mask_loss)
-    labelled = labelled_tasks(batch.targets)
-    return [getattr(losses, t) if known else None for t, known in zip(TASKS, labelled, strict=True)]
+    """Loss per task of one forward pass; None for a task that no image is labelled for.
+
+    Raises UserError for a loss that is no scalar.
+    """
+    output = model(*description.inputs(batch))
+    losses = []
+    for task, loss in description.tasks.items():
+        found = loss(output, batch)
+        if found is not None and (not isinstance(found, torch.Tensor) or found.numel() != 1):
+            what = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+            raise UserError(f"the loss of task {task} is {what}, not a scalar tensor or None")
+        losses.append(found if found is None else found.reshape(()))
+    return losses
 
 
-def labelled_tasks(targets: Targets) -> list[bool]:
-    """For each task whether any image is labelled for it."""
-    masks = (targets.drivable, targets.lane)
-    return [bool(targets.has_boxes.any()), *(bool((mask != IGNORE).any()) for mask in masks)]
+def images_in(batch: Any, description: Description) -> int:
+    """How many images a batch holds."""
+    return len(next(tensors_in(description.inputs(batch))))
 
 
 @contextmanager

@@ -16,25 +16,23 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance.filters import filters, has_filters
-from offline_compress.importance.scores import PAIRS, ChannelScores
+from offline_compress.importance.scores import ChannelScores, pairs
 
-_ROWS = (len(TASKS), 1, len(PAIRS))
-"""Sums per channel: squares per task, square of the sum, conflict per pair."""
-_COUNTS = 2 + len(TASKS) + len(PAIRS)
-"""Images, batches, batches labelled for each task, for each pair."""
 _Share = tuple[slice, torch.Tensor]
 """Channels among all, and [C, k] the layer's channels that they are."""
 
 
 class Scorer:
-    """Sums over batches of what `ChannelScores` holds the means of: seven numbers per channel."""
+    """Sums over batches of what `ChannelScores` holds the means of: for T tasks 1 + T (T + 1) / 2
+    numbers per channel."""
 
-    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Score the groups that are not protected.
+    def __init__(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], tasks: Sequence[str]
+    ) -> None:
+        """Score the groups that are not protected, for `tasks`.
 
         Raises UserError if there are none, or if one of them is read by a grouped convolution or
         a layer of another kind than convolutions and linear layers.
@@ -45,10 +43,15 @@ class Scorer:
                 "all channels are protected, so there is nothing to prune; shorten "
                 "compress.prune.protect"
             )
+        self._tasks, self._pairs = tuple(tasks), pairs(tasks)
         self._size = sum(group.size for group in self._groups)
+        # Squares per task, square of the sum, conflict per pair.
+        self._rows = (len(self._tasks), 1, len(self._pairs))
+        # Images, batches, batches labelled for each task, for each pair.
+        self._counts = 2 + len(self._tasks) + len(self._pairs)
         device = next(model.parameters()).device
         self.sums = torch.zeros(
-            sum(_ROWS) * self._size + _COUNTS, dtype=torch.float64, device=device
+            sum(self._rows) * self._size + self._counts, dtype=torch.float64, device=device
         )
         """What several processes add up."""
         modules = dict(model.named_modules())
@@ -85,8 +88,10 @@ class Scorer:
         """
         gate, products = self._inner_products(losses)
         known = [loss is not None for loss in losses]
-        counts = [images, 1, *known, *(known[a] and known[b] for a, b in PAIRS)]
-        conflict = [_conflict(products[a, b], products[a, a], products[b, b]) for a, b in PAIRS]
+        counts = [images, 1, *known, *(known[a] and known[b] for a, b in self._pairs)]
+        conflict = [
+            _conflict(products[a, b], products[a, a], products[b, b]) for a, b in self._pairs
+        ]
         self.sums += torch.cat(
             (
                 gate.square().flatten(),
@@ -99,7 +104,7 @@ class Scorer:
     def _inner_products(
         self, losses: Sequence[torch.Tensor | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """s [3, all channels], and <g_t, g_u> [3, 3, all channels] of the filters' gradients.
+        """s [T, all channels], and <g_t, g_u> [T, T, all channels] of the filters' gradients.
 
         Zero for a task without a loss, and where a layer has no part in a task.
         """
@@ -109,8 +114,8 @@ class Scorer:
             gradients[t] = torch.autograd.grad(
                 loss, self.weights, retain_graph=t != max(labelled), allow_unused=True
             )
-        gate = self.sums.new_zeros(len(TASKS), self._size)
-        products = self.sums.new_zeros(len(TASKS), len(TASKS), self._size)
+        gate = self.sums.new_zeros(len(self._tasks), self._size)
+        products = self.sums.new_zeros(len(self._tasks), len(self._tasks), self._size)
         for (name, layer), weight, *found in zip(
             self._layers.items(), self.weights, *gradients, strict=True
         ):
@@ -137,16 +142,16 @@ class Scorer:
         Raises UserError if a task was never labelled, or if gradients were not finite.
         """
         sums = self.sums.cpu().numpy()
-        images, batches, *counts = (round(n) for n in sums[-_COUNTS:])
-        labelled, together = tuple(counts[: len(TASKS)]), tuple(counts[len(TASKS) :])
-        require_labels(labelled)
+        images, batches, *counts = (round(n) for n in sums[-self._counts :])
+        labelled, together = tuple(counts[: len(self._tasks)]), tuple(counts[len(self._tasks) :])
+        require_labels(labelled, self._tasks)
         if not np.isfinite(sums).all():
             raise UserError(
                 "the gradients that channels are scored by are not finite: the network comes from "
                 "a training that diverged; train it anew with a lower schedule.learning_rate"
             )
         taylor, joint, conflict = np.split(
-            sums[:-_COUNTS].reshape(-1, self._size), np.cumsum(_ROWS)[:-1]
+            sums[: -self._counts].reshape(-1, self._size), np.cumsum(self._rows)[:-1]
         )
         return ChannelScores(
             self._by_group(taylor / np.array(labelled)[:, None]),
@@ -156,6 +161,7 @@ class Scorer:
             batches,
             labelled,
             together,
+            self._tasks,
         )
 
     def _by_group(self, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -165,9 +171,9 @@ class Scorer:
         return {group.name: part for group, part in zip(self._groups, parts, strict=True)}
 
 
-def require_labels(labelled: Sequence[int]) -> None:
+def require_labels(labelled: Sequence[int], tasks: Sequence[str]) -> None:
     """Refuse calibration without labels for a task, given how much is labelled for each."""
-    missing = [task for task, count in zip(TASKS, labelled, strict=True) if not count]
+    missing = [task for task, count in zip(tasks, labelled, strict=True) if not count]
     if missing:
         raise UserError(
             f"the calibration images have no labels for {' and '.join(missing)}, whose channels "

@@ -1,8 +1,9 @@
 """What a scoring pass finds out about every channel, and its file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +16,42 @@ from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_bytes_atomic
 
-PAIRS = ((0, 1), (0, 2), (1, 2))
-"""Pairs of tasks, as indices into TASKS."""
-PAIR_NAMES = tuple(f"{TASKS[a]}/{TASKS[b]}" for a, b in PAIRS)
 _COUNTS = "counts"
+
+
+def pairs(tasks: Sequence[str]) -> list[tuple[int, int]]:
+    """All pairs of tasks, by their places."""
+    return list(combinations(range(len(tasks)), 2))
+
+
+def pair_names(tasks: Sequence[str]) -> list[str]:
+    """The same in words."""
+    return [f"{tasks[a]}/{tasks[b]}" for a, b in pairs(tasks)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelScores:
-    """Statistics of the prunable groups' channels over calibration batches.
+    """Statistics of the prunable groups' channels over calibration batches, for T tasks.
 
     s[t] is, in one batch, the derivative of task t's loss with respect to a factor of 1 on all
     that a channel passes on: minus the first-order change of the loss if the channel is removed.
     """
 
     taylor: dict[str, NDArray[np.float64]]
-    """Group -> [3, C] mean over the batches labelled for task t of s[t]^2."""
+    """Group -> [T, C] mean over the batches labelled for task t of s[t]^2."""
     joint: dict[str, NDArray[np.float64]]
     """Group -> [C] mean over all batches of (sum over t of s[t])^2."""
     conflict: dict[str, NDArray[np.float64]]
-    """Group -> [3, C] mean over the batches labelled for both tasks of a pair (PAIRS) of
+    """Group -> [P, C] mean over the batches labelled for both tasks of a pair (`pairs`) of
     max(0, -cos) of their losses' gradients with respect to the filters that make the channel."""
     images: int
     batches: int
     labelled: tuple[int, ...]
-    """[3] batches labelled for each task."""
+    """[T] batches labelled for each task."""
     together: tuple[int, ...]
-    """[3] batches labelled for both tasks of each pair."""
+    """[P] batches labelled for both tasks of each pair."""
+    tasks: tuple[str, ...] = TASKS
+    """[T] names."""
 
 
 def save(path: Path, scores: ChannelScores) -> None:
@@ -51,7 +61,10 @@ def save(path: Path, scores: ChannelScores) -> None:
         for kind in ("taylor", "joint", "conflict")
         for group, values in getattr(scores, kind).items()
     }
-    counts = {name: getattr(scores, name) for name in ("images", "batches", "labelled", "together")}
+    counts = {
+        name: getattr(scores, name)
+        for name in ("images", "batches", "labelled", "together", "tasks")
+    }
     write_bytes_atomic(path, serialised(tensors, {_COUNTS: json.dumps(counts)}))
 
 
@@ -73,6 +86,7 @@ def load(path: Path) -> ChannelScores:
             batches=counts["batches"],
             labelled=tuple(counts["labelled"]),
             together=tuple(counts["together"]),
+            tasks=tuple(counts.get("tasks", TASKS)),  # files before any tasks were possible
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} holds no channel scores: {error}") from None
@@ -86,7 +100,7 @@ def conflict_summary(scores: ChannelScores) -> dict[str, Mapping[str, float | No
     return {
         group: {
             name: float(values[pair].mean()) if scores.together[pair] else None
-            for pair, name in enumerate(PAIR_NAMES)
+            for pair, name in enumerate(pair_names(scores.tasks))
         }
         for group, values in scores.conflict.items()
     }

@@ -18,6 +18,9 @@ from offline_compress.models.heads import (
     MaskStem,
 )
 
+TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
+"""Features of every network: levels of the backbone and of the encoder."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkOutput:

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from mtc_perception.util.errors import UserError
 from offline_compress.models.blocks import Residual
@@ -18,7 +20,7 @@ CHECK_SIZE_PX = 32
 def replace_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put tensors of other widths in the place of parameters and buffers, in place.
 
-    The channel counts of convolutions and BatchNorms follow. Optimisers and wrappers made before
+    What layers know of their channels follows. Optimisers and wrappers made before
     still hold the old parameters.
     """
     layers = {}
@@ -34,14 +36,28 @@ def replace_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> No
 
 
 def _count_channels(layer: nn.Module) -> None:
-    if isinstance(layer, nn.ConvTranspose2d):
+    """Let a layer's own numbers follow its tensors; blocks of grouped layers keep their size."""
+    if isinstance(layer, _ConvTransposeNd):
         layer.in_channels, layer.out_channels = layer.weight.shape[:2]
-    elif isinstance(layer, nn.Conv2d):
+        if layer.groups > 1:  # depthwise
+            layer.groups = layer.out_channels = layer.in_channels
+    elif isinstance(layer, _ConvNd):
+        block = layer.out_channels // layer.groups
         layer.out_channels, layer.in_channels = layer.weight.shape[:2]
-        if layer.groups > 1:  # Depthwise.
-            layer.groups = layer.in_channels = layer.out_channels
-    elif isinstance(layer, nn.BatchNorm2d):
-        layer.num_features = len(layer.weight)
+        if layer.groups > 1:
+            layer.groups = layer.out_channels // block
+            layer.in_channels *= layer.groups
+    elif isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, _NormBase):
+        tensor = layer.weight if layer.running_mean is None else layer.running_mean
+        layer.num_features = len(tensor)
+    elif isinstance(layer, nn.GroupNorm):
+        block = layer.num_channels // layer.num_groups
+        layer.num_channels = len(layer.weight)
+        layer.num_groups = layer.num_channels // block
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = len(layer.weight)
 
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:

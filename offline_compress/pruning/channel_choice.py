@@ -165,7 +165,7 @@ def with_sensitivity(
         found.limits,
         problem.costs,
         batches,
-        problem.mask_loss,
+        problem.description,
         folder / SENSITIVITY_FILE,
         count,
     )
@@ -201,7 +201,7 @@ def measured_choice(
         groups,
         found.value,
         batches,
-        problem.mask_loss,
+        problem.description,
         None if found.sensitivity else pruning.largest_rise,
         pruning.round_to,
         count,

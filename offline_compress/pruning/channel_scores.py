@@ -31,10 +31,10 @@ def measured_scores(
     """
     path = folder / SCORES_FILE
     if not exists_at_first(path, accelerator):
-        groups = channel_groups(model, problem.pruning.protect)
+        groups = channel_groups(model, problem.description)
         model.to(accelerator.device)
         scores = measure(
-            model, groups, batches, problem.mask_loss, accelerator, partial(count, "scoring")
+            model, groups, batches, problem.description, accelerator, partial(count, "scoring")
         )
         model.to("cpu")
         if accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from mtc_perception.engines.load import load_engine
 from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
+from offline_compress.channels.description import Description, to_device
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.data.batch import Batch
 from offline_compress.evaluation.torch_engine import TorchEngine
-from offline_compress.export import deployed, normalise
+from offline_compress.export import deployed
 from offline_compress.recipe.compression import Guard
 
 SCORE_DIFFERENCE, BOX_DIFFERENCE_PX = 1e-3, 1.0
@@ -30,7 +31,9 @@ MASK_DIFFERENCE = 0.05
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Sequence[Batch], count: Count) -> None:
+def recalibrate(
+    model: nn.Module, batches: Sequence[Any], description: Description, count: Count
+) -> None:
     """Measure the statistics of all BatchNorms anew, in place: the mean over `batches`.
 
     All else is in eval mode, so that the result depends on weights and batches alone.
@@ -45,7 +48,7 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch], count: Count) -> Non
         norm.train()
     for number, batch in enumerate(batches):
         count(number, len(batches))
-        model(normalise(batch.images.to(device)))
+        model(*description.inputs(to_device(batch, device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

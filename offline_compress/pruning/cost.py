@@ -8,21 +8,24 @@ more.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.export import count_macs, count_parameters
 from offline_compress.models.blocks import RepConv
 
 KINDS = ("parameters", "macs", "latency")
 """Order of the last axis of every cost: parameters as deployed, multiply-accumulates of one image,
 milliseconds of one image."""
 
-Convolution = (nn.Conv2d, nn.ConvTranspose2d)
+Convolution = nn.modules.conv._ConvNd
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +98,14 @@ def layer_cost(
 
 
 def layer_costs(
-    model: nn.Module, groups: Sequence[ChannelGroup], height: int, width: int
+    model: nn.Module, groups: Sequence[ChannelGroup], inputs: tuple[Any, ...]
 ) -> LayerCosts:
-    """Costs of `model` for images of `height` x `width`, without time.
+    """Costs of a forward pass of `model`, on the CPU, with `inputs`; without time.
 
     Parameters and multiply-accumulates at full widths are exactly those of `count_parameters` and
-    `count_gmacs`.
+    `count_macs`.
     """
-    positions = _positions(model, height, width)
+    positions = _positions(model, inputs)
     names, coefficients, widths = [], [], []
     for name, own in _layers(model):
         names.append(name)
@@ -135,7 +138,7 @@ def layer_costs(
         rest=np.zeros(len(KINDS)),
     )
     counted = costs.total({group.name: group.size for group in prunable})
-    whole = np.array([count_parameters(model), count_gmacs(model, height, width) * 1e9, 0.0])
+    whole = np.array([count_parameters(model), count_macs(model, inputs), 0.0])
     return replace(costs, rest=whole - counted)
 
 
@@ -161,8 +164,6 @@ def _widths(
         return own.in_channels, own.out_channels
     if isinstance(own, nn.Linear):
         return own.in_features, own.out_features
-    if isinstance(own, nn.BatchNorm2d):
-        return 0, own.num_features
     cut = [s.index.size for g in groups for s in g.slices if s.layer == name and s.side == "out"]
     return 0, sum(cut) or 1
 
@@ -173,16 +174,16 @@ def _coefficients(
     """[4, 3] of a layer that is applied at so many positions of an image."""
     result = np.zeros((4, len(KINDS)))
     width_in, width_out = widths
-    if isinstance(own, (*Convolution, nn.Linear)):
+    if isinstance(own, (Convolution, nn.Linear)):
         weights = own.weight.numel()
-        depthwise = isinstance(own, Convolution) and own.groups > 1 and own.groups == width_in
-        # A depthwise filter has one channel in, whatever the width.
-        term, per = (2, weights / width_out) if depthwise else (3, weights / width_in / width_out)
+        grouped = isinstance(own, Convolution) and own.groups > 1
+        # A filter of a group has as many channels in as before, whatever the width.
+        term, per = (2, weights / width_out) if grouped else (3, weights / width_in / width_out)
         result[term, 0] += per
         result[term, 1] += per * positions
         if own.bias is not None:
             result[2, 0] += 1
-    elif isinstance(own, nn.BatchNorm2d):
+    elif isinstance(own, _BatchNorm):
         result[2, 0] = 1  # folded: a bias
     else:
         parameters = [own] if isinstance(own, nn.Parameter) else own.parameters()
@@ -191,16 +192,16 @@ def _coefficients(
 
 
 @torch.no_grad()
-def _positions(model: nn.Module, height: int, width: int) -> dict[str, float]:
-    """How often a forward pass of one image applies the weights of each layer."""
+def _positions(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, float]:
+    """How often a forward pass applies the weights of each layer."""
     positions: dict[str, float] = {}
     handles = []
 
     def counted(name: str) -> object:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if isinstance(layer, nn.ConvTranspose2d):
+            if isinstance(layer, _ConvTransposeNd):
                 number = inputs[0].numel() / layer.in_channels
-            elif isinstance(layer, nn.Conv2d):
+            elif isinstance(layer, Convolution):
                 number = output.numel() / layer.out_channels
             else:
                 number = output.numel() / output.shape[-1]
@@ -209,10 +210,10 @@ def _positions(model: nn.Module, height: int, width: int) -> dict[str, float]:
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, (*Convolution, nn.Linear)):
+        if isinstance(module, (Convolution, nn.Linear)):
             handles.append(module.register_forward_hook(counted(name)))  # type: ignore[arg-type]
     training = model.training
-    model.eval()(torch.zeros(1, 3, height, width))
+    model.eval()(*inputs)
     model.train(training)
     for handle in handles:
         handle.remove()

@@ -8,19 +8,18 @@ Statistics are measured anew after a cut, as after the real one.
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.progress import NamedCount
+from offline_compress.channels.description import Description, to_device
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, keep_channels
-from offline_compress.data.batch import Batch
 from offline_compress.importance.measure import labelled_losses, scoring_mode
-from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.pruning.checks import recalibrate
 from offline_compress.pruning.selection import round_up
 
@@ -29,30 +28,31 @@ def losses_of_cut(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
     kept: Kept,
-    batches: Sequence[Batch],
-    mask_loss: MaskLoss,
+    batches: Sequence[Any],
+    description: Description,
 ) -> NDArray[np.float64]:
-    """[3] losses (`mean_losses`) of `model`, which is not changed, with only the channels `kept`.
+    """[T] losses (`mean_losses`) of `model`, which is not changed, with only the channels `kept`.
 
     BatchNorms are recalibrated on the batches first: what a channel adds to the mean of another is
     no loss. So that only the cut differs, the uncut network is measured this way, too.
     """
     cut = copy.deepcopy(model)
     keep_channels(cut, groups, kept)
-    recalibrate(cut, batches, lambda _done, _total: None)
-    return mean_losses(cut, batches, mask_loss)
+    recalibrate(cut, batches, description, lambda _done, _total: None)
+    return mean_losses(cut, batches, description)
 
 
 @torch.no_grad()
 def mean_losses(
-    model: nn.Module, batches: Sequence[Batch], mask_loss: MaskLoss
+    model: nn.Module, batches: Sequence[Any], description: Description
 ) -> NDArray[np.float64]:
-    """[3] mean loss per task over the batches that are labelled for it; 0 where none is."""
+    """[T] mean loss per task over the batches that are labelled for it; 0 where none is."""
     device = next(model.parameters()).device
-    sums, counts = np.zeros(len(TASKS)), np.zeros(len(TASKS))
+    sums, counts = np.zeros(len(description.tasks)), np.zeros(len(description.tasks))
     with scoring_mode(model):
         for batch in batches:
-            for task, loss in enumerate(labelled_losses(model, batch.to(device), mask_loss)):
+            losses = labelled_losses(model, to_device(batch, device), description)
+            for task, loss in enumerate(losses):
                 if loss is not None:
                     sums[task] += loss.item()
                     counts[task] += 1
@@ -68,8 +68,8 @@ class Trial:
         model: nn.Module,
         groups: Sequence[ChannelGroup],
         value: Mapping[str, NDArray[np.float64]],
-        batches: Sequence[Batch],
-        mask_loss: MaskLoss,
+        batches: Sequence[Any],
+        description: Description,
         largest_rise: float | None,
         round_to: int,
         count: NamedCount,
@@ -81,7 +81,7 @@ class Trial:
         `value`, [C] of each group that is not protected, says which channels return first.
         """
         self._model, self._groups, self._value = model, groups, value
-        self._batches, self._mask_loss = batches, mask_loss
+        self._batches, self._description = batches, description
         self._largest_rise, self._round_to, self._count = largest_rise, round_to, count
         self._borne = {name: len(channels) for name, channels in value.items()}
         self.fewest: dict[str, int] = {}
@@ -113,7 +113,7 @@ class Trial:
 
     @cached_property
     def _whole(self) -> NDArray[np.float64]:
-        """[3] losses of the uncut network."""
+        """[T] losses of the uncut network."""
         return self._losses({})
 
     def _bears(self, name: str, channels: NDArray[np.int64], largest_rise: float) -> bool:
@@ -123,7 +123,7 @@ class Trial:
         return bool((losses[known] <= self._whole[known] * (1 + largest_rise)).all())
 
     def _losses(self, kept: Kept) -> NDArray[np.float64]:
-        return losses_of_cut(self._model, self._groups, kept, self._batches, self._mask_loss)
+        return losses_of_cut(self._model, self._groups, kept, self._batches, self._description)
 
     def _half_cut(self, name: str, channels: NDArray[np.int64]) -> NDArray[np.int64]:
         """`channels` of a group and the better half of the others, rounded up to blocks."""

@@ -156,7 +156,7 @@ class PruningRun:
         self, number: int, scores: ChannelScores, share: float, cut: Path, count: NamedCount
     ) -> None:
         problem, model = self.problem, copy.deepcopy(self._model)
-        groups = channel_groups(model, problem.pruning.protect)
+        groups = channel_groups(model, problem.description)
         before = self.plan.steps[-1] if self.plan.steps else None
         found = candidates(
             problem, model, groups, scores, number, self._recipe.seed + number, share
@@ -182,10 +182,10 @@ class PruningRun:
         keep_channels(model, groups, kept)
         spec = pruned_spec(self._spec, model, groups, kept)
         model.to(self._accelerator.device)
-        recalibrate(model, self._batches, partial(count, "recalibrating"))
+        recalibrate(model, self._batches, problem.description, partial(count, "recalibrating"))
         model.to("cpu")
         check_network(
-            model, channel_groups(model, problem.pruning.protect), problem.floors, problem.size
+            model, channel_groups(model, problem.description), problem.floors, problem.size
         )
         step = measured_step(problem, step_budget(problem, number), choice, model)
         scores_before = before.after if before else self._teacher_scores

@@ -18,6 +18,7 @@ from offline_compress.channels.surgery import (
     keep_decoder_layers,
     pruned_spec,
 )
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
@@ -117,7 +118,7 @@ def apply(plan: Plan, teacher: Path) -> tuple[ModelSpec, nn.Module]:
     model = load_checkpoint(teacher)
     if plan.decoder_layers is not None:
         model, spec = keep_decoder_layers(model, spec, plan.decoder_layers)
-    groups = channel_groups(model)
+    groups = channel_groups(model, description_of(model))
     keep_channels(model, groups, plan.kept)
     return pruned_spec(spec, model, groups, plan.kept), model
 

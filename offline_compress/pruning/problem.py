@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -14,11 +15,12 @@ from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
 from mtc_perception.util.provenance import provenance
+from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import keep_decoder_layers
 from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, count_parameters, deployed
-from offline_compress.losses.mask_losses import MaskLoss
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
     ModelSpec,
@@ -45,7 +47,8 @@ class PruningProblem:
     """A teacher and how it is pruned."""
 
     pruning: Pruning
-    mask_loss: MaskLoss
+    description: Description
+    """Of the network, pruned or not."""
     name: str
     """Of the teacher's network."""
     sha256: str
@@ -110,14 +113,15 @@ def open_problem(
     model = unpruned
     if pruning.decoder_layers is not None:
         model, spec = keep_decoder_layers(unpruned, spec, pruning.decoder_layers)
-    groups = channel_groups(model, pruning.protect)
+    description = description_of(model, recipe.mask_loss, pruning.protect)
+    groups = channel_groups(model, description)
     floors = {
         group.name: floor_of(
             group.size, pruning.least_channels, pruning.least_share, pruning.round_to
         )
         for group in groups
     }
-    costs = layer_costs(model, groups, *size)
+    costs = layer_costs(model, groups, (torch.zeros(1, 3, *size),))
     whole = np.array([count_parameters(unpruned), count_gmacs(unpruned, *size) * 1e9, 0.0])
     budget = pruning.budget.model_dump(exclude_none=True)
     # What needs no measuring is known at once.
@@ -153,7 +157,7 @@ def open_problem(
     require_reachable(sizes, costs, budget, whole, limits)
     return PruningProblem(
         pruning=pruning,
-        mask_loss=recipe.mask_loss,
+        description=description,
         name=name,
         sha256=sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
         spec=spec,

@@ -86,7 +86,7 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
         found = candidates(problem, model, groups, scores, step, recipe.seed + step, pruning.locked)
         kept = replace(found, sensitivity=sensitivity).select(budget)
         keep_channels(model, groups, lists(kept))
-        groups, scores = channel_groups(model, problem.pruning.protect), remaining(scores, kept)
+        groups, scores = channel_groups(model, problem.description), remaining(scores, kept)
         plan = extended(plan, problem, predicted_step(problem, budget, kept), kept)
         print(summary(problem, plan, {}))
     write_plan(out / PREDICTED_PLAN_FILE, plan)

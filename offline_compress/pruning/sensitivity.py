@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,8 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import NamedCount
+from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.data.batch import Batch
-from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.pruning.cost import LayerCosts
 from offline_compress.pruning.cut_trial import losses_of_cut
 from offline_compress.pruning.selection import WidthCurve, WidthLimits, best_channels
@@ -42,7 +42,7 @@ class MeasuredWidth:
     channels: int
     """Of the group; 0: without its residual block."""
     losses: tuple[float, ...]
-    """[3] mean loss per task, 0 for a task without labels."""
+    """[T] mean loss per task, 0 for a task without labels."""
     saved: tuple[float, ...]
     """[3] what it costs less than the whole network, of `cost.KINDS`, by prediction."""
 
@@ -52,7 +52,7 @@ class Sensitivity:
     """What was measured of a network."""
 
     losses: tuple[float, ...]
-    """[3] mean loss per task of the whole network."""
+    """[T] mean loss per task of the whole network."""
     groups: dict[str, list[MeasuredWidth]]
     """By group, from its own width, which saves nothing, down."""
 
@@ -113,8 +113,8 @@ def measure_sensitivity(
     value: Mapping[str, NDArray[np.float64]],
     limits: WidthLimits,
     costs: LayerCosts,
-    batches: Sequence[Batch],
-    mask_loss: MaskLoss,
+    batches: Sequence[Any],
+    description: Description,
     path: Path,
     count: NamedCount,
 ) -> Sensitivity:
@@ -129,7 +129,7 @@ def measure_sensitivity(
     if path.exists():
         found = Sensitivity.load(path)
     else:
-        found = Sensitivity(tuple(losses_of_cut(model, groups, {}, batches, mask_loss)), {})
+        found = Sensitivity(tuple(losses_of_cut(model, groups, {}, batches, description)), {})
     trials, done = sum(map(len, tried.values())), 0
     for name, widths in tried.items():
         if name not in found.groups:
@@ -137,7 +137,7 @@ def measure_sensitivity(
             for number, width in enumerate(widths):
                 count("measuring widths", done + number, trials)
                 kept = best_channels(value[name], limits.locked[name], width)
-                losses = losses_of_cut(model, groups, {name: kept.tolist()}, batches, mask_loss)
+                losses = losses_of_cut(model, groups, {name: kept.tolist()}, batches, description)
                 saved = total - costs.total(sizes | {name: width})
                 measured.append(MeasuredWidth(width, tuple(losses), tuple(saved)))
             found.groups[name] = measured

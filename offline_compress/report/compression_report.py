@@ -19,6 +19,7 @@ from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
 from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FramePair, TextTable
 from offline_compress.importance import conflict_summary, load
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import load_checkpoint
 from offline_compress.pipeline.folder import RECIPE_FILE, RunFolder, weights
 from offline_compress.pipeline.row import ENGINES, missed
@@ -301,7 +302,8 @@ def _inside(run: RunFolder | None) -> list[SvgChart]:
     if run is None or not (run.plan.is_file() and run.scores.is_file()):
         return []
     plan, conflict = read_plan(run.plan), conflict_summary(load(run.scores))
-    groups = channel_groups(load_checkpoint(run.teacher), run.compress.prune.protect)
+    teacher = load_checkpoint(run.teacher)
+    groups = channel_groups(teacher, description_of(teacher, protect=run.compress.prune.protect))
     prunable = {group.name: group.size for group in groups if not group.protected}
     kept = {name: (len(plan.kept.get(name, range(size))), size) for name, size in prunable.items()}
     return [

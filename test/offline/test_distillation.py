@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.losses.teacher_losses import NORM_EPS, distance, foreground, mask_divergence
@@ -40,6 +39,7 @@ from offline_compress.training.recovery import recover_recipe
 from offline_compress.training.state import REQUIRED, STATE_FILE
 from offline_compress.training.stopping import Interrupted
 from offline_compress.training.trainer import Trainer
+from support.pruning_tools import registry_groups
 from support.random_norms import randomise_norms
 from support.tiny_networks import TINY, TINY_QUERIES
 from support.tiny_training import digest, tiny_recipe
@@ -79,7 +79,7 @@ def saved(folder: Path, spec: ModelSpec) -> Path:
 def pruned(folder: Path, parent: Path, seed: int = 0) -> Path:
     """A checkpoint of the network at `parent` without half of the channels of every group."""
     spec, model = load_spec(parent), load_checkpoint(parent)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     random = np.random.default_rng(seed)
     kept = {
         group.name: sorted(random.permutation(group.size)[: group.size // 2].tolist())

@@ -14,14 +14,16 @@ from torch import nn
 
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
+from offline_compress.channels.groups import ChannelGroup, Slice
 from offline_compress.importance import ChannelScores, conflict_summary, load, measure, save
 from offline_compress.importance.measure import labelled_losses, scoring_mode
+from offline_compress.importance.multi_task import description_of
 from offline_compress.importance.scorer import Scorer
 from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from support.gated_net import MAKERS, SIZES, GatedNet, gated_net, groups, images, losses
+from support.pruning_tools import registry_groups
 from support.scoring_rig import QUERY, batch, network
 from support.tiny_networks import TINY
 
@@ -30,7 +32,7 @@ PAIRS = ((0, 1), (0, 2), (1, 2))
 
 
 def scored(net: GatedNet, seeds: tuple[int, ...] = SEEDS) -> ChannelScores:
-    scorer = Scorer(net, groups())
+    scorer = Scorer(net, groups(), TASKS)
     for seed in seeds:
         scorer.add(losses(net, images(seed)), 2)
     return scorer.scores()
@@ -133,10 +135,10 @@ def test_neither_order_nor_splitting_of_the_batches_matters() -> None:
     net = gated_net()
     scorers = []
     for order in permutations(SEEDS):
-        scorers.append(Scorer(net, groups()))
+        scorers.append(Scorer(net, groups(), TASKS))
         for seed in order:
             scorers[-1].add(losses(net, images(seed)), 2)
-    parts = [Scorer(net, groups()) for _ in range(2)]
+    parts = [Scorer(net, groups(), TASKS) for _ in range(2)]
     for seed in SEEDS:
         parts[seed % 2].add(losses(net, images(seed)), 2)
     for sums in (*(scorer.sums for scorer in scorers[1:]), parts[0].sums + parts[1].sums):
@@ -145,7 +147,7 @@ def test_neither_order_nor_splitting_of_the_batches_matters() -> None:
 
 def test_a_batch_counts_only_for_the_tasks_it_is_labelled_for() -> None:
     net = gated_net()
-    scorer = Scorer(net, groups())
+    scorer = Scorer(net, groups(), TASKS)
     scorer.add(losses(net, images(1)), 2)
     scorer.add([*losses(net, images(2))[:2], None], 2)
     scorer.add([None, *losses(net, images(3))[1:]], 3)
@@ -167,7 +169,7 @@ def test_a_batch_counts_only_for_the_tasks_it_is_labelled_for() -> None:
 
 def test_a_task_without_any_label_is_named() -> None:
     net = gated_net()
-    scorer = Scorer(net, groups())
+    scorer = Scorer(net, groups(), TASKS)
     scorer.add([losses(net, images(1))[0], None, None], 2)
     with pytest.raises(UserError, match=r"no labels for drivable and lane.*recipe's `train`"):
         scorer.scores()
@@ -186,26 +188,26 @@ def test_a_layer_that_cannot_be_scored_is_named(reader: nn.Module) -> None:
     index = np.arange(4)[:, None]
     group = ChannelGroup("0", 4, (Slice("0", "out", index), Slice("1", "in", index)), {}, "")
     with pytest.raises(UserError, match=r"what layer 1 reads cannot be scored.*protect"):
-        Scorer(net, [group])
+        Scorer(net, [group], TASKS)
 
 
 def test_a_network_of_which_all_is_protected_is_refused() -> None:
     with pytest.raises(UserError, match=r"nothing to prune; shorten compress.prune.protect"):
-        Scorer(gated_net(), [replace(group, protected="head") for group in groups()])
+        Scorer(gated_net(), [replace(group, protected="head") for group in groups()], TASKS)
 
 
 @pytest.mark.slow
 def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
     """gamma dL/dgamma + beta dL/dbeta over a group's BatchNorms (see scorer.py)."""
     model = network(ConvMultiTask, TINY)
-    found = channel_groups(model)
+    found = registry_groups(model)
     batches = [batch(seed) for seed in SEEDS[:2]]
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     expected = {g.name: np.zeros((3, g.size)) for g in found if not g.protected}
     for one in batches:
         gates: dict[str, list[np.ndarray]] = {name: [] for name in norms}
         with scoring_mode(model):
-            for loss in labelled_losses(model, one, "dice"):
+            for loss in labelled_losses(model, one, description_of(model)):
                 model.zero_grad()
                 assert loss is not None
                 loss.backward(retain_graph=True)
@@ -222,7 +224,7 @@ def test_relu_networks_agree_with_the_gates_on_their_norms() -> None:
                     if part.layer in norms
                 )
                 expected[group.name] += s**2 / len(batches)
-    scores = measure(model, found, batches, "dice")
+    scores = measure(model, found, batches, description_of(model))
     assert scores.taylor.keys() == expected.keys()
     for name, values in expected.items():
         for task in range(3):
@@ -244,11 +246,12 @@ def test_scoring_is_repeatable_and_leaves_the_model_as_it_was(
     model.encoder.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    found = channel_groups(copy.deepcopy(model).eval())
+    found = registry_groups(copy.deepcopy(model).eval())
+    description = description_of(model, "focal")
     ticks: list[tuple[int, int]] = []
     batches = [batch(seed) for seed in SEEDS[:2]]
-    scores = measure(model, found, batches, "focal", count=lambda *tick: ticks.append(tick))
-    again = measure(model, found, batches, "focal")
+    scores = measure(model, found, batches, description, count=lambda *tick: ticks.append(tick))
+    again = measure(model, found, batches, description)
     assert ticks == [(1, 2), (2, 2)]
     assert (scores.images, scores.batches) == (4, 2)
     for group in found:
@@ -275,12 +278,12 @@ def test_every_decoder_layer_has_its_say_but_no_noise_does() -> None:
 
 def test_labels_are_looked_for_in_every_batch() -> None:
     model = network(ConvMultiTask, TINY)
-    found = channel_groups(model)
+    found = registry_groups(model)
     some = [batch(1, (True, False, True)), batch(2, (False, True, True))]
-    scores = measure(model, found, some, "dice")
+    scores = measure(model, found, some, description_of(model))
     assert (scores.labelled, scores.together) == ((1, 1, 2), (0, 1, 1))
     with pytest.raises(UserError, match="no labels for detection, "):
-        measure(model, found, some[1:], "dice")
+        measure(model, found, some[1:], description_of(model))
 
 
 def test_scores_are_kept_in_a_file(tmp_path: Path) -> None:

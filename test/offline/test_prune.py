@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.models.registry import load_checkpoint, load_spec, model_spec, save_checkpoint
 from offline_compress.pruning.latency_table import LatencyTable
@@ -22,6 +21,7 @@ from offline_compress.recipe.parts import InputPx
 from offline_compress.training.trainer import Trainer
 from support.checkout import ROOT
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
+from support.pruning_tools import registry_groups
 from support.tiny_training import tiny_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
@@ -66,9 +66,9 @@ def test_steps_lead_to_the_budget(
     assert count_gmacs(model, HEIGHT, WIDTH) == pytest.approx(plan.steps[1].gmacs)
     assert spec.lineage[-1].startswith(f"pruned to {last} parameters")
     assert spec.lineage[-2].startswith("conv_multitask trained by recipe tiny-step1")
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     assert {g.name: g.size for g in groups if not g.protected} == plan.steps[1].channels
-    for group in channel_groups(load_checkpoint(teacher)):
+    for group in registry_groups(load_checkpoint(teacher)):
         if not group.protected:
             kept = len(plan.kept.get(group.name, range(group.size)))
             assert kept == plan.steps[1].channels[group.name]

@@ -13,12 +13,13 @@ from torch import nn
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
-from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_gmacs, normalise
 from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
+from offline_compress.importance.multi_task import description_of
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pruning import channel_choice
@@ -32,6 +33,7 @@ from offline_compress.pruning.plan import PlanStep
 from offline_compress.pruning.problem import PruningProblem
 from offline_compress.pruning.steps import predicted_step
 from support.pruning_rig import HEIGHT, WIDTH, recipe_of
+from support.pruning_tools import registry_groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
@@ -39,8 +41,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:
     """Two steps to 80 % of the latency, whose table says that time is multiply-accumulates."""
     model = load_checkpoint(teacher)
-    groups = channel_groups(model)
-    costs = layer_costs(model, groups, HEIGHT, WIDTH)
+    groups = registry_groups(model)
+    costs = layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),))
     coefficients = costs.coefficients.copy()
     coefficients[:, :, 2] = coefficients[:, :, 1] * 1e-6  # ms
     costs = replace(costs, coefficients=coefficients)
@@ -49,7 +51,7 @@ def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:
     assert recipe.compress
     return PruningProblem(
         pruning=recipe.compress.prune,
-        mask_loss="dice",
+        description=description_of(model),
         name="tiny",
         sha256="",
         spec=load_spec(teacher),
@@ -132,7 +134,11 @@ def test_a_table_that_does_not_fit_is_measured_again(
     wild = iter([True, False, True, True])
 
     def table(model: nn.Module, groups: list[ChannelGroup], *_: object) -> LatencyTable:
-        costs, disturbed, samples = layer_costs(model, groups, HEIGHT, WIDTH), next(wild), []
+        costs, disturbed, samples = (
+            layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),)),
+            next(wild),
+            [],
+        )
         for number, counts in enumerate(sample_counts(groups, 4)):
             macs = layer_cost(costs.coefficients, *costs.widths(counts))[:, 1]
             layers_ms = dict(zip(costs.layers, (macs * 1e-6).tolist(), strict=True))
@@ -166,7 +172,7 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
     assert recipe.compress
     batches = list(calibration_batches(recipe, recipe.compress.scoring))
     model = load_checkpoint(teacher)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     generator = np.random.default_rng(1)
     value = {g.name: generator.random(g.size) for g in groups if not g.protected}
 
@@ -178,7 +184,7 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
         for kept in (len(value[name]), count):
             cut = load_checkpoint(teacher)
             keep_channels(cut, groups, {name: best(name, kept).tolist()})
-            recalibrate(cut, batches, lambda _d, _t: None)
+            recalibrate(cut, batches, description_of(cut), lambda _d, _t: None)
             with torch.no_grad():
                 outputs = [cut(normalise(batch.images)) for batch in batches]
             parts = [
@@ -191,7 +197,7 @@ def test_a_group_is_cut_no_deeper_than_the_tasks_bear(dataset: Path, teacher: Pa
     rises = {name: rise(name, 4) for name in value}
     largest = float(np.median(list(rises.values())))
     trial = Trial(
-        model, groups, value, batches, recipe.mask_loss, largest, 4, lambda _w, _d, _t: None
+        model, groups, value, batches, description_of(model), largest, 4, lambda _w, _d, _t: None
     )
     kept = {name: best(name, 4) for name in value}
     assert trial.limit(kept)
@@ -212,7 +218,14 @@ def test_a_group_keeps_no_more_than_was_borne_before(
     group = max((one for one in problem.groups if not one.protected), key=lambda one: one.size)
     value = {group.name: np.arange(float(group.size))}
     trial = Trial(
-        problem.model, problem.groups, value, [], problem.mask_loss, 0.0, 4, lambda _w, _d, _t: None
+        problem.model,
+        problem.groups,
+        value,
+        [],
+        problem.description,
+        0.0,
+        4,
+        lambda _w, _d, _t: None,
     )
     least = group.size - 8
     monkeypatch.setattr(trial, "_bears", lambda _name, channels, _rise: len(channels) >= least)

@@ -11,15 +11,16 @@ from pydantic import ValidationError
 from mtc_perception.core.engine import Outputs
 from mtc_perception.metrics.figures import judged
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.export import count_parameters, deployed, normalise
 from offline_compress.importance.calibration import calibration_batches
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import load_checkpoint, model_spec
 from offline_compress.pruning import checks
 from offline_compress.pruning.checks import broken_guard, check_network, recalibrate
 from offline_compress.pruning.prune import prune_network
 from offline_compress.recipe.compression import Guard
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of, same_weights
+from support.pruning_tools import registry_groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("untimed")]
 
@@ -116,7 +117,7 @@ def test_statistics_are_those_of_the_calibration_images(dataset: Path, teacher: 
     model = load_checkpoint(teacher)
     norm = model.backbone.stem[1]
     torch.nn.init.constant_(norm.running_mean, 7.0)
-    recalibrate(model, batches, lambda _d, _t: None)
+    recalibrate(model, batches, description_of(model), lambda _d, _t: None)
     with torch.no_grad():
         outputs = [model.backbone.stem[0](normalise(batch.images)).double() for batch in batches]
     mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
@@ -126,13 +127,13 @@ def test_statistics_are_those_of_the_calibration_images(dataset: Path, teacher: 
     assert norm.momentum == 0.1
     assert not any(module.training for module in model.modules())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    recalibrate(model, batches, lambda _d, _t: None)
+    recalibrate(model, batches, description_of(model), lambda _d, _t: None)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_broken_network_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_checkpoint(teacher)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     floors = {group.name: min(4, group.size) for group in groups}
     check_network(model, groups, floors, (HEIGHT, WIDTH))
     with pytest.raises(UserError, match=r"backbone\.stem\.0 has 8 channels, fewer than 12"):

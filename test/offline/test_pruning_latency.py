@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation import latency as timing
 from offline_compress.export import deployed, onnx_graph
@@ -30,7 +31,7 @@ from offline_compress.pruning.latency_table import (
     with_latency,
 )
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, node_layers, profiler
-from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, spec_of
+from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, registry_groups, spec_of
 
 MS = KINDS.index("latency")
 
@@ -38,8 +39,8 @@ MS = KINDS.index("latency")
 @cache
 def nano() -> tuple[nn.Module, list[ChannelGroup], LayerCosts]:
     model = network(spec_of("mtc_nano"))
-    groups = channel_groups(model)
-    return model, groups, layer_costs(model, groups, HEIGHT, WIDTH)
+    groups = registry_groups(model)
+    return model, groups, layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),))
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_every_layer_that_can_shrink_is_found_in_the_graph(name: str) -> None:
     layer_of = node_layers(graph, model)
     layers = {
         part.layer
-        for group in channel_groups(model)
+        for group in registry_groups(model)
         if not group.protected
         for part in group.slices
         if isinstance(dict(model.named_modules()).get(part.layer), (nn.Conv2d, nn.ConvTranspose2d))
@@ -166,7 +167,7 @@ def test_a_measured_table_predicts_an_unseen_width(
         monkeypatch.setattr(module, "THREADS", 1)
     size = (160, 256)
     model, groups, _ = nano()
-    costs = layer_costs(model, groups, *size)
+    costs = layer_costs(model, groups, (torch.zeros(1, 3, *size),))
     full = sample_counts(groups, 8)[0]
     unseen = {name: -(-count * 5 // 8 // 8) * 8 for name, count in full.items()}
     narrow = copy.deepcopy(model)

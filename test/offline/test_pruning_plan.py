@@ -9,7 +9,6 @@ from torch import nn
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.pruning.plan import (
@@ -20,7 +19,7 @@ from offline_compress.pruning.plan import (
     read_plan,
     write_plan,
 )
-from support.pruning_tools import network, some_channels, spec_of
+from support.pruning_tools import network, registry_groups, some_channels, spec_of
 
 
 def teacher(name: str, folder: Path) -> tuple[ModelSpec, nn.Module, str]:
@@ -41,10 +40,10 @@ def test_two_steps_replay_as_one(name: str, layers: int | None, tmp_path: Path) 
     spec, model, sha256 = teacher(name, tmp_path)
     if layers:
         model, spec = keep_decoder_layers(model, spec, layers)
-    original = channel_groups(model)
+    original = registry_groups(model)
     total: dict[str, list[int]] = {}
     for seed, share in ((1, 0.8), (2, 0.7)):
-        groups = channel_groups(model)
+        groups = registry_groups(model)
         kept = some_channels(groups, share, seed)
         for group in groups[seed::5]:
             kept.pop(group.name, None)  # Some groups lose channels in one step only.
@@ -60,7 +59,7 @@ def test_two_steps_replay_as_one(name: str, layers: int | None, tmp_path: Path) 
 
 
 def test_composition_by_hand() -> None:
-    groups = [g for g in channel_groups(spec_of("mtc_nano").build()) if g.size == 16]
+    groups = [g for g in registry_groups(spec_of("mtc_nano").build()) if g.size == 16]
     first, second, third, *_ = (group.name for group in groups)
     before = {first: [9, 1, 5, 7], second: [0, 3]}
     after = {first: [3, 0], third: [2, 4]}

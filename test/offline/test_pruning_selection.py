@@ -6,12 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.export import count_gmacs, count_parameters
 from offline_compress.pruning.cost import KINDS, LayerCosts, layer_costs
@@ -26,14 +26,22 @@ from offline_compress.pruning.selection import (
     select,
 )
 from offline_compress.recipe.compression import Cost
-from support.pruning_tools import FULL_DECODER, HEIGHT, WIDTH, network, some_channels, spec_of
+from support.pruning_tools import (
+    FULL_DECODER,
+    HEIGHT,
+    WIDTH,
+    network,
+    registry_groups,
+    some_channels,
+    spec_of,
+)
 
 
 @pytest.mark.parametrize("name", ["mtc_nano", "mtc_s_lite0", "rmt_ppad_n", FULL_DECODER])
 def test_costs_are_those_of_the_pruned_network(name: str) -> None:
     model = network(spec_of(name))
-    groups = channel_groups(model)
-    costs = layer_costs(model, groups, HEIGHT, WIDTH)
+    groups = registry_groups(model)
+    costs = layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),))
     assert costs.rest[0] == 0
     kept = some_channels(groups, 0.6, seed=3)
     for group in [group for group in groups if group.block][::2]:

@@ -11,10 +11,10 @@ from torch import nn
 
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import channel_groups
 from offline_compress.channels.surgery import Kept, keep_channels
 from offline_compress.export import count_parameters, normalise
 from offline_compress.importance.calibration import calibration_batches
+from offline_compress.importance.multi_task import description_of
 from offline_compress.losses.task_losses import task_losses
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pruning import sensitivity as module
@@ -32,6 +32,7 @@ from offline_compress.pruning.sensitivity import (
 )
 from offline_compress.report.compression_charts import loss_over_cost
 from support.pruning_rig import HEIGHT, WIDTH, Validation, recipe_of
+from support.pruning_tools import registry_groups
 
 NONE = (0.0, 0.0, 0.0)
 MEASURED = Sensitivity(
@@ -119,7 +120,7 @@ def test_each_width_is_measured_alone_and_recalibrated(
     assert recipe.compress
     batches = list(calibration_batches(recipe, recipe.compress.scoring))
     model = load_checkpoint(teacher)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     chosen = [next(group for group in groups if group.block), groups[0]]
     value = {group.name: np.arange(float(group.size)) for group in chosen}
     rules = WidthLimits(
@@ -128,11 +129,22 @@ def test_each_width_is_measured_alone_and_recalibrated(
         4,
         blocks={chosen[0].name},
     )
-    costs, path = layer_costs(model, groups, HEIGHT, WIDTH), tmp_path / "sensitivity.json"
+    costs, path = (
+        layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),)),
+        tmp_path / "sensitivity.json",
+    )
 
     def measure() -> Sensitivity:
         return measure_sensitivity(
-            model, groups, value, rules, costs, batches, "dice", path, lambda _w, _d, _t: None
+            model,
+            groups,
+            value,
+            rules,
+            costs,
+            batches,
+            description_of(model),
+            path,
+            lambda _w, _d, _t: None,
         )
 
     found = measure()
@@ -140,7 +152,7 @@ def test_each_width_is_measured_alone_and_recalibrated(
     def losses(kept: dict[str, list[int]]) -> list[float]:
         cut = load_checkpoint(teacher)
         keep_channels(cut, groups, kept)
-        recalibrate(cut, batches, lambda _d, _t: None)
+        recalibrate(cut, batches, description_of(cut), lambda _d, _t: None)
         with torch.no_grad():
             outputs = [cut(normalise(batch.images)) for batch in batches]
         parts = [task_losses(o, b.targets) for o, b in zip(outputs, batches, strict=True)]
@@ -177,7 +189,7 @@ def test_a_pruning_by_measured_widths(dataset: Path, teacher: Path, tmp_path: Pa
     recipe = recipe_of(dataset, allocation="sensitivity", budget={"parameters": 0.5}, locked=0)
     out = tmp_path / "pruned"
     model = load_checkpoint(teacher)
-    blocks = {group.name: group for group in channel_groups(model) if group.block}
+    blocks = {group.name: group for group in registry_groups(model) if group.block}
     worthless = {
         group.name: [
             MeasuredWidth(group.size, (1.0, 1.0, 1.0), NONE),

@@ -14,7 +14,7 @@ from torch import nn
 
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.groups import ChannelGroup, Slice, channel_groups
+from offline_compress.channels.groups import ChannelGroup, Slice
 from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
 from offline_compress.export import (
     DeployGraph,
@@ -38,6 +38,7 @@ from support.pruning_tools import (
     image,
     list_of,
     network,
+    registry_groups,
     some_channels,
     spec_of,
 )
@@ -48,7 +49,7 @@ TAPS = ("c3", "c4", "c5", "p3", "p4", "p5")
 def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
     spec = spec_of(name)
     model = network(spec)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     kept = some_channels(groups, share)
     keep_channels(model, groups, kept)
     return pruned_spec(spec, model, groups, kept), model
@@ -105,7 +106,7 @@ def test_keeping_everything_changes_nothing() -> None:
     model = network(spec_of("mtc_nano"))
     parameters = dict(model.named_parameters())
     before = answers(model)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     kept = {group.name: list(range(group.size))[::-1] for group in groups}
     keep_channels(model, groups, kept)
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
@@ -117,7 +118,7 @@ def test_keeping_everything_changes_nothing() -> None:
 def test_one_channel_is_enough(name: str, tmp_path: Path) -> None:
     spec = spec_of(name)
     model = network(spec)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     kept = {group.name: [group.size - 1] for group in groups if not group.protected}
     keep_channels(model, groups, kept)
     spec = pruned_spec(spec, model, groups, kept)
@@ -125,7 +126,7 @@ def test_one_channel_is_enough(name: str, tmp_path: Path) -> None:
     for one, other in zip(answers(model), answers(load_checkpoint(tmp_path)), strict=True):
         assert torch.equal(one, other)
     assert {len(channels) for channels in spec.taps.values()} == {1}
-    assert {group.size for group in channel_groups(model) if not group.protected} == {1}
+    assert {group.size for group in registry_groups(model) if not group.protected} == {1}
 
 
 def test_transposed_convolutions_lose_the_right_sides() -> None:
@@ -142,7 +143,7 @@ def test_transposed_convolutions_lose_the_right_sides() -> None:
 def test_random_state_is_left_alone() -> None:
     model = network(spec_of("mtc_nano"))
     before = torch.get_rng_state()
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     kept = some_channels(groups, 0.5)
     keep_channels(model, groups, kept)
     pruned_spec(spec_of("mtc_nano"), model, groups, kept)
@@ -164,7 +165,7 @@ def test_taps_compose_over_repeated_pruning(tmp_path: Path) -> None:
     spec = spec_of("mtc_nano")
     model = numbered(network(spec))
     for seed in (1, 2):
-        groups = channel_groups(model)
+        groups = registry_groups(model)
         kept = some_channels(groups, 0.6, seed)
         del kept["encoder.bottom_up.1.merge.0"]
         if seed == 2:
@@ -190,7 +191,10 @@ def test_taps_compose_over_repeated_pruning(tmp_path: Path) -> None:
         ({"backbone.stem.0": [-1, 3]}, "channels 0 to 15"),
         ({"backbone.stem.0": [3, 3]}, "named once"),
         ({"backbone.stem.0": []}, "at least one channel"),
-        ({"lane_head.predict": [0, 1]}, "keeps all its channels: prediction"),
+        (
+            {"lane_head.predict": [0, 1]},
+            "keeps all its channels: read with weights",
+        ),
     ],
 )
 def test_impossible_cuts_are_refused_before_anything_changes(
@@ -199,14 +203,14 @@ def test_impossible_cuts_are_refused_before_anything_changes(
     model = network(spec_of("mtc_nano"))
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(UserError, match=reason):
-        keep_channels(model, channel_groups(model), {"encoder.top_down.0.skip.0": [1, 2], **kept})
+        keep_channels(model, registry_groups(model), {"encoder.top_down.0.skip.0": [1, 2], **kept})
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 def test_frozen_parameters_stay_frozen() -> None:
     model = network(spec_of("mtc_nano"))
     model.backbone.requires_grad_(False)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     keep_channels(model, groups, some_channels(groups, 0.5))
     assert not any(p.requires_grad for p in model.backbone.parameters())
     assert all(p.requires_grad for p in model.encoder.parameters())
@@ -252,7 +256,7 @@ def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> 
     """Every other residual block, beside channels of the others; in float64."""
     spec = spec_of("mtc_nano")
     model = network(spec).double()
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     blocks = [group for group in groups if group.block]
     assert BLOCK in {group.block for group in blocks}
     assert len(blocks) == 12  # 8 in the backbone, 4 in the encoder
@@ -276,7 +280,7 @@ def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> 
     again = load_checkpoint(tmp_path)
     for one, other in zip(answers(cut), answers(again), strict=True):
         assert torch.equal(one, other)
-    names = {group.name: group.size for group in channel_groups(again)}
+    names = {group.name: group.size for group in registry_groups(again)}
     assert names == {
         g.name: len(kept.get(g.name, range(g.size))) for g in groups if g not in blocks[::2]
     }
@@ -285,7 +289,7 @@ def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> 
 def test_a_network_without_blocks_exports_and_teaches() -> None:
     spec = spec_of("mtc_nano")
     model = network(spec)
-    groups = channel_groups(model)
+    groups = registry_groups(model)
     kept = {group.name: [] for group in groups if group.block}
     keep_channels(model, groups, kept)
     engine = load_engine(deployed(model, 64, 96), "onnxruntime")
@@ -296,7 +300,7 @@ def test_a_network_without_blocks_exports_and_teaches() -> None:
 
 def test_protected_blocks_stay() -> None:
     model = network(spec_of("mtc_nano"))
-    groups = channel_groups(model, ["backbone.stages.1"])
+    groups = registry_groups(model, ["backbone.stages.1"])
     assert BLOCK not in {group.block for group in groups}
     with pytest.raises(UserError, match="at least one channel"):
         keep_channels(model, groups, {f"{BLOCK}.reduce.0": []})
@@ -374,7 +378,7 @@ def test_a_pruned_checkpoint_reloads_without_the_pruner(tmp_path: Path) -> None:
     spec, model = pruned("mtc_nano")
     save_checkpoint(tmp_path, spec, model)
     code = (
-        "import sys; sys.modules['torch_pruning'] = sys.modules['offline_compress.pruning'] = None;"
+        "import sys; sys.modules['offline_compress.pruning'] = None;"
         "from pathlib import Path; from offline_compress.models.registry import load_checkpoint;"
         f"print(sum(p.numel() for p in load_checkpoint(Path({str(tmp_path)!r})).parameters()))"
     )

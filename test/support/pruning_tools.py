@@ -6,7 +6,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from offline_compress.channels.groups import ChannelGroup
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import ModelSpec, model_spec
 from support.random_norms import randomise_norms
@@ -21,6 +22,11 @@ def spec_of(name: str) -> ModelSpec:
         spec = model_spec("rmt_ppad_n", ["vehicle"], HEIGHT, WIDTH)
         return replace(spec, arguments={**spec.arguments, "segmentation": "full"})
     return model_spec(name, ["vehicle"], HEIGHT, WIDTH)
+
+
+def registry_groups(model: nn.Module, protect: Sequence[str] = ()) -> list[ChannelGroup]:
+    """Of a network of the registry, or one that returns the same."""
+    return channel_groups(model, description_of(model, protect=protect))
 
 
 def network(spec: ModelSpec, seed: int = 0) -> nn.Module:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from offline_compress.channels.groups import channel_groups
 from offline_compress.data.batch import Batch
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.importance import measure, save
+from offline_compress.importance.multi_task import description_of
 from offline_compress.models.network import ConvMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
 from offline_compress.training.accelerator import start_accelerator
+from support.pruning_tools import registry_groups
 from support.random_norms import randomise_norms
 from support.tiny_networks import TINY
 
@@ -76,7 +77,7 @@ def main() -> None:
         ("query", network(RmtPpad, QUERY)),
     ):
         batches = [batch(seed) for seed in range(BATCHES)]
-        scores = measure(model, channel_groups(model), batches, "dice", accelerator)
+        scores = measure(model, registry_groups(model), batches, description_of(model), accelerator)
         save(Path(sys.argv[1]) / f"{name}{accelerator.process_index}", scores)
 
 

@@ -21,10 +21,10 @@ from mtc_perception.engines import load
 from mtc_perception.engines import open as engines
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
 from offline_compress import cli
-from offline_compress.channels.groups import channel_groups
 from offline_compress.export import export_bundle
 from offline_compress.models import registry
 from support.checkout import ROOT
+from support.pruning_tools import registry_groups
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 THRESHOLDS = Thresholds(score=0.0, drivable=0.5, lane=0.5)
@@ -83,7 +83,7 @@ def test_a_network(module: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     torch.manual_seed(0)
     registry.save_checkpoint(tmp_path / "c", spec, spec.build())
     assert isinstance(registry.load_checkpoint(tmp_path / "c"), network)
-    assert channel_groups(spec.build())
+    assert registry_groups(spec.build())
     export_bundle(tmp_path / "c", tmp_path / "d.mtc", THRESHOLDS, None)
     with open_perceiver(Selection(tmp_path / "d.mtc", "onnxruntime")) as perceiver:
         found = perceiver.perceive(SourceImage(np.zeros((90, 160, 3), np.uint8), "rgb"))

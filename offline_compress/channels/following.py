@@ -1,0 +1,297 @@
+"""Follows channels through a forward pass: which channels of which layers are the same ones.
+
+The network runs as it is, on a copy and on the CPU, and every operation is seen. Each element of
+each tensor has a label, an integer that stands for a channel of the layer that made it. Operations
+that move elements move labels, those that combine elements unite labels, and whatever is not known
+keeps the channels that it reads. So nothing is guessed from the structure of the program.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.description import Description, is_under, tensors_in
+from offline_compress.channels.labels import Labels, compact
+from offline_compress.channels.layers import RULES
+from offline_compress.channels.operations import VALUES, labels_after, operation, tensors_of
+
+LAYERS = (_ConvNd, _NormBase, nn.GroupNorm, nn.Linear, nn.PReLU)
+"""Layers that channels can be cut out of."""
+_BATCH_NORM = inspect.signature(F.batch_norm)
+PREDICTION = "prediction"
+"""Why what a network returns keeps its channels."""
+
+
+class Following:
+    """Forward passes of a network, and what they showed."""
+
+    def __init__(self, network: nn.Module, opaque: Sequence[str]) -> None:
+        self.labels = Labels()
+        self._network, self._opaque = network, opaque
+        self._owners: dict[int, str] = {}
+        """Of parameters and buffers, their dotted names."""
+        self._shared: set[int] = set()
+        for name, tensor in (
+            *network.named_parameters(remove_duplicate=False),
+            *network.named_buffers(remove_duplicate=False),
+        ):
+            if id(tensor) in self._owners:
+                self._shared.add(id(tensor))
+            self._owners.setdefault(id(tensor), name)
+        self._found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Of all tensors that depend on the network's inputs, and of its own: labels. The tensors
+        are held, so that no other one has the same id."""
+        self._from_input: set[int] = set()
+        self._running: list[str] = [""]
+        self._silent = 0
+        """How many opaque parts are running, one inside the other."""
+        self._aside = False
+        self.used: set[str] = set()
+        """Parameters and buffers that took part."""
+
+    # What the rules ask for.
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in self._found:
+            name, wide = self._owners.get(id(tensor)), [s for s in tensor.shape if s > 1]
+            labels = torch.zeros((), dtype=torch.int64)
+            if name and len(wide) == 1 and id(tensor) not in self._shared:
+                labels = self.labels.slot(name, "out", wide[0]).view(tensor.shape)
+            self._found[id(tensor)] = tensor, compact(labels.expand(tensor.shape))
+        return self._found[id(tensor)][1]
+
+    def layer_of(self, *weights: torch.Tensor | None) -> str | None:
+        there = [weight for weight in weights if weight is not None]
+        if any(id(weight) not in self._owners or id(weight) in self._shared for weight in there):
+            return None
+        names = {self._owners[id(weight)].rpartition(".")[0] for weight in there}
+        name = names.pop()
+        one = not names and isinstance(self._network.get_submodule(name), LAYERS)
+        return name if one else None
+
+    def place(self) -> str:
+        return self._running[-1] or "the network itself"
+
+    # Running.
+
+    def run(self, arguments: tuple[Any, ...]) -> Any:
+        """One forward pass. Raises UserError if the network looks into its tensors."""
+        handles = [
+            handle
+            for name, module in self._network.named_modules()
+            for handle in (
+                module.register_forward_pre_hook(self._entering(name), with_kwargs=True),
+                module.register_forward_hook(self._leaving(name), with_kwargs=True),
+            )
+        ]
+        for tensor in tensors_in(arguments):
+            self._result(tensor, torch.zeros((), dtype=torch.int64).expand(tensor.shape), True)
+        try:
+            with torch.no_grad(), _Operations(self), _Layers(self):
+                return self._network(*arguments)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        opaque = is_under(name, self._opaque)
+
+        def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._running.append(name)
+            if opaque:
+                if not self._silent:
+                    with self._labelling():
+                        for tensor in tensors_of([args, kwargs]):
+                            self.labels.keep(self.of(tensor), f"read by {name}, which is opaque")
+                self._silent += 1
+
+        return enter
+
+    def _leaving(self, name: str) -> Callable[..., None]:
+        opaque = is_under(name, self._opaque)
+
+        def leave(_module: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
+            self._running.pop()
+            self._silent -= opaque
+
+        return leave
+
+    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute a layer, and what it does to labels."""
+        if self._silent or self._aside:
+            return func(*args, **kwargs)
+        self._use([*args, *kwargs.values()])
+        if func is F.batch_norm:
+            bound = _BATCH_NORM.bind(*args, **kwargs)
+            # Not in training mode: single images have no statistics.
+            bound.arguments["training"] = bound.arguments["running_mean"] is None
+            args, kwargs = bound.args, bound.kwargs
+        with self._labelling():
+            result = func(*args, **kwargs)
+            self._result(result, compact(RULES[func](self, result, *args, **kwargs)), True)
+        return result
+
+    def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute an operation without weights, and what it does to labels."""
+        if self._aside:
+            return func(*args, **kwargs)
+        read = tensors_of([args, kwargs])
+        self._use(read)
+        depends = any(id(tensor) in self._from_input for tensor in read)
+        if depends and not self._silent and operation(func) in VALUES:
+            raise UserError(
+                f"{self.place()} looks into its tensors ({operation(func)}), so that what it does "
+                "depends on the image, and its channels cannot be followed; name it under opaque"
+            )
+        result = func(*args, **kwargs)
+        with self._labelling():
+            self._label_results(func, args, kwargs, tensors_of(result), depends)
+        return result
+
+    def _label_results(
+        self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor], depends: bool
+    ) -> None:
+        read = tensors_of([args, kwargs])
+        if self._silent or not any((self.of(tensor) > 0).any() for tensor in read):
+            for tensor in results if depends else ():
+                self._result(tensor, torch.zeros((), dtype=torch.int64).expand(tensor.shape), True)
+            return
+        names = [argument.name for argument in func._schema.arguments]
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        for tensor, labels in zip(
+            results, labels_after(self, func, arguments, results), strict=True
+        ):
+            if id(tensor) in self._found and not (self.of(tensor) > 0).any():
+                self.labels.keep(labels, f"written into a part of a tensor in {self.place()}")
+            self._result(tensor, labels, depends)
+
+    def _result(self, tensor: torch.Tensor, labels: torch.Tensor, depends: bool) -> None:
+        """`labels` are those of `tensor`, unless it has some: what works in place leaves them."""
+        self._found.setdefault(id(tensor), (tensor, labels))
+        if depends:
+            self._from_input.add(id(tensor))
+
+    @contextmanager
+    def _labelling(self) -> Iterator[None]:
+        """What is computed here is followed as a whole, or no part of the network."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
+    def _use(self, values: Any) -> None:
+        for tensor in tensors_of(values):
+            if name := self._owners.get(id(tensor)):
+                self.used.add(name)
+
+
+class _Layers(TorchFunctionMode):
+    """Sees the functions that layers compute with."""
+
+    def __init__(self, following: Following) -> None:
+        super().__init__()
+        self._following = following
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in RULES:
+            return self._following.layer(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+class _Operations(TorchDispatchMode):
+    """Sees what else is computed."""
+
+    def __init__(self, following: Following) -> None:
+        super().__init__()
+        self._following = following
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._following.operation(func, args, kwargs or {})
+
+
+def follow(model: nn.Module, description: Description) -> Following:
+    """Follow channels through `model`, which is not changed, in use and in training.
+
+    Raises UserError for what cannot be followed, with what to write to go on.
+    """
+    network = copy.deepcopy(model).float().cpu()
+    following = Following(network, description.opaque)
+    _check_names(network, description)
+    with torch.random.fork_rng(devices=[]), _tapped(network, description, following) as taps:
+        for mode in (False, True):
+            network.train(mode)
+            taps.clear()
+            words = "in training mode" if mode else "in eval mode"
+            try:
+                output = following.run(tuple(copy.deepcopy(description.example)))
+            except UserError:
+                raise
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(
+                    f"the network does not run on `example` {words}: {reason}"
+                ) from None
+            for tensor in tensors_in(description.answers(output)):
+                following.labels.keep(following.of(tensor), PREDICTION)
+            for name, place in description.taps.items():
+                _note_tap(following, name, taps[place] if isinstance(place, str) else place(output))
+    _check_all_ran(network, description, following)
+    return following
+
+
+@contextmanager
+def _tapped(
+    network: nn.Module, description: Description, following: Following
+) -> Iterator[dict[str, Any]]:
+    """What the modules that are taps yield, by name."""
+    found: dict[str, Any] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: found.__setitem__(name, output)
+
+    places = {place for place in description.taps.values() if isinstance(place, str)}
+    handles = [network.get_submodule(p).register_forward_hook(keep(p)) for p in sorted(places)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _note_tap(following: Following, name: str, feature: torch.Tensor) -> None:
+    labels = following.of(feature)
+    column = labels.movedim(1, 0).reshape(labels.shape[1], -1)[:, 0]
+    if (column == 0).any():
+        return  # of an opaque part: it keeps its channels
+    following.labels.unite(following.labels.slot(name, "tap", len(column)), column)
+
+
+def _check_names(network: nn.Module, description: Description) -> None:
+    parts = dict(network.named_modules())
+    places = [place for place in description.taps.values() if isinstance(place, str)]
+    for what, names in (("opaque", description.opaque), ("taps", places)):
+        for name in names:
+            if name not in parts or not name:
+                raise UserError(f"{what} names {name!r}, which is no part of the network")
+
+
+def _check_all_ran(network: nn.Module, description: Description, following: Following) -> None:
+    for name, _ in network.named_parameters():
+        layer = name.rpartition(".")[0]
+        if name not in following.used and not is_under(name, description.opaque):
+            raise UserError(
+                f"{layer or name} takes no part in the network's answer to `example`, so its "
+                "channels cannot be followed; name it under opaque"
+            )

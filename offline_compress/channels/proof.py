@@ -1,0 +1,129 @@
+"""Channel groups of a network of any make, each of which was tried: what a program does with its
+own idea of how many channels there are, no trace shows."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.description import Description, tensors_in
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.surgery import Kept, keep_channels, tensors_of_layer
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
+"""Largest difference of an answer, as a fraction of the largest answer (networks round in between).
+"""
+
+
+def proven_groups(model: nn.Module, description: Description) -> list[ChannelGroup]:
+    """The channel groups of a network, after every one was cut to half and compared with the whole
+    network that does not read what was removed: both compute the same, in float64 where they can.
+
+    Weights are random ones in this trial, so that nothing is equal by chance. The network is not
+    changed. Raises UserError like `channel_groups`, and for groups that cannot be cut, by name.
+    """
+    groups = channel_groups(model, description)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trial = _Trial(model, description, groups)
+        reasons = trial.failures([group for group in groups if not group.protected])
+    if reasons:
+        first = next(iter(reasons.values()))
+        names = ", ".join(reasons)
+        raise UserError(
+            f"channels of {names} cannot be removed: {first}. The program counts on their number; "
+            "let it read the number from a tensor's shape, or name these layers under protect"
+        )
+    return groups
+
+
+class _Trial:
+    def __init__(
+        self, model: nn.Module, description: Description, groups: Sequence[ChannelGroup]
+    ) -> None:
+        self._description, self._groups = description, groups
+        own = copy.deepcopy(model).cpu().eval()
+        random = copy.deepcopy(own)
+        _randomise(random)
+        candidates = [(n, d) for n in (random, own) for d in (torch.float64, torch.float32)]
+        for network, dtype in candidates:
+            self._network, self._dtype = network.to(dtype), dtype
+            self._inputs = tuple(_noise(value, dtype) for value in description.example)
+            try:
+                if all(answer.isfinite().all() for answer in self._answers(self._network)):
+                    return
+            except RuntimeError:  # of a network that wants its own precision
+                continue
+        raise UserError("the network fails on random pixels, or its answers are not finite")
+
+    def failures(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Group -> why it cannot be cut, of those that cannot."""
+        reason = self._difference(groups)
+        if not reason:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: reason}
+        half = len(groups) // 2
+        found = self.failures(groups[:half]) | self.failures(groups[half:])
+        return found or {groups[0].name: f"together with {groups[-1].name}, {reason}"}
+
+    def _difference(self, groups: Sequence[ChannelGroup]) -> str:
+        """In words, what becomes of the network with every second channel of these groups gone."""
+        kept: Kept = {g.name: list(range(0, g.size, 2)) for g in groups if g.size > 1}
+        if not kept:
+            return ""
+        unread, cut = copy.deepcopy(self._network), copy.deepcopy(self._network)
+        not_read(unread, groups, kept)
+        keep_channels(cut, self._groups, kept)
+        try:
+            found = self._answers(cut)
+        except Exception as error:
+            return f"the network fails without ({str(error).splitlines()[0]:.120})"
+        for one, other in zip(found, self._answers(unread), strict=True):
+            limit = TOLERANCE[self._dtype] * (1 + float(other.abs().max()))
+            if one.shape != other.shape or not float((one - other).abs().max()) <= limit:
+                return "the network computes something else without"
+        return ""
+
+    @torch.no_grad()
+    def _answers(self, network: nn.Module) -> list[torch.Tensor]:
+        output = network(*copy.deepcopy(self._inputs))
+        answers = tensors_in(self._description.answers(output))
+        return [answer.double() for answer in answers if answer.numel()]
+
+
+@torch.no_grad()
+def not_read(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
+    """Let no layer read the channels that are not `kept`, in place: they are switched off."""
+    state = model.state_dict()
+    for group in groups:
+        if group.name in kept:
+            gone = sorted(set(range(group.size)) - set(kept[group.name]))
+            for part in group.slices:
+                if part.side == "in":
+                    name, dim = next(tensors_of_layer(model, part.layer, "in"))
+                    index = torch.from_numpy(part.index[gone].ravel())
+                    state[name].index_fill_(dim, index, 0)
+
+
+def _noise(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return torch.randn(value.shape, dtype=dtype)
+    return value
+
+
+@torch.no_grad()
+def _randomise(network: nn.Module) -> None:
+    """Weights as if trained: of the size that keeps the size of what flows, and nowhere 0."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.ndim > 1 and name.endswith("weight"):
+            tensor.normal_(0, (2 / max(1, tensor[0].numel())) ** 0.5)
+        elif name.endswith(("weight", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+        elif name.endswith(("bias", "running_mean")):
+            tensor.normal_(0, 0.3)

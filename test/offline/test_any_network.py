@@ -1,0 +1,188 @@
+"""Channel groups of networks of any make: what is cut is what was switched off."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mtc_perception.util.errors import UserError
+from offline_compress.channels.description import Description
+from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.proof import not_read, proven_groups
+from offline_compress.channels.surgery import keep_channels
+from support.any_layers import (
+    BLOCKS,
+    AnyNetwork,
+    Attended,
+    ConvAct,
+    Fused,
+    Grouped,
+    Inverted,
+    Looked,
+    Separable,
+    Shuffled,
+    Split,
+    Transposed,
+)
+
+EXAMPLE = (torch.zeros(1, 3, 8, 12),)
+
+
+def described(**fields: object) -> Description:
+    return Description(EXAMPLE, {}, **fields)  # type: ignore[arg-type]
+
+
+def groups_of(network: nn.Module) -> dict[str, ChannelGroup]:
+    return {group.name: group for group in channel_groups(network, described())}
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """In float64 and eval mode, with no weight at its first value."""
+    with torch.no_grad():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.is_floating_point():
+                tensor.add_(0.3 * torch.randn_like(tensor))
+    return network.double().eval()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4),
+    added=st.lists(st.booleans(), min_size=4, max_size=4),
+    seed=st.integers(0, 2**16),
+)
+def test_what_is_cut_is_what_was_switched_off(
+    blocks: list[type[nn.Module]], added: list[bool], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    network = randomised(AnyNetwork(blocks, added[: len(blocks)]))
+    groups = channel_groups(network, described())
+    rng = np.random.default_rng(seed)
+    kept = {
+        group.name: rng.choice(group.size, rng.integers(1, group.size + 1), replace=False).tolist()
+        for group in groups
+        if not group.protected
+    }
+    off, cut = copy.deepcopy(network), copy.deepcopy(network)
+    not_read(off, groups, kept)
+    keep_channels(cut, groups, kept)
+    image = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    with torch.no_grad():
+        for one, other in zip(cut(image).values(), off(image).values(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    again = {group.name: group for group in channel_groups(cut, described())}
+    for group in groups:
+        if not group.protected and len(kept[group.name]) > 1:
+            assert again[group.name].size == len(kept[group.name])
+
+
+def test_the_layers_of_the_field_can_be_pruned() -> None:
+    prunable = {
+        ConvAct: {"stem": 8, "blocks.0.0": 8},
+        Separable: {"stem": 8, "blocks.0.3": 8},
+        Grouped: {"stem": 8, "blocks.0.0": 2, "blocks.0.4": 8},
+        Inverted: {"stem": 8, "blocks.0.widen": 24, "blocks.0.squeeze": 4},
+        Split: {"stem": 8, "blocks.0.leave": 8},
+        Shuffled: {"stem": 8, "blocks.0.widen": 8, "blocks.0.down": 8},
+        Transposed: {"stem": 8, "blocks.0.up": 8, "blocks.0.leave": 8},
+        Fused: {"stem": 8, "blocks.0.coarse": 8},
+        Attended: {"stem": 8, "blocks.0.ffn.0": 12},
+        Looked: {"stem": 8, "blocks.0.leave": 8},
+    }
+    for block, expected in prunable.items():
+        groups = groups_of(AnyNetwork([block], [False]))
+        found = {name: group.size for name, group in groups.items() if not group.protected}
+        assert expected.items() <= found.items(), block
+        assert found["classify.2"] == 10
+    reasons = {
+        block: groups_of(AnyNetwork([block], [False]))["blocks.0.enter"].protected
+        for block in (Attended, Looked)
+    }
+    assert reasons[Attended] == "normalised over all channels in blocks.0.norm"
+    assert reasons[Looked] == "read by mean in blocks.0"
+
+
+class CountsItself(nn.Module):
+    """A network that knows by heart how many channels it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        first, second = self.stem(image).split((4, 4), 1)
+        return self.head(first * second)
+
+
+def test_what_counts_its_channels_is_named() -> None:
+    with pytest.raises(UserError, match=r"channels of stem cannot be removed: .*under protect"):
+        proven_groups(CountsItself(), described())
+    groups = proven_groups(CountsItself(), described(protect=["stem"]))
+    assert all(group.protected for group in groups)
+
+
+class Looks(nn.Module):
+    """A network that takes another way where an image is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decide, self.head = nn.Identity(), nn.Conv2d(8, 2, 1)
+        self.stem = nn.Conv2d(3, 8, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image)
+        return self.head(x if x.mean() > 0 else x.relu())
+
+
+def test_data_dependent_control_flow_is_named() -> None:
+    with pytest.raises(UserError, match=r"the network itself looks into its tensors .*opaque"):
+        channel_groups(Looks(), described())
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"opaque": ["blokcs.0"]}, "opaque names 'blokcs.0', which is no part"),
+        ({"taps": {"a": "blocks.7"}}, "taps names 'blocks.7', which is no part"),
+        ({"protect": ["nowhere"]}, "protect names 'nowhere'"),
+        ({"answers": lambda output: object()}, "returns a object, in which no tensors"),
+    ],
+)
+def test_mistakes_in_a_description_are_one_line(fields: dict[str, object], reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        channel_groups(AnyNetwork([ConvAct], [False]), described(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_opaque_part_keeps_its_shape() -> None:
+    network = AnyNetwork([ConvAct, Inverted], [False, False])
+    groups = {
+        group.name: group for group in channel_groups(network, described(opaque=["blocks.1"]))
+    }
+    assert groups["blocks.0.0"].protected == "read by blocks.1, which is opaque"
+    assert not any(name.startswith("blocks.1") for name in groups)
+
+
+def test_taps_are_modules_too() -> None:
+    network = AnyNetwork([ConvAct, Grouped], [False, False])
+    described_taps = described(taps={"one": "blocks.0", "two": lambda output: output["mask"]})
+    groups = {group.name: group for group in channel_groups(network, described_taps)}
+    assert groups["blocks.0.0"].taps["one"].tolist() == list(range(8))
+    assert groups["mask"].taps["two"].tolist() == [0, 1]
+
+
+class Wrong(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(image, torch.zeros(2, 5, 1, 1))
+
+
+def test_a_network_that_does_not_run_is_told_so() -> None:
+    with pytest.raises(UserError, match=r"does not run on `example` in eval mode: .*channels"):
+        channel_groups(Wrong(), described())
