@@ -111,6 +111,12 @@ class Scorer:
         gradients: list[Sequence[torch.Tensor | None]] = [[None] * len(self.weights)] * len(losses)
         labelled = {t: loss for t, loss in enumerate(losses) if loss is not None}
         for t, loss in labelled.items():
+            if not loss.requires_grad:
+                raise UserError(
+                    f"the loss of task {self._tasks[t]} depends on no weight of the network; is it "
+                    "made of what the network returns, without detach()?"
+                )
+        for t, loss in labelled.items():
             gradients[t] = torch.autograd.grad(
                 loss, self.weights, retain_graph=t != max(labelled), allow_unused=True
             )

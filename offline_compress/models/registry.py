@@ -6,12 +6,10 @@ written in one step and reload without the code that trained or pruned them.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -21,7 +19,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing
 from offline_compress.models.network import ConvMultiTask, LiteMultiTask
 from offline_compress.models.rmt_ppad import RmtPpad
-from offline_compress.models.shapes import check_widths, narrow, remove_blocks
+from offline_compress.models.shapes import check_widths, difference, narrow, remove_blocks
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_KEY = "spec"
@@ -222,25 +220,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} does not load: {error}") from None
-    if difference := _difference(model.state_dict(), tensors):
-        raise UserError(f"{file} does not fit the network: {difference}")
+    if reason := difference(model.state_dict(), tensors):
+        raise UserError(f"{file} does not fit the network: {reason}")
     model.load_state_dict(tensors)
-
-
-def _difference(
-    wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> str | None:
-    """The first of the tensors in which a checkpoint and a network differ, and how many there are.
-
-    None if there are none.
-    """
-    reasons = [f"{key} is missing" for key in wanted if key not in found]
-    reasons += [f"{key} is unknown" for key in found if key not in wanted]
-    reasons += [
-        f"{key} is {list(found[key].shape)}, not {list(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    if len(reasons) > 1:
-        return f"{reasons[0]}, and {len(reasons) - 1} more"
-    return reasons[0] if reasons else None

@@ -108,6 +108,23 @@ def _is_part(shape: object, whole: Sequence[int]) -> bool:
     )
 
 
+def difference(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
+    """The first of the tensors in which a file and a network differ, and how many there are.
+
+    None if there are none.
+    """
+    reasons = [f"{key} is missing" for key in wanted if key not in found]
+    reasons += [f"{key} is unknown" for key in found if key not in wanted]
+    reasons += [
+        f"{key} is {list(found[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
+    ]
+    if len(reasons) > 1:
+        return f"{reasons[0]}, and {len(reasons) - 1} more"
+    return reasons[0] if reasons else None
+
+
 @torch.no_grad()
 def check_widths(model: nn.Module, taps: Mapping[str, Sequence[int]]) -> None:
     """Run a network once. Raises UserError if its layers, or the channels of its feature taps as a

@@ -16,7 +16,6 @@ from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.data.batch import Batch
-from offline_compress.export import deployed
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.pruning.cost import KINDS
 from offline_compress.pruning.cut_trial import Trial
@@ -101,7 +100,7 @@ class Candidates:
             if self.last and not is_reachable(self.sizes, costs, budget, whole, few):
                 few = limits
             curves = score_curves(self.value, few)
-        widths = select(curves, costs, budget, whole, problem.pruning.cost)
+        widths = select(curves, costs, budget, whole, problem.rules.cost)
         return {
             name: best_channels(self.value[name], limits.locked[name], count)
             for name, count in widths.items()
@@ -118,7 +117,7 @@ class Candidates:
 
 def step_budget(problem: PruningProblem, step: int) -> dict[str, float]:
     """What may remain after step 1..`steps`: equal steps from all to the recipe's budget."""
-    share = step / problem.pruning.steps
+    share = step / problem.rules.steps
     return {kind: 1 - (1 - least) * share for kind, least in problem.budget.items()}
 
 
@@ -132,10 +131,10 @@ def candidates(
     share: float,
 ) -> Candidates:
     """What step 1..`steps` may remove of `model`, each task's best `share` being locked."""
-    pruning = problem.pruning
-    value = criterion_scores(scores, groups, model, pruning.criterion, pruning.conflict, seed=seed)
-    limits = width_limits(pruning, groups, problem.floors, locked(scores, groups, share))
-    return Candidates(problem, value, limits, step == pruning.steps)
+    rules = problem.rules
+    value = criterion_scores(scores, groups, model, rules.criterion, rules.conflict, seed=seed)
+    limits = width_limits(rules, groups, problem.floors, locked(scores, groups, share))
+    return Candidates(problem, value, limits, step == rules.steps)
 
 
 def trial_batches(batches: Sequence[Batch]) -> list[Batch]:
@@ -156,7 +155,7 @@ def with_sensitivity(
     Read from `folder`, as far as it is there, else measured and written.
     """
     problem = found.problem
-    if problem.pruning.allocation != "sensitivity":
+    if problem.rules.allocation != "sensitivity":
         return found
     measured = measure_sensitivity(
         model,
@@ -195,15 +194,15 @@ def measured_choice(
     itself, which is repeated until it fits. Raises UserError if the last step cannot keep the
     budget, by measurement or by counting.
     """
-    pruning, budget = problem.pruning, step_budget(problem, step)
+    rules, budget = problem.rules, step_budget(problem, step)
     trial = Trial(
         model,
         groups,
         found.value,
         batches,
         problem.description,
-        None if found.sensitivity else pruning.largest_rise,
-        pruning.round_to,
+        None if found.sensitivity else rules.largest_rise,
+        rules.round_to,
         count,
     )
     aim = budget.get("latency")
@@ -231,7 +230,7 @@ def measured_choice(
         rise = "largest_rise, " if trial.fewest else ""
         raise UserError(
             f"compress.prune.budget.latency: {aim:.3f} cannot be reached: the best selection was "
-            f"measured at {best.ratio:.3f} of the unpruned network's latency ({pruning.engine} "
+            f"measured at {best.ratio:.3f} of the unpruned network's latency ({rules.engine} "
             f"takes {correction:.2f} times what its table predicts); give it more, raise {rise}"
             "steps or epochs_between, or lower locked, least_channels or least_share"
         )
@@ -252,11 +251,15 @@ def _timed(
     counts = {name: len(channels) for name, channels in kept.items()}
     predicted = _predicted_ratio(problem, counts) * correction
 
+    deployed, network = problem.deployed, problem.network
+    assert deployed is not None
+    assert network is not None
+
     def measured() -> Choice:
         pair = time_pair(
-            deployed(cut, *problem.size),
-            problem.network,
-            problem.pruning.engine,
+            deployed(cut),
+            network,
+            problem.rules.engine,
             partial(count, "timing the selection"),
         )
         return Choice(kept, *pair)

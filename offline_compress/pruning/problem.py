@@ -1,9 +1,10 @@
-"""What stays the same throughout a pruning: teacher, groups, costs and rules."""
+"""What stays the same throughout a pruning: network, groups, costs and rules."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
 from mtc_perception.util.provenance import provenance
 from offline_compress.channels.description import Description
-from offline_compress.channels.groups import ChannelGroup, channel_groups
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.channels.proof import proven_groups
 from offline_compress.channels.surgery import keep_decoder_layers
 from offline_compress.evaluation.latency import conditions
-from offline_compress.export import count_gmacs, count_parameters, deployed
+from offline_compress.export import count_macs, count_parameters, deployed
 from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import (
     WEIGHTS_FILE,
-    ModelSpec,
     load_checkpoint,
     load_spec,
 )
@@ -36,7 +37,7 @@ from offline_compress.pruning.latency_table import (
 )
 from offline_compress.pruning.plan import Plan
 from offline_compress.pruning.selection import WidthLimits, floor_of, require_reachable, unlocked
-from offline_compress.recipe.compression import Pruning
+from offline_compress.recipe.compression import PruningRules
 from offline_compress.recipe.recipe import Recipe
 
 TABLE_FILE = "latency.json"
@@ -44,47 +45,51 @@ TABLE_FILE = "latency.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningProblem:
-    """A teacher and how it is pruned."""
+    """A network and how it is pruned."""
 
-    pruning: Pruning
+    rules: PruningRules
     description: Description
     """Of the network, pruned or not."""
     name: str
-    """Of the teacher's network."""
     sha256: str
-    """Of the teacher's weights file."""
-    spec: ModelSpec
-    """Of `model`."""
+    """Of the unpruned network's weights."""
     model: nn.Module
-    """The teacher on the CPU, in eval mode, with as many decoder layers as shall remain."""
+    """The network on the CPU, in eval mode, with as many decoder layers as shall remain."""
     groups: list[ChannelGroup]
     """Those of `model`."""
     floors: dict[str, int]
     """Fewest channels of every group."""
+    inputs: tuple[Any, ...]
+    """Of the forward pass that costs are those of."""
     costs: LayerCosts
     whole: NDArray[np.float64]
     """[3] cost of the unpruned network; 0 milliseconds without a latency table."""
-    network: Network
-    """The unpruned network as engines load it."""
     budget: dict[str, float]
     """What may remain in the end, by kind, as fractions of the unpruned network."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the image."""
-        return self.spec.height, self.spec.width
+    deployed: Callable[[nn.Module], Network] | None = None
+    """A network as engines load it, to be timed; None: no latencies."""
+    network: Network | None = None
+    """The unpruned network, deployed."""
+    decoder_layers: int | None = None
+    """Layers of the query decoder that remain; None: all."""
 
     def empty_plan(self) -> Plan:
         """The plan before any step."""
         return Plan(
-            teacher=self.name,
-            teacher_sha256=self.sha256,
-            decoder_layers=self.pruning.decoder_layers,
+            teacher=self.name, teacher_sha256=self.sha256, decoder_layers=self.decoder_layers
         )
 
 
+def group_floors(rules: PruningRules, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+    """Fewest channels of every group."""
+    return {
+        group.name: floor_of(group.size, rules.least_channels, rules.least_share, rules.round_to)
+        for group in groups
+    }
+
+
 def width_limits(
-    pruning: Pruning,
+    rules: PruningRules,
     groups: Sequence[ChannelGroup],
     floors: Mapping[str, int],
     locked: Mapping[str, NDArray[np.bool_]],
@@ -94,9 +99,51 @@ def width_limits(
     return WidthLimits(
         floors,
         locked,
-        pruning.round_to,
-        blocks=blocks if pruning.allocation == "sensitivity" else frozenset(),
+        rules.round_to,
+        blocks=blocks if rules.allocation == "sensitivity" else frozenset(),
     )
+
+
+def problem_of(
+    rules: PruningRules,
+    description: Description,
+    groups: list[ChannelGroup],
+    model: nn.Module,
+    unpruned: nn.Module,
+    inputs: tuple[Any, ...],
+    name: str,
+    sha256: str,
+) -> PruningProblem:
+    """A problem without latencies. `unpruned` is `model`, whose `groups` are given, before layers
+    of a decoder were removed.
+
+    Raises UserError for a budget of parameters or multiply-accumulates that cannot be reached.
+    """
+    whole = np.array([count_parameters(unpruned), count_macs(unpruned, inputs), 0.0])
+    problem = PruningProblem(
+        rules=rules,
+        description=description,
+        name=name,
+        sha256=sha256,
+        model=model,
+        groups=groups,
+        floors=group_floors(rules, groups),
+        inputs=inputs,
+        costs=layer_costs(model, groups, inputs),
+        whole=whole,
+        budget=rules.budget.model_dump(exclude_none=True),
+    )
+    # What needs no measuring is known at once.
+    counted = {kind: most for kind, most in problem.budget.items() if kind != "latency"}
+    _require(problem, counted)
+    return problem
+
+
+def _require(problem: PruningProblem, budget: Mapping[str, float]) -> None:
+    costs = problem.costs
+    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
+    limits = width_limits(problem.rules, problem.groups, problem.floors, unlocked(sizes))
+    require_reachable(sizes, costs, budget, problem.whole, limits)
 
 
 def open_problem(
@@ -105,74 +152,74 @@ def open_problem(
     """Load the teacher and find out what its layers cost.
 
     The latency table is read from `out`; if it is not there and `measures`, it is measured first.
-    Raises UserError for a teacher that does not load, and a budget that cannot be reached.
+    Raises UserError for a teacher that does not load or cannot be followed, and a budget that
+    cannot be reached.
     """
     pruning = recipe.compression().prune
     spec, unpruned = load_spec(teacher), load_checkpoint(teacher)
-    name, size = spec.name, (spec.height, spec.width)
-    model = unpruned
+    size, model = (spec.height, spec.width), unpruned
     if pruning.decoder_layers is not None:
-        model, spec = keep_decoder_layers(unpruned, spec, pruning.decoder_layers)
+        model, _ = keep_decoder_layers(unpruned, spec, pruning.decoder_layers)
     description = description_of(model, recipe.mask_loss, pruning.protect)
-    groups = channel_groups(model, description)
-    floors = {
-        group.name: floor_of(
-            group.size, pruning.least_channels, pruning.least_share, pruning.round_to
-        )
-        for group in groups
-    }
-    costs = layer_costs(model, groups, (torch.zeros(1, 3, *size),))
-    whole = np.array([count_parameters(unpruned), count_gmacs(unpruned, *size) * 1e9, 0.0])
-    budget = pruning.budget.model_dump(exclude_none=True)
-    # What needs no measuring is known at once.
-    counted = {kind: most for kind, most in budget.items() if kind != "latency"}
-    sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
-    limits = width_limits(pruning, groups, floors, unlocked(sizes))
-    require_reachable(sizes, costs, counted, whole, limits)
+    problem = problem_of(
+        pruning,
+        description,
+        proven_groups(model, description),
+        model,
+        unpruned,
+        (torch.zeros(1, 3, *size),),
+        spec.name,
+        sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
+    )
     if pruning.cost == "latency" or pruning.budget.latency is not None:
-        path = out / TABLE_FILE
-        if measures and not path.exists():
-            measured = partial(
-                measure_table,
-                model,
-                groups,
-                size,
-                pruning.engine,
-                pruning.round_to,
-                unpruned,
-                count,
-            )
-            table = measured()
-            try:
-                with_latency(costs, table)
-            except Misfit:
-                table = measured()
-                with_latency(costs, table)
-            table.save(path)
-        table = _fitting_table(path, costs, pruning, size, measures)
-        costs = with_latency(costs, table)
-        number = KINDS.index("latency")
-        full = costs.total(table.samples[0].counts)[number]
-        whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
-    require_reachable(sizes, costs, budget, whole, limits)
-    return PruningProblem(
-        pruning=pruning,
-        description=description,
-        name=name,
-        sha256=sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
-        spec=spec,
-        model=model,
-        groups=groups,
-        floors=floors,
-        costs=costs,
-        whole=whole,
+        problem = _with_latencies(problem, unpruned, size, out / TABLE_FILE, measures, count)
+    _require(problem, problem.budget)
+    return replace(
+        problem,
+        deployed=partial(deployed, height=size[0], width=size[1]),
         network=deployed(unpruned, *size),
-        budget=budget,
+        decoder_layers=pruning.decoder_layers,
     )
 
 
+def _with_latencies(
+    problem: PruningProblem,
+    unpruned: nn.Module,
+    size: tuple[int, int],
+    path: Path,
+    measures: bool,
+    count: NamedCount,
+) -> PruningProblem:
+    """The problem with the times of the table at `path`, which is measured if it is not there."""
+    rules, costs = problem.rules, problem.costs
+    if measures and not path.exists():
+        measured = partial(
+            measure_table,
+            problem.model,
+            problem.groups,
+            size,
+            rules.engine,
+            rules.round_to,
+            unpruned,
+            count,
+        )
+        table = measured()
+        try:
+            with_latency(costs, table)
+        except Misfit:
+            table = measured()
+            with_latency(costs, table)
+        table.save(path)
+    table = _fitting_table(path, costs, rules, size, measures)
+    costs, whole = with_latency(costs, table), problem.whole.copy()
+    number = KINDS.index("latency")
+    full = costs.total(table.samples[0].counts)[number]
+    whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
+    return replace(problem, costs=costs, whole=whole)
+
+
 def _fitting_table(
-    path: Path, costs: LayerCosts, pruning: Pruning, size: tuple[int, int], measures: bool
+    path: Path, costs: LayerCosts, rules: PruningRules, size: tuple[int, int], measures: bool
 ) -> LatencyTable:
     """The table at `path`, refused if made for something else, or by another machine than one that
     `measures` the selections."""
@@ -180,7 +227,7 @@ def _fitting_table(
     sizes = dict(zip(costs.groups, costs.sizes.tolist(), strict=True))
     here = {"cpu": provenance()["machine"]["cpu"], "threads": conditions()["threads"]}
     if (
-        (table.engine, table.height, table.width) != (pruning.engine, *size)
+        (table.engine, table.height, table.width) != (rules.engine, *size)
         or table.samples[0].counts != sizes
         or (measures and {name: table.measured.get(name) for name in here} != here)
     ):

@@ -24,6 +24,7 @@ from offline_compress.pruning.channel_scores import (
 from offline_compress.pruning.iterative import PruningRun, draw
 from offline_compress.pruning.plan import Plan, apply, read_plan, write_plan
 from offline_compress.pruning.problem import open_problem
+from offline_compress.pruning.registry_subject import RegistrySubject
 from offline_compress.pruning.steps import extended, lists, predicted_step, remaining, summary
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import start_accelerator
@@ -48,12 +49,14 @@ def prune_network(
     teacher, and what training raises; Interrupted if a recovery was stopped.
     """
     out.mkdir(parents=True, exist_ok=True)
-    run = PruningRun(recipe, teacher, out, validate or validator(validation_sets(recipe)))
-    for step in range(1, run.problem.pruning.steps + 1):
-        if not run.taken_back:
-            run.step(step)
-    run.finish()
-    return run.plan
+    accelerator = start_accelerator(recipe.precision, 1, recipe.deterministic)
+    batches = calibration_batches(recipe, recipe.compression().scoring)
+    main = accelerator.is_main_process
+    with accelerator.main_process_first(), Progress(shown=main, alone=True) as progress:
+        problem = open_problem(recipe, teacher, out, main, progress.count)
+    judge = validate or validator(validation_sets(recipe))
+    subject = RegistrySubject(recipe, teacher, problem.floors, judge, accelerator.device)
+    return PruningRun(problem, subject, batches, out, accelerator, recipe.seed).run()
 
 
 def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
@@ -81,14 +84,14 @@ def dry_run(recipe: Recipe, teacher: Path, out: Path) -> Plan:
         ).sensitivity
     plan = problem.empty_plan()
     model, groups = copy.deepcopy(problem.model), problem.groups
-    for step in range(1, problem.pruning.steps + 1):
+    for step in range(1, problem.rules.steps + 1):
         budget = step_budget(problem, step)
         found = candidates(problem, model, groups, scores, step, recipe.seed + step, pruning.locked)
         kept = replace(found, sensitivity=sensitivity).select(budget)
         keep_channels(model, groups, lists(kept))
         groups, scores = channel_groups(model, problem.description), remaining(scores, kept)
         plan = extended(plan, problem, predicted_step(problem, budget, kept), kept)
-        print(summary(problem, plan, {}))
+        print(summary(problem, plan, []))
     write_plan(out / PREDICTED_PLAN_FILE, plan)
     draw(problem, plan, out / PREDICTED_PICTURE_FILE)
     return plan

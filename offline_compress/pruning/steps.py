@@ -1,11 +1,11 @@
 """Pruning steps as records: what each aimed at, what it left, and the plan that they add up to."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from mtc_perception.metrics.figures import ACCURACY
-from offline_compress.export import count_gmacs, count_parameters
+from offline_compress.export import count_macs, count_parameters
 from offline_compress.importance import ChannelScores
 from offline_compress.pruning.channel_choice import Choice, Kept
 from offline_compress.pruning.cost import KINDS
@@ -50,7 +50,7 @@ def measured_step(
     problem: PruningProblem, budget: dict[str, float], choice: Choice, cut: nn.Module
 ) -> PlanStep:
     """A step that has led to the network `cut`, before any validation."""
-    parameters, gmacs = count_parameters(cut), count_gmacs(cut, *problem.size)
+    parameters, gmacs = count_parameters(cut), count_macs(cut, problem.inputs) / 1e9
     return PlanStep(
         budget=budget,
         channels={name: len(channels) for name, channels in choice.kept.items()},
@@ -88,8 +88,10 @@ def with_last(plan: Plan, **fields: object) -> Plan:
     return plan.model_copy(update={"steps": [*before, last.model_copy(update=fields)]})
 
 
-def summary(problem: PruningProblem, plan: Plan, teacher: dict[str, float]) -> str:
-    """The last step as one line."""
+def summary(
+    problem: PruningProblem, plan: Plan, figures: Sequence[tuple[str, float, float]]
+) -> str:
+    """The last step as one line. `figures`: title, before and after of each."""
     step = plan.steps[-1]
     shares = step.remains
     parts = [
@@ -103,10 +105,6 @@ def summary(problem: PruningProblem, plan: Plan, teacher: dict[str, float]) -> s
         for kind, most in step.budget.items()
         if shares[kind] > most
     ]
-    parts += [
-        f"{ACCURACY[name].title} {100 * teacher[name]:.1f} -> {100 * value:.1f}"
-        for name, value in step.after.items()
-        if name in teacher
-    ]
-    text = f"step {len(plan.steps)} of {problem.pruning.steps}: {', '.join(parts)}"
+    parts += [f"{title} {before:.1f} -> {after:.1f}" for title, before, after in figures]
+    text = f"step {len(plan.steps)} of {problem.rules.steps}: {', '.join(parts)}"
     return f"{text}; taken back: {step.taken_back}" if step.taken_back else text

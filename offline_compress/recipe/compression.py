@@ -106,8 +106,8 @@ class Guard(Strict):
     """Of its IoU."""
 
 
-class Pruning(Strict):
-    """Which channels go, and how."""
+class PruningRules(Strict):
+    """Which channels go, of a network of any make."""
 
     budget: Budget
     """What may remain."""
@@ -137,6 +137,19 @@ class Pruning(Strict):
     """Where widths go by scores, each layer's cut is tried alone before a step is made; one that
     raises any task's loss on calibration images by more than this fraction is halved until it does
     not. None: untried."""
+
+    @field_validator("cost", mode="before")
+    @classmethod
+    def _of_the_budget(cls, cost: Any, info: ValidationInfo) -> Any:
+        if cost is not None:
+            return cost
+        limits = info.data["budget"].model_dump(exclude_none=True) if "budget" in info.data else {}
+        return next((kind for kind in ("latency", "macs", "parameters") if kind in limits), "none")
+
+
+class Pruning(PruningRules):
+    """Which channels of a network of the registry go, and what is done between the steps."""
+
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
     decoder_layers: Positive | None = None
@@ -147,14 +160,6 @@ class Pruning(Strict):
     """Weight of the teacher's features in these recoveries; None: as in `recover`, as all else."""
     guard: Guard = Guard()
     """What a step may lose."""
-
-    @field_validator("cost", mode="before")
-    @classmethod
-    def _of_the_budget(cls, cost: Any, info: ValidationInfo) -> Any:
-        if cost is not None:
-            return cost
-        limits = info.data["budget"].model_dump(exclude_none=True) if "budget" in info.data else {}
-        return next((kind for kind in ("latency", "macs", "parameters") if kind in limits), "none")
 
     @model_validator(mode="after")
     def _guarded(self) -> "Pruning":

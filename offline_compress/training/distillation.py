@@ -18,7 +18,6 @@ from mtc_perception.util.errors import UserError
 from offline_compress.data.targets import Targets
 from offline_compress.losses.task_losses import MASK_WEIGHT
 from offline_compress.losses.teacher_losses import (
-    distances,
     foreground,
     mask_divergence,
     vehicle_divergence,
@@ -28,6 +27,7 @@ from offline_compress.models.heads import DenseDetectionHead, DenseDetections
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import ModelSpec, load_checkpoint, load_spec
 from offline_compress.recipe.compression import Lessons
+from offline_compress.training.feature_distance import FeatureDistances
 
 TAP_WEIGHTS = {"c3": 1.0, "c4": 1.0, "c5": 1.0, "p3": 2.0, "p4": 2.0, "p5": 2.0}
 """Backbone and encoder levels of every network; the encoder's weigh twice."""
@@ -85,10 +85,8 @@ def _fold_norms(network: nn.Module) -> None:
 class Teacher(nn.Module):
     """What a frozen teacher has to say about a student's answers: one loss per lesson.
 
-    A tap of width W of a student that was pruned from the teacher is compared with the W channels
-    of the teacher that it kept; of any other student, with the teacher's whole tap through a 1x1
-    convolution without bias that is trained along. These `projections` are the only parameters
-    that learn; they belong to the training, not to the student.
+    Features are compared as `FeatureDistances` says. Its projections are the only parameters that
+    learn; they belong to the training, not to the student.
     """
 
     def __init__(
@@ -116,13 +114,12 @@ class Teacher(nn.Module):
             self.weights["masks"] = lessons.masks * MASK_WEIGHT["dice"]
         if lessons.vehicles:
             self.weights["vehicles"] = lessons.vehicles
-        widths = tap_widths(model)
-        self.projections = nn.ModuleDict()
-        for tap, channels in kept.items():
-            if channels is None:
-                self.projections[tap] = nn.Conv2d(student_widths[tap], widths[tap], 1, bias=False)
-            elif channels != list(range(widths[tap])):
-                self.register_buffer(f"kept_{tap}", torch.tensor(channels), persistent=False)
+        self.distances = FeatureDistances(kept, tap_widths(model), student_widths)
+
+    @property
+    def projections(self) -> nn.ModuleDict:
+        """All that learns."""
+        return self.distances.projections
 
     def train(self, mode: bool = True) -> "Teacher":
         """The teacher is never in training mode."""
@@ -161,13 +158,9 @@ class Teacher(nn.Module):
     ) -> dict[str, torch.Tensor]:
         zero = torch.zeros((), device=targets.boxes.device)
         losses = {name: zero for name in self.weights if name in ("features", "foreground")}
+        found = self.distances(own, taught)
         for tap, weight in TAP_WEIGHTS.items():
-            feature = own[tap]
-            if tap in self.projections:
-                feature = self.projections[tap](feature)
-            kept = getattr(self, f"kept_{tap}", None)
-            target = taught[tap] if kept is None else taught[tap].index_select(1, kept)
-            apart = distances(feature, target)
+            apart = found[tap]
             losses["features"] = losses["features"] + weight * apart.mean()
             if "foreground" in losses and tap in ENCODER_TAPS:
                 inside = (foreground(targets, *apart.shape[1:]) * apart).sum()

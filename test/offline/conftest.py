@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from offline_compress.models.registry import model_spec, save_checkpoint
-from offline_compress.pruning import channel_choice, problem
+from offline_compress.pruning import channel_choice, problem, registry_subject
 from offline_compress.pruning import iterative as schedule
 from offline_compress.roads.road_dataset import write_dataset
 from support.labelled_roads import DataSet
@@ -80,8 +80,7 @@ def untimed() -> Iterator[None]:
     """Pruning without its stop watch: the engines themselves are timed in test_pruning_latency."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(channel_choice, "time_pair", lambda *_: (1.0, 2.0, 0.51))
-        for module in (channel_choice, problem):
-            patch.setattr(module, "deployed", lambda model, *_: model)
+        patch.setattr(problem, "deployed", lambda model, *_, **__: model)
         yield
 
 
@@ -89,4 +88,4 @@ def untimed() -> Iterator[None]:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what takes seconds and is tested elsewhere: picture, export of every cut."""
     monkeypatch.setattr(schedule, "draw_channels", lambda *_: None)
-    monkeypatch.setattr(schedule, "check_network", lambda *_: None)
+    monkeypatch.setattr(registry_subject, "check_network", lambda *_: None)

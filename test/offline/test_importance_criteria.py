@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+from mtc_perception.core.perception import TASKS
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.importance.scorer import Scorer
@@ -109,7 +110,7 @@ def test_the_scale_of_a_measured_loss_means_nothing(task: int) -> None:
     net = gated_net()
     found = []
     for scale in (1.0, 1000.0):
-        scorer = Scorer(net, groups())
+        scorer = Scorer(net, groups(), TASKS)
         each = losses(net, images(1))
         each[task] = scale * each[task]
         scorer.add(list(each), 2)
@@ -173,7 +174,7 @@ def test_what_does_nothing_for_a_task_is_not_locked_for_it() -> None:
 @pytest.mark.parametrize("group", SIZES)
 def test_magnitudes_are_those_of_all_filters_of_a_channel(group: str) -> None:
     net = gated_net()
-    scorer = Scorer(net, groups())
+    scorer = Scorer(net, groups(), TASKS)
     scorer.add(list(losses(net, images(1))), 2)
     found = criterion_scores(scorer.scores(), groups(), net, "l2", 0.3, 0)[group]
     weights = [

@@ -21,7 +21,7 @@ from offline_compress.importance import ChannelScores
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.multi_task import description_of
 from offline_compress.losses.task_losses import task_losses
-from offline_compress.models.registry import load_checkpoint, load_spec
+from offline_compress.models.registry import load_checkpoint
 from offline_compress.pruning import channel_choice
 from offline_compress.pruning import problem as problem_module
 from offline_compress.pruning.channel_choice import Choice, candidates, measured_choice
@@ -50,17 +50,18 @@ def latency_problem(dataset: Path, teacher: Path) -> PruningProblem:
     recipe = recipe_of(dataset, budget={"latency": 0.8}, cost="latency", round_to=1)
     assert recipe.compress
     return PruningProblem(
-        pruning=recipe.compress.prune,
+        rules=recipe.compress.prune,
         description=description_of(model),
         name="tiny",
         sha256="",
-        spec=load_spec(teacher),
         model=model,
         groups=groups,
         floors=dict.fromkeys(sizes, 1),
         costs=costs,
         whole=costs.total(sizes),
+        deployed=lambda network: network,  # type: ignore[return-value]
         network=model,  # type: ignore[arg-type]
+        inputs=(torch.zeros(1, 3, HEIGHT, WIDTH),),
         budget={"latency": 0.8},
     )
 
