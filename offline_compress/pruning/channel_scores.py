@@ -1,7 +1,9 @@
 """What the steps of a pruning score channels with, in all processes of a launch together."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -10,7 +12,6 @@ from torch import nn
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
 from offline_compress.importance import ChannelScores, load, measure, save
-from offline_compress.importance.calibration import CalibrationBatches
 from offline_compress.pruning.problem import PruningProblem
 
 SCORES_FILE = "scores.safetensors"
@@ -20,7 +21,7 @@ SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
 def measured_scores(
     problem: PruningProblem,
     model: nn.Module,
-    batches: CalibrationBatches,
+    batches: Sequence[Any],
     folder: Path,
     accelerator: Accelerator,
     count: NamedCount,

@@ -220,7 +220,7 @@ def test_gradients_go_to_the_student_alone(tmp_path: Path) -> None:
     assert all(p.grad is None for p in teaching.teacher.parameters())
     assert digest(teaching.teacher.state_dict()) == before
     learning = {name for name, p in teaching.named_parameters() if p.requires_grad}
-    assert learning == {f"projections.{tap}.weight" for tap in TAP_WEIGHTS}
+    assert learning == {f"distances.projections.{tap}.weight" for tap in TAP_WEIGHTS}
     for name, parameter in [*student.named_parameters(), *teaching.projections.named_parameters()]:
         reached = parameter.grad is not None and bool(parameter.grad.any())
         assert reached == (not name.startswith(("detection", "mask", "drivable", "lane"))), name

@@ -1,0 +1,260 @@
+"""A network of no registry, compressed with its owner's training and figures."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mtc_perception.util.errors import UserError
+from offline_compress.api import (
+    Budget,
+    Compressed,
+    FeatureTeacher,
+    PruningRules,
+    channel_groups,
+    channel_scores,
+    choose,
+    compress,
+    keep_channels,
+    load_pruned,
+    recalibrate,
+    save_pruned,
+)
+from support.two_tasks import TwoTasks, description, evaluate, samples, shape_loss, train
+
+RULES = PruningRules(
+    budget=Budget(parameters=0.5), steps=2, round_to=1, least_channels=2, largest_rise=None
+)
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    network = TwoTasks()
+    train(network, None, 120)
+    return network.eval()
+
+
+def recover(network: nn.Module, teacher: FeatureTeacher, step: int) -> None:
+    train(network, teacher, 40)
+
+
+def run(network: nn.Module, out: Path, **changes: Any) -> Compressed:
+    settings: dict[str, Any] = {
+        "description": description(),
+        "batches": samples(6, 3),
+        "rules": RULES,
+        "recover": recover,
+        "evaluate": evaluate,
+        "out": out,
+    }
+    return compress(network, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def compressed(trained: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Compressed:
+    return run(trained, tmp_path_factory.mktemp("own") / "run")
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_network_of_no_registry_is_compressed(trained: nn.Module, compressed: Compressed) -> None:
+    assert compressed.plan.steps[-1].remains["parameters"] <= 0.5
+    assert parameters(compressed.model) < 0.55 * parameters(trained)
+    before, after = evaluate(trained), evaluate(compressed.model)
+    assert before["pixels"] > 95
+    assert after["pixels"] > before["pixels"] - 2
+    assert after["colours"] > before["colours"] - 0.05
+    assert compressed.plan.steps[-1].after == pytest.approx(after)
+    assert parameters(trained) == parameters(TwoTasks())
+
+
+def test_the_same_call_goes_on(trained: nn.Module, compressed: Compressed) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    out = compressed.file.parent.parent
+    again = run(trained, out, recover=never, evaluate=never)
+    assert again.plan == compressed.plan
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, compressed.model.state_dict()[name])
+    with pytest.raises(UserError, match="holds a compression with other rules; give another"):
+        run(trained, out, rules=RULES.model_copy(update={"steps": 3}))
+    with pytest.raises(UserError, match="another teacher; choose another folder"):
+        run(TwoTasks(), out)
+
+
+def test_a_file_reloads_without_the_pruner(compressed: Compressed) -> None:
+    code = (
+        "import sys; sys.modules['offline_compress.pruning'] = None;"
+        "sys.modules['offline_compress.channels'] = None; from pathlib import Path;"
+        "from torch import nn; from offline_compress.models.pruned_file import load_pruned;"
+        "trunk = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.PReLU(16),"
+        " nn.Conv2d(16, 24, 3, bias=False), nn.BatchNorm2d(24));"
+        "shape = nn.Sequential(nn.Conv2d(24, 12, 3), nn.ReLU(), nn.Conv2d(12, 1, 1));"
+        "colour = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 3));"
+        "whole = nn.ModuleDict({'trunk': trunk, 'shape': shape, 'colour': colour});"
+        f"load_pruned(Path({str(compressed.file)!r}), whole);"
+        "print(sum(p.numel() for p in whole.parameters()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == parameters(compressed.model)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    save_pruned(tmp_path / "a", nn.Conv2d(3, 8, 1))
+    whole = nn.Conv2d(3, 4, 1)
+    for network, reason in (
+        (whole, r"weight is \[4, 3, 1, 1\] unpruned, not \[8, 3, 1, 1\]"),
+        (nn.Sequential(whole), "another network: 0.weight is missing, and 3 more"),
+        (nn.Linear(2, 8), "unpruned, not"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            load_pruned(tmp_path / "a", network)
+    (tmp_path / "b").write_bytes(b"\x10" * 50)
+    for name in ("b", "c"):
+        with pytest.raises(UserError, match=f"{name} does not load"):
+            load_pruned(tmp_path / name, whole)
+
+
+def test_step_by_step(trained: nn.Module) -> None:
+    network, own, batches = copy.deepcopy(trained), description(), samples(6, 3)
+    groups = channel_groups(network, own)
+    assert [(g.name, g.size, bool(g.protected)) for g in groups] == [
+        ("trunk.0", 16, False),
+        ("trunk.3", 24, False),
+        ("shape.0", 12, False),
+        ("shape.2", 1, True),
+        ("colour.0", 16, False),
+        ("colour.2", 3, True),
+    ]
+    scores = channel_scores(network, groups, batches, own)
+    assert scores.tasks == ("shape", "colour")
+    assert (scores.labelled, scores.together) == ((6, 4), (4,))
+    assert scores.taylor["trunk.3"].shape == (2, 24)
+    assert not scores.taylor["shape.0"][1].any()  # nothing of it is read by the other task
+    kept = choose(network, groups, scores, own, RULES)
+    keep_channels(network, groups, kept)
+    recalibrate(network, batches, own, lambda _done, _total: None)
+    assert parameters(network) <= 0.5 * parameters(trained)
+    assert evaluate(network)["pixels"] > 60
+
+
+def test_one_task_is_enough(trained: nn.Module) -> None:
+    own = replace(description(), tasks={"shape": shape_loss})
+    groups = channel_groups(trained, own)
+    scores = channel_scores(trained, groups, samples(3, 3), own)
+    assert scores.conflict["trunk.0"].shape == (0, 16)
+    assert choose(trained, groups, scores, own, RULES)["trunk.3"]
+
+
+def test_the_teacher_compares_the_channels_that_are_left(trained: nn.Module) -> None:
+    student, own = copy.deepcopy(trained), description()
+    groups = channel_groups(student, own)
+    keep_channels(student, groups, {"trunk.3": [1, 5, 7]})
+    images = samples(1, 4)[0][0]
+    with FeatureTeacher(trained, student, own.taps, {"trunk": [1, 5, 7]}) as teacher:
+        student(images)
+        assert float(teacher.loss(images)) == pytest.approx(0, abs=1e-6)
+        with pytest.raises(UserError, match="tap trunk is no tensor of a forward pass just before"):
+            teacher.loss(images)
+    with FeatureTeacher(trained, student, own.taps, {"trunk": [2, 5, 7]}) as other:
+        student(images)
+        assert float(other.loss(images)) > 0.05
+    assert not student.trunk._forward_hooks
+    with pytest.raises(UserError, match="taps names 'stem', which is no part"):
+        FeatureTeacher(trained, student, {"a": "stem"}, {})
+
+
+def test_a_guard_takes_steps_back(trained: nn.Module, tmp_path: Path) -> None:
+    figures = iter([90.0] + [50.0] * 4)
+    rules = RULES.model_copy(update={"locked": 0.1})
+    found = run(
+        trained,
+        tmp_path / "run",
+        rules=rules,
+        recover=lambda *_: None,
+        evaluate=lambda _network: {"pixels": next(figures)},
+        guard={"pixels": 5},
+    )
+    assert found.plan.steps[-1].taken_back == "pixels lost 40, guard allows 5"
+    assert parameters(found.model) == parameters(trained)
+
+
+def failing(*_: object) -> None:
+    raise ValueError("no more data\nat all")
+
+
+def not_finite(network: nn.Module, *_: object) -> None:
+    nn.init.constant_(next(network.parameters()), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"description": description(tasks={"shape": lambda o, _b: o["shape"].detach().mean()})},
+            "the loss of task shape depends on no weight",
+        ),
+        (
+            {"description": description(tasks={"shape": lambda o, _b: o["shape"]})},
+            r"the loss of task shape is \[8, 12, 16\], not a scalar",
+        ),
+        (
+            {"description": description(tasks={"shape": lambda o, _b: o["form"]})},
+            "the loss of task shape, raised KeyError: 'form'",
+        ),
+        (
+            {"description": description(tasks={"shape": lambda *_: None})},
+            "no labels for shape",
+        ),
+        ({"description": description(taps={"a": "stem"})}, "taps names 'stem', which is no part"),
+        (
+            {"description": description(answers=lambda _output: object())},
+            "returns a object, in which no tensors",
+        ),
+        (
+            {"description": description(tasks={"a": lambda o, _b: o["shape"].mean() * torch.nan})},
+            "not finite",
+        ),
+        ({"recover": failing}, "recover, in step 1, raised ValueError: no more data; .*goes on"),
+        ({"recover": not_finite}, "left weights that are not finite"),
+        ({"evaluate": failing}, "evaluate, raised ValueError: no more data"),
+        ({"evaluate": lambda _network: 0.5}, "evaluate returned 0.5, not figures by name"),
+        ({"guard": {"pixel": 1}}, "guard names 'pixel'; evaluate yields pixels, colours"),
+        (
+            {"rules": RULES.model_copy(update={"budget": Budget(parameters=0.001)})},
+            "budget.parameters: 0.001 cannot be reached",
+        ),
+        (
+            {"rules": RULES.model_copy(update={"budget": Budget(latency=0.5)})},
+            "a budget of parameters or macs, not latency",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(
+    changes: dict[str, Any], reason: str, trained: nn.Module, tmp_path: Path
+) -> None:
+    before = copy.deepcopy(trained.state_dict())
+    with pytest.raises(UserError, match=reason) as caught:
+        run(trained, tmp_path / "run", **changes)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert not list(tmp_path.glob("run/**/best")), "nothing that looks finished"
+
+
+def test_a_step_that_failed_is_done_again(trained: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recover, in step 2"):
+        run(trained, tmp_path / "run", recover=lambda n, t, s: failing() if s == 2 else None)
+    steps: list[int] = []
+    found = run(trained, tmp_path / "run", recover=lambda _n, _t, step: steps.append(step))
+    assert steps == [2]
+    assert found.plan.steps[-1].remains["parameters"] <= 0.5
