@@ -1,6 +1,7 @@
 """A network of no registry, compressed with its owner's training and figures."""
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mtc_perception.util.errors import UserError
@@ -113,7 +115,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     save_pruned(tmp_path / "a", nn.Conv2d(3, 8, 1))
     whole = nn.Conv2d(3, 4, 1)
     for network, reason in (
-        (whole, r"weight is \[4, 3, 1, 1\] unpruned, not \[8, 3, 1, 1\]"),
+        (whole, r"bias is \[4\] unpruned, not \[8\]"),
         (nn.Sequential(whole), "another network: 0.weight is missing, and 3 more"),
         (nn.Linear(2, 8), "unpruned, not"),
     ):
@@ -144,7 +146,7 @@ def test_step_by_step(trained: nn.Module) -> None:
     kept = choose(network, groups, scores, own, RULES)
     keep_channels(network, groups, kept)
     recalibrate(network, batches, own, lambda _done, _total: None)
-    assert parameters(network) <= 0.5 * parameters(trained)
+    assert parameters(network) < 0.52 * parameters(trained)  # counted as deployed
     assert evaluate(network)["pixels"] > 60
 
 
@@ -163,12 +165,12 @@ def test_the_teacher_compares_the_channels_that_are_left(trained: nn.Module) -> 
     images = samples(1, 4)[0][0]
     with FeatureTeacher(trained, student, own.taps, {"trunk": [1, 5, 7]}) as teacher:
         student(images)
-        assert float(teacher.loss(images)) == pytest.approx(0, abs=1e-6)
+        assert teacher.loss(images).item() == pytest.approx(0, abs=1e-6)
         with pytest.raises(UserError, match="tap trunk is no tensor of a forward pass just before"):
             teacher.loss(images)
     with FeatureTeacher(trained, student, own.taps, {"trunk": [2, 5, 7]}) as other:
         student(images)
-        assert float(other.loss(images)) > 0.05
+        assert other.loss(images).item() > 0.05
     assert not student.trunk._forward_hooks
     with pytest.raises(UserError, match="taps names 'stem', which is no part"):
         FeatureTeacher(trained, student, {"a": "stem"}, {})
@@ -185,7 +187,9 @@ def test_a_guard_takes_steps_back(trained: nn.Module, tmp_path: Path) -> None:
         evaluate=lambda _network: {"pixels": next(figures)},
         guard={"pixels": 5},
     )
-    assert found.plan.steps[-1].taken_back == "pixels lost 40, guard allows 5"
+    step = found.plan.steps[-1]
+    assert step.taken_back
+    assert step.taken_back_before == "pixels lost 40, guard allows 5"
     assert parameters(found.model) == parameters(trained)
 
 
@@ -258,3 +262,25 @@ def test_a_step_that_failed_is_done_again(trained: nn.Module, tmp_path: Path) ->
     found = run(trained, tmp_path / "run", recover=lambda _n, _t, step: steps.append(step))
     assert steps == [2]
     assert found.plan.steps[-1].remains["parameters"] <= 0.5
+
+
+def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of docs/own_network.md, in order."""
+    page = Path(__file__).parents[2] / "docs" / "own_network.md"
+    blocks = dict(
+        re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', page.read_text(), re.S | re.M)
+    )
+    assert list(blocks) == ["network", "description", "compress", "reload", "steps"]
+    monkeypatch.chdir(tmp_path)
+    batches = samples(20, 1)
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Path": Path}
+    names |= {"train_batches": batches, "val_batches": batches[:4]}
+    for title, block in blocks.items():
+        if title == "compress":
+            torch.manual_seed(0)
+            names["network"] = names["TwoTasks"]().eval()
+        exec(block, names)
+    image = batches[0][0]
+    assert torch.equal(names["small"](image)["shape"], names["result"].model(image)["shape"])
+    assert parameters(names["network"]) < 0.71 * parameters(names["TwoTasks"]())
+    assert (tmp_path / "small.safetensors").exists()
