@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import Description, is_under, tensors_in
-from offline_compress.channels.labels import Labels, compact
+from offline_compress.channels.labels import Labels, compact, has_labels
 from offline_compress.channels.layers import RULES
 from offline_compress.channels.operations import VALUES, labels_after, operation, tensors_of
 
@@ -163,7 +163,7 @@ class Following:
         self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor], depends: bool
     ) -> None:
         read = tensors_of([args, kwargs])
-        if self._silent or not any((self.of(tensor) > 0).any() for tensor in read):
+        if self._silent or not any(has_labels(self.of(tensor)) for tensor in read):
             for tensor in results if depends else ():
                 self._result(tensor, torch.zeros((), dtype=torch.int64).expand(tensor.shape), True)
             return
@@ -172,7 +172,7 @@ class Following:
         for tensor, labels in zip(
             results, labels_after(self, func, arguments, results), strict=True
         ):
-            if id(tensor) in self._found and not (self.of(tensor) > 0).any():
+            if id(tensor) in self._found and not has_labels(self.of(tensor)):
                 self.labels.keep(labels, f"written into a part of a tensor in {self.place()}")
             self._result(tensor, labels, depends)
 

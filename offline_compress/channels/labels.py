@@ -36,17 +36,18 @@ class Labels:
 
     def unite(self, one: torch.Tensor, other: torch.Tensor) -> None:
         """The labels of both go together, element by element, where neither is 0."""
-        one, other = torch.broadcast_tensors(one, other)
+        one, other = torch.broadcast_tensors(core(one), core(other))
         both = torch.stack((one.reshape(-1), other.reshape(-1)), 1)
         self._pairs.append(both[(both > 0).all(1)].unique(dim=0))
 
     def column(self, labels: torch.Tensor, d: int, where: str) -> torch.Tensor:
         """[C] labels along a dimension. What has another label elsewhere along it is read by the
         same weights there: it goes together with the first, or stays, where that has none."""
-        rows = labels.movedim(d, 0)
-        first = rows.reshape(len(rows), -1)[:, :1]
+        width = labels.shape[d]
+        rows = core(labels).movedim(d, 0)
+        rows = rows.reshape(len(rows), -1).expand(width, -1)
+        first = rows[:, :1]
         if set(varies(labels)) - {d % labels.ndim}:
-            rows = compact(rows).reshape(len(rows), -1)
             self.unite(first, rows)
             mixed = (rows > 0).any(1) & (rows == 0).any(1)
             self.keep(rows[mixed], f"read at places without channels, too, in {where}")
@@ -54,7 +55,7 @@ class Labels:
 
     def keep(self, labels: torch.Tensor, reason: str) -> None:
         """These channels stay."""
-        self._kept.append((labels[labels > 0].unique(), reason))
+        self._kept.append((core(labels)[core(labels) > 0].unique(), reason))
 
     def classes(self) -> tuple[NDArray[np.int64], dict[int, str]]:
         """Label -> its class, and class -> why it stays, the first reason of several."""
@@ -72,6 +73,19 @@ class Labels:
 def varies(labels: torch.Tensor) -> list[int]:
     """Dimensions along which `labels`, as `compact` leaves them, are not all the same."""
     return [d for d, size in enumerate(labels.shape) if size > 1 and labels.stride(d)]
+
+
+def core(labels: torch.Tensor) -> torch.Tensor:
+    """Labels as `compact` leaves them, with size 1 where they do not vary: all that there are."""
+    for d in range(labels.ndim):
+        if labels.shape[d] > 1 and not labels.stride(d):
+            labels = labels.narrow(d, 0, 1)
+    return labels
+
+
+def has_labels(labels: torch.Tensor) -> bool:
+    """Whether any is above 0."""
+    return bool((core(labels) > 0).any())
 
 
 def compact(labels: torch.Tensor) -> torch.Tensor:

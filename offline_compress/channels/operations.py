@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from offline_compress.channels.labels import Labels, compact, varies
+from offline_compress.channels.labels import Labels, compact, core, has_labels, varies
 
 
 def _names(text: str) -> frozenset[str]:
@@ -206,8 +206,8 @@ def _pointwise(
     shape = torch.broadcast_shapes(*(one.shape for one in results))
     own = []
     for tensor in tensors_of(arguments):
-        if tensor.numel() > 1 or bool((followed.of(tensor) > 0).any()):
-            labels = followed.of(tensor)
+        labels = followed.of(tensor)
+        if tensor.numel() > 1 or has_labels(labels):
             own.append(labels[(None,) * (len(shape) - labels.ndim)])
     along = {d for labels in own for d in varies(labels)}
     taking_part = []
@@ -215,17 +215,17 @@ def _pointwise(
         if any(labels.shape[d] == 1 < shape[d] for d in along):
             followed.labels.keep(labels, f"spread over other channels in {followed.place()}")
         else:
-            taking_part.append(labels.expand(shape))
+            taking_part.append(core(labels))
     if not taking_part:
         return _none(results)
-    together = taking_part[0]
-    for labels in taking_part[1:]:
+    together, *others = torch.broadcast_tensors(*taking_part)
+    for labels in others:
         followed.labels.unite(together, labels)
         alone = (together > 0) != (labels > 0)
         reason = f"combined with what is not followed in {followed.place()}"
         followed.labels.keep(torch.where(alone, torch.maximum(together, labels), 0), reason)
         together = torch.where(together > 0, together, labels)
-    return [together] * len(results)
+    return [together.expand(shape)] * len(results)
 
 
 def _each_channel(
