@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,36 @@ def count_macs(model: nn.Module, inputs: tuple[Any, ...]) -> float:
     return counter.get_total_flops() / 2
 
 
+class TimedGraph(nn.Module):
+    """A network of any make in the form of a bundle's graph, so that engines can time it.
+
+    Everything that it returns takes part in the outputs, which mean nothing.
+    """
+
+    def __init__(self, model: nn.Module, answers: Callable[[Any], Any]) -> None:
+        """`model` reads one image [1, 3, H, W]; `answers` finds its tensors."""
+        super().__init__()
+        self.model, self.answers = fuse(model), answers
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """[1, H, W, 3] uint8 -> boxes, scores, labels, drivable, lane (bundle contract)."""
+        output = self.model(normalise(image.float().permute(0, 3, 1, 2)))
+        total = torch.stack([t.float().mean() for t in self.answers(output)]).sum().reshape(1, 1)
+        mask = total.to(torch.uint8)[..., None].expand(1, *image.shape[1:3])
+        return total[..., None].expand(1, 1, 4), total, total.to(torch.int32), mask, mask + 1
+
+
 def onnx_graph(model: nn.Module, height: int, width: int) -> bytes:
     """The deployable graph of `model` for one `height` x `width` image, fp32, as ONNX bytes."""
-    deployable = DeployGraph(model).eval()
+    return exported(DeployGraph(model), height, width)
+
+
+def exported(deployable: nn.Module, height: int, width: int) -> bytes:
+    """A graph with the inputs and outputs of a bundle's as ONNX bytes, fp32.
+
+    Raises UserError for weights that are not finite.
+    """
+    deployable = deployable.eval()
     image = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     buffer = io.BytesIO()
     with warnings.catch_warnings():

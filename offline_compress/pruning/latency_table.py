@@ -9,7 +9,7 @@ between layers) by a factor and a constant, from the time of the whole network w
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.evaluation.latency import Key, Latencies, conditions, interleaved
-from offline_compress.export import deployed
 from offline_compress.pruning.cost import LayerCosts, layer_cost
 from offline_compress.pruning.profiler import EngineName, layer_times_ms, profiler, typical_ms
 from offline_compress.pruning.selection import round_up
@@ -142,28 +141,30 @@ def fit_layer(
 def measure_table(
     model: nn.Module,
     groups: Sequence[ChannelGroup],
-    size: tuple[int, int],
+    deployed: Callable[[nn.Module], Network],
     engine: EngineName,
     round_to: int,
     unpruned: nn.Module,
     count: NamedCount,
 ) -> LatencyTable:
-    """Profile copies of `model` at several widths, for images of `size` (height, width).
+    """Profile copies of `model` at several widths, `deployed` as the engine loads them.
 
     `unpruned` is the network before its decoder layers were removed; `model` itself if none were.
     Raises EngineError if the engine is not available.
     """
     wanted = sample_counts(groups, round_to)
-    graphs, networks = [], []
+    graphs: list[Network] = []
+    networks: list[nn.Module] = []
     for number, counts in enumerate(wanted):
         count("exporting networks", number, len(wanted))
         narrow = copy.deepcopy(model)
         keep_channels(narrow, groups, {name: range(count) for name, count in counts.items()})
         networks.append(narrow)
-        graphs.append(deployed(narrow, *size))
-    others = [] if unpruned is model else [deployed(unpruned, *size)]
+        graphs.append(deployed(narrow))
+    others = [] if unpruned is model else [deployed(unpruned)]
     total_ms = time_networks(graphs + others, engine, partial(count, "timing networks"))
     unpruned_ms = total_ms.pop() if others else total_ms[0]
+    size = graphs[0].height, graphs[0].width
     profilers = [profiler(engine, graph.model, *size) for graph in graphs]
     begin_s = time.monotonic()
     for done in range(ROUNDS):

@@ -1,8 +1,7 @@
 """Compression of a network of any make, with the training and the figures of its owner."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,29 +13,30 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
-from mtc_perception.util.progress import Count
+from mtc_perception.util.progress import Progress
 from offline_compress.channels.description import Description, Loss, tensors_in
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.proof import proven_groups
-from offline_compress.channels.surgery import Kept, remaining_taps
+from offline_compress.export import TimedGraph, exported, network_of
 from offline_compress.importance.scores import ChannelScores
-from offline_compress.models.pruned_file import load_pruned, save_pruned
 from offline_compress.pruning.channel_choice import candidates
 from offline_compress.pruning.iterative import RESULT_FOLDER, PruningRun
+from offline_compress.pruning.own_subject import (
+    WEIGHTS_FILE,
+    Evaluate,
+    OwnSubject,
+    Recover,
+    calling,
+)
 from offline_compress.pruning.plan import Plan
-from offline_compress.pruning.problem import problem_of
+from offline_compress.pruning.problem import TABLE_FILE, problem_of, with_latencies
 from offline_compress.pruning.steps import lists
 from offline_compress.recipe.compression import PruningRules
-from offline_compress.training.feature_teacher import FeatureTeacher
 
-WEIGHTS_FILE, TAPS_FILE, SETTINGS_FILE = "model.safetensors", "taps.json", "settings.json"
-
-Recover = Callable[[nn.Module, FeatureTeacher, int], None]
-"""(pruned network, teacher, step 1..) -> trains the network, in place and as it likes."""
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-"""Network -> figures by name, of which more is better."""
+SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def compress(
     Args:
         model: stays as it is; computed on the device that Accelerate finds.
         batches: for scoring, decoded or read when asked for; `description` says what they are.
-        rules: budget, criterion, steps and limits. Costs are those of `description.example`.
+        rules: budget, criterion, steps and limits. Costs are those of `description.example`;
+            latency is measured on the engine that the rules name.
         recover: trains after every step.
         evaluate: judges the network before the first step, and after every cut and recovery.
         out: folder of the run. The same call goes on there if it was stopped; a step that
@@ -81,8 +82,9 @@ def compress(
     reached, callbacks that raise or yield what is no figure, scores that are not finite, and a
     folder that holds something else. What was reached before stays in `out`.
     """
-    if rules.budget.latency is not None or rules.cost == "latency":
-        raise UserError("networks of other makes have a budget of parameters or macs, not latency")
+    timed = rules.budget.latency is not None or rules.cost == "latency"
+    if timed and not _is_image(description.example):
+        raise UserError("a budget of latency needs an `example` of one image [1, 3, H, W]")
     unpruned = deepcopy(model).cpu().eval()
     sha256 = _weights_sha256(unpruned)
     tasks = {task: partial(_loss, task, loss) for task, loss in description.tasks.items()}
@@ -102,6 +104,11 @@ def compress(
     if accelerator.is_main_process:
         _keep_settings(out / SETTINGS_FILE, rules, guard or {}, tuple(description.tasks), seed)
     accelerator.wait_for_everyone()
+    if timed:
+        deploy = partial(deployed_for_timing, description)
+        table, main = out / TABLE_FILE, accelerator.is_main_process
+        with accelerator.main_process_first(), Progress(shown=main, alone=True) as progress:
+            problem = with_latencies(problem, unpruned, deploy, table, main, progress.count)
     device = accelerator.device
     subject = OwnSubject(unpruned, guarded, recover, evaluate, guard or {}, device)
     plan = PruningRun(problem, subject, batches, out, accelerator, seed).run()
@@ -130,117 +137,24 @@ def choose(
     return lists(found.select(problem.budget))
 
 
-class OwnSubject:
-    """A network of any make as what is pruned: its owner recovers and judges it."""
-
-    def __init__(
-        self,
-        unpruned: nn.Module,
-        description: Description,
-        recover: Recover,
-        evaluate: Evaluate,
-        guard: Mapping[str, float],
-        device: torch.device,
-    ) -> None:
-        """`unpruned` is on the CPU; callbacks get networks on `device`."""
-        self._unpruned, self._description = unpruned, description
-        self._recover, self._evaluate = recover, evaluate
-        self._guard, self._device = dict(guard), device
-        self._taps: dict[str, list[int]] = {}
-
-    def load(self, folder: Path) -> nn.Module:
-        network, self._taps = self._read(folder)
-        return network
-
-    def _read(self, folder: Path) -> tuple[nn.Module, dict[str, list[int]]]:
-        network = load_pruned(folder / WEIGHTS_FILE, deepcopy(self._unpruned))
-        return network.eval(), json.loads((folder / TAPS_FILE).read_text())
-
-    def save(
-        self, folder: Path, model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept, told: str
-    ) -> None:
-        self._write(folder, model, remaining_taps(groups, kept, self._taps))
-
-    def _write(self, folder: Path, model: nn.Module, taps: Mapping[str, list[int]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(folder / TAPS_FILE, json.dumps(taps) + "\n")
-        save_pruned(folder / WEIGHTS_FILE, model)
-
-    @torch.no_grad()
-    def check(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
-        """Its answers have the shapes that they had, and are finite."""
-        found, wanted = (
-            list(
-                tensors_in(self._description.answers(network(*deepcopy(self._description.example))))
-            )
-            for network in (model, self._unpruned)
-        )
-        if [a.shape for a in found] != [a.shape for a in wanted]:
-            raise UserError("the pruned network's answers have other shapes than before")
-        if not all(answer.isfinite().all() for answer in found):
-            raise UserError("the pruned network's answers are not finite; prune less in each step")
-
-    def recovers(self, step: int) -> bool:
-        return True
-
-    def recover(self, step: int, cut: Path, out: Path) -> None:
-        student, taps = self._read(cut)
-        student.to(self._device).train()
-        with (
-            FeatureTeacher(self._unpruned, student, self._description.taps, taps) as teacher,
-            _calling(f"recover, in step {step}", cut),
-        ):
-            self._recover(student, teacher, step)
-        if not all(value.isfinite().all() for value in student.state_dict().values()):
-            raise UserError(
-                f"recover, in step {step}, left weights that are not finite; lower its learning "
-                f"rate and call again: the network before it is in {cut}"
-            )
-        self._write(out / RESULT_FOLDER, student, taps)
-
-    def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
-        count(0, None)
-        network = deepcopy(self._unpruned) if folder is None else self._read(folder)[0]
-        with _calling("evaluate", folder):
-            found = self._evaluate(network.to(self._device).eval())
-        try:
-            figures = {str(name): float(value) for name, value in dict(found).items()}
-        except (TypeError, ValueError):
-            raise UserError(f"evaluate returned {found!r:.80}, not figures by name") from None
-        if unknown := sorted(self._guard.keys() - figures.keys()):
-            raise UserError(f"guard names {unknown[0]!r}; evaluate yields {', '.join(figures)}")
-        return figures
-
-    def broken(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
-        return "; ".join(
-            f"{name} lost {before[name] - after[name]:.4g}, guard allows {allowed:g}"
-            for name, allowed in self._guard.items()
-            if not before[name] - after[name] <= allowed  # nor NaN
-        )
-
-    def titled(
-        self, before: Mapping[str, float], after: Mapping[str, float]
-    ) -> list[tuple[str, float, float]]:
-        return [(name, before[name], value) for name, value in after.items() if name in before]
+def _is_image(example: tuple[Any, ...]) -> bool:
+    image = example[0]
+    return len(example) == 1 and isinstance(image, torch.Tensor) and image.shape[:2] == (1, 3)
 
 
-@contextmanager
-def _calling(what: str, before: Path | None) -> Iterator[None]:
-    """One line of what a callback raises; its traceback stays behind it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        reason = (str(error) or "no reason given").splitlines()[0]
-        place = f"; the network before it is in {before}" if before else ""
-        raise UserError(
-            f"{what}, raised {type(error).__name__}: {reason}{place}, and the same call goes on"
-        ) from error
+def deployed_for_timing(description: Description, network: nn.Module) -> Network:
+    """A network as engines load it, for images of the size of the example; what it returns then
+    means nothing."""
+    height, width = description.example[0].shape[2:]
+
+    def answers(output: Any) -> list[torch.Tensor]:
+        return list(tensors_in(description.answers(output)))
+
+    return network_of(exported(TimedGraph(network, answers), height, width), "fp32")
 
 
 def _loss(task: str, loss: Loss, output: Any, batch: Any) -> torch.Tensor | None:
-    with _calling(f"the loss of task {task}", None):
+    with calling(f"the loss of task {task}", None):
         return loss(output, batch)
 
 

@@ -171,51 +171,56 @@ def open_problem(
         spec.name,
         sha256_hex((teacher / WEIGHTS_FILE).read_bytes()),
     )
-    if pruning.cost == "latency" or pruning.budget.latency is not None:
-        problem = _with_latencies(problem, unpruned, size, out / TABLE_FILE, measures, count)
-    _require(problem, problem.budget)
-    return replace(
-        problem,
-        deployed=partial(deployed, height=size[0], width=size[1]),
-        network=deployed(unpruned, *size),
-        decoder_layers=pruning.decoder_layers,
-    )
+    deploy = partial(deployed, height=size[0], width=size[1])
+    path = out / TABLE_FILE
+    problem = with_latencies(problem, unpruned, deploy, path, measures, count)
+    return replace(problem, decoder_layers=pruning.decoder_layers)
 
 
-def _with_latencies(
+def with_latencies(
     problem: PruningProblem,
     unpruned: nn.Module,
-    size: tuple[int, int],
+    deploy: Callable[[nn.Module], Network],
     path: Path,
     measures: bool,
     count: NamedCount,
 ) -> PruningProblem:
-    """The problem with the times of the table at `path`, which is measured if it is not there."""
-    rules, costs = problem.rules, problem.costs
-    if measures and not path.exists():
-        measured = partial(
-            measure_table,
-            problem.model,
-            problem.groups,
-            size,
-            rules.engine,
-            rules.round_to,
-            unpruned,
-            count,
-        )
-        table = measured()
-        try:
-            with_latency(costs, table)
-        except Misfit:
+    """The problem with what timing needs and, if its rules go by latency, with the times of the
+    table at `path`; if that is not there and `measures`, it is measured first.
+
+    `deploy` makes of a network what engines load. Raises UserError for a budget that cannot be
+    reached, and for a table of something else.
+    """
+    rules, costs, whole = problem.rules, problem.costs, problem.whole.copy()
+    network = deploy(unpruned)
+    if rules.cost == "latency" or rules.budget.latency is not None:
+        if measures and not path.exists():
+            measured = partial(
+                measure_table,
+                problem.model,
+                problem.groups,
+                deploy,
+                rules.engine,
+                rules.round_to,
+                unpruned,
+                count,
+            )
             table = measured()
-            with_latency(costs, table)
-        table.save(path)
-    table = _fitting_table(path, costs, rules, size, measures)
-    costs, whole = with_latency(costs, table), problem.whole.copy()
-    number = KINDS.index("latency")
-    full = costs.total(table.samples[0].counts)[number]
-    whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
-    return replace(problem, costs=costs, whole=whole)
+            try:
+                with_latency(costs, table)
+            except Misfit:
+                table = measured()
+                with_latency(costs, table)
+            table.save(path)
+        height, width = problem.inputs[0].shape[2:]
+        table = _fitting_table(path, costs, rules, (height, width), measures)
+        costs = with_latency(costs, table)
+        number = KINDS.index("latency")
+        full = costs.total(table.samples[0].counts)[number]
+        whole[number] = full * table.unpruned_ms / table.samples[0].total_ms
+    problem = replace(problem, costs=costs, whole=whole, deployed=deploy, network=network)
+    _require(problem, problem.budget)
+    return problem
 
 
 def _fitting_table(

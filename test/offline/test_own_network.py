@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.provenance import provenance
 from offline_compress.api import (
     Budget,
     Compressed,
@@ -28,6 +31,17 @@ from offline_compress.api import (
     recalibrate,
     save_pruned,
 )
+from offline_compress.evaluation import latency
+from offline_compress.evaluation.latency import conditions
+from offline_compress.pruning import channel_choice, latency_table, problem
+from offline_compress.pruning.cost import layer_cost, layer_costs
+from offline_compress.pruning.latency_table import (
+    LatencySample,
+    LatencyTable,
+    measure_table,
+    sample_counts,
+)
+from offline_compress.pruning.own_network import deployed_for_timing
 from support.two_tasks import TwoTasks, description, evaluate, samples, shape_loss, train
 
 RULES = PruningRules(
@@ -193,6 +207,51 @@ def test_a_guard_takes_steps_back(trained: nn.Module, tmp_path: Path) -> None:
     assert parameters(found.model) == parameters(trained)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_what_each_layer_takes_is_measured(
+    engine: Any, trained: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(description(), example=(torch.zeros(1, 3, 48, 64),))
+    monkeypatch.setattr(latency_table, "ROUNDS", 3)
+    monkeypatch.setattr(latency_table, "MIXED", 1)
+    monkeypatch.setattr(latency, "LOADS", 1)
+    groups = channel_groups(trained, own)
+    deploy = partial(deployed_for_timing, own)
+    table = measure_table(trained, groups, deploy, engine, 1, trained, lambda *_: None)
+    assert (table.height, table.width) == (48, 64)
+    whole = table.samples[0]
+    assert whole.counts == {"trunk.0": 16, "trunk.3": 24, "shape.0": 12, "colour.0": 16}
+    for layer in ("trunk.0", "trunk.3", "shape.0"):
+        assert 0 < whole.layers_ms[layer] < 5 * whole.total_ms
+
+
+def test_a_budget_of_latency_is_kept(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stop watch that goes with the multiply-accumulates of what it is given."""
+
+    def table(model: nn.Module, groups: Any, *_: Any) -> LatencyTable:
+        costs = layer_costs(model, groups, description().example)
+        samples = []
+        for counts in sample_counts(groups, 1):
+            macs = layer_cost(costs.coefficients, *costs.widths(counts))[:, 1]
+            layers = dict(zip(costs.layers, (macs * 1e-3).tolist(), strict=True))
+            samples.append(LatencySample(counts, sum(layers.values()), layers))
+        machine = provenance()["machine"] | conditions()
+        return LatencyTable("openvino", 12, 16, samples, samples[0].total_ms, machine)
+
+    def pair(own: Network, other: Network, *_: object) -> tuple[float, float, float]:
+        sizes = [len(network.model) for network in (own, other)]
+        return 0.6, 1.0, 0.6 if sizes[0] < sizes[1] else 1.0
+
+    monkeypatch.setattr(problem, "measure_table", table)
+    monkeypatch.setattr(channel_choice, "time_pair", pair)
+    rules = RULES.model_copy(update={"budget": Budget(latency=0.6), "cost": "latency", "steps": 1})
+    found = run(trained, tmp_path / "run", rules=rules)
+    assert found.plan.steps[-1].remains["latency"] == 0.6
+    assert (tmp_path / "run" / "latency.json").exists()
+
+
 def failing(*_: object) -> None:
     raise ValueError("no more data\nat all")
 
@@ -239,8 +298,11 @@ def not_finite(network: nn.Module, *_: object) -> None:
             "budget.parameters: 0.001 cannot be reached",
         ),
         (
-            {"rules": RULES.model_copy(update={"budget": Budget(latency=0.5)})},
-            "a budget of parameters or macs, not latency",
+            {
+                "rules": RULES.model_copy(update={"budget": Budget(latency=0.5)}),
+                "description": description(example=(torch.zeros(2, 3, 12, 16),)),
+            },
+            r"latency needs an `example` of one image \[1, 3, H, W\]",
         ),
     ],
 )

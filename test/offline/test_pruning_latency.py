@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +176,13 @@ def test_a_measured_table_predicts_an_unseen_width(
     for _ in range(5):
         told: list[str] = []
         table = measure_table(
-            model, groups, size, engine, 8, model, lambda what, _d, _t, told=told: told.append(what)
+            model,
+            groups,
+            partial(deployed, height=size[0], width=size[1]),
+            engine,
+            8,
+            model,
+            lambda what, _d, _t, told=told: told.append(what),
         )
         assert set(told) == {"exporting networks", "timing networks", "profiling networks"}
         try:

@@ -1,0 +1,136 @@
+"""A network of any make as what is pruned: its owner recovers and judges it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mtc_perception.util.errors import UserError
+from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.progress import Count
+from offline_compress.channels.description import Description, tensors_in
+from offline_compress.channels.groups import ChannelGroup
+from offline_compress.channels.surgery import Kept, remaining_taps
+from offline_compress.models.pruned_file import load_pruned, save_pruned
+from offline_compress.pruning.iterative import RESULT_FOLDER
+from offline_compress.training.feature_teacher import FeatureTeacher
+
+WEIGHTS_FILE, TAPS_FILE = "model.safetensors", "taps.json"
+
+Recover = Callable[[nn.Module, FeatureTeacher, int], None]
+"""(pruned network, teacher, step 1..) -> trains the network, in place and as it likes."""
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+"""Network -> figures by name, of which more is better."""
+
+
+class OwnSubject:
+    """A network of any make as what is pruned: its owner recovers and judges it."""
+
+    def __init__(
+        self,
+        unpruned: nn.Module,
+        description: Description,
+        recover: Recover,
+        evaluate: Evaluate,
+        guard: Mapping[str, float],
+        device: torch.device,
+    ) -> None:
+        """`unpruned` is on the CPU; callbacks get networks on `device`."""
+        self._unpruned, self._description = unpruned, description
+        self._recover, self._evaluate = recover, evaluate
+        self._guard, self._device = dict(guard), device
+        self._taps: dict[str, list[int]] = {}
+
+    def load(self, folder: Path) -> nn.Module:
+        network, self._taps = self._read(folder)
+        return network
+
+    def _read(self, folder: Path) -> tuple[nn.Module, dict[str, list[int]]]:
+        network = load_pruned(folder / WEIGHTS_FILE, deepcopy(self._unpruned))
+        return network.eval(), json.loads((folder / TAPS_FILE).read_text())
+
+    def save(
+        self, folder: Path, model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept, told: str
+    ) -> None:
+        self._write(folder, model, remaining_taps(groups, kept, self._taps))
+
+    def _write(self, folder: Path, model: nn.Module, taps: Mapping[str, list[int]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(folder / TAPS_FILE, json.dumps(taps) + "\n")
+        save_pruned(folder / WEIGHTS_FILE, model)
+
+    @torch.no_grad()
+    def check(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        """Its answers have the shapes that they had, and are finite."""
+        found, wanted = (
+            list(
+                tensors_in(self._description.answers(network(*deepcopy(self._description.example))))
+            )
+            for network in (model, self._unpruned)
+        )
+        if [a.shape for a in found] != [a.shape for a in wanted]:
+            raise UserError("the pruned network's answers have other shapes than before")
+        if not all(answer.isfinite().all() for answer in found):
+            raise UserError("the pruned network's answers are not finite; prune less in each step")
+
+    def recovers(self, step: int) -> bool:
+        return True
+
+    def recover(self, step: int, cut: Path, out: Path) -> None:
+        student, taps = self._read(cut)
+        student.to(self._device).train()
+        with (
+            FeatureTeacher(self._unpruned, student, self._description.taps, taps) as teacher,
+            calling(f"recover, in step {step}", cut),
+        ):
+            self._recover(student, teacher, step)
+        if not all(value.isfinite().all() for value in student.state_dict().values()):
+            raise UserError(
+                f"recover, in step {step}, left weights that are not finite; lower its learning "
+                f"rate and call again: the network before it is in {cut}"
+            )
+        self._write(out / RESULT_FOLDER, student, taps)
+
+    def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
+        count(0, None)
+        network = deepcopy(self._unpruned) if folder is None else self._read(folder)[0]
+        with calling("evaluate", folder):
+            found = self._evaluate(network.to(self._device).eval())
+        try:
+            figures = {str(name): float(value) for name, value in dict(found).items()}
+        except (TypeError, ValueError):
+            raise UserError(f"evaluate returned {found!r:.80}, not figures by name") from None
+        if unknown := sorted(self._guard.keys() - figures.keys()):
+            raise UserError(f"guard names {unknown[0]!r}; evaluate yields {', '.join(figures)}")
+        return figures
+
+    def broken(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+        return "; ".join(
+            f"{name} lost {before[name] - after[name]:.4g}, guard allows {allowed:g}"
+            for name, allowed in self._guard.items()
+            if not before[name] - after[name] <= allowed  # nor NaN
+        )
+
+    def titled(
+        self, before: Mapping[str, float], after: Mapping[str, float]
+    ) -> list[tuple[str, float, float]]:
+        return [(name, before[name], value) for name, value in after.items() if name in before]
+
+
+@contextmanager
+def calling(what: str, before: Path | None) -> Iterator[None]:
+    """One line of what a callback raises; its traceback stays behind it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error) or "no reason given").splitlines()[0]
+        place = f"; the network before it is in {before}" if before else ""
+        raise UserError(
+            f"{what}, raised {type(error).__name__}: {reason}{place}, and the same call goes on"
+        ) from error
