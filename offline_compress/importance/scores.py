@@ -24,9 +24,9 @@ def pairs(tasks: Sequence[str]) -> list[tuple[int, int]]:
     return list(combinations(range(len(tasks)), 2))
 
 
-def pair_names(tasks: Sequence[str]) -> list[str]:
+def pair_names(tasks: Sequence[str]) -> tuple[str, ...]:
     """The same in words."""
-    return [f"{tasks[a]}/{tasks[b]}" for a, b in pairs(tasks)]
+    return tuple(f"{tasks[a]}/{tasks[b]}" for a, b in pairs(tasks))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,7 +35,7 @@ def load_pruned(path: Path, unpruned: Network) -> Network:
     own = unpruned.state_dict()
     shapes = {
         name: list(value.shape)
-        for name, value in tensors.items()
+        for name, value in sorted(tensors.items())
         if name in own and value.shape != own[name].shape
     }
     others = {name: value for name, value in tensors.items() if name not in shapes}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from mtc_perception.core.perception import TASKS
+from mtc_perception.core.tasks import TASKS
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.importance import ChannelScores, criterion_scores, locked
 from offline_compress.importance.scorer import Scorer
