@@ -1,4 +1,4 @@
-"""What layers with weights do to the labels of tensors, by the function that computes them."""
+"""What layers do to the labels of tensors, by the function that computes them."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -171,6 +171,12 @@ def _prelu(
     return _own(followed, layer, result, _profile(followed, input, 1))
 
 
+def _dropout(
+    followed: FollowedLayers, result: torch.Tensor, input: torch.Tensor, *_: Any, **__: Any
+) -> torch.Tensor:
+    return followed.of(input)
+
+
 def _own(
     followed: FollowedLayers, layer: str, result: torch.Tensor, read: torch.Tensor
 ) -> torch.Tensor:
@@ -214,4 +220,9 @@ RULES: dict[Any, Rule] = {
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,
     F.prelu: _prelu,
+    F.dropout: _dropout,
+    F.dropout1d: _dropout,
+    F.dropout2d: _dropout,
+    F.dropout3d: _dropout,
+    F.alpha_dropout: _dropout,
 }

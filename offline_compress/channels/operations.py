@@ -24,7 +24,7 @@ MOVES = _names(
     """
 )
 """Operations that put elements elsewhere: they do the same to labels."""
-PARTS = _names("slice select narrow index index_select split split_with_sizes chunk unbind roll")
+PARTS = _names("slice select narrow index index_select split split_with_sizes unbind roll unfold")
 """Those that may tell elements apart by their number."""
 VIEWS = _names("view _unsafe_view reshape _reshape_alias")
 POINTWISE = _names("hardswish hardsigmoid hardtanh elu mish softplus log_sigmoid_forward copy_")
@@ -54,7 +54,7 @@ REDUCTIONS = _names(
 )
 ALONG = _names(
     """
-    _softmax softmax _log_softmax log_softmax cumsum cumprod _weight_norm_interface sort
+    _softmax softmax _log_softmax log_softmax cumsum cumprod sort
     """
 )
 """Operations that mix along the dimension `dim` alone."""
@@ -147,50 +147,41 @@ def _stop(
 def _move(
     followed: Followed, func: Any, arguments: dict[str, Any], results: Results
 ) -> list[torch.Tensor]:
-    def moved(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.dtype is not torch.int64:
-            return followed.of(value)
-        if isinstance(value, (list, tuple)):
-            return type(value)(moved(v) for v in value)
-        return value
-
-    labels = {name: moved(value) for name, value in arguments.items()}
-    # Indices stay numbers; what is moved is always an operation's first argument.
-    first = next(iter(arguments))
-    if isinstance(arguments[first], torch.Tensor):
-        labels[first] = followed.of(arguments[first])
+    first = next(iter(arguments))  # what is moved; all else are places
+    what = arguments[first]
+    for tensor in tensors_of({name: arguments[name] for name in arguments if name != first}):
+        followed.labels.keep(followed.of(tensor), f"read as places in {followed.place()}")
+    read = [followed.of(tensor) for tensor in tensors_of(what)]
+    own = arguments | {first: read if isinstance(what, (list, tuple)) else read[0]}
     try:
-        found = tensors_of(func(**labels))
+        found = tensors_of(func(**own))
     except RuntimeError:  # a view of what only lies in memory this way
-        labels[first] = labels[first].contiguous()
-        found = tensors_of(func(**labels))
-    return _regular(followed, func, tensors_of(labels), [compact(one) for one in found])
+        found = tensors_of(func(**own | {first: read[0].contiguous()}))
+    return _regular(followed, operation(func), read, [compact(one) for one in found])
 
 
 def _regular(
-    followed: Followed, func: Any, read: list[torch.Tensor], found: list[torch.Tensor]
+    followed: Followed, name: str, read: list[torch.Tensor], found: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """`found` of an operation that moves `read`, where it would do the same with fewer channels."""
-    name, where = operation(func), followed.place()
-    if name in PARTS and {d for one in read for d in varies(one)}:
-        alike = len({one.shape for one in found}) == 1
-        missing = sum(one.numel() for one in found) < sum(one.numel() for one in read)
-        if name.startswith("split") and len(found) > 1 and alike:
+    """`found`, to which an operation has moved `read`, where it would do the same with fewer
+    channels; else what makes it so."""
+    where = followed.place()
+    if name in PARTS and varies(read[0]):
+        all_of_it = core(read[0]).reshape(-1)
+        if all(torch.equal(core(one).reshape(-1), all_of_it) for one in found):
+            return found  # parts of the image, not of the channels
+        if name.startswith("split") and len({one.shape for one in found}) == 1:
             # Equal parts stay equal if they lose the same channels.
             for one in found[1:]:
                 followed.labels.unite(found[0], one)
-                mixed = (found[0] > 0) != (one > 0)
-                followed.labels.keep(torch.where(mixed, found[0] + one, 0), f"split in {where}")
+                alone = (found[0] > 0) != (one > 0)
+                followed.labels.keep(torch.where(alone, found[0] + one, 0), f"split in {where}")
             return [found[0]] * len(found)
-        whole = torch.cat([one.reshape(-1) for one in read]).unique()
-        taken = torch.cat([one.reshape(-1) for one in found]).unique()
-        if name == "roll" or len(found) > 1 or (missing and not torch.equal(whole, taken)):
-            for one in read:
-                followed.labels.keep(one, f"taken by number ({name}) in {where}")
-            return [torch.zeros_like(one) for one in found]
-    before = max((len(varies(one)) for one in read), default=0)
+        followed.labels.keep(read[0], f"taken by number ({name}) in {where}")
+        return [torch.zeros_like(one) for one in found]
     along = varies(found[0])
-    if name in VIEWS and len(along) > max(before, 1):
+    sizes = {tuple(one.shape[d] for d in varies(one)) for one in read}
+    if name in VIEWS and len(along) > 1 and {tuple(found[0].shape[d] for d in along)} != sizes:
         # A dimension became several: rows and columns stay only if whole ones go.
         longest = max(along, key=lambda d: found[0].shape[d])
         column = followed.labels.column(found[0], longest, where)

@@ -1,6 +1,7 @@
 """Channel groups of networks of any make: what is cut is what was switched off."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from support.any_layers import (
     ConvAct,
     Fused,
     Grouped,
+    Interleaved,
     Inverted,
     Looked,
     Separable,
@@ -86,7 +88,7 @@ def test_what_is_cut_is_what_was_switched_off(
 def test_the_layers_of_the_field_can_be_pruned() -> None:
     prunable = {
         ConvAct: {"stem": 8, "blocks.0.0": 8},
-        Separable: {"stem": 8, "blocks.0.3": 8},
+        Separable: {"stem": 8, "blocks.0.4": 8},
         Grouped: {"stem": 8, "blocks.0.0": 2, "blocks.0.4": 8},
         Inverted: {"stem": 8, "blocks.0.widen": 24, "blocks.0.squeeze": 4},
         Split: {"stem": 8, "blocks.0.leave": 8},
@@ -95,6 +97,7 @@ def test_the_layers_of_the_field_can_be_pruned() -> None:
         Fused: {"stem": 8, "blocks.0.coarse": 8},
         Attended: {"stem": 8, "blocks.0.ffn.0": 12},
         Looked: {"stem": 8, "blocks.0.leave": 8},
+        Interleaved: {"stem": 8, "blocks.0.enter": 4, "blocks.0.leave": 8},
     }
     for block, expected in prunable.items():
         groups = groups_of(AnyNetwork([block], [False]))
@@ -107,6 +110,44 @@ def test_the_layers_of_the_field_can_be_pruned() -> None:
     }
     assert reasons[Attended] == "normalised over all channels in blocks.0.norm"
     assert reasons[Looked] == "read by mean in blocks.0"
+
+
+class Takes(nn.Module):
+    """A network that takes channels by their numbers."""
+
+    def __init__(self, take: Callable[[torch.Tensor], torch.Tensor], width: int) -> None:
+        super().__init__()
+        self.take = take
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(width, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.take(self.stem(image)))
+
+
+@pytest.mark.parametrize(
+    ("take", "width"),
+    [
+        (lambda x: x[:, 2:6], 4),
+        (lambda x: x[:, ::2], 4),
+        (lambda x: x[:, torch.randperm(8)], 8),
+        (lambda x: x.roll(3, 1), 8),
+        (lambda x: x.split((3, 5), 1)[0], 3),
+        (lambda x: torch.stack(x.unbind(1)[:4], 1), 4),
+        (lambda x: x.unfold(1, 4, 4).mean(-1), 2),
+        (lambda x: x.sort(1).values, 8),
+        (lambda x: x.cumsum(1), 8),
+        (lambda x: torch.einsum("nchw,cd->ndhw", x, torch.ones(8, 4)), 4),
+        (lambda x: x + torch.arange(8.0)[:, None, None], 8),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)) + torch.zeros(1, 10, 1, 1), 10),
+        (lambda x: F.normalize(x, dim=1), 8),
+        (lambda x: F.local_response_norm(x, 3), 8),
+    ],
+)
+def test_what_tells_channels_apart_keeps_them(
+    take: Callable[[torch.Tensor], torch.Tensor], width: int
+) -> None:
+    groups = proven_groups(Takes(take, width), described())
+    assert {group.name: bool(group.protected) for group in groups} == {"stem": True, "head": True}
 
 
 class CountsItself(nn.Module):

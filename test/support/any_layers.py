@@ -15,13 +15,14 @@ class ConvAct(nn.Sequential):
 
 
 class Separable(nn.Sequential):
-    """Depthwise and pointwise, with a slope for each channel."""
+    """Depthwise and pointwise, with a slope for each channel; whole channels drop out."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
             nn.BatchNorm2d(width),
             nn.PReLU(width),
+            nn.Dropout2d(0.1),
             nn.Conv2d(width, width, 1),
         )
 
@@ -154,6 +155,21 @@ class Looked(nn.Module):
         return self.leave(x * self.look(seen).sigmoid())
 
 
+class Interleaved(nn.Module):
+    """The channels of two halves in turn, as ShuffleNet mixes groups; windows rolled along rows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+        self.depthwise = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.leave(self.depthwise(x).roll(1, 2).flip(3))
+
+
 BLOCKS = (
     ConvAct,
     Separable,
@@ -166,6 +182,7 @@ BLOCKS = (
     Fused,
     Attended,
     Looked,
+    Interleaved,
 )
 
 
