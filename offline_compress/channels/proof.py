@@ -14,8 +14,7 @@ from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import Kept, keep_channels, tensors_of_layer
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
-"""Largest difference of an answer, as a fraction of the largest answer (networks round in between).
-"""
+"""Largest difference of an answer, relative to the largest: networks may round in between."""
 
 
 def proven_groups(model: nn.Module, description: Description) -> list[ChannelGroup]:
@@ -118,12 +117,15 @@ def _noise(value: Any, dtype: torch.dtype) -> Any:
 @torch.no_grad()
 def _randomise(network: nn.Module) -> None:
     """Weights as if trained: of the size that keeps the size of what flows, and nowhere 0."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if not tensor.is_floating_point():
-            continue
-        if tensor.ndim > 1 and name.endswith("weight"):
-            tensor.normal_(0, (2 / max(1, tensor[0].numel())) ** 0.5)
-        elif name.endswith(("weight", "running_var")):
-            tensor.uniform_(0.5, 1.5)
-        elif name.endswith(("bias", "running_mean")):
-            tensor.normal_(0, 0.3)
+    for name, weight in network.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(0, (2 / max(1, weight[0].numel())) ** 0.5)
+        elif name.endswith("bias"):
+            weight.normal_(0, 0.3)
+        else:
+            weight.uniform_(0.5, 1.5)
+    for name, statistic in network.named_buffers():
+        if name.endswith("running_var"):
+            statistic.uniform_(0.5, 1.5)
+        elif name.endswith("running_mean"):
+            statistic.normal_(0, 0.3)
