@@ -42,13 +42,13 @@ class Following:
         self._owners: dict[int, str] = {}
         """Of parameters and buffers, their dotted names."""
         self._shared: set[int] = set()
-        for name, tensor in (
-            *network.named_parameters(remove_duplicate=False),
-            *network.named_buffers(remove_duplicate=False),
-        ):
-            if id(tensor) in self._owners:
-                self._shared.add(id(tensor))
-            self._owners.setdefault(id(tensor), name)
+        """Those that several modules hold."""
+        for name, module in network.named_modules():
+            own = (*module.named_parameters(name, False), *module.named_buffers(name, False))
+            for full_name, tensor in own:
+                if id(tensor) in self._owners:
+                    self._shared.add(id(tensor))
+                self._owners.setdefault(id(tensor), full_name)
         self._found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         """Of all tensors that depend on the network's inputs, and of its own: labels. The tensors
         are held, so that no other one has the same id."""

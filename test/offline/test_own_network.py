@@ -2,6 +2,7 @@
 
 import copy
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,6 +43,8 @@ from offline_compress.pruning.latency_table import (
     sample_counts,
 )
 from offline_compress.pruning.own_network import deployed_for_timing
+from offline_compress.roads.road_dataset import write_dataset
+from support.checkout import ROOT
 from support.two_tasks import TwoTasks, description, evaluate, samples, shape_loss, train
 
 RULES = PruningRules(
@@ -225,30 +228,33 @@ def test_what_each_layer_takes_is_measured(
         assert 0 < whole.layers_ms[layer] < 5 * whole.total_ms
 
 
-def test_a_budget_of_latency_is_kept(
-    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a stop watch that goes with the multiply-accumulates of what it is given."""
+def timed_by_macs(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """A stop watch that goes with the multiply-accumulates of networks, as they are predicted."""
 
     def table(model: nn.Module, groups: Any, *_: Any) -> LatencyTable:
-        costs = layer_costs(model, groups, description().example)
+        costs = layer_costs(model, groups, (torch.zeros(shape),))
         samples = []
         for counts in sample_counts(groups, 1):
             macs = layer_cost(costs.coefficients, *costs.widths(counts))[:, 1]
             layers = dict(zip(costs.layers, (macs * 1e-3).tolist(), strict=True))
             samples.append(LatencySample(counts, sum(layers.values()), layers))
         machine = provenance()["machine"] | conditions()
-        return LatencyTable("openvino", 12, 16, samples, samples[0].total_ms, machine)
+        return LatencyTable("openvino", *shape[2:], samples, samples[0].total_ms, machine)
 
     def pair(own: Network, other: Network, *_: object) -> tuple[float, float, float]:
-        sizes = [len(network.model) for network in (own, other)]
-        return 0.6, 1.0, 0.6 if sizes[0] < sizes[1] else 1.0
+        return 0.5, 1.0, 0.5 if len(own.model) < len(other.model) else 1.0
 
     monkeypatch.setattr(problem, "measure_table", table)
     monkeypatch.setattr(channel_choice, "time_pair", pair)
-    rules = RULES.model_copy(update={"budget": Budget(latency=0.6), "cost": "latency", "steps": 1})
+
+
+def test_a_budget_of_latency_is_kept(
+    trained: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_by_macs(monkeypatch, (1, 3, 12, 16))
+    rules = RULES.model_copy(update={"budget": Budget(latency=0.5), "cost": "latency", "steps": 1})
     found = run(trained, tmp_path / "run", rules=rules)
-    assert found.plan.steps[-1].remains["latency"] == 0.6
+    assert found.plan.steps[-1].remains["latency"] == 0.5
     assert (tmp_path / "run" / "latency.json").exists()
 
 
@@ -328,10 +334,8 @@ def test_a_step_that_failed_is_done_again(trained: nn.Module, tmp_path: Path) ->
 
 def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of docs/own_network.md, in order."""
-    page = Path(__file__).parents[2] / "docs" / "own_network.md"
-    blocks = dict(
-        re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', page.read_text(), re.S | re.M)
-    )
+    page = (ROOT / "docs" / "own_network.md").read_text()
+    blocks = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', page, re.S | re.M))
     assert list(blocks) == ["network", "description", "compress", "reload", "steps"]
     monkeypatch.chdir(tmp_path)
     batches = samples(20, 1)
@@ -346,3 +350,38 @@ def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(names["small"](image)["shape"], names["result"].model(image)["shape"])
     assert parameters(names["network"]) < 0.71 * parameters(names["TwoTasks"]())
     assert (tmp_path / "small.safetensors").exists()
+
+
+CHECKOUT = """
+from torch import nn
+from support.stand_ins import TwinLike
+
+class TwinLiteNet(TwinLike):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.classifier = self.attention
+"""
+
+
+@pytest.mark.slow
+def test_the_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a network of the same structure in the place of the checkout's, on rendered roads."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "TwinLite.py").write_text(CHECKOUT)
+    (tmp_path / "pretrained").mkdir()
+    scope: dict[str, Any] = {}
+    exec(CHECKOUT, scope)
+    weights = {f"module.{k}": v for k, v in scope["TwinLiteNet"]().state_dict().items()}
+    torch.save(weights, tmp_path / "pretrained" / "best.pth")
+    write_dataset(tmp_path / "roads", 4, 192, 128, seed=3, workers=1, val_fraction=0.5)
+    timed_by_macs(monkeypatch, (1, 3, 384, 640))
+    script = ROOT / "examples" / "twinlitenet.py"
+    places = [str(tmp_path), str(tmp_path / "roads"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(script), *places, "1", "2"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "drivable IoU" in capsys.readouterr().out
+    assert (tmp_path / "out" / "best" / "model.safetensors").exists()
