@@ -57,10 +57,11 @@ def colour_loss(output: Mapping[str, torch.Tensor], batch: Sample) -> torch.Tens
 
 def description(**fields: object) -> Description:
     settings: dict[str, object] = {
+        "example": (torch.zeros(1, 3, 12, 16),),
         "tasks": {"shape": shape_loss, "colour": colour_loss},
         "taps": {"trunk": "trunk"},
     }
-    return Description((torch.zeros(1, 3, 12, 16),), **settings | fields)  # type: ignore[arg-type]
+    return Description(**settings | fields)  # type: ignore[arg-type]
 
 
 def train(network: nn.Module, teacher: FeatureTeacher | None, steps: int) -> None:
