@@ -38,7 +38,11 @@ class Following:
 
     def __init__(self, network: nn.Module, opaque: Sequence[str]) -> None:
         self.labels = Labels()
-        self._network, self._opaque = network, opaque
+        # A module that has several names goes by the first.
+        first = {module: name for name, module in network.named_modules()}
+        self._network = network
+        self.opaque = [first[network.get_submodule(name)] for name in opaque]
+        """Parts that are not followed."""
         self._owners: dict[int, str] = {}
         """Of parameters and buffers, their dotted names."""
         self._shared: set[int] = set()
@@ -105,7 +109,7 @@ class Following:
                 handle.remove()
 
     def _entering(self, name: str) -> Callable[..., None]:
-        opaque = is_under(name, self._opaque)
+        opaque = is_under(name, self.opaque)
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             self._running.append(name)
@@ -119,7 +123,7 @@ class Following:
         return enter
 
     def _leaving(self, name: str) -> Callable[..., None]:
-        opaque = is_under(name, self._opaque)
+        opaque = is_under(name, self.opaque)
 
         def leave(_module: nn.Module, _args: Any, _kwargs: Any, _output: Any) -> None:
             self._running.pop()
@@ -227,8 +231,8 @@ def follow(model: nn.Module, description: Description) -> Following:
     Raises UserError for what cannot be followed, with what to write to go on.
     """
     network = copy.deepcopy(model).float().cpu()
-    following = Following(network, description.opaque)
     _check_names(network, description)
+    following = Following(network, description.opaque)
     with torch.random.fork_rng(devices=[]), _tapped(network, description, following) as taps:
         for mode in (False, True):
             network.train(mode)
@@ -247,7 +251,7 @@ def follow(model: nn.Module, description: Description) -> Following:
                 following.labels.keep(following.of(tensor), PREDICTION)
             for name, place in description.taps.items():
                 _note_tap(following, name, taps[place] if isinstance(place, str) else place(output))
-    _check_all_ran(network, description, following)
+    _check_all_ran(network, following)
     return following
 
 
@@ -279,7 +283,7 @@ def _note_tap(following: Following, name: str, feature: torch.Tensor) -> None:
 
 
 def _check_names(network: nn.Module, description: Description) -> None:
-    parts = dict(network.named_modules())
+    parts = dict(network.named_modules(remove_duplicate=False))
     places = [place for place in description.taps.values() if isinstance(place, str)]
     for what, names in (("opaque", description.opaque), ("taps", places)):
         for name in names:
@@ -287,10 +291,10 @@ def _check_names(network: nn.Module, description: Description) -> None:
                 raise UserError(f"{what} names {name!r}, which is no part of the network")
 
 
-def _check_all_ran(network: nn.Module, description: Description, following: Following) -> None:
+def _check_all_ran(network: nn.Module, following: Following) -> None:
     for name, _ in network.named_parameters():
         layer = name.rpartition(".")[0]
-        if name not in following.used and not is_under(name, description.opaque):
+        if name not in following.used and not is_under(name, following.opaque):
             raise UserError(
                 f"{layer or name} takes no part in the network's answer to `example`, so its "
                 "channels cannot be followed; name it under opaque"

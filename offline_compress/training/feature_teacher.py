@@ -77,7 +77,7 @@ class _Ear:
     def __init__(self, network: nn.Module, taps: Mapping[str, Tap]) -> None:
         self._found: dict[str, Any] = {}
         self._taps = taps
-        parts = dict(network.named_modules())
+        parts = dict(network.named_modules(remove_duplicate=False))
         self._handles = []
         for tap, place in taps.items():
             if isinstance(place, str) and place not in parts:

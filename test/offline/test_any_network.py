@@ -227,3 +227,20 @@ class Wrong(nn.Module):
 def test_a_network_that_does_not_run_is_told_so() -> None:
     with pytest.raises(UserError, match=r"does not run on `example` in eval mode: .*channels"):
         channel_groups(Wrong(), described())
+
+
+class TwoNames(AnyNetwork):
+    """One block can be found by two names."""
+
+    def __init__(self) -> None:
+        super().__init__([ConvAct, ConvAct], [False, False])
+        self.last = self.blocks[1]
+
+
+def test_a_module_may_have_two_names() -> None:
+    groups = channel_groups(TwoNames(), described(taps={"a": "last"}))
+    found = {group.name: group for group in groups}
+    assert not found["blocks.1.0"].protected
+    assert found["blocks.1.0"].taps["a"].tolist() == list(range(8))
+    groups = channel_groups(TwoNames(), described(opaque=["last"]))
+    assert "blocks.1.0" not in {group.name for group in groups}
