@@ -199,39 +199,49 @@ def verify(
 
 @app.command()
 def clean(
+    engine: Annotated[
+        list[str] | None,
+        typer.Argument(help="Engines as `list` names them, or their files; default: see above."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Remove all that are stored.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     store: Store = None,
 ) -> None:
     """Remove the engines that cannot run here: for another GPU, or of another TensorRT version.
 
     Those that an older mtc_perception has stored go as well, since this one cannot read them.
+    Named ones go alone.
 
-    Example: [bold]mtc-engine clean --yes[/bold]
+    Examples: [bold]mtc-engine clean --yes[/bold], [bold]mtc-engine clean 3f2a91c0[/bold]
     """
-    from mtc_perception.commands.engine_report import short_name
+    from mtc_perception.commands.engine_report import named, short_name
     from mtc_perception.engines.tensorrt.machine import this_machine
     from mtc_perception.engines.tensorrt.store import EngineStore
 
+    if engine and every:
+        raise UserError("name engines, or say --all")
     engines = EngineStore(store)
-    machine = this_machine()
-    stale = [
-        (entry, why)
-        for entry in engines.entries()
-        if (why := machine.misfit(entry.key)) is not None
-    ]
-    outdated = engines.outdated()
+    entries = engines.entries()
+    if engine:
+        chosen = {entry.path: entry for entry in (named(entries, name) for name in engine)}
+        stale, outdated = [(entry, "") for entry in chosen.values()], []
+    else:
+        machine = this_machine()
+        reasons = [(entry, machine.misfit(entry.key)) for entry in entries]
+        stale = [(entry, why or "") for entry, why in reasons if every or why is not None]
+        outdated = engines.outdated()
     count = len(stale) + len(outdated)
     if not count:
         print(f"nothing to remove in {engines.root}")
         return
     for entry, why in stale:
-        print(f"{short_name(entry)}  {entry.size_bytes / 2**20:.1f} MiB  {why}")
+        print(f"{short_name(entry)}  {entry.size_bytes / 2**20:.1f} MiB  {why}".rstrip())
     for record in outdated:
         print(f"{record}  of an older version, or damaged")
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("nobody to ask: say --yes to remove them")
-        typer.confirm(f"Remove {count} engines?", abort=True)
+        typer.confirm(f"Remove {count} engine{'s' if count > 1 else ''}?", abort=True)
     freed_bytes = engines.remove((entry for entry, _ in stale), outdated)
     print(f"removed {count}, {freed_bytes / 2**20:.1f} MiB")
 

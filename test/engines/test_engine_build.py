@@ -230,8 +230,11 @@ def test_the_shipped_networks_build_in_every_precision(path: Path) -> None:
 
 
 def test_targets_are_checked_before_anything_starts() -> None:
-    with pytest.raises(EngineError, match="does not build for 'sm87'; choose current, sm75"):
-        BuildSettings("tensorrt_rtx", ("sm87",))
+    with pytest.raises(EngineError, match="does not build for 'sm90'; choose current, sm75"):
+        BuildSettings("tensorrt_rtx", ("sm90",))
+    for flavour in ("tensorrt", "tensorrt_rtx"):
+        with pytest.raises(EngineError, match="sm87 is Jetson Orin, whose engines are built on it"):
+            BuildSettings(flavour, ("sm87",))
     with pytest.raises(EngineError, match="for the GPU of its own machine only: leave --target"):
         BuildSettings("tensorrt", ("sm89",))
     with pytest.raises(EngineError, match="current stands alone"):

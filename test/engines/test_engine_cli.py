@@ -183,6 +183,21 @@ def test_clean_removes_what_another_version_built(built: Path, tmp_path: Path) -
     assert "nothing to remove" in run(tmp_path, "clean").stdout
 
 
+@needs_rtx
+def test_clean_removes_what_is_named_and_with_all_everything(built: Path, tmp_path: Path) -> None:
+    (entry,) = EngineStore(built).entries()
+    store = EngineStore(tmp_path)
+    kept = store.put(entry.key, b"engine", {})
+    old = store.put(replace(entry.key, version="1.0.0.7"), b"engine of old", {})
+    assert "no engine is called 'ffff'" in run(tmp_path, "clean", "ffff", "--yes").stderr
+    assert "error: name engines, or say --all" in run(tmp_path, "clean", old, "--all").stderr
+    assert "removed 1" in run(tmp_path, "clean", old, "--yes").stdout
+    assert kept.exists()
+    assert not old.exists()
+    assert "removed 1" in run(tmp_path, "clean", "--all", "--yes").stdout
+    assert not kept.exists()
+
+
 def test_what_an_older_version_stored_is_listed_and_removed(tmp_path: Path) -> None:
     engine, record = tmp_path / "mtc-old.0123456789ab.engine", tmp_path / "mtc-old.json"
     engine.write_bytes(bytes(2**20))

@@ -31,6 +31,15 @@ from mtc_perception.util.provenance import command_line
 CURRENT = "current"
 """The target that is this machine's GPU."""
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+JETSONS = {
+    "sm53": "Jetson Nano",
+    "sm62": "Jetson TX2",
+    "sm72": "Jetson Xavier",
+    "sm87": "Jetson Orin",
+    "sm101": "Jetson Thor",
+    "sm110": "Jetson Thor",
+}
+"""Compute capabilities that only these have; CUDA 13 calls Thor's 11.0."""
 """Compute capabilities that TensorRT-RTX builds for without having such a GPU."""
 
 Tell = Callable[[str, float], None]
@@ -57,6 +66,12 @@ class BuildSettings:
             if self.targets != (CURRENT,):
                 raise EngineError(f"the target {CURRENT} stands alone, not beside others")
             return
+        for target in self.targets:
+            if target in JETSONS:
+                raise EngineError(
+                    f"{target} is {JETSONS[target]}, whose engines are built on it: run mtc-engine "
+                    "build BUNDLE there, with the TensorRT of its JetPack"
+                )
         if self.flavour == "tensorrt":
             raise EngineError(
                 "TensorRT builds for the GPU of its own machine only: leave --target out,"
