@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.bootstrap import (
     BLOCK_IMAGES,
     CONFIDENCE,
@@ -111,6 +112,10 @@ def compare(a: Path, b: Path, margins_points: Mapping[str, float], count: Count)
     ]
     if not sets:
         raise UserError(f"{a} and {b} have no image in common")
+    for task in TASKS:
+        if (task in results[0]) != (task in results[1]):
+            alone, other = ("A", "B") if task in results[0] else ("B", "A")
+            notes.append(f"{alone} alone has figures of {task}, {other} does not: not compared")
     groups = [(one.name, [one]) for one in sets]
     groups += [(words, [part]) for one in sets for words, part in _conditions(one)]
     if len(sets) > 1:
@@ -194,10 +199,21 @@ def _paired(name: str, a: Path, b: Path, notes: list[str]) -> PairedSet:
     )
     if alone := len(stems_a) + len(stems_b) - 2 * len(both):
         notes.append(f"{name}: {alone} images are in one of both only and left out")
-    other = sum(_labels(x) != _labels(y) for x, y in zip(found.a, found.b, strict=True))
-    if other:
+    if other := _labelled_otherwise(found.a, found.b):
         notes.append(f"{name}: the labels of {other} images differ")
     return found
+
+
+def _labelled_otherwise(a: Sequence[ImageEvidence], b: Sequence[ImageEvidence]) -> int:
+    """How many of the images have other labels in `b`, of the tasks that both networks do: what one
+    lacks is labelled in none of its images."""
+    sides = [[_labels(one) for one in side] for side in (a, b)]
+    known = [
+        {place for one in side for place, label in enumerate(one) if label is not None}
+        for side in sides
+    ]
+    both = known[0] & known[1]
+    return sum(any(x[place] != y[place] for place in both) for x, y in zip(*sides, strict=True))
 
 
 def _labels(evidence: ImageEvidence) -> tuple[int | None, ...]:
@@ -242,6 +258,7 @@ def _figures(
                 by_name.setdefault(name, []).append((images, estimate))
         sides.append({name: mean_over_parts(by_name[name]) for name in ACCURACY if name in by_name})
     a, b = sides
+    names_of_both = [name for name in a if name in b]
     names = [one.name for one in parts for _ in one.stems]
     drives = [drive_of(stem) for one in parts for stem in one.stems]
     blocks = blocks_of_images([f"{x}/{y}" for x, y in zip(names, drives, strict=True)])
@@ -251,9 +268,9 @@ def _figures(
     def tick() -> None:
         nonlocal done
         done += 1
-        count(done, len(a) * len(resamples))
+        count(done, len(names_of_both) * len(resamples))
 
-    for name in a:
+    for name in names_of_both:
         found = difference(a[name], b[name], ends[-1], resamples, tick)
         margin = margins_points.get(name)
         yield {

@@ -42,6 +42,12 @@ def test_only_what_the_network_does_is_published(tmp_path, start_node, tasks):
     assert rig.values("front")["resolution"] == "320x192"
 
 
+@pytest.mark.fault(
+    area="bundle",
+    row="load_engine of a bundle with other tasks than the running one",
+    answer="Refused with the tasks of both: no topic comes or goes under its subscribers.",
+    diagnostics="swap is failed, with the reason.",
+)
 def test_outputs_do_not_come_or_go_while_it_runs(tmp_path, start_node):
     other = write_toy_bundle(tmp_path / "masks.mtc", tasks=("drivable", "lane"), name="masks")
     rig = start_node()
@@ -50,4 +56,6 @@ def test_outputs_do_not_come_or_go_while_it_runs(tmp_path, start_node):
     answer = rig.call(load, LoadEngine.Request(bundle=str(other)))
     assert not answer.success
     assert "masks has the tasks drivable, lane, the running toy detection" in answer.message
-    assert rig.values("engine")["network"] == "toy 1"
+    values = rig.values("engine")
+    assert values["network"] == "toy 1"
+    assert "masks has the tasks" in values["swap"]

@@ -10,6 +10,7 @@ import pytest
 from offline_compress import cli
 from offline_compress.evaluation.evidence_file import read_evidence
 from support.labelled_roads import DataSet, road
+from support.toy_bundle import write_toy_bundle
 
 IMAGES = 42
 BLIND = "detection.recall_at_threshold"
@@ -124,3 +125,25 @@ def test_mistakes_are_one_line(
     asked = ("evaluate", toy_bundle, "--data", town, "--conditions", wrong)
     assert command(monkeypatch, *asked) == 2
     assert "wrong.yaml: light: " in capsys.readouterr().err
+
+
+def test_a_network_that_lacks_tasks_is_compared_in_those_it_has(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, _ = write_sets(tmp_path / "data")
+    masks = write_toy_bundle(tmp_path / "masks.mtc", tasks=("drivable", "lane"))
+    for name, bundle in (("whole", toy_bundle), ("masks", masks)):
+        asked = ("evaluate", bundle, "--data", town, "--engine", "onnxruntime")
+        assert command(monkeypatch, *asked, "--out", tmp_path / name) == 0
+    whole, part = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "masks")
+    )
+    assert "detection" not in part
+    assert part["drivable"] == whole["drivable"]
+    assert command(monkeypatch, "compare", tmp_path / "whole", tmp_path / "masks") == 0
+    folder = tmp_path / "masks" / "against_whole"
+    found = json.loads((folder / "comparison.json").read_text())
+    names = {figure["name"] for figure in found["groups"][0]["figures"]}
+    assert {"drivable.miou", "lane.iou"} <= names
+    assert not [name for name in names if name.startswith("detection")]
+    assert found["notes"] == ["A alone has figures of detection, B does not: not compared"]
