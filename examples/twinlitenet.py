@@ -1,7 +1,8 @@
-"""TwinLiteNet with its public weights, pruned to half of its time on OpenVINO.
+"""TwinLiteNet with its public weights, pruned to half of its time on OpenVINO, for the node.
 
 git clone https://github.com/chequanghuy/TwinLiteNet  # followed and cut at commit 5241418
 python examples/twinlitenet.py TwinLiteNet data/camvid runs/twinlitenet
+mtc-compress wrap runs/twinlitenet/small.onnx small.mtc --map config/maps/twinlitenet_plus.yaml
 """
 
 import sys
@@ -64,4 +65,6 @@ weights = torch.load(checkout / "pretrained" / "best.pth", map_location="cpu")
 network.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
 rules = PruningRules(budget=Budget(latency=0.5), steps=3, least_channels=4, round_to=4)
 result = compress(network, description, train, rules, recover, evaluate, out)
-print(result.plan.steps[0].before, "->", result.plan.steps[-1].after, result.file)
+print(result.plan.steps[0].before, "->", result.plan.steps[-1].after)
+names = {"input_names": ["image"], "output_names": ["da", "ll"]}
+torch.onnx.export(result.model, description.example, out / "small.onnx", dynamo=False, **names)

@@ -10,12 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mtc_perception.core.bundle import Training
 from mtc_perception.core.engine import Network
+from mtc_perception.core.images import SourceImage
+from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.api import (
@@ -44,6 +49,8 @@ from offline_compress.pruning.latency_table import (
 )
 from offline_compress.pruning.own_network import deployed_for_timing
 from offline_compress.roads.road_dataset import write_dataset
+from offline_compress.wrapping.network_map import load_map
+from offline_compress.wrapping.wrap import wrap_bundle
 from support.checkout import ROOT
 from support.two_tasks import TwoTasks, description, evaluate, samples, shape_loss, train
 
@@ -336,7 +343,7 @@ def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Every block of docs/own_network.md, in order."""
     page = (ROOT / "docs" / "own_network.md").read_text()
     blocks = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', page, re.S | re.M))
-    assert list(blocks) == ["network", "description", "compress", "reload", "steps"]
+    assert list(blocks) == ["network", "description", "compress", "reload", "steps", "export"]
     monkeypatch.chdir(tmp_path)
     batches = samples(20, 1)
     names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Path": Path}
@@ -350,6 +357,7 @@ def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(names["small"](image)["shape"], names["result"].model(image)["shape"])
     assert parameters(names["network"]) < 0.71 * parameters(names["TwoTasks"]())
     assert (tmp_path / "small.safetensors").exists()
+    onnx.checker.check_model("small.onnx")
 
 
 CHECKOUT = """
@@ -384,4 +392,11 @@ def test_the_example_runs(
     monkeypatch.setattr(sys, "path", [*sys.path])
     runpy.run_path(str(script), run_name="__main__")
     assert "drivable IoU" in capsys.readouterr().out
-    assert (tmp_path / "out" / "best" / "model.safetensors").exists()
+    out = tmp_path / "out"
+    assert (out / "best" / "model.safetensors").exists()
+    described = load_map(ROOT / "config" / "maps" / "twinlitenet_plus.yaml")
+    training = Training(data=[], licence="test")
+    wrap_bundle(out / "small.onnx", described, out / "small.mtc", "small", training)
+    with open_perceiver(Selection(out / "small.mtc", "onnxruntime")) as perceiver:
+        found = perceiver.perceive(SourceImage(np.zeros((90, 160, 3), np.uint8), "rgb"))
+    assert found.drivable.shape == found.lane.shape == (90, 160)

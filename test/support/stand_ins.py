@@ -65,7 +65,7 @@ class UpSampler(nn.Module):
 
 
 class TwinLike(nn.Module):
-    """[N, 3, H, W] -> logits of two masks, each [N, 2, H, W]; H and W multiples of 4."""
+    """[N, 3, H, W] -> logits of two masks, each [N, 2, H, W]; H and W multiples of 8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,16 +74,20 @@ class TwinLike(nn.Module):
         )
         self.sample = nn.AvgPool2d(3, 2, 1)
         self.level2 = EfficientPyramid(19, 40, 2)
-        self.level3 = nn.Sequential(*(EfficientPyramid(40, 40) for _ in range(2)))
-        self.mix, self.attention = nn.Conv2d(80, 32, 1), DualAttention(32)
+        self.level3 = EfficientPyramid(40, 48, 2)
+        self.residual = nn.Sequential(*(EfficientPyramid(48, 48) for _ in range(2)))
+        self.mix, self.attention = nn.Conv2d(96, 32, 1), DualAttention(32)
         self.heads = nn.ModuleList(
-            nn.Sequential(UpSampler(32, 16), UpSampler(16, 8), nn.Conv2d(8, 2, 1)) for _ in "ab"
+            nn.Sequential(
+                UpSampler(32, 16), UpSampler(16, 8), nn.ConvTranspose2d(8, 2, 2, 2, bias=False)
+            )
+            for _ in "ab"
         )
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         first = torch.cat((self.level1(image), self.sample(image)), 1)
-        second = self.level2(first)
-        mixed = self.attention(self.mix(torch.cat((second, self.level3(second)), 1)))
+        third = self.level3(self.level2(first))
+        mixed = self.attention(self.mix(torch.cat((third, self.residual(third)), 1)))
         return tuple(head(mixed) for head in self.heads)
 
 
