@@ -30,6 +30,7 @@ def write_workspace(folder: Path) -> Path:
     """Synthetic roads and a recipe of seconds, for processes that work in `folder`; the recipe."""
     write_dataset(folder / "roads", 6, 192, 128, seed=3, val_fraction=1 / 3, workers=1)
     recipe = json.loads(tiny_recipe(Path("roads")).model_dump_json())
+    recipe["train"][0]["root"] = "roads"  # a path only where it exists; else the name of a data set
     recipe["validate_on"] = {"root": "roads", "split": "val"}
     recipe["tune_on"] = {"root": "roads", "split": "train"}
     recipe["checkpoint_minutes"] = 0
