@@ -10,19 +10,17 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, version_converter
 
 from mtc_perception.core.bundle import Training, read_bundle
 from mtc_perception.core.engine import Engine, EngineChoice, Outputs
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import self_test_frame
-from mtc_perception.datasets.layout import read_split
 from mtc_perception.engines.load import load_engine
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from offline_compress import cli
 from offline_compress.export import network_of
-from offline_compress.recipe.compression import Quantisation
 from offline_compress.wrapping.network_map import (
     Anchored,
     AnchorFree,
@@ -33,9 +31,9 @@ from offline_compress.wrapping.network_map import (
     Query,
     load_map,
 )
-from offline_compress.wrapping.wrap import add_quantised, wrap, wrap_bundle
+from offline_compress.wrapping.wrap import wrap, wrap_bundle
 from support.checkout import ROOT
-from support.public_networks import Grids, Queries, TwoMasks, Yolop, write_onnx
+from support.public_networks import Grids, HalfMasks, Queries, TwoMasks, Yolop, write_onnx
 
 MAPS = ROOT / "config" / "maps"
 CLOSE = 1e-3
@@ -264,29 +262,57 @@ def test_open_sizes_are_given_by_the_map(tmp_path: Path) -> None:
     assert manifest.params == 8 * 27 + 8 + 2 * (8 * 2 * 4 + 2)
 
 
-def test_a_wrapped_network_is_quantised(tmp_path: Path, dataset: Path) -> None:
-    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
-    out = tmp_path / "two.mtc"
-    wrap_bundle(path, load_map(MAPS / "twinlitenet_plus.yaml"), out, "two", LICENCE)
-    settings = Quantisation(variants=("fp16", "int8-ort"), images=2, judged_images=2)
-    samples = read_split(dataset, "train", [])
-    manifest = add_quantised(read_bundle(out), samples, samples, settings, "mini", lambda *_: None)
-    assert set(manifest.variants) == {"fp32", "fp16", "int8-ort"}
-    assessment = manifest.variants["int8-ort"].assessment
-    assert assessment is not None
-    assert {name.split(".")[0] for name in assessment.lost_points} == {"drivable", "lane"}
-    assert manifest.self_test["int8-ort"].top_score is None
-    with open_perceiver(Selection(out, "onnxruntime", "int8", threads=1)) as perceiver:
-        assert perceiver.perceive(SourceImage(self_test_frame(64, 96), "rgb")).lane is not None
+@pytest.mark.parametrize("opset", [9, 18, 22])
+def test_any_opset(tmp_path: Path, opset: int) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96, opset=min(opset, 18))
+    if opset > 18:
+        onnx.save(version_converter.convert_version(onnx.load(path), opset), path)
+    frame = self_test_frame(64, 96)
+    expected = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    found = answer(wrapped(path, load_map(MAPS / "twinlitenet_plus.yaml")), frame)
+    check_mask(found.lane, softmax(expected["ll"], 1)[0, 1])
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """What `mtc-compress wrap` says, in one line, of a mistake."""
+def test_float16_in_and_out(tmp_path: Path) -> None:
+    path = write_onnx(HalfMasks(), tmp_path / "half.onnx", 64, 96, dtype=torch.float16)
+    frame = self_test_frame(64, 96)
+    image = frame.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    expected = original(path, image.astype(np.float16))["ll"].astype(np.float32)
+    found = answer(wrapped(path, load_map(MAPS / "twinlitenet_plus.yaml")), frame)
+    check_mask(found.lane, softmax(expected, 1)[0, 1])
+
+
+def command(*words: object) -> int:
+    """Exit code of `mtc-compress wrap`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["mtc-compress", "wrap", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-    assert ended.value.code == 2
+    return int(ended.value.code or 0)
+
+
+def test_a_wrapped_network_is_quantised(
+    tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
+    out = tmp_path / "two.mtc"
+    data = ("--data", dataset, "--split", "train", "--calibration-split", "train")
+    assert command(path, out, "--map", MAPS / "twinlitenet_plus.yaml", *data) == 0
+    assert "drivable, lane at 96x64" in capsys.readouterr().out
+    manifest = read_bundle(out).manifest
+    assert set(manifest.variants) == {"fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"}
+    assessment = manifest.variants["int8-ort"].assessment
+    assert assessment is not None
+    assert {name.split(".")[0] for name in assessment.lost_points} == {"drivable", "lane"}
+    assert manifest.self_test["int8-ort"].top_score is None
+    for engine in ("onnxruntime", "openvino"):
+        with open_perceiver(Selection(out, engine, "int8", threads=1)) as perceiver:
+            assert perceiver.perceive(SourceImage(self_test_frame(64, 96), "rgb")).lane is not None
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What `mtc-compress wrap` says, in one line, of a mistake."""
+    assert command(*words) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return " ".join(said.split())
@@ -334,6 +360,12 @@ def test_a_file_that_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "height of its input open: give input.height" in refused(
         capsys, free, out, "--map", described
     )
+    foreign = tmp_path / "foreign.onnx"
+    model = onnx.load(free)
+    model.opset_import.append(helper.make_opsetid("com.vendor", 1))
+    model.graph.node[-1].domain = "com.vendor"
+    onnx.save(model, foreign)
+    assert "needs operators of com.vendor" in refused(capsys, foreign, out, "--map", described)
     absent_map = tmp_path / "none.yaml"
     assert "none.yaml does not exist" in refused(capsys, free, out, "--map", absent_map)
     out.mkdir()

@@ -29,6 +29,13 @@ class TwoMasks(nn.Module):
         return tuple(spread(head(body)) for head in self.heads)
 
 
+class HalfMasks(TwoMasks):
+    """The same with float16 in and out."""
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(mask.half() for mask in super().forward(image.float()))
+
+
 class Grids(nn.Module):
     """As YOLOX: undecoded rows of three strides; objectness and classes are probabilities."""
 
@@ -109,10 +116,12 @@ def write_onnx(
     names: Sequence[str] = (),
     opset: int = 12,
     free: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Export a stand-in with reproducible weights; `free` leaves batch and sizes open."""
+    """Export a stand-in with reproducible weights; `free` leaves batch and sizes open, `dtype` is
+    that of its input."""
     torch.manual_seed(1)
-    image = torch.rand(1, 3, height, width)
+    image = torch.rand(1, 3, height, width, dtype=dtype)
     with torch.no_grad():
         model(image)  # lazy layers learn their sizes
         for weights in model.parameters():
