@@ -135,6 +135,79 @@ def evaluate(
 
 
 @app.command()
+@with_flags(ReplayOptions, only=("bundle", "engine", "precision", "threads", "seconds"))
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Image, folder of images, pattern, video, bag, number of a camera, or address of "
+            "a stream (rtsp://, http://).",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: out/predict/INPUT.")
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Write masks as PNG files, too.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show what is seen in a window; q closes it.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Draw what a network sees into images, videos and what cameras see now.
+
+    Writes a picture for each image, a video for each video, bag or camera, and a line of JSON for
+    every image to predictions.jsonl. A camera goes on until Ctrl-C.
+
+    Exit code: 0 good, 1 none of the images of an input could be answered, 2 a mistake in what was
+    asked for.
+
+    [bold]mtc-replay predict photo.jpg -b models/mtc_nano.mtc[/bold]
+
+    [bold]mtc-replay predict drive.mp4 'more/*.png' -b models/mtc_nano.mtc --masks[/bold]
+
+    [bold]mtc-replay predict 0 -b models/mtc_nano.mtc --show --seconds 60[/bold]
+    """
+    from contextlib import closing, nullcontext
+
+    from mtc_perception.replay.predict.inputs import open_inputs
+    from mtc_perception.replay.predict.predict import predict as look
+    from mtc_perception.replay.predict.window import Window
+    from mtc_perception.runtime.perceiver import open_perceiver
+    from mtc_perception.util.progress import Progress
+
+    keep_memory()
+    use_one_opencv_thread()
+    wanted = options_of(ReplayOptions, given)
+    if "bundle" not in wanted:
+        raise UserError("give the network to run: --bundle")
+    options = ReplayOptions(**wanted)
+    found = open_inputs(inputs)
+    out = out or Path("out", "predict", found[0].name)
+    window = Window("mtc-replay predict") if show else None
+    with (
+        closing(window) if window else nullcontext(),
+        open_perceiver(options.selection) as perceiver,
+        Progress(keep=True) as progress,
+    ):
+        outcomes = look(
+            perceiver,
+            found,
+            out,
+            progress,
+            seconds=options.seconds,
+            masks=masks,
+            window=window,
+        )
+    for one in outcomes:
+        failed = f", {one.unanswered} without an answer ({one.first_reason})"
+        print(f"{one.name}: {one.answered} images{failed if one.unanswered else ''}")
+    print(f"wrote {out}")
+    if not all(one.answered for one in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(help="Folder of a run, the old one.")],
     run_b: Annotated[Path, typer.Argument(help="Folder of a run, the new one.")],

@@ -65,8 +65,9 @@ def demo(
     from mtc_perception.replay.results.run_result import stream_folder, unanswered_streams
     from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.runners import run_serial
-    from mtc_perception.replay.stream.annotated import find_video
+    from mtc_perception.replay.stream.annotated import ANNOTATED
     from mtc_perception.replay.stream.stream import import_live
+    from mtc_perception.replay.stream.video_file import find_video
     from mtc_perception.replay.terminal import RunProgress, show_result
     from mtc_perception.util.errors import ReplayError
     from mtc_perception.util.files import write_text_atomic
@@ -110,7 +111,7 @@ def demo(
     _explain(console, summary, seconds)
     files = [out / PAGE_FILE, out / SUMMARY_FILE]
     [stream] = result["streams"]
-    if video := find_video(stream_folder(out, stream)):
+    if video := find_video(stream_folder(out, stream), ANNOTATED):
         files.append(video)
     for file in files:
         print(f"wrote {file}")

@@ -66,6 +66,21 @@ class Perceiver:
         """Whether the engine computes. Whoever sees it hang here may blame it, and not the image
         that is scaled before or the answer that is decoded after."""
 
+    @classmethod
+    def open(
+        cls,
+        bundle: Path | str,
+        engine: EngineChoice = "auto",
+        precision: str | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """The network of a bundle, loaded and tested; to be closed, or used as a context manager.
+
+        The options mean what they do in `Selection`. Raises BundleError and EngineError.
+        """
+        opened = open_perceiver(Selection(Path(bundle), engine, precision, threads))
+        return cls(opened.bundle, opened.engine, opened.why, opened.warm_up_s)
+
     def perceive(self, image: SourceImage, limits: Limits | None = None) -> Perception:
         """What the network sees in `image`, within `limits` or else those of the bundle.
 

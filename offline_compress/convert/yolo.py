@@ -34,12 +34,23 @@ def frames(download: Path) -> list[Frame]:
         ) from None
     found = []
     for split, given in splits.items():
-        for place in given if isinstance(given, list) else [given]:
-            folder = _folder(download, config, content.get("path"), str(place))
-            for image in sorted(folder.rglob("*")):
-                if image.suffix.lower() in IMAGE_SUFFIXES:
-                    label = _label_file(image)
-                    found.append(Frame(split, image.stem, image, partial(_labels, label, names)))
+        folders = [
+            _folder(download, config, content.get("path"), str(place))
+            for place in (given if isinstance(given, list) else [given])
+        ]
+        images = [
+            image
+            for folder in folders
+            for image in sorted(folder.rglob("*"))
+            if image.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        labels = list(map(_label_file, images))
+        if images and not any(label.exists() for label in labels):
+            raise LayoutError(f"no image of {folders[0]} has a label: {labels[0]} does not exist")
+        found += [
+            Frame(split, image.stem, image, partial(_labels, label, names))
+            for image, label in zip(images, labels, strict=True)
+        ]
     if not found:
         raise LayoutError(f"{config} names no folder with images: {', '.join(map(str, splits))}")
     return found

@@ -1,6 +1,7 @@
 """Public downloads, in miniature, become data sets of the project's layout."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from offline_compress.convert.label_images import boxes_of_components
 from offline_compress.convert.write import Converted, convert
 from offline_compress.data.check import check_data
 from support import downloads
+from support.checkout import ROOT as CHECKOUT
 from support.downloads import BOX, DOWNLOADS, HEIGHT, PAINT, ROAD, WIDTH
 from support.mini_data import write_text
+
+CAMVID = CHECKOUT.parent / "shared" / "data" / "camvid"
 
 TASKS = {
     "camvid": {"boxes", "drivable", "lane"},
@@ -162,6 +166,13 @@ def test_another_folder_than_the_download_is_refused(kind: str, tmp_path: Path) 
     assert "\n" not in str(refused.value)
 
 
+def test_images_of_yolo_without_any_label_are_no_negatives(tmp_path: Path) -> None:
+    DOWNLOADS["yolo"](tmp_path / "download")
+    shutil.rmtree(tmp_path / "download" / "labels" / "val")
+    with pytest.raises(LayoutError, match=r"no image of .*images/val has a label: .*val/a\.txt"):
+        convert("yolo", tmp_path / "download", tmp_path / "out", None, lambda *_: None)
+
+
 def test_mistakes_are_told(tmp_path: Path) -> None:
     root, _ = made("rtk", tmp_path)
     for kind, download, out, words in (
@@ -172,6 +183,30 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             convert(kind, download, out, None, lambda *_: None)
+
+
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="needs ../shared/data/camvid")
+def test_camvid_comes_out_as_the_shipped_networks_learnt_it(tmp_path: Path) -> None:
+    for label in sorted((CAMVID / "labels_color" / "val").glob("*_L.png"))[::30]:
+        (tmp_path / "download").mkdir(exist_ok=True)
+        (tmp_path / "download" / label.name).symlink_to(label)
+        stem = label.stem.removesuffix("_L")
+        image = cv2.imread(str(CAMVID / "images" / "val" / f"{stem}.jpg"))
+        whole = cv2.resize(image, (960, 720))
+        cv2.imwrite(str(tmp_path / "download" / f"{stem}.png"), whole)
+    out = tmp_path / "out"
+    convert("camvid", tmp_path / "download", out, 480, lambda *_: None)
+    samples = read_split(out, "val")
+    known = {sample.stem: sample for sample in read_split(CAMVID, "val")}
+    assert len(samples) == 3
+    for sample in samples:
+        ours, theirs = (read_truth(one, (360, 480)) for one in (sample, known[sample.stem]))
+        for task in ("drivable", "lane"):
+            found, expected = getattr(ours, task), getattr(theirs, task)
+            assert (found & expected).sum() > 0.99 * (found | expected).sum()
+        assert ours.boxes is not None
+        assert theirs.boxes is not None
+        assert sorted(ours.boxes.tolist()) == sorted(theirs.boxes.tolist())
 
 
 @given(

@@ -29,9 +29,10 @@ from mtc_perception.replay.live.recorder import Answer, AnswerReader, AnswerWrit
 from mtc_perception.replay.recordings.recording import BrokenPixels, LabelledFrame, SourceFrame
 from mtc_perception.replay.records.record import FrameRecord, Status
 from mtc_perception.replay.report.charts import latency_timeline, stage_bar
-from mtc_perception.replay.stream.annotated import AnnotatedVideo, find_video
+from mtc_perception.replay.stream.annotated import ANNOTATED, AnnotatedVideo
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.lockstep import ReplayedImage
+from mtc_perception.replay.stream.video_file import find_video
 from mtc_perception.util.interrupts import handle_interrupts, interrupts_held
 from mtc_perception.util.read_ahead import ReadAhead
 from mtc_perception.util.ros_domain import DOMAINS, ClaimedDomain
@@ -226,8 +227,8 @@ def test_a_video_has_every_image_with_its_answer(tmp_path: Path) -> None:
         video.add(FrameRecord(index, index, one.status), one)
     video.add(FrameRecord(7, 7, "malformed"), replayed(7, None, None))
     video.close(True)
-    assert list(tmp_path.iterdir()) == [find_video(tmp_path)]
-    capture = cv2.VideoCapture(str(find_video(tmp_path)))
+    assert list(tmp_path.iterdir()) == [find_video(tmp_path, ANNOTATED)]
+    capture = cv2.VideoCapture(str(find_video(tmp_path, ANNOTATED)))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)
     colors = []
     while (read := capture.read())[0]:
@@ -243,7 +244,7 @@ def test_a_video_has_every_image_with_its_answer(tmp_path: Path) -> None:
 
 def test_no_image_no_video(tmp_path: Path) -> None:
     AnnotatedVideo(tmp_path, 30.0).close(True)
-    assert find_video(tmp_path) is None
+    assert find_video(tmp_path, ANNOTATED) is None
 
 
 def test_a_jpeg_keeps_the_order_of_the_colours() -> None:

@@ -27,8 +27,9 @@ from mtc_perception.replay.report.views import (
     times_ms,
 )
 from mtc_perception.replay.results.run_result import read_result
-from mtc_perception.replay.stream.annotated import find_video
+from mtc_perception.replay.stream.annotated import ANNOTATED
 from mtc_perception.replay.stream.gallery import PICTURES, Worst
+from mtc_perception.replay.stream.video_file import find_video
 from mtc_perception.util.files import write_text_atomic
 
 PAGE_FILE = "index.html"
@@ -198,7 +199,7 @@ def _charts(stream: StreamView, chosen: Sequence[tuple[StreamView, Worst]]) -> S
 
 
 def _video(stream: StreamView) -> str:
-    path = find_video(stream.folder)
+    path = find_video(stream.folder, ANNOTATED)
     return "" if path is None else quote("/".join(path.parts[-3:]))
 
 
