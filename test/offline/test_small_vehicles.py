@@ -12,7 +12,12 @@ from offline_compress.training.samples import training_set
 from support.labelled_roads import DataSet
 
 RECIPES = sorted((Path(__file__).parents[2] / "config" / "recipes").glob("*.yaml"))
-SIZES = {"camvid": (480, 360), "cityscapes": (512, 256), "bdd100k": (1280, 720)}
+SIZES = {
+    "bdd100k": (1280, 720),
+    "camvid": (480, 360),
+    "cityscapes": (512, 256),
+    "tour_roads": (416, 256),
+}
 """Width and height of the images of the first set that a recipe draws from."""
 SAMPLES = 20
 

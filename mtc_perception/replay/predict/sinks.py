@@ -53,8 +53,8 @@ class Pictures:
         if not self._of.live or self._of.rate_hz is None:
             return 1
         due = round(stamp_ns / NS_PER_S * self._of.rate_hz) + 1
-        times = min(max(due - self._shown, 1), round(_LONGEST_STILL_S * self._of.rate_hz))
-        self._shown = max(due, self._shown + 1)
+        times = min(max(due - self._shown, 0), round(_LONGEST_STILL_S * self._of.rate_hz))
+        self._shown = max(due, self._shown)
         return times
 
     def close(self) -> None:
