@@ -111,7 +111,7 @@ def _large_truth(truth: GroundTruth, height: int, width: int) -> GroundTruth:
     )
     scale = np.array([WIDTH / width, HEIGHT / height] * 2, np.float32)
     boxes = None if truth.boxes is None else truth.boxes * scale
-    return GroundTruth(boxes, truth.ignore, *masks)
+    return GroundTruth(boxes, truth.ignore, *masks, truth.categories)
 
 
 def _measure(

@@ -74,7 +74,8 @@ def _halved_truth(truth: GroundTruth | None, size: tuple[int, int]) -> GroundTru
         None if mask is None else np.ascontiguousarray(mask[::2, ::2][:height, :width])
         for mask in (truth.drivable, truth.lane)
     )
-    return GroundTruth(None if truth.boxes is None else truth.boxes / 2, truth.ignore, *masks)
+    boxes = None if truth.boxes is None else truth.boxes / 2
+    return GroundTruth(boxes, truth.ignore, *masks, truth.categories)
 
 
 def write_bag(folder: Path, clip: Sequence[LabelledFrame], images: int) -> Path:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import tracked, write_result
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox
@@ -60,6 +61,7 @@ def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, An
         truth = read_truth(sample, (source.height, source.width))
         if truth.boxes is None:
             raise UserError(f"{root} has no vehicle labels")
+        objects = VEHICLE_CLASSES.objects(truth)
         letterbox = Letterbox.fit(source.height, source.width, *size)
         image = torch.empty(1, spec.height, spec.width, 3, dtype=torch.uint8)
         letterbox.write(source, image[0].numpy())
@@ -80,7 +82,7 @@ def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, An
                 boxes[:, order[0]].numpy(), kept.numpy(), labels.numpy(), empty, empty
             )
             found, found_scores, _ = decode_boxes(outputs, letterbox, SCORE_FLOOR, count)
-            metrics[name].update(found, found_scores, truth.boxes, truth.ignore)
+            metrics[name].update(found, found_scores, objects.boxes, objects.ignore)
             nested[name] += _nested(torch.from_numpy(found[found_scores >= SHOWN]))
     rows = []
     for name, metric in metrics.items():

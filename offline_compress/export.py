@@ -299,6 +299,7 @@ def export_bundle(
         },
         input=InputSpec(height=spec.height, width=spec.width, fit=spec.fit),
         classes=spec.classes,
+        labels=spec.class_map if spec.labels else None,
         thresholds=thresholds,
         thresholds_chosen_on=thresholds_chosen_on,
         max_detections=network.max_detections,

@@ -23,6 +23,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from mtc_perception.core.bundle_files import MANIFEST_NAME, BundleFiles, write_files
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.input_size import Fit, InputSize
 from mtc_perception.core.signature import (
     SIGNATURE_BYTES,
@@ -195,6 +196,8 @@ class Manifest(Strict):
     """What the network does, in the order of `TASKS`; nothing is said of the others."""
     classes: list[Name] = Field(max_length=1000)
     """Of what is detected; empty without detection."""
+    labels: ClassMap | None = None
+    """Which categories of labels the classes took in training; None: those of their names."""
     thresholds: Thresholds
     thresholds_chosen_on: str | None = None
     """Data sets on which they are the best; None: not known, or chosen by hand."""
@@ -213,6 +216,11 @@ class Manifest(Strict):
         """Those that the bundle comes with."""
         return Limits(self.thresholds, self.max_detections)
 
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes, and which categories of labels they take."""
+        return self.labels or ClassMap.of(self.classes)
+
     @field_validator("schema_version")
     @classmethod
     def _known_schema(cls, value: int) -> int:
@@ -227,6 +235,8 @@ class Manifest(Strict):
             raise ValueError("two variants name the same file")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a class name occurs twice")
+        if self.labels and self.labels.names != self.classes:
+            raise ValueError("labels: its classes are not those of the bundle")
         for key, variant in self.variants.items():
             if key.split("-")[0] != variant.precision:
                 raise ValueError(f"variants.{key}: precision says {variant.precision}")

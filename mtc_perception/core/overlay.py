@@ -1,11 +1,12 @@
 """Draws a `Perception` or labels onto their image, for people to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.truth import GroundTruth
 
@@ -14,7 +15,13 @@ Color = tuple[int, int, int]
 # Okabe and Ito's palette: told apart with every kind of colour vision.
 DRIVABLE_COLOR: Color = (0, 158, 115)
 LANE_COLOR: Color = (213, 94, 0)
-CLASS_COLORS: tuple[Color, ...] = ((86, 180, 233), (240, 228, 66), (204, 121, 167), (230, 159, 0))
+CLASS_COLORS: tuple[Color, ...] = (
+    *((86, 180, 233), (240, 228, 66), (204, 121, 167), (230, 159, 0)),
+    # Paul Tol's light palette: further classes, paler than those.
+    *((170, 170, 0), (153, 221, 255), (255, 170, 187), (187, 204, 51), (119, 170, 221)),
+)
+"""Of classes by index; what is more than there are colours begins again."""
+IGNORED_COLOR: Color = (221, 221, 221)
 _OUTLINE_COLOR: Color = (0, 0, 0)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -31,7 +38,9 @@ _LANE_TINT = _blending(LANE_COLOR, 0.9)
 
 
 def draw_overlay(
-    image_rgb: npt.NDArray[np.uint8], perception: Perception, class_names: Sequence[str]
+    image_rgb: npt.NDArray[np.uint8],
+    perception: Perception,
+    class_names: Sequence[str] | Mapping[int, str],
 ) -> npt.NDArray[np.uint8]:
     """A new uint8 `[H, W, 3]` RGB picture: drivable area tinted, lanes coloured, boxes labelled.
 
@@ -48,24 +57,36 @@ def draw_overlay(
             picture,
             perception.boxes[index],
             f"{class_names[label]} {perception.scores[index]:.0%}",
-            CLASS_COLORS[label % len(CLASS_COLORS)],
+            class_color(label),
         )
     return picture
 
 
-def draw_truth(image_rgb: npt.NDArray[np.uint8], truth: GroundTruth) -> npt.NDArray[np.uint8]:
+def class_color(label: int) -> Color:
+    """RGB of a class by its index."""
+    return CLASS_COLORS[label % len(CLASS_COLORS)]
+
+
+def draw_truth(
+    image_rgb: npt.NDArray[np.uint8], truth: GroundTruth, classes: ClassMap = VEHICLE_CLASSES
+) -> npt.NDArray[np.uint8]:
     """A new uint8 `[H, W, 3]` RGB picture: the labels of `image_rgb`, drawn as answers are.
 
-    Labels have no scores, so that only ignore regions have a text.
+    Labels have no scores, so that of a single class only ignore regions have a text.
     """
     picture = image_rgb.copy()
     for mask, table in ((truth.drivable, _DRIVABLE_TINT), (truth.lane, _LANE_TINT)):
         if mask is not None:
             _tint(picture, mask.view(np.uint8), table)
-    boxes = np.zeros((0, 4)) if truth.boxes is None else truth.boxes
-    ignore = np.zeros(len(boxes), np.bool_) if truth.ignore is None else truth.ignore
-    for box, ignored in reversed(list(zip(boxes, ignore, strict=True))):
-        _draw_box(picture, box, "ignored" if ignored else "", CLASS_COLORS[int(ignored)])
+    if truth.boxes is None:
+        return picture
+    found, names = classes.objects(truth), classes.names
+    for index in reversed(range(len(found.boxes))):
+        label = int(found.labels[index])
+        text, color = names[label] if len(names) > 1 else "", class_color(label)
+        if found.ignore[index]:
+            text, color = "ignored", IGNORED_COLOR
+        _draw_box(picture, found.boxes[index], text, color)
     return picture
 
 

@@ -1,6 +1,6 @@
 """What an image shows according to its labels: data sets yield it, metrics and pictures use it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,9 @@ class GroundTruth:
     """[H, W]"""
     lane: npt.NDArray[np.bool_] | None = None
     """[H, W]"""
+    categories: Sequence[str] | None = None
+    """[n] what is in each box, in the words of the labels; None: all are of a network's first
+    class."""
 
     def of(self, tasks: Collection[Task]) -> "GroundTruth":
         """The labels of these tasks alone."""
@@ -30,6 +33,7 @@ class GroundTruth:
             ignore=self.ignore if detects else None,
             drivable=self.drivable if "drivable" in tasks else None,
             lane=self.lane if "lane" in tasks else None,
+            categories=self.categories if detects else None,
         )
 
     @property

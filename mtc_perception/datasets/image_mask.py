@@ -5,21 +5,23 @@ In all of them a mask's foreground is every value but 0. YOLOP stores one JSON f
 in fractions of the image.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.class_map import VEHICLE
 from mtc_perception.datasets.bdd100k import frames_of_files
 from mtc_perception.datasets.sample import NONZERO, Boxes, Labels, Problem
 from mtc_perception.datasets.split_files import label_files, mask_files
 from mtc_perception.util.files import read_regular
 
-A_YOLOM_VEHICLES = frozenset((2, 3, 4, 9))
-"""Class numbers of car, bus, truck and train, which A-YOLOM merges (its README)."""
-RMT_PPAD_VEHICLES = frozenset((0,))
-"""The label download of RMT-PPAD has one class, 0, vehicle."""
+A_YOLOM_CLASSES = {2: "car", 3: "bus", 4: "truck", 9: "train"}
+"""Those that A-YOLOM merges into vehicles (its README); others are `class 0`, `class 1`, ..."""
+RMT_PPAD_CLASSES = {0: VEHICLE}
+"""The label download of RMT-PPAD has one."""
 _ROUNDED = 1e-4
 """How far a fraction of the image may reach out of 0..1: the digits of labels are few."""
 
@@ -39,14 +41,14 @@ def read_a_yolom(root: Path, split: str) -> Labels:
     """`detection-object/labels/`, `seg-drivable-10/labels/`, `seg-lane-11/labels/`."""
     labels = _masks(root / "seg-drivable-10" / "labels", root / "seg-lane-11" / "labels", split)
     folder = root / "detection-object" / "labels" / split
-    _text_boxes(folder, A_YOLOM_VEHICLES, labels, others_allowed=True)
+    _text_boxes(folder, A_YOLOM_CLASSES, labels, others_allowed=True)
     return labels
 
 
 def read_rmt_ppad(root: Path, split: str) -> Labels:
     """`labels/`, `mask/drivable/`, `mask/lane/`; opens no mask."""
     labels = _masks(root / "mask" / "drivable", root / "mask" / "lane", split)
-    _text_boxes(root / "labels" / split, RMT_PPAD_VEHICLES, labels, others_allowed=False)
+    _text_boxes(root / "labels" / split, RMT_PPAD_CLASSES, labels, others_allowed=False)
     return labels
 
 
@@ -58,25 +60,29 @@ def _masks(drivable: Path, lane: Path, split: str) -> Labels:
 
 
 def _text_boxes(
-    folder: Path, vehicles: frozenset[int], labels: Labels, others_allowed: bool
+    folder: Path, names: Mapping[int, str], labels: Labels, others_allowed: bool
 ) -> None:
     labels.boxes_are_fractions = True
     for stem, path in label_files(folder, ".txt", labels.problems).items():
         try:
             # Editors on Windows begin a file with a mark of its encoding.
             lines = read_regular(path).decode("utf-8-sig").splitlines()
-            rows = _rows(lines, None if others_allowed else vehicles)
+            rows = _rows(lines, None if others_allowed else frozenset(names))
         except (OSError, ValueError) as error:
             labels.problems.append(Problem("unreadable labels", path, str(error), stem))
             continue
-        vehicle = rows[np.isin(rows[:, 0], list(vehicles)), 1:]
-        centre, size = vehicle[:, :2], vehicle[:, 2:]
+        centre, size = rows[:, 1:3], rows[:, 3:]
         usable = (size > 0).all(1)
         problem = Problem("unusable box", path, "a box without a size", stem)
         labels.problems += [problem] * int((~usable).sum())
         corners = np.concatenate((centre - size / 2, centre + size / 2), 1)
-        boxes = corners[usable].astype(np.float32)
-        labels.boxes[stem] = Boxes(boxes, np.zeros(len(boxes), dtype=np.bool_))
+        kinds = rows[usable, 0].astype(int).tolist()
+        categories = [names.get(kind, f"class {kind}") for kind in kinds]
+        labels.boxes[stem] = Boxes(
+            corners[usable].astype(np.float32),
+            np.zeros(len(kinds), dtype=np.bool_),
+            tuple(map(sys.intern, categories)),
+        )
         labels.origin[stem] = path
 
 

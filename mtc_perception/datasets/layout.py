@@ -241,7 +241,7 @@ def _sample(stem: str, path: Path, labels: Labels) -> Sample:
         ignore=found.ignore if found else None,
         attributes=labels.attributes.get(stem, {}),
         boxes_are_fractions=labels.boxes_are_fractions,
-        category=labels.category,
+        categories=found.categories if found else (),
     )
 
 
@@ -289,6 +289,7 @@ def read_truth(sample: Sample, size: tuple[int, int]) -> GroundTruth:
         ignore=sample.ignore,
         drivable=read_mask(sample.drivable, size) if sample.drivable else None,
         lane=read_mask(sample.lane, size) if sample.lane else None,
+        categories=None if boxes is None else sample.categories,
     )
 
 

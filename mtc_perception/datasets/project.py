@@ -2,7 +2,7 @@
 
 `images/<split>/<stem>.jpg`, `drivable/<split>/<stem>.png`, `lane/<split>/<stem>.png` and
 `det/<split>.json`. An image the detection file lists without boxes has no vehicle, an image it
-does not list is unlabelled.
+does not list is unlabelled. Boxes without a category are vehicles.
 """
 
 from collections.abc import Collection
@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtc_perception.datasets.categories import roles_of
-from mtc_perception.datasets.sample import BINARY, VEHICLE, Boxes, Labels, Problem
+from mtc_perception.core.class_map import VEHICLE
+from mtc_perception.datasets.sample import BINARY, Boxes, BoxRow, Labels, Problem
 from mtc_perception.datasets.split_files import (
     mask_files,
     number,
@@ -28,42 +28,37 @@ def read_labels(root: Path, split: str) -> Labels:
     labels.lane = mask_files(root / "lane" / split, BINARY, labels.problems)
     path = root / "det" / f"{split}.json"
     if path.exists():
-        labels.boxes, labels.category = _detections(path, labels.problems)
+        labels.boxes = _detections(path, labels.problems)
         labels.origin = dict.fromkeys(labels.boxes, path)
     return labels
 
 
-def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], str]:
-    """Boxes per image stem from one COCO file, and what is in them.
+def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
+    """Boxes per image stem from one COCO file.
 
     A problem in it costs one entry each, and an image with a broken annotation is left out. An
     annotation that may be of any image is one with which the file is refused.
     """
     content = read_json(path, problems)
     if content is None:
-        return {}, VEHICLE
+        return {}
     try:
         images, annotations, categories = (
             _list(content, name) for name in ("images", "annotations", "categories")
         )
     except (KeyError, TypeError, ValueError) as error:
         problems.append(unreadable(path, "not a COCO file", error))
-        return {}, VEHICLE
+        return {}
     names = {
         kind: str(name) if (name := _field(one, "name")) is not None else ""
         for one in categories
         if _is_identifier(kind := _field(one, "id"))
     }
-    used = {kind for one in annotations if _is_identifier(kind := _field(one, "category_id"))}
-    try:
-        roles = roles_of(names, used)
-    except ValueError as error:
-        problems.append(Problem("unreadable labels", path, str(error)))
-        return {}, VEHICLE
+    alone = next(iter(names.values())) if len(names) == 1 else ""
     stems = _stems(images, path, problems)
     written = {_written(identifier): stem for identifier, stem in stems.items()}
     kinds_of_ids = {isinstance(identifier, str) for identifier in stems}
-    found: dict[str, list[tuple[_Corners, bool]]] = {stem: [] for stem in stems.values()}
+    found: dict[str, list[BoxRow]] = {stem: [] for stem in stems.values()}
     broken: set[str] = set()
     fitting = 0
     for index, annotation in enumerate(annotations):
@@ -75,9 +70,9 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
         fitting += stem is not None
         try:
             stem = stems[_identifier(annotation, "image_id", stems, "image")]
-            kind = None
+            category = alone
             if annotation.get("category_id") is not None:
-                kind = _identifier(annotation, "category_id", names, "category")
+                category = names[_identifier(annotation, "category_id", names, "category")]
             corners, crowd = _box(annotation)
         except (KeyError, TypeError, ValueError) as error:
             name = _field(annotation, "id")
@@ -92,18 +87,14 @@ def _detections(path: Path, problems: list[Problem]) -> tuple[dict[str, Boxes], 
             continue
         x1, y1, x2, y2 = corners
         if x1 < x2 and y1 < y2:
-            if kind is None or kind in roles.targets:
-                found[stem].append((corners, crowd))
-            elif kind in roles.ignored:
-                found[stem].append((corners, True))
+            found[stem].append((corners, crowd, category.strip() or VEHICLE))
         else:
             reason = f"annotation {annotation.get('id')} has a bbox without a size"
             problems.append(Problem("unusable box", path, reason, stem))
     if annotations and not fitting:
         reason = f"none of {len(annotations)} annotations is of an image that it lists"
         problems.append(Problem("labels fit no image", path, reason))
-    boxes = {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
-    return boxes, roles.category
+    return {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
 
 
 _Corners = tuple[float, float, float, float]

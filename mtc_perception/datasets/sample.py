@@ -1,5 +1,6 @@
 """What every data layout is turned into: samples, and the problems found on the way."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,6 @@ HARMLESS: frozenset[Kind] = frozenset(
 """Kinds that are worth knowing but break nothing: public data sets have them, and parts of one."""
 REFUSED: frozenset[Kind] = frozenset(("duplicate name", "labels fit no image"))
 """Kinds with which nobody can tell whose labels are whose."""
-
-
-VEHICLE = "vehicle"
-"""The category of boxes, where a layout has no other."""
 
 
 class LayoutError(UserError):
@@ -151,8 +148,8 @@ class Sample:
     """BDD100K: weather, scene, timeofday. Empty elsewhere."""
     boxes_are_fractions: bool = False
     """`boxes` are fractions of the image's width and height; `read_truth` gives pixels."""
-    category: str = VEHICLE
-    """What is in the boxes."""
+    categories: tuple[str, ...] = ()
+    """[n] what is in each of the boxes, as the data set calls it."""
 
     @property
     def labelled(self) -> bool:
@@ -160,20 +157,27 @@ class Sample:
         return not (self.boxes is None and self.drivable is None and self.lane is None)
 
 
+BoxRow = tuple[tuple[float, float, float, float], bool, str]
+"""x1, y1, x2, y2, whether it is an ignore region, and what is in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Vehicles of one image: [n, 4] float32 and [n] bool, as in Sample."""
+    """Boxes of one image: [n, 4] float32, [n] bool and [n] names, as in Sample."""
 
     boxes: npt.NDArray[np.float32]
     ignore: npt.NDArray[np.bool_]
+    categories: tuple[str, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[tuple[float, float, float, float], bool]]) -> "Boxes":
-        """From pairs of box and ignore flag."""
+    def of(cls, rows: Iterable[BoxRow]) -> "Boxes":
+        """From the rows of all boxes."""
         rows = list(rows)
         return cls(
-            np.array([box for box, _ in rows], dtype=np.float32).reshape(-1, 4),
-            np.array([ignore for _, ignore in rows], dtype=np.bool_),
+            np.array([box for box, _, _ in rows], dtype=np.float32).reshape(-1, 4),
+            np.array([ignore for _, ignore, _ in rows], dtype=np.bool_),
+            # One object per name, however many boxes a data set has.
+            tuple(sys.intern(category) for _, _, category in rows),
         )
 
 
@@ -189,7 +193,6 @@ class Labels:
     boxes: dict[str, Boxes] = field(default_factory=dict)
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     boxes_are_fractions: bool = False
-    category: str = VEHICLE
     origin: dict[str, Path] = field(default_factory=dict)
     """The file each stem's boxes come from."""
     problems: list[Problem] = field(default_factory=list)

@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.datasets.sample import Boxes, LayoutError
+from mtc_perception.datasets.sample import Boxes, BoxRow, LayoutError
 from mtc_perception.datasets.split_files import number
 
-VEHICLES = frozenset(("car", "bus", "truck", "train", "van", "caravan"))
-"""One class `vehicle` as in YOLOP and A-YOLOM (car, bus, truck, train); BDD100K itself counts a
-van and a caravan as cars."""
-IGNORED_VEHICLES = frozenset(("other vehicle", "trailer"))
-"""Vehicles BDD100K leaves out of its own evaluation."""
 LANE_TYPES = frozenset(
     f"{number} {colour}"
     for number in ("single", "double")
@@ -65,7 +60,7 @@ def parse_frame(entry: dict[str, Any]) -> FrameLabels:
     scalabel = "name" in entry and "frames" not in entry
     labels = (entry.get("labels") or []) if scalabel else entry["frames"][0]["objects"]
     frame = FrameLabels(Boxes.of(()))
-    rows: list[tuple[tuple[float, float, float, float], bool]] = []
+    rows: list[BoxRow] = []
     for index, label in enumerate(labels):
         try:
             _add(label, rows, frame)
@@ -77,25 +72,18 @@ def parse_frame(entry: dict[str, Any]) -> FrameLabels:
     return frame
 
 
-def _add(
-    label: dict[str, Any],
-    rows: list[tuple[tuple[float, float, float, float], bool]],
-    frame: FrameLabels,
-) -> None:
+def _add(label: dict[str, Any], rows: list[BoxRow], frame: FrameLabels) -> None:
     """Add one label: a box to `rows`, everything else to `frame`. Raises as `parse_frame`."""
     # 2018: `lane/single white` and `area/drivable`; later a plain category.
     group, _, name = label["category"].rpartition("/")
     attributes = label.get("attributes") or {}
     if label.get("box2d"):
-        if name in VEHICLES | IGNORED_VEHICLES:
-            ignore = name in IGNORED_VEHICLES or any(
-                attributes.get(key) for key in ("crowd", "ignored")
-            )
-            x1, y1, x2, y2 = _corners(label["box2d"])
-            if x1 < x2 and y1 < y2:
-                rows.append(((x1, y1, x2, y2), bool(ignore)))
-            else:
-                frame.unusable.append(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) without a size")
+        ignore = any(attributes.get(key) for key in ("crowd", "ignored"))
+        x1, y1, x2, y2 = _corners(label["box2d"])
+        if x1 < x2 and y1 < y2:
+            rows.append(((x1, y1, x2, y2), ignore, name))
+        else:
+            frame.unusable.append(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) without a size")
     elif label.get("poly2d"):
         if name == "lane":
             group, name = "lane", attributes.get("laneTypes", "single white")

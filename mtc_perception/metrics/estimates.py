@@ -9,6 +9,7 @@ import numpy as np
 
 from mtc_perception.metrics.bootstrap import (
     Estimate,
+    Places,
     Values,
     Weights,
     mean_of,
@@ -19,6 +20,7 @@ from mtc_perception.metrics.detection import (
     DetectionEvidence,
     Floats,
     divide,
+    mean_defined,
     precision_curve,
 )
 from mtc_perception.metrics.masks import MaskCounts, accuracy, iou, miou
@@ -56,10 +58,11 @@ def detection_estimates(
     threshold that is best on all images: chosen anew in every resample they would jump between
     thresholds that are about as good. Nothing where no image has labels.
     """
-    judged = [None if one is None else one.detection for one in evidence]
-    if all(one is None for one in judged):
+    whole = [None if one is None else one.detection for one in evidence]
+    if all(one is None for one in whole):
         return {}
-    precision, swept = _Precision(judged), _Swept(judged, FINE_SWEEP)
+    judged = _by_class(whole)
+    precision, swept = _MeanPrecision(judged), _Swept(judged, FINE_SWEEP)
     found: dict[str, Estimate] = {
         "detection.map50": lambda weights: precision(weights, 1),
         "detection.map50_95": lambda weights: precision(weights, len(IOUS)),
@@ -78,12 +81,64 @@ def detection_estimates(
 
 
 def deployed_estimates(right: Values, found: Values, objects: Values) -> dict[str, Estimate]:
-    """`*_at_threshold` of counts [n] per image: right detections, all that count, and objects."""
+    """`*_at_threshold` of counts [n, classes] per image: right detections, all that count, and
+    objects."""
+    known = np.flatnonzero(objects.sum(axis=0)) if objects.any() else range(objects.shape[1])
+
+    def mean(part: Values, whole: Values) -> Estimate:
+        each = [ratio_of(part[:, label], whole[:, label]) for label in known]
+        return lambda weights: float(mean_defined([np.array(one(weights)) for one in each]))
+
     return {
-        "detection.recall_at_threshold": ratio_of(right, objects),
-        "detection.precision_at_threshold": ratio_of(right, found),
-        "detection.f1_at_threshold": ratio_of(2 * right, found + objects),
+        "detection.recall_at_threshold": mean(right, objects),
+        "detection.precision_at_threshold": mean(right, found),
+        "detection.f1_at_threshold": mean(2 * right, found + objects),
     }
+
+
+def deployed_counts(
+    evidence: Sequence[ImageEvidence | None], deployed: Sequence[Places]
+) -> tuple[Values, Values, Values]:
+    """What `deployed_estimates` takes, given which detections [k] of each image are deployed."""
+    judged = [None if one is None else one.detection for one in evidence]
+    shape = (len(judged), _class_count(judged))
+    right, found, objects = (np.zeros(shape) for _ in range(3))
+    for image, (one, chosen) in enumerate(zip(judged, deployed, strict=True)):
+        if one is not None:
+            own = one.labels[chosen]
+            np.add.at(right[image], own, one.right[chosen] & 1)
+            np.add.at(found[image], own, 1 - (one.ignored[chosen] & 1).astype(np.int64))
+            objects[image, : len(one.objects_by_class)] = one.objects_by_class
+    return right, found, objects
+
+
+_Judged = Sequence[DetectionEvidence | None]
+
+
+def _class_count(judged: _Judged) -> int:
+    return max([1, *(len(one.objects_by_class) for one in judged if one is not None)])
+
+
+def _by_class(judged: _Judged) -> list[_Judged]:
+    """The evidence of each class that has objects, of all if none has."""
+    count = _class_count(judged)
+    if count == 1:
+        return [judged]
+    parts: list[_Judged] = [
+        [None if one is None else one.of_class(label) for one in judged] for label in range(count)
+    ]
+    return [part for part in parts if _objects(part).any()] or parts
+
+
+class _MeanPrecision:
+    """The mean over classes of their average precision."""
+
+    def __init__(self, judged: Sequence[_Judged]) -> None:
+        self._classes = [_Precision(one) for one in judged]
+
+    def __call__(self, weights: Weights, levels: int) -> float:
+        each = [np.array(one(weights, levels)) for one in self._classes]
+        return float(mean_defined(each))
 
 
 class _Precision:
@@ -121,21 +176,21 @@ class _Precision:
 
 
 class _Swept:
-    """Right and all detections at IoU 0.5 per image and score threshold."""
+    """Right and all detections at IoU 0.5 per class, image and score threshold."""
 
-    def __init__(
-        self, judged: Sequence[DetectionEvidence | None], thresholds: Sequence[float]
-    ) -> None:
+    def __init__(self, judged: Sequence[_Judged], thresholds: Sequence[float]) -> None:
         self._thresholds = thresholds
-        self._objects = _objects(judged)
-        self._right = np.zeros((len(judged), len(thresholds)))
-        self._found = np.zeros((len(judged), len(thresholds)))
+        self._objects = np.array([_objects(one) for one in judged])
+        shape = (*self._objects.shape, len(thresholds))
+        self._right, self._found = np.zeros(shape), np.zeros(shape)
         levels = np.asarray(thresholds, np.float32)
-        for image, one in enumerate(judged):
-            if one is not None:
-                reached = one.scores[:, None] >= levels
-                self._right[image] = (reached & ((one.right & 1) != 0)[:, None]).sum(axis=0)
-                self._found[image] = (reached & ((one.ignored & 1) == 0)[:, None]).sum(axis=0)
+        for label, part in enumerate(judged):
+            for image, one in enumerate(part):
+                if one is not None:
+                    reached = one.scores[:, None] >= levels
+                    right, ignored = (one.right & 1) != 0, (one.ignored & 1) != 0
+                    self._right[label, image] = (reached & right[:, None]).sum(axis=0)
+                    self._found[label, image] = (reached & ~ignored[:, None]).sum(axis=0)
 
     def at(self, name: str) -> Estimate:
         """A figure at the only threshold."""
@@ -143,31 +198,39 @@ class _Swept:
 
     def best_f1(self, weights: Weights) -> float:
         """The largest F1 over the thresholds."""
-        if not weights @ self._objects:
+        if not (self._objects @ weights).any():
             return float("nan")
         return float(np.nanmax(self._curves(weights)["f1"]))
 
     def at_best_f1(self, name: str) -> Estimate:
         """A figure at the threshold of the best F1 of all images."""
-        curves = self._curves(np.ones(len(self._objects)))
+        curves = self._curves(np.ones(self._objects.shape[1]))
         best = best_threshold(self._thresholds, curves["f1"])
         place = 0 if best is None else self._thresholds.index(best)
 
         def estimate(weights: Weights) -> float:
-            if not weights @ self._objects:
+            if not (self._objects @ weights).any():
                 return float("nan")
             return float(self._curves(weights)[name][place])
 
         return estimate
 
     def _curves(self, weights: Weights) -> dict[str, Floats]:
-        right, found = weights @ self._right, weights @ self._found
-        objects = np.full(len(self._thresholds), weights @ self._objects)
-        return {
-            "precision": divide(right, found),
-            "recall": divide(right, objects),
-            "f1": divide(2 * right, found + objects),
-        }
+        """The mean over the classes."""
+        swept = []
+        for right_of, found_of, objects_of in zip(
+            self._right, self._found, self._objects, strict=True
+        ):
+            right, found = weights @ right_of, weights @ found_of
+            objects = np.full(len(self._thresholds), weights @ objects_of)
+            swept.append(
+                {
+                    "precision": divide(right, found),
+                    "recall": divide(right, objects),
+                    "f1": divide(2 * right, found + objects),
+                }
+            )
+        return {name: mean_defined([one[name] for one in swept]) for name in swept[0]}
 
 
 def _objects(judged: Sequence[DetectionEvidence | None]) -> Values:

@@ -174,11 +174,24 @@ def judged(metrics: Mapping[str, Any], scored: Sequence[Figure] = SCORED) -> dic
     return found
 
 
+def judged_by_class(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The `SCORED` figures of every class, as `detection.classes.car.map50`, where there are
+    several and they are defined."""
+    detection = metrics.get("detection", {})
+    return {
+        f"detection.classes.{name}.{figure.key}": value
+        for name, one in detection.get("classes", {}).items()
+        for figure in SCORED
+        if figure.task == "detection" and (value := one.get(figure.key)) is not None
+    }
+
+
 def means_by_task(judged: Mapping[str, float]) -> dict[str, float]:
-    """The score of every task, 0..1, from `judged` figures."""
+    """The score of every task, 0..1, from `judged` figures; those of classes do not count."""
     by_task: dict[str, list[float]] = {}
     for name, value in judged.items():
-        by_task.setdefault(ACCURACY[name].task, []).append(value)
+        if name in ACCURACY:
+            by_task.setdefault(ACCURACY[name].task, []).append(value)
     return {task: sum(values) / len(values) for task, values in by_task.items()}
 
 

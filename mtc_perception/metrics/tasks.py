@@ -4,7 +4,8 @@ Conventions (those of the BDD100K multi-task papers, with what they leave open s
 of all figures is in docs/evaluation.md):
 
 - Nothing is scored where there is no label: an unlabelled task of an image is passed as None.
-- Detection is COCO's, over one class `vehicle`; predicted classes are not told apart. Ignore
+- Detection is COCO's. Of several classes every figure is the mean over those that have labelled
+  objects, and `classes` has them one by one; the score threshold is one for all. Ignore
   regions are COCO crowds: detections inside them are neither right nor wrong. `recall` is the
   maximum of the recall curve at IoU 0.5, that is, with every detection that was passed counted;
   `*_at_threshold` is what a deployed score threshold gives, `*_at_best_f1` what the best one would.
@@ -30,11 +31,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.perception import threshold_level
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.metrics.detection import DetectionEvidence, DetectionMetric, divide, judge
+from mtc_perception.metrics.detection import (
+    Classes,
+    DetectionEvidence,
+    DetectionMetric,
+    judge,
+    mean_defined,
+)
 from mtc_perception.metrics.masks import MaskCounts, MaskMetric, count_pixels, number
 
 BoolMask: TypeAlias = npt.NDArray[np.bool_]
@@ -78,11 +86,14 @@ def judge_image(
     drivable: PackedMask | None,
     lane: PackedMask | None,
     max_detections: int = 100,
+    labels: npt.ArrayLike | None = None,
+    classes: ClassMap = VEHICLE_CLASSES,
 ) -> ImageEvidence:
     """Judge one image in the tasks it has labels for.
 
-    `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` the masks,
-    None of a network that lacks them. Raises ValueError where a label does not fit its image.
+    `boxes` [n, 4], `scores` [n] and `labels` [n] (None: all of the first class) are detections in
+    image pixels, `drivable` and `lane` the masks, None of a network that lacks them. Raises
+    ValueError where a label does not fit its image.
     """
 
     def counts(mask: PackedMask | None, label: BoolMask | None) -> MaskCounts | None:
@@ -93,10 +104,31 @@ def judge_image(
     return ImageEvidence(
         detection=None
         if truth.boxes is None
-        else judge(boxes, scores, truth.boxes, truth.ignore, max_detections),
+        else judge_boxes(truth, boxes, scores, max_detections, labels, classes),
         drivable=counts(drivable, truth.drivable),
         lane=counts(lane, truth.lane),
         lane_dilated=counts(lane, None if truth.lane is None else widened(truth.lane)),
+    )
+
+
+def judge_boxes(
+    truth: GroundTruth,
+    boxes: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    max_detections: int,
+    labels: npt.ArrayLike | None,
+    classes: ClassMap,
+) -> DetectionEvidence:
+    """`judge_image` of boxes that are labelled."""
+    objects = classes.objects(truth)
+    kinds = np.zeros(len(np.asarray(scores)), np.int64) if labels is None else np.asarray(labels)
+    return judge(
+        boxes,
+        scores,
+        objects.boxes,
+        objects.ignore,
+        max_detections,
+        Classes(max(1, len(classes.names)), kinds, objects.labels),
     )
 
 
@@ -112,7 +144,9 @@ class PerceptionMetrics:
         lane_threshold: float = 0.5,
         max_detections: int = 100,
         score_threshold: float = 0.3,
+        classes: ClassMap = VEHICLE_CLASSES,
     ) -> None:
+        self.classes = classes
         self.score_threshold = score_threshold
         self.drivable_threshold = drivable_threshold
         self.lane_threshold = lane_threshold
@@ -133,15 +167,18 @@ class PerceptionMetrics:
         scores: npt.ArrayLike,
         drivable: ByteMask | None,
         lane: ByteMask | None,
+        labels: npt.ArrayLike | None = None,
     ) -> None:
         """Count one image of height H and width W, in the tasks it has labels for.
 
-        `boxes` [n, 4] and `scores` [n] are detections in image pixels, `drivable` and `lane` uint8
-        [H, W] either probabilities x 255 or masks of 0 and 255, None of a network that lacks them.
-        Raises ValueError where a label does not fit its image.
+        `boxes` [n, 4], `scores` [n] and `labels` [n] (None: all of the first class) are detections
+        in image pixels, `drivable` and `lane` uint8 [H, W] either probabilities x 255 or masks of 0
+        and 255, None of a network that lacks them. Raises ValueError where a label does not fit its
+        image.
         """
         if truth.boxes is not None:
-            self.detection.update(boxes, scores, truth.boxes, truth.ignore)
+            most = self.detection.max_detections
+            self.detection.add(judge_boxes(truth, boxes, scores, most, labels, self.classes))
         if truth.drivable is not None and drivable is not None:
             self.drivable.update(drivable, truth.drivable)
         if truth.lane is not None and lane is not None:
@@ -173,6 +210,7 @@ class PerceptionMetrics:
             self.lane_threshold,
             self.detection.max_detections,
             self.score_threshold,
+            self.classes,
         )
 
     def evidence(self) -> ImageEvidence:
@@ -190,9 +228,8 @@ class PerceptionMetrics:
 
     def headlines(self) -> dict[str, float | None]:
         """One quick figure per task, at the thresholds; None without labels or undefined."""
-        (f1,) = self.detection.sweep([self.score_threshold])["f1"]
         return {
-            "detection": number(f1),
+            "detection": number(self.detection.f1_of_all(self.score_threshold)),
             "drivable": self.drivable.at(self.drivable_threshold)["miou"],
             "lane": self.lane.at(self.lane_threshold)["iou"],
         }
@@ -201,7 +238,11 @@ class PerceptionMetrics:
         """The metric JSON of the tasks that had labels: fractions in 0..1, None where undefined."""
         result: dict[str, Any] = {}
         if self.detection.images:
-            result["detection"] = self._detection_json()
+            result["detection"] = _detection_json(
+                self.detection, self.score_threshold, best_f1_threshold([self])
+            )
+            if len(self.classes.names) > 1:
+                result["detection"]["classes"] = self._classes_json()
         if self.drivable.images:
             names = ("miou", "iou", "miou_pooled", "iou_pooled")
             figures = self.drivable.at(self.drivable_threshold)
@@ -240,28 +281,40 @@ class PerceptionMetrics:
             }
         return found
 
-    def _detection_json(self) -> dict[str, Any]:
-        found = self.detection.compute()
-        best_f1_threshold = _best_f1_threshold([self])
-        deployed, best = self._found_at(self.score_threshold), self._found_at(best_f1_threshold)
-        return {
-            "recall": found.recall,
-            "map50": found.map50,
-            "map50_95": found.map50_95,
-            **{f"{name}_at_threshold": deployed[name] for name in ("recall", "precision", "f1")},
-            "best_f1": best["f1"],
-            **{f"{name}_at_best_f1": best[name] for name in ("recall", "precision")},
-            "best_f1_threshold": best_f1_threshold,
-            "threshold": self.score_threshold,
-            "images": self.detection.images,
-            "objects": self.detection.objects,
-            "max_detections": self.detection.max_detections,
-        }
+    def _classes_json(self) -> dict[str, Any]:
+        """The detection figures of each class by its name."""
+        found = {}
+        for index, name in enumerate(self.classes.names):
+            own = self.detection.of_class(index)
+            best = best_threshold(FINE_SWEEP, own.sweep(FINE_SWEEP)["f1"]) if own.objects else None
+            found[name] = _detection_json(own, self.score_threshold, best)
+        return found
 
-    def _found_at(self, threshold: float | None) -> dict[str, float | None]:
+
+def _detection_json(
+    metric: DetectionMetric, threshold: float, best_f1_threshold: float | None
+) -> dict[str, Any]:
+    found = metric.compute()
+
+    def found_at(threshold: float | None) -> dict[str, float | None]:
         if threshold is None:
             return dict.fromkeys(("recall", "precision", "f1"))
-        return {name: number(one) for name, (one,) in self.detection.sweep([threshold]).items()}
+        return {name: number(one) for name, (one,) in metric.sweep([threshold]).items()}
+
+    deployed, best = found_at(threshold), found_at(best_f1_threshold)
+    return {
+        "recall": found.recall,
+        "map50": found.map50,
+        "map50_95": found.map50_95,
+        **{f"{name}_at_threshold": deployed[name] for name in ("recall", "precision", "f1")},
+        "best_f1": best["f1"],
+        **{f"{name}_at_best_f1": best[name] for name in ("recall", "precision")},
+        "best_f1_threshold": best_f1_threshold,
+        "threshold": threshold,
+        "images": metric.images,
+        "objects": metric.objects,
+        "max_detections": metric.max_detections,
+    }
 
 
 def best_threshold(thresholds: Sequence[float], values: Floats) -> float | None:
@@ -307,10 +360,10 @@ def mean_sweep_json(sets: Sequence[PerceptionMetrics]) -> dict[str, Any]:
         known = [curves[task] for curves in of_sets if task in curves]
         if not known:
             continue
-        means = {name: _mean([curves[name] for curves in known]) for name in known[0]}
+        means = {name: mean_defined([curves[name] for curves in known]) for name in known[0]}
         best = {name: best_threshold(SWEEP, curve) for name, curve in means.items()}
         if task == "detection":
-            best = {"f1": _best_f1_threshold(sets)}
+            best = {"f1": best_f1_threshold(sets)}
         result[task] = {
             "threshold": SWEEP,
             **{name: [number(value) for value in curve] for name, curve in means.items()},
@@ -319,16 +372,9 @@ def mean_sweep_json(sets: Sequence[PerceptionMetrics]) -> dict[str, Any]:
     return result
 
 
-def _best_f1_threshold(sets: Sequence[PerceptionMetrics]) -> float | None:
+def best_f1_threshold(sets: Sequence[PerceptionMetrics]) -> float | None:
     curves = [one.detection.sweep(FINE_SWEEP)["f1"] for one in sets if one.detection.objects]
-    return best_threshold(FINE_SWEEP, _mean(curves)) if curves else None
-
-
-def _mean(curves: Sequence[Floats]) -> Floats:
-    """The mean of curves where they are defined, NaN where none is."""
-    values = np.array(curves)
-    known = ~np.isnan(values)
-    return divide(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))
+    return best_threshold(FINE_SWEEP, mean_defined(curves)) if curves else None
 
 
 def _dilated_name(name: str) -> str:

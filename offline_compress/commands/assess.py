@@ -33,12 +33,12 @@ def assess(
 
     found = read_bundle(bundle)
     samples = labelled_split(
-        DataSource(root=data, split=split), "evaluate on", found.manifest.classes
+        DataSource(root=data, split=split), "evaluate on", found.manifest.class_map
     )
     with Progress(alone=True) as progress:
         manifest = variants.assess(
             found,
-            evaluator({data.name: samples}, CHECKPOINT_THRESHOLDS, found.manifest.input.fit),
+            evaluator({data.name: samples}, CHECKPOINT_THRESHOLDS, found.manifest),
             f"{data.name} {split}, {len(samples)} images",
             tolerance,
             progress.count,

@@ -70,10 +70,11 @@ def _table(report: "DataReport") -> "Table":
 def _figures(split: "SplitReport") -> dict[str, str]:
     figures = {
         "images": str(split.images),
-        "labelled for vehicles": str(split.labelled["vehicles"]),
+        "labelled for detection": str(split.labelled["vehicles"]),
         "labelled for drivable": str(split.labelled["drivable"]),
         "labelled for lane": str(split.labelled["lane"]),
-        "vehicles": str(split.boxes),
+        "boxes": str(split.boxes),
+        "of": _most(split.categories),
         "ignore regions": str(split.ignore_regions),
     }
     for task in ("drivable", "lane"):

@@ -85,7 +85,7 @@ def evaluate(
     }
     subject = open_subject(model, engine, precision, drivable, lane, score, max_detections)
     for root, samples in zip(data, sets.values(), strict=True):
-        require_classes(samples, subject.classes, root)
+        require_classes(samples, subject.class_map, root)
     description = describe(subject, data, split, limit, model)
     out = result_folder(description, out)
     engine_words = f"{subject.engine.precision} on {subject.engine.name}, {subject.engine.device}"

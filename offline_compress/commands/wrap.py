@@ -45,6 +45,7 @@ def wrap(
     [/bold]; with variants: [bold]... --data DATA/camvid[/bold]
     """
     from mtc_perception.core.bundle import Training, read_bundle
+    from mtc_perception.core.class_map import ClassMap
     from mtc_perception.util.errors import UserError
     from mtc_perception.util.progress import Progress
     from offline_compress.data.labelled import labelled_split, source_samples
@@ -57,7 +58,7 @@ def wrap(
     if out.exists() and not force:
         raise UserError(f"{out} exists: choose another path, or --force replaces it")
     if data:
-        classes = list(known.detection.classes) if known.detection else []
+        classes = ClassMap.of(list(known.detection.classes) if known.detection else [])
         judged = DataSource(root=data, split=split)
         samples = labelled_split(judged, "judge variants by", classes)
         calibration = source_samples(DataSource(root=data, split=calibration_split))

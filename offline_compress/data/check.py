@@ -42,6 +42,8 @@ class SplitReport:
     labelled: Counter[str] = field(default_factory=Counter)
     """Images per task: vehicles, drivable, lane."""
     boxes: int = 0
+    categories: Counter[str] = field(default_factory=Counter)
+    """What is in the boxes, as the labels call it."""
     ignore_regions: int = 0
     cover: dict[str, float] = field(default_factory=dict)
     """Sum over the labelled images of the part of the image that is drivable, or lane."""
@@ -60,6 +62,7 @@ class SplitReport:
             "images": self.images,
             "labelled": {task: self.labelled[task] for task in ("vehicles", "drivable", "lane")},
             "boxes": self.boxes,
+            "categories": dict(self.categories.most_common()),
             "ignore_regions": self.ignore_regions,
             "mean_cover": {task: self.mean_cover(task) for task in ("drivable", "lane")},
             "sizes": dict(self.sizes.most_common()),
@@ -210,5 +213,8 @@ def _add(summary: SplitReport, checked: _Checked) -> None:
         summary.cover[task] = summary.cover.get(task, 0.0) + part
     summary.boxes += checked.boxes
     summary.ignore_regions += checked.ignore_regions
+    if checked.sample.ignore is not None:
+        for category, ignored in zip(checked.sample.categories, checked.sample.ignore, strict=True):
+            summary.categories[category] += not ignored
     for name, value in checked.sample.attributes.items():
         summary.attributes.setdefault(name, Counter())[value] += 1

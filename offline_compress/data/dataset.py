@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 from torch.utils.data import Dataset
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import Letterbox, to_rgb
 from mtc_perception.datasets.layout import (
@@ -27,14 +28,17 @@ from offline_compress.data.augment import LabelledImage, Scale, augment, with_fe
 from offline_compress.data.bonnet import with_bonnet
 from offline_compress.data.cache import DecodedImages
 from offline_compress.data.fragments import fragments
-from offline_compress.data.labelled import labelled_split
+from offline_compress.data.labelled import categories_of, labelled_split
 from offline_compress.data.mosaic import mosaic
 from offline_compress.data.targets import IGNORE
 from offline_compress.recipe.parts import DataSource, InputPx, SizePx
 
 
 def load_labelled(
-    sample: Sample, boxes_of_masks: bool = False, fit: InputSize | None = None
+    sample: Sample,
+    classes: ClassMap = VEHICLE_CLASSES,
+    boxes_of_masks: bool = False,
+    fit: InputSize | None = None,
 ) -> LabelledImage:
     """Decode one sample; a task without labels becomes all-IGNORE. Raises LayoutError.
 
@@ -45,13 +49,15 @@ def load_labelled(
     image = source.pixels if source.format == "rgb" else to_rgb(source)
     size = (source.height, source.width)
     truth = read_truth(sample, size)
-    if truth.boxes is None or truth.ignore is None:
+    if truth.boxes is None:
         boxes, kinds = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     else:
-        ignored = truth.ignore
-        if boxes_of_masks:
-            ignored = ignored | fragments(truth.boxes, *size)
-        boxes, kinds = truth.boxes, np.where(ignored, -2, 0)
+        found = classes.objects(truth)
+        boxes, ignored = found.boxes.astype(np.float32, copy=False), found.ignore.copy()
+        for label in np.unique(found.labels) if boxes_of_masks else ():
+            own = found.labels == label
+            ignored[own] |= fragments(boxes[own], *size)
+        kinds = np.where(ignored, -2, found.labels)
     drivable, lane = (
         np.full(size, IGNORE, np.uint8) if mask is None else mask.astype(np.uint8)
         for mask in (truth.drivable, truth.lane)
@@ -90,7 +96,7 @@ class TrainingSet(Dataset[LabelledImage]):
         views: Mapping[int, View],
         seed: int,
         bonnet: float = 0.0,
-        classes: Sequence[str] | None = None,
+        classes: ClassMap = VEHICLE_CLASSES,
     ) -> None:
         """Index the data sets; opens no image.
 
@@ -100,10 +106,10 @@ class TrainingSet(Dataset[LabelledImage]):
             views: by the number of the first sample that each is for, from 0 on.
             seed: of everything random.
             bonnet: share of the drawn images into which the own car is painted.
-            classes: what the boxes must be of; None: whatever.
+            classes: what the boxes are of.
 
         Raises LayoutError for a data set that is missing, broken or without any label, UserError
-        for one of other classes.
+        for labels that no class takes, and for a class of which there are none.
         """
         self.parts: list[list[Sample]] = []
         self._boxes_of_masks: list[bool] = []
@@ -116,6 +122,8 @@ class TrainingSet(Dataset[LabelledImage]):
             self._boxes_of_masks += [source.boxes_of_masks] * len(samples)
             weights += [source.weight / len(samples)] * len(samples)
         self._samples = list(chain.from_iterable(self.parts))
+        classes.require_all(categories_of(self._samples))
+        self._classes = classes
         self._ends = cumulative_shares(weights)
         self._deployed, self._views = deployed, sorted(views.items(), key=itemgetter(0))
         self._seed, self._bonnet = seed, bonnet
@@ -151,7 +159,9 @@ class TrainingSet(Dataset[LabelledImage]):
     def _load(self, index: int, small: bool) -> LabelledImage:
         try:
             fit = self._deployed.size if small else None
-            return load_labelled(self._samples[index], self._boxes_of_masks[index], fit)
+            return load_labelled(
+                self._samples[index], self._classes, self._boxes_of_masks[index], fit
+            )
         except BrokenFile as error:
             raise BrokenSample(str(error)) from None
 

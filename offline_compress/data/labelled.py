@@ -6,20 +6,20 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split
-from mtc_perception.datasets.sample import VEHICLE, Problem
-from mtc_perception.datasets.scalabel import VEHICLES
+from mtc_perception.datasets.sample import Problem
 from mtc_perception.util.errors import UserError
 from offline_compress.recipe.parts import DataSource, set_names
 
 
 def labelled_split(
-    source: DataSource, purpose: str, classes: Sequence[str] | None = None
+    source: DataSource, purpose: str, classes: ClassMap | None = None
 ) -> list[Sample]:
     """All samples of a source, to `purpose`, e.g. `train on`.
 
     Raises LayoutError and UserError as `source_samples`, LayoutError also if none of them is
-    labelled, and UserError if their boxes are of something else than `classes`.
+    labelled, and UserError if there are labels that no class of `classes` takes.
     """
     samples = source_samples(source)
     if not any(sample.labelled for sample in samples):
@@ -33,7 +33,7 @@ def labelled_split(
 
 
 def labelled_sets(
-    sources: Sequence[DataSource], purpose: str, classes: Sequence[str] | None = None
+    sources: Sequence[DataSource], purpose: str, classes: ClassMap | None = None
 ) -> dict[str, list[Sample]]:
     """The same of several sources, by their names. Raises as `labelled_split`."""
     names = set_names(sources)
@@ -63,19 +63,14 @@ def labels_in_words(samples: Sequence[Sample]) -> str:
     return f"{images} image{'s' if images != 1 else ''} with {', '.join(told)}"
 
 
-def require_classes(samples: Iterable[Sample], classes: Sequence[str], root: Path) -> None:
-    """Raise UserError if the boxes of a data set are of something else than a network finds.
+def require_classes(samples: Iterable[Sample], classes: ClassMap, root: Path) -> None:
+    """Raise UserError if a data set has labels that no class takes."""
+    classes.require(categories_of(samples), str(root))
 
-    A network without classes finds none, and no box counts.
-    """
-    found = {VEHICLE if name.lower() in VEHICLES else name for name in classes}
-    for sample in samples:
-        if classes and sample.boxes is not None and sample.category not in found:
-            raise UserError(
-                f"the labels of {root} are of {sample.category}, the network's classes are "
-                f"{', '.join(classes)}: take labels of those, or a recipe with classes: "
-                f"[{sample.category}]"
-            )
+
+def categories_of(samples: Iterable[Sample]) -> set[str]:
+    """Of all labelled boxes."""
+    return {category for sample in samples for category in sample.categories}
 
 
 def source_samples(source: DataSource) -> list[Sample]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.input_size import Fit, InputSize
@@ -142,8 +143,10 @@ def evaluate_engine(
     max_detections: int,
     fit: Fit = "letterbox",
     tasks: Sequence[Task] = TASKS,
+    classes: ClassMap = VEHICLE_CLASSES,
 ) -> Evaluation:
-    """Score a network, whose input images are made to fill by `fit`, on samples, one at a time.
+    """Score a network, which finds `classes` in images that are made to fill its input by `fit`, on
+    samples, one at a time.
 
     Labels of other `tasks` than the network's do not count.
     Images are decoded ahead, and scored behind, by threads. Of what does not decode there is a
@@ -152,7 +155,9 @@ def evaluate_engine(
     """
     problems: list[Problem] = []
     evaluation = Evaluation(
-        PerceptionMetrics(thresholds.drivable, thresholds.lane, max_detections, thresholds.score)
+        PerceptionMetrics(
+            thresholds.drivable, thresholds.lane, max_detections, thresholds.score, classes
+        )
     )
 
     def load(sample: Sample) -> tuple[Sample, SourceImage | None, GroundTruth, list[Problem]]:
@@ -180,7 +185,7 @@ def evaluate_engine(
         sample, truth, answer = one
         frame = answer or _nothing(truth)
         alone = evaluation.metrics.fresh()
-        alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane)
+        alone.update(truth, frame.boxes, frame.scores, frame.drivable, frame.lane, frame.labels)
         return FrameScore(sample, alone.headlines(), alone.evidence(), answer is None), alone
 
     with ThreadPoolExecutor(min(MOST_WORKERS, len(os.sched_getaffinity(0)))) as pool:
@@ -214,6 +219,7 @@ def evaluate_subject(subject: Subject, samples: Iterable[Sample]) -> Evaluation:
         subject.max_detections,
         subject.fit,
         subject.tasks,
+        subject.class_map,
     )
 
 

@@ -173,8 +173,8 @@ def draw_sample(subject: Subject, frame: FrameScore) -> str:
     truth, _ = known_truth(frame.sample, pixels.shape[:2])
     pair = np.hstack(
         [
-            draw_overlay(pixels, answer.perception(subject.thresholds), subject.classes),
-            draw_truth(pixels, truth or GroundTruth()),
+            draw_overlay(pixels, answer.perception(subject.thresholds), subject.class_map.names),
+            draw_truth(pixels, truth or GroundTruth(), subject.class_map),
         ]
     )
     return jpeg_base64(pair)

@@ -1,7 +1,8 @@
 """What every image says about a network's accuracy, in one file: two of them can be compared.
 
 A NumPy archive (.npz): `stems` [n]; `objects` [n], -1 where vehicles are unlabelled; `detections`
-[n], how many of `scores`, `right` and `ignored` are of each image; `masks` [n, 3, 4], pixels as in
+[n], how many of `scores`, `right`, `ignored` and `labels` are of each image; `objects_by_class`
+[n, classes]; `masks` [n, 3, 4], pixels as in
 `MaskCounts` for drivable area, lane and widened lane label, -1 where unlabelled; `attributes` [n],
 JSON objects of what is known of an image (weather, ...).
 """
@@ -44,6 +45,10 @@ def write_evidence(
         ]
         for one in evidence
     ]
+    counts = [one.objects_by_class for one in judged]
+    by_class = np.zeros((len(counts), max(map(len, counts), default=1)), np.int32)
+    for image, of_image in enumerate(counts):
+        by_class[image, : len(of_image)] = of_image
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -55,6 +60,8 @@ def write_evidence(
         scores=np.concatenate([one.scores for one in judged] or [np.zeros(0, np.float32)]),
         right=np.concatenate([one.right for one in judged] or [np.zeros(0, np.uint16)]),
         ignored=np.concatenate([one.ignored for one in judged] or [np.zeros(0, np.uint16)]),
+        labels=np.concatenate([one.labels for one in judged] or [np.zeros(0, np.uint16)]),
+        objects_by_class=by_class,
         masks=np.array(masks, np.int64).reshape(-1, len(_MASKS), 4),
     )
     write_bytes_atomic(path, buffer.getvalue())
@@ -70,6 +77,12 @@ def read_evidence(path: Path) -> tuple[list[str], list[ImageEvidence]]:
             ends = np.cumsum(found["detections"])[:-1]
             parts = [np.split(found[name], ends) for name in ("scores", "right", "ignored")]
             objects, masks = found["objects"].tolist(), found["masks"].tolist()
+            if "labels" in found:
+                labels = np.split(found["labels"], ends)
+                by_class = found["objects_by_class"].tolist()
+            else:  # of a version that knew one class
+                labels = [np.zeros(len(one), np.uint16) for one in parts[0]]
+                by_class = [[count] for count in objects]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: evaluate the network first") from None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -79,7 +92,9 @@ def read_evidence(path: Path) -> tuple[list[str], list[ImageEvidence]]:
         detection = None
         if count >= 0:
             scores, right, ignored = (part[image] for part in parts)
-            detection = DetectionEvidence(scores, right, ignored, count)
+            detection = DetectionEvidence(
+                scores, right, ignored, labels[image], tuple(by_class[image])
+            )
         counts = [None if one[0] < 0 else MaskCounts(*one) for one in masks[image]]
         evidence.append(ImageEvidence(detection, *counts))
     return stems, evidence
@@ -94,4 +109,4 @@ def read_attributes(path: Path) -> list[dict[str, str]]:
 def _none() -> DetectionEvidence:
     """Stands for an image whose vehicles are not labelled."""
     bits = np.zeros(0, np.uint16)
-    return DetectionEvidence(np.zeros(0, np.float32), bits, bits, -1)
+    return DetectionEvidence(np.zeros(0, np.float32), bits, bits, bits, (-1,))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mtc_perception.core.bundle import Bundle, Thresholds, read_bundle, sha256_hex
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.engine import Engine, EngineChoice
 from mtc_perception.core.input_size import Fit
 from mtc_perception.core.tasks import TASKS, Task
@@ -24,7 +25,7 @@ class Subject:
     thresholds: Thresholds
     max_detections: int
     tasks: Sequence[Task]
-    classes: list[str]
+    class_map: ClassMap
     fit: Fit
     params: int
     gmacs: float
@@ -87,7 +88,7 @@ def _open_checkpoint(
         thresholds=CHECKPOINT_THRESHOLDS.model_copy(update=changes),
         max_detections=count,
         tasks=TASKS,
-        classes=spec.classes,
+        class_map=spec.class_map,
         fit=spec.fit,
         params=count_parameters(model),
         gmacs=round(gmacs, 3),
@@ -144,7 +145,7 @@ def subject_of(
         thresholds=thresholds,
         max_detections=max_detections or manifest.max_detections,
         tasks=manifest.tasks,
-        classes=manifest.classes,
+        class_map=manifest.class_map,
         fit=manifest.input.fit,
         params=manifest.params,
         gmacs=manifest.gmacs,

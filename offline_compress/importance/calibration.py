@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accelerate import PartialState
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.images import SourceImage
 from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.tasks import TASKS
@@ -31,6 +32,7 @@ class CalibrationBatches(Sequence[Batch]):
     samples: list[Sample]
     size: InputPx
     batch: int
+    classes: ClassMap = VEHICLE_CLASSES
 
     def __len__(self) -> int:
         return -(-len(self.samples) // self.batch)
@@ -40,7 +42,8 @@ class CalibrationBatches(Sequence[Batch]):
         part = self.samples[number * self.batch : (number + 1) * self.batch]
         if not part:
             raise IndexError(number)
-        return collate([letterboxed(load_labelled(sample), self.size) for sample in part])
+        images = [load_labelled(sample, self.classes) for sample in part]
+        return collate([letterboxed(image, self.size) for image in images])
 
 
 def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
@@ -55,7 +58,7 @@ def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
     samples = calibration_samples(recipe, scoring.images)
     samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
     require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0), TASKS)
-    return CalibrationBatches(samples, recipe.input, scoring.batch)
+    return CalibrationBatches(samples, recipe.input, scoring.batch, recipe.class_map)
 
 
 def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.input_size import Fit
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing
@@ -144,6 +145,13 @@ class ModelSpec:
     """Residual blocks of the unpruned network that are no more, by dotted name."""
     fit: Fit = "letterbox"
     """How images are made to fill the input."""
+    labels: dict[str, Any] | None = None
+    """A ClassMap: which categories of labels the classes take; None: those of their names."""
+
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes, and which categories of labels they take."""
+        return ClassMap.of(self.classes) if self.labels is None else ClassMap(**self.labels)
 
     @property
     def is_pruned(self) -> bool:

@@ -142,7 +142,7 @@ class Quantise(RunStage):
                     exported.model_bytes(STUDENT),
                     list(calibration_frames(images, exported.manifest.input.size)),
                     settings.variants,
-                    evaluator(sets, CHECKPOINT_THRESHOLDS, exported.manifest.input.fit),
+                    evaluator(sets, CHECKPOINT_THRESHOLDS, exported.manifest),
                     settings,
                     progress.count,
                 )

@@ -9,7 +9,12 @@ from accelerate import Accelerator
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing_folder
 from mtc_perception.util.locking import held
-from offline_compress.data.labelled import labelled_sets, require_classes, source_samples
+from offline_compress.data.labelled import (
+    categories_of,
+    labelled_sets,
+    require_classes,
+    source_samples,
+)
 from offline_compress.importance.calibration import calibration_batches
 from offline_compress.models.registry import save_checkpoint
 from offline_compress.pipeline.delivery_stages import Evaluate, Export, Quantise
@@ -91,10 +96,14 @@ def _prepared(run: RunFolder, threads: int | None) -> Accelerator:
         trained_spec(recipe)  # names checkpoints that are missing
     with accelerator.local_main_process_first():
         make_ready([*recipe.train, *recipe.validate_on, *recipe.tune_on])
-    labelled_sets(recipe.validate_on, "evaluate on", recipe.classes)
-    labelled_sets(recipe.tuning, "choose thresholds on", recipe.classes)
+    labelled_sets(recipe.validate_on, "evaluate on", recipe.class_map)
+    labelled_sets(recipe.tuning, "choose thresholds on", recipe.class_map)
+    found: set[str] = set()
     for source in recipe.train:
-        require_classes(source_samples(source), recipe.classes, source.root)
+        samples = source_samples(source)
+        require_classes(samples, recipe.class_map, source.root)
+        found |= categories_of(samples)
+    recipe.class_map.require_all(found)
     calibration_batches(recipe, run.compress.scoring)
     if run.compress.teacher or weights(run.teacher).exists():
         require_fitting_teacher(run)

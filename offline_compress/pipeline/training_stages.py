@@ -13,7 +13,10 @@ from offline_compress.training.recovery import recover_between_recipe, recover_r
 from offline_compress.training.state import PREVIOUS_STATE_FILE, STATE_FILE
 from offline_compress.training.trainer import MAY_CHANGE, STARTS, Trainer
 
-DATA_FIELDS = {"input", "train", "validate_on", "mask_loss", "seed", "classes"}
+DATA_FIELDS = {
+    *("input", "train", "validate_on", "mask_loss", "seed"),
+    *("classes", "ignore", "background"),
+}
 """What scoring and validating use of a recipe beside `compress`."""
 
 
@@ -136,7 +139,9 @@ def training_fields(recipe: Recipe) -> dict[str, Any]:
 def require_fitting_teacher(run: RunFolder) -> None:
     """Raise UserError if the teacher, which is there, is none of the recipe's."""
     recipe, found = run.recipe, load_spec(run.teacher)
-    wanted = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
+    wanted = model_spec(
+        recipe.model, recipe.class_map.names, recipe.input.height, recipe.input.width
+    )
     arguments = {**wanted.arguments, **recipe.arguments}
     for name, own, other in (
         ("architecture", found.architecture, wanted.architecture),

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.self_test import run_self_test, self_test_frame
 from mtc_perception.engines.load import load_engine
-from mtc_perception.metrics.figures import ACCURACY
+from mtc_perception.metrics.figures import ACCURACY, Figure
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.channels.description import Description, to_device
@@ -106,9 +106,14 @@ def _unpaired(wanted: Outputs, found: Outputs) -> float:
 
 
 def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Which judged figures have lost more points than `guard` allows, in words, or nothing."""
+    """Which judged figures have lost more points than `guard` allows, in words, or nothing.
+
+    Of several classes the mean is judged, and the class that has lost most is named.
+    """
     broken = []
     for name, before in teacher.items():
+        if name not in ACCURACY:
+            continue  # of one class
         figure = ACCURACY[name]
         allowed = getattr(guard, figure.task)
         lost = 100 * (before - after.get(name, math.nan))
@@ -116,5 +121,23 @@ def broken_guard(guard: Guard, teacher: Mapping[str, float], after: Mapping[str,
             broken.append(f"{figure.title} is not a number")
         elif lost > allowed:
             limit = f"compress.prune.guard.{figure.task} allows {allowed:g}"
-            broken.append(f"{figure.title} lost {lost:.2f} points, {limit}")
+            most = _most_lost(figure, teacher, after)
+            broken.append(f"{figure.title} lost {lost:.2f} points{most}, {limit}")
     return "; ".join(broken)
+
+
+def _most_lost(figure: Figure, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Which class has lost most of a figure, in words; nothing where there is one class."""
+    lost = {
+        name: 100 * (value - after[name])
+        for name, value in before.items()
+        if name.startswith("detection.classes.")
+        and name.endswith(f".{figure.key}")
+        and figure.task == "detection"
+        and name in after
+    }
+    if not lost:
+        return ""
+    worst = max(lost, key=lambda name: lost[name])
+    title = worst.removeprefix("detection.classes.").removesuffix(f".{figure.key}")
+    return f" (most of all {title}, {lost[worst]:.2f})"

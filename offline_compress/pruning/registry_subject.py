@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mtc_perception.metrics.figures import ACCURACY, judged
+from mtc_perception.metrics.figures import ACCURACY, judged, judged_by_class
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, keep_decoder_layers, pruned_spec
@@ -63,7 +63,8 @@ class RegistrySubject:
 
     def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
         spec, model = load_spec(folder or self._teacher), load_checkpoint(folder or self._teacher)
-        return judged(self._validate(model.to(self._device), spec, count))
+        metrics = self._validate(model.to(self._device), spec, count)
+        return judged(metrics) | judged_by_class(metrics)
 
     def broken(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
         return broken_guard(self._pruning.guard, before, after)
@@ -75,5 +76,5 @@ class RegistrySubject:
         return [
             (ACCURACY[name].title, 100 * before[name], 100 * value)
             for name, value in after.items()
-            if name in before
+            if name in before and name in ACCURACY
         ]

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 import onnx
 
-from mtc_perception.core.bundle import EngineName, Precision, SelfTest, Thresholds
-from mtc_perception.core.input_size import Fit
+from mtc_perception.core.bundle import EngineName, Manifest, Precision, SelfTest, Thresholds
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.engines.process_trial import run_trial
@@ -128,9 +127,11 @@ def quantise(
     return found
 
 
-def evaluator(sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, fit: Fit) -> Evaluate:
+def evaluator(
+    sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, manifest: Manifest
+) -> Evaluate:
     """Metrics of a variant on data sets (`mean_over_sets`), on the engine that stands for it
-    (`KINDS`), with all cores; `fit` is the bundle's."""
+    (`KINDS`), with all cores; `manifest` is the bundle's."""
 
     def evaluate(variant: str, graph: bytes) -> Metrics:
         kind = KINDS.get(variant, FP32)
@@ -139,7 +140,13 @@ def evaluator(sets: Mapping[str, Sequence[Sample]], thresholds: Thresholds, fit:
         try:
             found = {
                 name: evaluate_engine(
-                    engine, samples, thresholds, network.max_detections, fit, network.tasks
+                    engine,
+                    samples,
+                    thresholds,
+                    network.max_detections,
+                    manifest.input.fit,
+                    network.tasks,
+                    manifest.class_map,
                 )
                 for name, samples in sets.items()
             }

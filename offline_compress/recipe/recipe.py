@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from mtc_perception.core.bundle import Name
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.strict import Strict
 from offline_compress.recipe.compression import Compression, Distillation
@@ -34,8 +36,15 @@ class Recipe(Strict):
     """Of the registry, models/registry.py."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the model to replace, e.g. `segmentation: full` of rmt_ppad_l."""
-    classes: Annotated[list[str], Field(min_length=1, max_length=1)]
-    """One: the data sets carry one class, vehicles."""
+    classes: Annotated[list[Name] | dict[Name, list[str]], Field(min_length=1)]
+    """Names of the detection classes, or of each the categories of labels that it takes. In a list
+    each takes the category of its name; `vehicle` takes every kind of vehicle."""
+    ignore: list[str] | None = None
+    """Categories of labels that are no targets, and no false alarms where they are found. None:
+    odd kinds of vehicles, where `vehicle` is in a list of classes."""
+    background: list[str] | Literal["rest"] | None = None
+    """Categories of labels that are nothing to be found; rest: all that are not named. None: the
+    rest, where the list of classes is `vehicle` alone."""
     input: InputPx
     """What the network is made for."""
     crop: SizePx
@@ -83,6 +92,17 @@ class Recipe(Strict):
     """What `mtc-compress run` does with the trained network; `train` reads past it."""
 
     @property
+    def class_map(self) -> ClassMap:
+        """The classes, and which categories of labels they take."""
+        said = {"ignore": self.ignore, "background": self.background}
+        if isinstance(self.classes, dict):
+            content: dict[str, Any] = {"classes": self.classes}
+        else:
+            content = ClassMap.of(self.classes).model_dump()
+        known = {name: one for name, one in said.items() if one is not None}
+        return ClassMap.model_validate(content | known)
+
+    @property
     def tuning(self) -> list[DataSource]:
         """The data sets that thresholds are chosen on."""
         return self.tune_on or self.validate_on
@@ -95,6 +115,16 @@ class Recipe(Strict):
                 "docs/compression.md"
             )
         return self.compress
+
+    @model_validator(mode="after")
+    def _each_category_once(self) -> "Recipe":
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: a class name occurs twice")
+        try:
+            _ = self.class_map
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
     @model_validator(mode="after")
     def _one_start(self) -> "Recipe":

@@ -82,5 +82,6 @@ def draw_pair(teacher: Subject, student: Subject, sample: Sample) -> str:
     for subject in (teacher, student):
         image = read_for(subject.engine, sample.image_path, subject.fit)
         frame = infer(subject.engine, image, subject.max_detections, subject.fit)
-        halves.append(draw_overlay(pixels, frame.perception(subject.thresholds), subject.classes))
+        perception = frame.perception(subject.thresholds)
+        halves.append(draw_overlay(pixels, perception, subject.class_map.names))
     return jpeg_base64(np.hstack(halves))

@@ -32,6 +32,7 @@ from mtc_perception.metrics.bootstrap import (
 from mtc_perception.metrics.detection import DetectionMetric
 from mtc_perception.metrics.equivalence import verdict
 from mtc_perception.metrics.estimates import (
+    deployed_counts,
     deployed_estimates,
     detection_estimates,
     mask_estimates,
@@ -87,8 +88,8 @@ class Judged:
         found = mask_estimates(evidence) | detection_estimates(evidence)
         if "detection.map50" in found:
             limits = [self.thresholds[image] for image in images]
-            counts = [_counts(one, limit) for one, limit in zip(evidence, limits, strict=True)]
-            found |= deployed_estimates(*np.array(counts, np.float64).T)
+            deployed = [_deployed(one, limit) for one, limit in zip(evidence, limits, strict=True)]
+            found |= deployed_estimates(*deployed_counts(evidence, deployed))
         return {figure.name: found[figure.name] for figure in FIGURES if figure.name in found}
 
 
@@ -209,11 +210,8 @@ def _change(values: Values, reference: Values, margin_points: float | None) -> d
     }
 
 
-def _counts(one: ImageEvidence, limit: float) -> tuple[int, int, int]:
-    """Right detections at a score threshold, all that count, and objects of an image."""
+def _deployed(one: ImageEvidence, limit: float) -> Places:
+    """Which detections of an image reach a score threshold."""
     if one.detection is None:
-        return 0, 0, 0
-    reached = one.detection.scores >= np.float32(limit)
-    right = reached & ((one.detection.right & 1) != 0)
-    found = reached & ((one.detection.ignored & 1) == 0)
-    return int(right.sum()), int(found.sum()), one.detection.objects
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(one.detection.scores >= np.float32(limit))

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import require_classes, source_samples
@@ -110,10 +111,10 @@ def fold_recipe(study: Study, fold: Fold, changes: Mapping[str, Any] | None = No
     )
 
 
-def judged_sets(study: Study, fold: Fold, classes: Sequence[str]) -> dict[str, list[Sample]]:
+def judged_sets(study: Study, fold: Fold, classes: ClassMap) -> dict[str, list[Sample]]:
     """The images that the networks of a fold are judged on, by set, with labels or without.
 
-    Raises UserError, also for labels of something else than `classes`.
+    Raises UserError, also for labels that no class takes.
     """
     own = [sample for one in fold.judged for sample in source_samples(one)]
     sets = {HELD_OUT: list(with_conditions(own, study.held_out.conditions))}
@@ -131,7 +132,7 @@ def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
 
     Renders the roads that are missing.
     """
-    sets = judged_sets(study, fold, recipes[0].classes)
+    sets = judged_sets(study, fold, recipes[0].class_map)
     judged = {sample.image_path.resolve() for samples in sets.values() for sample in samples}
     sources = [one for recipe in recipes for one in (*recipe.train, *recipe.validate_on)]
     make_ready(sources)

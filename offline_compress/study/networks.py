@@ -92,7 +92,7 @@ class Judging:
         """Write them."""
         subject = open_subject(self._checkpoint)
         (self._folder / EVIDENCE).mkdir(exist_ok=True)
-        sets = judged_sets(self._study, self._fold, subject.classes)
+        sets = judged_sets(self._study, self._fold, subject.class_map)
         with Progress(alone=True) as progress:
             for name, samples in sets.items():
                 counted = progress.track(samples, f"judging on {name}", unit="img")

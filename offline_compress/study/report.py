@@ -64,7 +64,9 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
 def terminal_tables(result: Result) -> Iterator[Table]:
     """All tables for the terminal."""
     for one in (networks_table(result), *lines_tables(result)):
-        yield terminal_table(one)
+        table = terminal_table(one)
+        table.title, table.title_justify = one.title, "left"
+        yield table
 
 
 def networks_table(result: Result) -> TextTable:

@@ -138,7 +138,7 @@ def plan(chosen: Chosen) -> dict[str, Any]:
     for fold in folds_of(study.held_out):
         if fold.drive in chosen.drives:
             recipe = fold_recipe(study, fold)
-            sets = judged_sets(study, fold, recipe.classes)
+            sets = judged_sets(study, fold, recipe.class_map)
             images[fold.drive] = {name: len(samples) for name, samples in sets.items()}
     return {
         "images": images,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, load_spec, model_spec
@@ -16,9 +17,11 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
     Raises UserError if a checkpoint that the recipe names is none, or is pruned and of another
     model than the recipe's.
     """
-    spec = model_spec(recipe.model, recipe.classes, recipe.input.height, recipe.input.width)
+    classes = recipe.class_map
+    spec = model_spec(recipe.model, classes.names, recipe.input.height, recipe.input.width)
     arguments = {**spec.arguments, **recipe.arguments}
-    spec = replace(spec, arguments=arguments, fit=recipe.input.fit)
+    labels = None if classes == ClassMap.of(classes.names) else classes.model_dump(mode="json")
+    spec = replace(spec, arguments=arguments, fit=recipe.input.fit, labels=labels)
     step = f"{spec.architecture} trained by recipe {recipe.name}"
     if commit := provenance()["commit"]:
         step += f" at commit {commit}"

@@ -32,7 +32,7 @@ def training_set(recipe: Recipe) -> TrainingSet:
         first = (schedule.epochs - closing.epochs) * steps.steps_per_epoch * schedule.batch
         views[first] = View(closing.crop or view.crop, closing.scale_jitter or view.scale_jitter)
     return TrainingSet(
-        recipe.train, recipe.input, views, recipe.seed, recipe.bonnet, recipe.classes
+        recipe.train, recipe.input, views, recipe.seed, recipe.bonnet, recipe.class_map
     )
 
 

@@ -28,9 +28,9 @@ processes call it together."""
 def validation_sets(recipe: Recipe) -> dict[str, list[Sample]]:
     """The samples of each set that a recipe validates on, by its name.
 
-    Raises LayoutError, and UserError for labels of something else than the recipe's classes.
+    Raises LayoutError, and UserError for labels that no class takes.
     """
-    return labelled_sets(recipe.validate_on, "validate on", recipe.classes)
+    return labelled_sets(recipe.validate_on, "validate on", recipe.class_map)
 
 
 def validator(sets: Mapping[str, Sequence[Sample]]) -> Validator:
@@ -56,7 +56,12 @@ def validator(sets: Mapping[str, Sequence[Sample]]) -> Validator:
 
         found = {
             name: evaluate_engine(
-                engine, own_part(samples), CHECKPOINT_THRESHOLDS, MAX_DETECTIONS, spec.fit
+                engine,
+                own_part(samples),
+                CHECKPOINT_THRESHOLDS,
+                MAX_DETECTIONS,
+                spec.fit,
+                classes=spec.class_map,
             ).metrics
             for name, samples in sets.items()
         }

@@ -142,7 +142,7 @@ def add_quantised(
         evaluator(
             {"judged": evenly(judged, settings.judged_images)},
             CHECKPOINT_THRESHOLDS,
-            bundle.manifest.input.fit,
+            bundle.manifest,
         ),
         settings,
         count,

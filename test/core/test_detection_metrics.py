@@ -278,7 +278,8 @@ def test_figures_of_many_detections_take_little_memory() -> None:
     right = np.where(random.random(count) < 0.1, 1023, 0).astype(np.uint16)
     scores = random.random(count, np.float32)
     metric = DetectionMetric()
-    metric.add(DetectionEvidence(scores, right, np.zeros(count, np.uint16), count))
+    none = np.zeros(count, np.uint16)
+    metric.add(DetectionEvidence(scores, right, none, none, (count,)))
     tracemalloc.start()
     try:
         metric.compute()

@@ -311,18 +311,8 @@ def test_a_file_that_is_not_coco_is_refused(root: Path, text: str) -> None:
         read_split(root, "train")
 
 
-def test_categories_that_are_used_must_be_one(root: Path) -> None:
-    categories = [{"id": number, "name": f"{number}"} for number in range(3)]
-    boxes = [{"id": n, "image_id": n, "bbox": [1, 1, 2, 2], "category_id": n} for n in (1, 2)]
-    write_coco(root, categories=categories, annotations=boxes[:1])
-    assert read_split(root, "train")[0].boxes is not None, "Roboflow lists one above the class"
-    write_coco(root, categories=categories, annotations=boxes)
-    with pytest.raises(LayoutError, match="annotations of 1, 2, of which none is a kind of"):
-        read_split(root, "train")
-
-
-def test_kinds_of_vehicles_are_one_and_others_beside_them_none(root: Path) -> None:
-    names = ["person", "Truck_Bus", "Car", "other-vehicle", "DontCare"]
+def test_boxes_keep_their_categories(root: Path) -> None:
+    names = ["person", "Truck_Bus", " Car ", ""]
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
     boxes = [
         {"id": n, "image_id": 1, "bbox": [1, 1, n + 1, 2], "category_id": n}
@@ -330,11 +320,10 @@ def test_kinds_of_vehicles_are_one_and_others_beside_them_none(root: Path) -> No
     ]
     write_coco(root, categories=categories, annotations=boxes)
     sample = read_split(root, "train")[0]
-    assert sample.category == "vehicle"
-    assert sample.boxes is not None
-    assert sample.ignore is not None
-    assert sample.boxes[:, 2].tolist() == [3, 4, 5, 6]
-    assert sample.ignore.tolist() == [False, False, True, True]
+    assert sample.categories == ("person", "Truck_Bus", "Car", "vehicle")
+    write_coco(root, categories=categories[:1], annotations=[boxes[0] | {"category_id": None}])
+    sample = read_split(root, "train")[0]
+    assert sample.categories == ("person",), "there is no other"
 
 
 def test_missing_data_sets_and_splits_say_what_exists(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.datasets.layout import (
     LayoutError,
     find_layout,
@@ -64,7 +65,8 @@ def test_every_layout_gives_the_same_labels(name: str, tmp_path: Path) -> None:
     assert truth.boxes is not None
     assert truth.boxes.dtype == np.float32
     assert truth.ignore is not None
-    np.testing.assert_allclose(truth.boxes[~truth.ignore], [mini.BOX], atol=1e-4)
+    found = VEHICLE_CLASSES.objects(truth)
+    np.testing.assert_allclose(found.boxes[~found.ignore], [mini.BOX], atol=1e-4)
     np.testing.assert_array_equal(truth.drivable, mini.DRIVABLE)
     assert truth.lane is not None
     if isinstance(a.lane, MaskShapes):  # drawn 8 pixels wide, with round ends
@@ -96,10 +98,10 @@ def test_attributes_come_along(write: Callable[..., Path], tmp_path: Path) -> No
 
 def test_crowds_and_vehicles_out_of_evaluation_are_ignore_regions(tmp_path: Path) -> None:
     a = read_split(mini.bdd100k(tmp_path), "train")[0]
-    assert a.boxes is not None
-    assert a.ignore is not None
-    assert a.boxes.tolist() == [mini.BOX, [40, 2, 50, 9], [50, 2, 60, 9]]
-    assert a.ignore.tolist() == [False, True, True]
+    found = VEHICLE_CLASSES.objects(read_truth(a, SIZE))
+    assert found.boxes.tolist() == [mini.BOX, [40, 2, 50, 9], [50, 2, 60, 9]]
+    assert found.ignore.tolist() == [False, True, True]
+    assert a.categories == ("car", "pedestrian", "traffic sign", "bus", "trailer")
 
 
 def test_a_release_without_labels_is_unlabelled(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_new_labels_of_a_task_go_before_those_of_2018(tmp_path: Path) -> None:
     root = mini.bdd100k(mini.bdd100k_2018(tmp_path))
     a = read_split(root, "train")[0]
     assert a.boxes is not None
-    assert len(a.boxes) == 3
+    assert len(a.boxes) == 5
     # Vehicle labels of 2020 alone: the lanes and areas of 2018 stay in use.
     for folder in ("drivable", "lane"):
         for path in sorted((root / "labels" / folder).rglob("*.png")):

@@ -281,4 +281,4 @@ def test_memory_grows_by_the_detections_alone() -> None:
         sizes.append(len(pickle.dumps(metrics)))
     growth = sizes[2] - sizes[1]
     assert growth == pytest.approx(sizes[1] - sizes[0], rel=0.05)
-    assert growth / 20 < 100 * 9
+    assert growth / 20 < 100 * 11

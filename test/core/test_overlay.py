@@ -5,6 +5,7 @@ import pytest
 from mtc_perception.core.overlay import (
     CLASS_COLORS,
     DRIVABLE_COLOR,
+    IGNORED_COLOR,
     LANE_COLOR,
     draw_overlay,
     draw_truth,
@@ -106,7 +107,7 @@ def test_labels_are_drawn_without_text_but_for_ignore_regions() -> None:
     labelled = draw_truth(rgb, GroundTruth(boxes=boxes))
     assert tuple(labelled[40, 10]) == CLASS_COLORS[0]
     assert (labelled[:28] == rgb[:28]).all()
-    assert tuple(ignored[40, 10]) == CLASS_COLORS[1]
+    assert tuple(ignored[40, 10]) == IGNORED_COLOR
     assert (ignored[:28] != rgb[:28]).any()
 
 

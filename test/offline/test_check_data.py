@@ -35,7 +35,9 @@ def test_sound_data_sets_pass(write, tmp_path: Path) -> None:
     found = report.splits["train"].to_json()
     assert found["images"] == 3
     assert found["labelled"] == {"vehicles": 2, "drivable": 2, "lane": 2}
-    assert found["boxes"] == 1
+    vehicles = {"car", "vehicle"} & found["categories"].keys()
+    assert sum(found["categories"][name] for name in vehicles) == 1
+    assert found["boxes"] == sum(found["categories"].values())
     assert found["mean_cover"]["drivable"] == pytest.approx(0.25)
     assert found["sizes"] == {"64x36": 3}
 
@@ -45,7 +47,8 @@ def test_attributes_and_ignore_regions_are_counted(tmp_path: Path) -> None:
     found = check(mini.bdd100k(tmp_path)).to_json()
     assert list(found["splits"]) == ["train", "val"]
     train = found["splits"]["train"]
-    assert train["ignore_regions"] == 2
+    assert train["ignore_regions"] == 1
+    assert train["categories"]["trailer"] == 1, "which classes ignore it is for a recipe to say"
     assert train["attributes"]["weather"] == {"clear": 1, "rainy": 1}
     assert train["attributes"]["timeofday"] == {"night": 2}
     assert train["mean_cover"]["lane"] == pytest.approx(mini.LANE.mean() / 2, abs=1e-4)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split, read_truth
 from mtc_perception.util.errors import UserError
 from offline_compress.convert.label_images import boxes_of_components
@@ -77,8 +78,8 @@ def test_a_download_becomes_a_data_set(kind: str, tmp_path: Path) -> None:
         if truth.lane is not None:
             assert np.array_equal(truth.lane, PAINT)
         if truth.boxes is not None:
-            assert truth.ignore is not None
-            assert truth.boxes[~truth.ignore] == pytest.approx(np.array([BOX]), abs=1e-3)
+            found = VEHICLE_CLASSES.objects(truth)
+            assert found.boxes[~found.ignore] == pytest.approx(np.array([BOX]), abs=1e-3)
 
 
 def test_names_of_the_source_stay_in_the_labels(tmp_path: Path) -> None:
@@ -87,21 +88,17 @@ def test_names_of_the_source_stay_in_the_labels(tmp_path: Path) -> None:
     content = json.loads((root / "det" / "train2017.json").read_text())
     assert {one["name"] for one in content["categories"]} == {"person", "bicycle", "car"}
     first, second = read_split(root, "train2017")
-    assert first.category == "vehicle"
-    assert first.boxes is not None
-    assert len(first.boxes) == 1
-    assert second.boxes is not None
-    assert len(second.boxes) == 0, "listed without a vehicle"
+    assert sorted((*first.categories, *second.categories)) == ["bicycle", "car", "person"]
+    vehicles = [VEHICLE_CLASSES.objects(read_truth(one, (100, 100))) for one in (first, second)]
+    assert [len(one.boxes) for one in vehicles] == [1, 0], "listed without a vehicle"
 
 
 @pytest.mark.parametrize("kind", ["cityscapes", "kitti-object"])
 def test_what_nobody_took_apart_is_ignored(kind: str, tmp_path: Path) -> None:
     root, converted = made(kind, tmp_path)
     assert converted.splits["train"].ignore_regions >= 1
-    sample = labelled(root, "train")
-    assert sample.boxes is not None
-    assert sample.ignore is not None
-    assert sample.boxes[sample.ignore].tolist() == [[70, 10, 90, 30]]
+    found = VEHICLE_CLASSES.objects(read_truth(labelled(root, "train"), (HEIGHT, WIDTH)))
+    assert found.boxes[found.ignore].tolist() == [[70, 10, 90, 30]]
 
 
 def test_polygons_of_idd_hide_each_other(tmp_path: Path) -> None:
@@ -122,8 +119,7 @@ def test_images_are_scaled_with_their_labels(tmp_path: Path) -> None:
     sample = labelled(root, "train")
     assert downloads.size_of(sample.image_path) == (HEIGHT // 2, WIDTH // 2)
     truth = read_truth(sample, (HEIGHT // 2, WIDTH // 2))
-    assert truth.boxes is not None
-    assert truth.boxes == pytest.approx(np.array([BOX]) / 2)
+    assert VEHICLE_CLASSES.objects(truth).boxes == pytest.approx(np.array([BOX]) / 2)
     assert truth.drivable is not None
     assert np.array_equal(truth.drivable, ROAD[::2, ::2])
 
@@ -204,9 +200,8 @@ def test_camvid_comes_out_as_the_shipped_networks_learnt_it(tmp_path: Path) -> N
         for task in ("drivable", "lane"):
             found, expected = getattr(ours, task), getattr(theirs, task)
             assert (found & expected).sum() > 0.99 * (found | expected).sum()
-        assert ours.boxes is not None
-        assert theirs.boxes is not None
-        assert sorted(ours.boxes.tolist()) == sorted(theirs.boxes.tolist())
+        boxes, expected = (VEHICLE_CLASSES.objects(one).boxes for one in (ours, theirs))
+        assert sorted(boxes.tolist()) == sorted(expected.tolist())
 
 
 @given(

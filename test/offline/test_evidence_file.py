@@ -30,7 +30,9 @@ def images(draw: st.DrawFn) -> ImageEvidence:
         columns = ([one[k] for one in found] for k in range(3))
         kinds = (np.float32, np.uint16, np.uint16)
         arrays = [np.array(one, kind) for one, kind in zip(columns, kinds, strict=True)]
-        detection = DetectionEvidence(*arrays, draw(st.integers(0, 9)))
+        labels = np.array([draw(st.integers(0, 1)) for _ in found], np.uint16)
+        objects = draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
+        detection = DetectionEvidence(*arrays, labels, objects)
     return ImageEvidence(detection, draw(COUNTS), draw(COUNTS), draw(COUNTS))
 
 

@@ -38,7 +38,7 @@ def test_a_vehicle_of_five_pixels_is_learnt_in_most_epochs(
 ) -> None:
     # The share that the border of a crop cuts away is the same for vehicles of every size.
     monkeypatch.setattr(augment, "MIN_VISIBLE", 0)
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, ["classes=[vehicle]", "ignore=", "background="])
     width, height = SIZES[recipe.train[0].root.name]
     shares = []
     for side in (5, 9):

@@ -26,7 +26,9 @@ def image(right: list[float], wrong: list[float], objects: int = 1, iou: int = 9
     scores = np.array(right + wrong, np.float32)
     bits = np.array([1023] * len(right) + [0] * len(wrong), np.uint16)
     order = np.argsort(-scores, kind="stable")
-    detection = DetectionEvidence(scores[order], bits[order], np.zeros_like(bits), objects)
+    detection = DetectionEvidence(
+        scores[order], bits[order], np.zeros_like(bits), np.zeros_like(bits), (objects,)
+    )
     return ImageEvidence(detection, MaskCounts(iou, 0, 100 - iou, 100))
 
 

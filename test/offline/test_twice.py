@@ -140,12 +140,12 @@ def test_export_over_a_bundle_keeps_its_thresholds(monkeypatch: pytest.MonkeyPat
 def test_classes_are_the_categories_of_the_labels(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = "labels of roads are of {}, the network's classes are {}"
+    told = "labels of roads are of {}, which no class takes; the classes are {}"
     train = ("train", "--recipe", "roads.yaml", "--set", "classes=[pedestrian]")
     assert command(train, monkeypatch) == 2
     assert told.format("vehicle", "pedestrian") in capsys.readouterr().err
     labels = here / "roads" / "det" / "train.json"
-    for name, wanted in (("Pedestrian", "pedestrian"), ("car", "vehicle"), ("Vehicles", "vehicle")):
+    for name, wanted in (("Pedestrian", "Pedestrian"), ("car", "vehicle"), ("Vehicles", "vehicle")):
         content = json.loads(labels.read_text())
         content["categories"][0]["name"] = name
         labels.write_text(json.dumps(content))

@@ -84,7 +84,7 @@ def test_answered_images_are_scored_and_labels_that_do_not_fit_are_told(
     config = LiveConfig(Recording(path=bag), options, "raw")
     result = LiveResult(config, source.info, published, recorded, answers, [], 1.0)
     notes = Notes()
-    judge = FrameJudge(thresholds, bundle.manifest.classes, 5, notes)
+    judge = FrameJudge(thresholds, bundle.manifest.class_map, 5, notes)
     figures = Figures(
         *(
             PerceptionMetrics(thresholds.drivable, thresholds.lane, 5, thresholds.score)

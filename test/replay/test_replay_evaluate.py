@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from mtc_perception.core.bundle import Limits, Thresholds
+from mtc_perception.core.bundle import Limits, Thresholds, read_bundle
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.perception import SCORE_FLOOR, Perception, StageTimes
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.engines.onnxruntime import OnnxRuntimeEngine
@@ -63,13 +64,15 @@ from support.replay_rig import AWAY, CORNER, evaluate, labelled_bag, records
 
 def plain_loop(bag: Path, bundle: Path, topic: str | None = None) -> PerceptionMetrics:
     """What an evaluation must come to: image by image, nothing in between."""
-    metrics = PerceptionMetrics(0.5, 0.5, 5, 0.2)
+    classes = read_bundle(bundle).manifest.class_map
+    metrics = PerceptionMetrics(0.5, 0.5, 5, 0.2, classes)
     thresholds = Thresholds(score=SCORE_FLOOR, drivable=0.5, lane=0.5)
     with open_perceiver(Selection(bundle, "onnxruntime", threads=1)) as perceiver:
         for frame, truth in open_source(bag, topic).labelled_frames(Notes()):
             found = perceiver.perceive(frame.pixels.decode(), Limits(thresholds, 5))
             assert truth is not None
-            metrics.update(truth, found.boxes, found.scores, found.drivable, found.lane)
+            masks = found.drivable, found.lane
+            metrics.update(truth, found.boxes, found.scores, *masks, found.labels)
     return metrics
 
 
@@ -117,7 +120,9 @@ def test_records_are_those_of_one_thread(
         manifest = perceiver.bundle.manifest
         every = manifest.thresholds.model_copy(update={"score": SCORE_FLOOR})
         limits = Limits(every, manifest.max_detections)
-        judge = FrameJudge(manifest.thresholds, manifest.classes, manifest.max_detections, Notes())
+        judge = FrameJudge(
+            manifest.thresholds, manifest.class_map, manifest.max_detections, Notes()
+        )
         for frame, truth in open_source(bag).labelled_frames(Notes()):
             found = perceiver.perceive(frame.pixels.decode(), limits)
             writer.add(judge.answered(frame, found, truth), {})
@@ -300,7 +305,7 @@ def test_an_image_without_an_answer_misses_what_the_reference_sees() -> None:
         lane=np.zeros(size, np.uint8),
         times=StageTimes(0.0, 0.0, 0.0),
     )
-    judge = FrameJudge(Thresholds(score=0.5, drivable=0.5, lane=0.5), ["vehicle"], 5, Notes())
+    judge = FrameJudge(Thresholds(score=0.5, drivable=0.5, lane=0.5), VEHICLE_CLASSES, 5, Notes())
     frame = SourceFrame(0, 1, EncodedPixels("png", b""))
     lost = judge.unanswered(frame, "dropped", "the node never answered", None, seen)
     assert lost.evidence is None
@@ -325,12 +330,14 @@ def test_an_image_without_anything_is_right_until_something_is_found() -> None:
             lane=np.full((4, 6), lane, np.uint8),
             times=StageTimes(0.0, 0.0, 0.0),
         )
-        judge = FrameJudge(thresholds, ["vehicle"], 5, Notes())
+        judge = FrameJudge(thresholds, VEHICLE_CLASSES, 5, Notes())
         return figures(judge.answered(frame, answer, truth))
 
     assert judged([], 0) == {"detection": 1.0, "drivable": None, "lane": 1.0}
     assert judged([[0, 0, 2, 2]], 255) == {"detection": 0.0, "drivable": None, "lane": 0.0}
-    lost = FrameJudge(thresholds, ["vehicle"], 5, Notes()).unanswered(frame, "dropped", "", truth)
+    lost = FrameJudge(thresholds, VEHICLE_CLASSES, 5, Notes()).unanswered(
+        frame, "dropped", "", truth
+    )
     assert figures(lost) == {"detection": None, "drivable": None, "lane": None}
 
 

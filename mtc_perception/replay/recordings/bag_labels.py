@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.class_map import VEHICLE
 from mtc_perception.core.images import view_image
 from mtc_perception.core.packed_mask import PackedMask
 from mtc_perception.core.truth import GroundTruth
@@ -92,20 +93,28 @@ class PartialTruth:
     ignore: npt.NDArray[np.bool_] | None = None
     drivable: PackedMask | None = None
     lane: PackedMask | None = None
+    categories: tuple[str, ...] | None = None
+    """[n] of the boxes"""
 
     @classmethod
     def of(cls, truth: GroundTruth) -> "PartialTruth":
         """All of `truth`."""
-        masks = (
+        drivable, lane = (
             None if mask is None else PackedMask.pack(mask) for mask in (truth.drivable, truth.lane)
         )
-        return cls(truth.boxes, truth.ignore, *masks)
+        categories = None if truth.categories is None else tuple(truth.categories)
+        return cls(truth.boxes, truth.ignore, drivable, lane, categories)
 
     def with_message(self, topics: TruthTopics, topic: str, message: Any) -> "PartialTruth":
         """This and what `message` of `topic` says. Raises ImageError for a mask that is none."""
         if topic == topics.detections:
             ignore = np.array([d.id == IGNORE_ID for d in message.detections], np.bool_)
-            return replace(self, boxes=detection_boxes(message), ignore=ignore)
+            return replace(
+                self,
+                boxes=detection_boxes(message),
+                ignore=ignore,
+                categories=tuple(map(_category, message.detections)),
+            )
         if topic == topics.drivable:
             return replace(self, drivable=_mask(topic, message))
         return replace(self, lane=_mask(topic, message))
@@ -113,12 +122,13 @@ class PartialTruth:
     def without(self, topics: TruthTopics, topic: str) -> "PartialTruth":
         """This without what messages of `topic` say."""
         if topic == topics.detections:
-            return replace(self, boxes=None, ignore=None)
+            return replace(self, boxes=None, ignore=None, categories=None)
         return replace(self, **{"drivable" if topic == topics.drivable else "lane": None})
 
     def says_the_same(self, other: "PartialTruth") -> bool:
-        masks = (self.drivable, self.lane) == (other.drivable, other.lane)
-        return masks and _equal(self.boxes, other.boxes) and _equal(self.ignore, other.ignore)
+        same = self.categories == other.categories
+        same &= (self.drivable, self.lane) == (other.drivable, other.lane)
+        return same and _equal(self.boxes, other.boxes) and _equal(self.ignore, other.ignore)
 
     def complete(self) -> GroundTruth:
         return GroundTruth(
@@ -126,11 +136,17 @@ class PartialTruth:
             self.ignore,
             None if self.drivable is None else self.drivable.unpack_bool(),
             None if self.lane is None else self.lane.unpack_bool(),
+            self.categories,
         )
 
 
 def _equal(one: npt.NDArray[Any] | None, other: npt.NDArray[Any] | None) -> bool:
     return one is other if one is None or other is None else np.array_equal(one, other)
+
+
+def _category(detection: Any) -> str:
+    """What is in a labelled box; one that does not say it is a vehicle."""
+    return next((one.hypothesis.class_id for one in detection.results), "") or VEHICLE
 
 
 def detection_boxes(message: Any) -> npt.NDArray[np.float32]:

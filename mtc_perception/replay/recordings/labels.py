@@ -107,6 +107,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         digest.update(sample.stem.encode())
         for array in (sample.boxes, sample.ignore):
             digest.update(b"none" if array is None else array.tobytes())
+        digest.update("\n".join(sample.categories).encode())
         for mask in (sample.drivable, sample.lane):
             digest.update(f"{None if mask is None else _size_and_time(mask.path)}".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from typing_extensions import Self
 
+from mtc_perception.core.class_map import VEHICLE
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.pages.pictures import jpeg
@@ -120,7 +121,8 @@ class BagWriter:
             ignore = np.zeros(count, np.bool_) if truth.ignore is None else truth.ignore
             ids = [IGNORE_ID if one else "" for one in ignore]
             topic = f"/{FOLDER}/detections"
-            self.detections(topic, *where, truth.boxes, [1.0] * count, ["vehicle"] * count, ids)
+            names = truth.categories or [VEHICLE] * count
+            self.detections(topic, *where, truth.boxes, [1.0] * count, names, ids)
         if truth.drivable is not None:
             self.mask(f"/{FOLDER}/drivable_mask", *where, truth.drivable)
         if truth.lane is not None:

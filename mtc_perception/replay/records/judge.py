@@ -3,16 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.core.bundle import Thresholds
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.packed_mask import PackedMask, packed
 from mtc_perception.core.perception import Perception
 from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.core.truth import GroundTruth
-from mtc_perception.metrics.detection import judge
+from mtc_perception.metrics.detection import Classes, judge
 from mtc_perception.metrics.tasks import ImageEvidence, judge_image
 from mtc_perception.replay.recordings.recording import Notes, SourceFrame
 from mtc_perception.replay.records.record import Change, FrameRecord, Status
@@ -24,6 +26,7 @@ class _Compared:
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
     drivable: PackedMask | None
     lane: PackedMask | None
 
@@ -44,21 +47,26 @@ class FrameJudge:
     def __init__(
         self,
         thresholds: Thresholds,
-        classes: Sequence[str],
+        classes: ClassMap,
         max_detections: int,
         notes: Notes,
         tasks: Sequence[Task] = TASKS,
+        reference_names: Sequence[str] = (),
     ) -> None:
         """`thresholds` are the deployed ones; answers may hold detections of lower score.
+        `reference_names` are of the classes of a network to agree with; none: its are the same.
 
         Those count for what is computed over all scores, as the average precision. Labels of other
         `tasks` than the network's do not count.
         """
         self._least_score = np.float32(thresholds.score)
         self._classes = classes
+        self._reference_names = reference_names or classes.names
         self._max_detections = max_detections
         self._tasks = tasks
         self._notes = notes
+        self.categories: set[str] = set()
+        """Of the labels so far."""
         self._before: _Deployed | None = None
 
     def answered(
@@ -74,12 +82,18 @@ class FrameJudge:
         """
         count = int(np.count_nonzero(perception.scores >= self._least_score))
         drivable, lane = packed(perception.drivable), packed(perception.lane)
-        everything = _Compared(perception.boxes, perception.scores, drivable, lane)
+        everything = _Compared(
+            perception.boxes, perception.scores, perception.labels, drivable, lane
+        )
         deployed = replace(
-            everything, boxes=perception.boxes[:count], scores=perception.scores[:count]
+            everything,
+            boxes=perception.boxes[:count],
+            scores=perception.scores[:count],
+            labels=perception.labels[:count],
         )
         now = _Deployed(frame.index, frame.stamp_ns, perception.size, deployed)
-        labels = tuple(self._classes[label] for label in perception.labels[:count])
+        names = self._classes.names
+        labels = tuple(names[label] for label in perception.labels[:count])
         record = FrameRecord(
             index=frame.index,
             stamp_ns=frame.stamp_ns,
@@ -89,10 +103,9 @@ class FrameJudge:
             boxes=deployed.boxes,
             scores=deployed.scores,
             labels=labels,
-            truth_boxes=None if truth is None else _float32(truth.boxes),
-            truth_ignore=None if truth is None else truth.ignore,
+            **self._truth_of(truth),
             evidence=self._judged(frame, everything, truth),
-            agreement=self._judged(frame, everything, _as_truth(reference)),
+            agreement=self._judged(frame, everything, self._as_truth(reference)),
             stability=self._change(now),
         )
         self._before = now
@@ -116,18 +129,41 @@ class FrameJudge:
             evidence = agreement = None
         else:
             evidence, agreement = (
-                self._judged(frame, None, wanted) for wanted in (truth, _as_truth(reference))
+                self._judged(frame, None, wanted) for wanted in (truth, self._as_truth(reference))
             )
         return FrameRecord(
             index=frame.index,
             stamp_ns=frame.stamp_ns,
             status=status,
             reason=reason,
-            truth_boxes=None if truth is None else _float32(truth.boxes),
-            truth_ignore=None if truth is None else truth.ignore,
+            **self._truth_of(truth),
             evidence=evidence,
             agreement=agreement,
         )
+
+    def _truth_of(self, truth: GroundTruth | None) -> dict[str, Any]:
+        """What a record has of the labels."""
+        if truth is None or truth.boxes is None:
+            return {}
+        self.categories.update(truth.categories or ())
+        found = self._classes.objects(truth)
+        told = truth.ignore is not None or bool(found.ignore.any())
+        return {
+            "truth_boxes": found.boxes.astype(np.float32),
+            "truth_ignore": found.ignore if told else None,
+        }
+
+    def _as_truth(self, reference: Perception | None) -> GroundTruth | None:
+        """The answer of another network, in its own words."""
+        if reference is None:
+            return None
+
+        def label(mask: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.bool_] | None:
+            return None if mask is None else np.asarray(mask > 0)
+
+        masks = label(reference.drivable), label(reference.lane)
+        names = [self._reference_names[label] for label in reference.labels]
+        return GroundTruth(reference.boxes, None, *masks, names).of(reference.tasks)
 
     def _judged(
         self, frame: SourceFrame, answer: _Compared | None, truth: GroundTruth | None
@@ -145,6 +181,8 @@ class FrameJudge:
                 answer.drivable,
                 answer.lane,
                 self._max_detections,
+                answer.labels,
+                self._classes,
             )
         except ValueError as error:
             self._notes.add("label of another size", f"image {frame.index}: {error}")
@@ -160,7 +198,8 @@ class FrameJudge:
         ):
             return None
         old, new = before.answer, now.answer
-        matches = judge(new.boxes, new.scores, old.boxes, None, len(new.boxes))
+        classes = Classes(len(self._classes.names), new.labels, old.labels)
+        matches = judge(new.boxes, new.scores, old.boxes, None, len(new.boxes), classes)
         return Change(
             len(old.boxes),
             len(new.boxes),
@@ -183,26 +222,12 @@ def _digest(answer: _Compared, labels: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _as_truth(reference: Perception | None) -> GroundTruth | None:
-    if reference is None:
-        return None
-
-    def label(mask: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.bool_] | None:
-        return None if mask is None else np.asarray(mask > 0)
-
-    masks = label(reference.drivable), label(reference.lane)
-    return GroundTruth(reference.boxes, None, *masks).of(reference.tasks)
-
-
 def _nothing(truth: GroundTruth) -> _Compared:
     """An answer that finds nothing in the image of these labels."""
     masks = [mask for mask in (truth.drivable, truth.lane) if mask is not None]
     empty = PackedMask.pack(np.zeros(masks[0].shape if masks else (0, 0), np.uint8))
-    return _Compared(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), empty, empty)
-
-
-def _float32(boxes: npt.NDArray[np.floating] | None) -> npt.NDArray[np.float32] | None:
-    return None if boxes is None else boxes.astype(np.float32)
+    none = np.zeros(0, np.int32)
+    return _Compared(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, empty, empty)
 
 
 def _shared(before: PackedMask | None, now: PackedMask | None) -> tuple[int, int]:

@@ -206,11 +206,15 @@ def _evidence_json(evidence: ImageEvidence) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if (found := evidence.detection) is not None:
         content["detection"] = {
-            "objects": found.objects,
+            "objects": found.objects
+            if len(found.objects_by_class) == 1
+            else list(found.objects_by_class),
             "scores": _numbers(found.scores),
             "right": found.right.tolist(),
             "ignored": found.ignored.tolist(),
         }
+        if len(found.objects_by_class) > 1:
+            content["detection"]["labels"] = found.labels.tolist()
     for task in _MASKS:
         counts: MaskCounts | None = getattr(evidence, task)
         if counts is not None:
@@ -228,13 +232,18 @@ def _evidence(content: Mapping[str, Any] | None) -> ImageEvidence | None:
         return None
     found = content.get("detection")
     return ImageEvidence(
-        detection=None
-        if found is None
-        else DetectionEvidence(
-            np.array(found["scores"], np.float32),
-            np.array(found["right"], np.uint16),
-            np.array(found["ignored"], np.uint16),
-            found["objects"],
-        ),
+        detection=None if found is None else _detection(found),
         **{task: MaskCounts(*content[task]) for task in _MASKS if task in content},
+    )
+
+
+def _detection(content: Mapping[str, Any]) -> DetectionEvidence:
+    """One class has a number of objects and no labels, several a number each."""
+    objects, count = content["objects"], len(content["scores"])
+    return DetectionEvidence(
+        np.array(content["scores"], np.float32),
+        np.array(content["right"], np.uint16),
+        np.array(content["ignored"], np.uint16),
+        np.array(content.get("labels", [0] * count), np.uint16),
+        tuple(objects) if isinstance(objects, list) else (objects,),
     )

@@ -265,7 +265,7 @@ def redraw(
         drawn[frame.index] = Redrawn(
             views[0],
             views[1],
-            None if truth is None else draw_truth(rgb, truth),
+            None if truth is None else draw_truth(rgb, truth, first.class_map),
             tuple(digests) == wanted[frame.index],
         )
     return drawn
@@ -289,7 +289,7 @@ def _answer(
         manifest = lent.bundle.manifest
         perception = lent.perceive(frame.pixels.decode(lent.input_size))
     judge = FrameJudge(
-        manifest.thresholds, manifest.classes, manifest.max_detections, Notes(), manifest.tasks
+        manifest.thresholds, manifest.class_map, manifest.max_detections, Notes(), manifest.tasks
     )
     record = judge.answered(frame, perception, None)
     return draw_record(rgb, record, perception), record.digest

@@ -203,13 +203,15 @@ def _notes(
 
 
 def _labels(record: FrameRecord, tasks: Collection[Task]) -> tuple[Any, ...]:
-    """Boxes, and how many pixels of the masks of `tasks` are foreground; None where unlabelled."""
+    """Boxes, and foreground pixels of the masks, of `tasks`; None where unlabelled."""
     evidence = record.evidence
     assert evidence is not None
     counts = {"drivable": evidence.drivable, "lane": evidence.lane}
     masks = [one for task, one in counts.items() if task in tasks]
     return (
-        None if record.truth_boxes is None else record.truth_boxes.tolist(),
+        None
+        if record.truth_boxes is None or "detection" not in tasks
+        else record.truth_boxes.tolist(),
         *(one and one.true_positive + one.false_negative for one in masks),
     )
 

@@ -7,12 +7,12 @@ import numpy as np
 from mtc_perception.core.tasks import Task
 from mtc_perception.metrics.bootstrap import Estimate, Places, percentile_of, ratio_of
 from mtc_perception.metrics.estimates import (
+    deployed_counts,
     deployed_estimates,
     detection_estimates,
     mask_estimates,
 )
 from mtc_perception.metrics.tasks import ImageEvidence
-from mtc_perception.replay.records.image_figures import detection_counts
 from mtc_perception.replay.records.record import Change, FrameRecord
 
 BLOCK_S = 1.0
@@ -45,14 +45,18 @@ def accuracy_estimates(
     """
     found: dict[str, Estimate] = {}
     if any(one is not None and one.detection is not None for one in evidence):
-        counts = [
-            (0, 0, 0) if one is None else detection_counts(record, one)
-            for record, one in zip(records, evidence, strict=True)
-        ]
-        found |= deployed_estimates(*np.array(counts, np.float64).T)
+        # By falling score, those that are deployed are the first.
+        deployed = [np.arange(_deployed(*both)) for both in zip(records, evidence, strict=True)]
+        found |= deployed_estimates(*deployed_counts(evidence, deployed))
     if full_scores:
         found |= detection_estimates(evidence)
     return found | mask_estimates(evidence)
+
+
+def _deployed(record: FrameRecord, evidence: ImageEvidence | None) -> int:
+    if evidence is None or evidence.detection is None:
+        return 0
+    return min(len(record.scores), len(evidence.detection.scores))
 
 
 def stability_estimates(

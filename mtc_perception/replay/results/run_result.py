@@ -52,6 +52,7 @@ class Figures:
                 result.thresholds["lane"],
                 result.max_detections,
                 result.thresholds["score"],
+                result.class_map,
             )
 
         return cls(metrics(), metrics())

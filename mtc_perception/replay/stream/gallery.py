@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.overlay import draw_overlay, draw_truth
 from mtc_perception.core.packed_mask import packed, unpacked
@@ -48,10 +49,15 @@ class _Undrawn:
     """What it takes to draw an image and its labels: about as small as it came."""
 
     def __init__(
-        self, record: FrameRecord, labelled: LabelledFrame, perception: Perception
+        self,
+        record: FrameRecord,
+        labelled: LabelledFrame,
+        perception: Perception,
+        classes: ClassMap,
     ) -> None:
         frame, truth = labelled
         self._record = record
+        self._classes = classes
         self._pixels = frame.pixels
         # The record has what else of the answer is drawn.
         self._perception = replace(perception, drivable=None, lane=None)
@@ -72,7 +78,8 @@ class _Undrawn:
         answer = jpeg(shrink(draw_record(rgb, self._record, perception), _WIDTH_PX))
         if self._truth is None:
             return answer, None
-        return answer, jpeg(shrink(draw_truth(rgb, self._truth.complete()), _WIDTH_PX))
+        labels = draw_truth(rgb, self._truth.complete(), self._classes)
+        return answer, jpeg(shrink(labels, _WIDTH_PX))
 
 
 class Gallery:
@@ -82,8 +89,10 @@ class Gallery:
     to draw them grows beyond `_MOST_UNDRAWN_BYTES`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, classes: ClassMap = VEHICLE_CLASSES) -> None:
+        """`classes` are the network's."""
         self._folder = folder
+        self._classes = classes
         self._worst: dict[str, list[tuple[float, int]]] = {}
         self._undrawn: dict[int, _Undrawn] = {}
         self._drawn: dict[int, tuple[bytes, bytes | None]] = {}
@@ -97,7 +106,7 @@ class Gallery:
         if not [name for name, value in found if self._enter(name, value, record.index)]:
             return
         shown = {index for ranking in self._worst.values() for _, index in ranking}
-        self._undrawn[record.index] = _Undrawn(record, replayed.labelled, perception)
+        self._undrawn[record.index] = _Undrawn(record, replayed.labelled, perception, self._classes)
         self._undrawn = {index: one for index, one in self._undrawn.items() if index in shown}
         self._drawn = {index: one for index, one in self._drawn.items() if index in shown}
         while sum(one.size_bytes for one in self._undrawn.values()) > _MOST_UNDRAWN_BYTES:
@@ -149,8 +158,8 @@ def draw_record(rgb: Rgb, record: FrameRecord, perception: Perception | None) ->
     if perception is None:
         grey = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         return np.asarray(grey, np.uint8)
-    names = sorted(set(record.labels))
-    labels = np.array([names.index(name) for name in record.labels], np.int32)
+    labels = perception.labels[: len(record.labels)]
+    names = dict(zip(labels.tolist(), record.labels, strict=True))
     deployed = replace(perception, boxes=record.boxes, scores=record.scores, labels=labels)
     return draw_overlay(rgb, deployed, names)
 

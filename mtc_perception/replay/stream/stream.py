@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import Bundle, Limits, read_bundle
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.perception import SCORE_FLOOR
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.replay.recordings.labels import labelled_frames
@@ -75,6 +76,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "version": manifest.version,
         "sha256": {key: variant.sha256 for key, variant in manifest.variants.items()},
         "tasks": list(manifest.tasks),
+        "classes": manifest.class_map.model_dump(mode="json"),
         "params": manifest.params,
         "gmacs": manifest.gmacs,
     }
@@ -143,12 +145,19 @@ def _replay(
         bundle = read_bundle(options.bundle) if perceiver is None else perceiver.bundle
         manifest = bundle.manifest
         begin_s = monotonic()  # engines that load or are built are no property of the recording
+        classes = manifest.class_map
         judge = FrameJudge(
-            manifest.thresholds, manifest.classes, manifest.max_detections, notes, manifest.tasks
+            manifest.thresholds,
+            classes,
+            manifest.max_detections,
+            notes,
+            manifest.tasks,
+            () if reference is None else reference.bundle.manifest.classes,
         )
         if lacking := [task for task in TASKS if task not in manifest.tasks]:
             notes.add("lacking task", f"the network has no {', no '.join(lacking)}")
-        books = stack.enter_context(_Books(judge, folder, _sinks(task, source, folder), notes))
+        sinks = _sinks(task, source, folder, classes)
+        books = stack.enter_context(_Books(judge, folder, sinks, notes))
         frames = labelled_frames(source, recording.labels, options.seconds, notes)
         if perceiver is None:
             replay_live = import_live()
@@ -166,6 +175,10 @@ def _replay(
                 books.add(image)
                 count(number, max(number, expected))
             engine, live, score_floor = _engine(perceiver), None, SCORE_FLOOR
+    try:
+        classes.require(judge.categories, task.name)
+    except UserError as error:
+        notes.add("label of no class", str(error))
     if books.images == 0:
         raise UserError(f"{task.name} holds no image")
     return StreamResult(
@@ -208,9 +221,9 @@ def import_live() -> Callable[..., "LiveRun"]:
     return replay_live
 
 
-def _sinks(task: StreamTask, source: FrameSource, folder: Path) -> list[Sink]:
+def _sinks(task: StreamTask, source: FrameSource, folder: Path, classes: ClassMap) -> list[Sink]:
     """The sinks that `task` wants; they write to `folder`, which exists."""
-    sinks: list[Sink] = [Gallery(folder / PICTURES)]
+    sinks: list[Sink] = [Gallery(folder / PICTURES, classes)]
     if task.options.annotate:
         sinks.append(AnnotatedBag(folder / ANNOTATED, task.name))
     if task.options.video:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
 from mtc_perception.replay.options import Mode, Recording, ReplayOptions
 from mtc_perception.replay.recordings.recording import Note, SourceKind
 from mtc_perception.util.errors import UserError
@@ -50,8 +51,8 @@ class StreamResult:
     engine: dict[str, Any]
     """name, precision, device, why"""
     bundle: dict[str, Any]
-    """name, path, network, version, sha256 by variant, tasks, params, gmacs; without tasks, of an
-    older run, it has all of them"""
+    """name, path, network, version, sha256 by variant, tasks, classes (a ClassMap), params, gmacs;
+    without tasks and classes, of an older run, it has all tasks and finds vehicles"""
     reference: dict[str, Any] | None
     thresholds: dict[str, float]
     """Those deployed: score, drivable, lane."""
@@ -63,6 +64,12 @@ class StreamResult:
     wall_s: float
     live: dict[str, Any] | None
     """Figures that only a live run has."""
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Of the bundle; of an older run, which knew one class, vehicles."""
+        classes = self.bundle.get("classes")
+        return VEHICLE_CLASSES if classes is None else ClassMap.model_validate(classes)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
