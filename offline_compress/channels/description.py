@@ -46,7 +46,8 @@ class Description:
     protect: Sequence[str] = ()
     """Layers or parts, by dotted name, that keep all their output channels."""
     blocks: Sequence[str] = ()
-    """Parts that are the identity without their inner channels, and may go as a whole."""
+    """Blocks (`models.blocks.Residual`) that are the identity without their inner channels, and may
+    go as a whole."""
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -233,7 +233,7 @@ def follow(model: nn.Module, description: Description) -> Following:
     network = copy.deepcopy(model).float().cpu()
     _check_names(network, description)
     following = Following(network, description.opaque)
-    with torch.random.fork_rng(devices=[]), _tapped(network, description, following) as taps:
+    with torch.random.fork_rng(devices=[]), _tapped(network, description) as taps:
         for mode in (False, True):
             network.train(mode)
             taps.clear()
@@ -250,15 +250,14 @@ def follow(model: nn.Module, description: Description) -> Following:
             for tensor in tensors_in(description.answers(output)):
                 following.labels.keep(following.of(tensor), PREDICTION)
             for name, place in description.taps.items():
-                _note_tap(following, name, taps[place] if isinstance(place, str) else place(output))
+                found = taps.get(place) if isinstance(place, str) else place(output)
+                _note_tap(following, name, found)
     _check_all_ran(network, following)
     return following
 
 
 @contextmanager
-def _tapped(
-    network: nn.Module, description: Description, following: Following
-) -> Iterator[dict[str, Any]]:
+def _tapped(network: nn.Module, description: Description) -> Iterator[dict[str, Any]]:
     """What the modules that are taps yield, by name."""
     found: dict[str, Any] = {}
 
@@ -274,7 +273,9 @@ def _tapped(
             handle.remove()
 
 
-def _note_tap(following: Following, name: str, feature: torch.Tensor) -> None:
+def _note_tap(following: Following, name: str, feature: Any) -> None:
+    if not isinstance(feature, torch.Tensor) or feature.ndim < 3:
+        raise UserError(f"tap {name} is no feature [N, C, ...]; name a module that yields one")
     labels = following.of(feature)
     column = labels.movedim(1, 0).reshape(labels.shape[1], -1)[:, 0]
     if (column == 0).any():

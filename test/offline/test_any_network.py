@@ -192,6 +192,9 @@ def test_data_dependent_control_flow_is_named() -> None:
     [
         ({"opaque": ["blokcs.0"]}, "opaque names 'blokcs.0', which is no part"),
         ({"taps": {"a": "blocks.7"}}, "taps names 'blocks.7', which is no part"),
+        ({"taps": {"a": "classify.4"}}, "tap a is no feature"),
+        ({"taps": {"a": "blocks"}}, "tap a is no feature"),
+        ({"taps": {"a": lambda output: output}}, "tap a is no feature"),
         ({"protect": ["nowhere"]}, "protect names 'nowhere'"),
         ({"answers": lambda output: object()}, "returns a object, in which no tensors"),
     ],

@@ -231,8 +231,8 @@ def test_what_each_layer_takes_is_measured(
     assert (table.height, table.width) == (48, 64)
     whole = table.samples[0]
     assert whole.counts == {"trunk.0": 16, "trunk.3": 24, "shape.0": 12, "colour.0": 16}
-    for layer in ("trunk.0", "trunk.3", "shape.0"):
-        assert 0 < whole.layers_ms[layer] < 5 * whole.total_ms
+    assert all(whole.layers_ms[layer] > 0 for layer in ("trunk.0", "trunk.3", "shape.0"))
+    assert whole.layers_ms.keys() <= {"", *dict(trained.named_modules())}
 
 
 def timed_by_macs(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
