@@ -128,6 +128,8 @@ BRIEF = figures(
     *("drivable.miou", "drivable.iou", "lane.iou", "lane.accuracy"),
 )
 """Those that rows of compressions keep."""
+CLASS_FIGURES = tuple(figure for figure in HEADLINES if figure.task == "detection")
+"""Those that tables show of each class, where there are several."""
 IMAGE_LABELS = {
     task: f"{TASK_LABELS[task]}, {CURVE_LABELS[key]}"
     for task, key in (("detection", "f1"), ("drivable", "miou"), ("lane", "iou"))

@@ -23,6 +23,7 @@ from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import known_truth, read_image
 from mtc_perception.metrics.figures import (
     ACCURACY,
+    CLASS_FIGURES,
     CURVE_LABELS,
     HEADLINES,
     IMAGE_LABELS,
@@ -85,6 +86,13 @@ def tables(result: dict[str, Any]) -> list[TextTable]:
     ]
     sections.append(_named("network", network))
     found = [TextTable("figures", ["", "figure", "value"], sections)]
+    if classes := result.get("detection", {}).get("classes"):
+        columns = ["class", *(figure.label for figure in CLASS_FIGURES)]
+        rows = [
+            [name, *(_text(figure.of({"detection": one})) for figure in CLASS_FIGURES)]
+            for name, one in classes.items()
+        ]
+        found.append(TextTable("classes", columns, [rows]))
     if "sets" in result:
         columns = ["data set", "images", *(one.title for one in HEADLINES)]
         rows = [_of_set(name, one, one["data"]["images"]) for name, one in result["sets"].items()]

@@ -106,7 +106,7 @@ def test_conditions_are_shown_where_there_are_any(
     bare = [replace(sample, attributes={}) for sample in samples]
     plain = result_of(subject, bare)
     assert "conditions" not in plain
-    assert [one.title for one in tables(plain)] == ["figures", "thresholds"]
+    assert [one.title for one in tables(plain)] == ["figures", "classes", "thresholds"]
 
 
 def test_the_page_of_data_without_labels(

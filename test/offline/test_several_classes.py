@@ -15,10 +15,12 @@ from mtc_perception.core.overlay import CLASS_COLORS, draw_truth
 from mtc_perception.core.perception import SCORE_FLOOR
 from mtc_perception.datasets.layout import read_image, read_split, read_truth
 from mtc_perception.metrics.figures import judged, judged_by_class
+from mtc_perception.replay.report.views import metric_rows
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 from offline_compress.data.dataset import load_labelled
 from offline_compress.evaluation.accuracy import evaluate_subject
+from offline_compress.evaluation.evaluation_report import tables
 from offline_compress.evaluation.subject import open_subject
 from offline_compress.export import export_bundle
 from offline_compress.models.registry import MODELS, load_spec
@@ -174,3 +176,20 @@ def test_the_guard_judges_the_mean_and_names_the_class_that_lost_most() -> None:
     told = broken_guard(Guard(detection=2.0), before, after)
     assert "mAP50 lost 5.50 points (most of all bus, 10.00), compress.prune.guard.det" in told
     assert not broken_guard(Guard(detection=6.0), before, after)
+
+
+def test_tables_have_a_row_for_every_class() -> None:
+    figures = {
+        "map50": 0.5,
+        "map50_95": 0.25,
+        "recall_at_best_f1": 0.6,
+        "precision_at_best_f1": 0.7,
+    }
+    detection = figures | {"classes": {"car": figures, "rider": dict.fromkeys(figures)}}
+    speed = {"latency_ms": {"p50": 1.0, "p95": 2.0}, "fps": 900.0}
+    result = {"detection": detection, "speed": speed, "params": 1, "gmacs": 0.1, "sweep": {}}
+    [table] = [one for one in tables(result) if one.title == "classes"]
+    assert table.columns[:2] == ["class", "mAP50"]
+    assert [row[:2] for row in table.sections[0]] == [["car", "0.5000"], ["rider", "undefined"]]
+    assert dict(metric_rows(result))["car, mAP50-95"] == "0.250"
+    assert not [one for one in tables(result | {"detection": figures}) if one.title == "classes"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import source_samples
 from offline_compress.models.registry import model_spec, save_checkpoint
@@ -55,7 +56,7 @@ def test_a_fold_is_all_drives_but_one_with_the_weight_of_all() -> None:
     for fold in folds_of(own.held_out):
         recipe = fold_recipe(own, fold)
         stems = {one.stem for source in recipe.train for one in source_samples(source)}
-        sets = judged_sets(own, fold, ["vehicle"])
+        sets = judged_sets(own, fold, VEHICLE_CLASSES)
         judged = {sample.stem for sample in sets[HELD_OUT]}
         assert judged == {stem for stem in judged | stems if stem.startswith(fold.drive.upper())}
         # A_002 is one of two that are thinned.

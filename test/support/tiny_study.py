@@ -33,6 +33,7 @@ def recipe() -> dict[str, Any]:
     """One step everywhere."""
     schedule = {"epochs": 1, "samples_per_epoch": 4}
     content = json.loads(tiny_recipe(Path("drives"), schedule).model_dump_json())
+    content["train"][0]["root"] = "drives"  # a path only where it exists; else a data set's name
     content["validate_on"] = [{"root": "check", "split": "train"}]
     content["checkpoint_minutes"] = 0
     content["compress"] = {

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.metrics.detection import RECALLS, DetectionMetric
-from mtc_perception.metrics.figures import BRIEF, COUNT_LABELS, STAGE_LABELS, figures
+from mtc_perception.metrics.figures import (
+    BRIEF,
+    CLASS_FIGURES,
+    COUNT_LABELS,
+    STAGE_LABELS,
+    figures,
+)
 from mtc_perception.pages.line_chart import WIDTH, Chart, Line, Mark, line
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS, image_figures
 from mtc_perception.replay.records.record import read_frames, read_times
@@ -198,6 +204,11 @@ def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         if figure.task in result:
             value = figure.of(result)
             rows.append((figure.title, "undefined" if value is None else f"{value:.3f}"))
+    for name, one in result.get("detection", {}).get("classes", {}).items():
+        for figure in CLASS_FIGURES:
+            value = figure.of({"detection": one})
+            label = f"{name}, {figure.label}"
+            rows.append((label, "undefined" if value is None else f"{value:.3f}"))
     return rows
 
 
