@@ -1,9 +1,9 @@
 """Network maps: what goes into a network and what its outputs mean, as YAML files say it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import MOST_PIXELS, Name, Thresholds
@@ -14,7 +14,7 @@ from mtc_perception.util.strict import Strict
 from offline_compress.recipe.parts import Fraction, Positive
 from offline_compress.recipe.yaml_file import read_yaml
 
-Channel = Annotated[int, Field(ge=0)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 Colour = tuple[float, float, float]
 
@@ -37,7 +37,7 @@ class Mask(Strict):
     """A mask of one task, from channels of an output [1, C, h, w], or [1, h, w] of classes."""
 
     output: str
-    channels: Annotated[tuple[Channel, ...], Field(min_length=1)] = (1,)
+    channels: Channels = (1,)
     """Those of the foreground."""
     values: Literal["softmax", "sigmoid", "share", "probability", "argmax"] = "softmax"
     """What becomes a probability. softmax, sigmoid: of logits; share: of the sum of all channels,
@@ -49,20 +49,13 @@ class Mask(Strict):
 class _Detection(Strict):
     """What every decoder needs besides its outputs."""
 
-    classes: Annotated[dict[Name, Annotated[tuple[Channel, ...], Field(min_length=1)]], Field()]
+    classes: Annotated[dict[Name, Channels], Field(min_length=1)]
     """Name in the bundle, and the network's classes that it stands for, by number."""
     threshold: Fraction = 0.3
     max_detections: Annotated[int, Field(gt=0, le=1000)] = 100
     iou: Annotated[float, Field(gt=0, le=1)] | None = 0.6
     """A box with more overlap with a better one of its class is a duplicate; None: there are none.
     """
-
-    @field_validator("classes")
-    @classmethod
-    def _some(cls, value: dict[Any, Any]) -> dict[Any, Any]:
-        if not value:
-            raise ValueError("name at least one")
-        return value
 
 
 class _Rows(_Detection):

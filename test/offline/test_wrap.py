@@ -331,7 +331,7 @@ ROWS = {"decoder": "boxes", "output": "ll", "classes": {"vehicle": [0]}}
         ({"lane": {"output": "ll", "channels": [2]}}, "with the channels [2] among the C"),
         (LANE | {"input": {"height": 32}}, "input.height is 32, that of the network 64"),
         ({"detection": ROWS}, "output ll is [1, 2, 64, 96], [1, N, C] or [1, C, N] is needed"),
-        ({"detection": ROWS | {"classes": {}}}, "name at least one"),
+        ({"detection": ROWS | {"classes": {}}}, "classes: Dictionary should have at least 1 item"),
         ({"detection": {"decoder": "yolo"}}, "network map"),
         (
             {"detection": ROWS | {"decoder": "anchored"}},
