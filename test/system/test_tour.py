@@ -14,6 +14,7 @@ from mtc_perception.core.bundle import read_bundle
 from offline_compress.evaluation import latency
 from offline_compress.recipe.recipe import load_recipe
 from support.checkout import ROOT
+from support.tiny_networks import TINY
 
 RECIPE = ROOT / "config" / "recipes" / "mtc_tour.yaml"
 PAGE = (ROOT / "docs" / "tour.md").read_text()
@@ -23,6 +24,7 @@ PROGRAMS = {
 }
 SHORT = {"samples_per_epoch": 4, "batch": 2, "warmup_epochs": 0, "validate_every_epochs": 1}
 SMALL = {
+    "arguments": TINY,
     "input": {"height": 64, "width": 96},
     "crop": {"height": 64, "width": 96},
     "train.0.synthetic.count": 3,
@@ -30,9 +32,14 @@ SMALL = {
     "schedule": {"epochs": 1, **SHORT},
     "compress.recover.schedule": {"epochs": 1, **SHORT},
     "compress.scoring": {"images": 2, "batch": 2},
-    "compress.prune.steps": 1,
-    # A network of two steps bears no cut: its losses are at the mercy of the statistics.
-    "compress.prune.largest_rise": None,
+    "compress.prune": {
+        "budget": {"parameters": 0.7},
+        "steps": 1,
+        "round_to": 1,
+        "least_channels": 2,
+        # A network of two steps bears no cut: its losses are at the mercy of the statistics.
+        "largest_rise": None,
+    },
     "compress.quantise": {"variants": ["int8-ort"], "images": 2, "tolerance": 100},
 }
 
@@ -55,7 +62,8 @@ def small(words: list[str]) -> list[str]:
             name: {**schedule, **value} if name.endswith("schedule") else value
             for name, value in SMALL.items()
         }
-        return [*words, *(f"--set={name}={json.dumps(value)}" for name, value in changes.items())]
+        sets = [f"--set={name}={json.dumps(value)}" for name, value in changes.items()]
+        return [*words, "--threads", "1", *sets]
     if "--seconds" in words:
         return [*words, "--seconds", "0.3", "--size", "96x64"]
     return words
