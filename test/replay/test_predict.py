@@ -145,7 +145,6 @@ def display(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writing), "-screen", "0", "640x480x24", "-nolisten", "tcp"],
         pass_fds=[writing],
-        stderr=subprocess.DEVNULL,
     )
     os.close(writing)
     with os.fdopen(reading) as number:
