@@ -24,7 +24,7 @@ KINDS = {"boolean": "true or false", "integer": "whole number", "number": "numbe
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RecipeField:
     """One field of a part of a recipe."""
 
     name: str
@@ -34,12 +34,12 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RecipePart:
     """One part of a recipe, and its fields."""
 
     name: str
     words: str
-    rows: list[Row]
+    rows: list[RecipeField]
 
 
 def page(root: Path) -> str:
@@ -47,7 +47,7 @@ def page(root: Path) -> str:
     return render("recipe_fields.md.j2", parts=list(parts(root)))
 
 
-def parts(root: Path) -> Iterator[Part]:
+def parts(root: Path) -> Iterator[RecipePart]:
     """The recipe itself and then its parts, each after the one that first names it.
 
     Raises ValueError for a field without a docstring.
@@ -69,9 +69,9 @@ def parts(root: Path) -> Iterator[Part]:
             if owner is None:
                 raise ValueError(f"{SOURCES}: nothing is said of {name}.{field}")
             default = "**needed**" if field in needed else _default(form)
-            rows.append(Row(field, _kind(form), default, words[owner, field]))
+            rows.append(RecipeField(field, _kind(form), default, words[owner, field]))
             waiting += _named(form)
-        yield Part(name, _one_line(content.get("description", "")), rows)
+        yield RecipePart(name, _one_line(content.get("description", "")), rows)
 
 
 def field_words(root: Path) -> tuple[dict[tuple[str, str], str], dict[str, list[str]]]:

@@ -49,7 +49,7 @@ def start_accelerator(precision: str, accumulate: int, deterministic: bool = Fal
     cuda = torch.cuda.is_available()
     chosen = choose_precision(precision, cuda)
     torch.backends.cudnn.deterministic = deterministic
-    # All samples have one size, so that trying cuDNN's algorithms once pays.
+    # Samples have one size, or two (`closing`), so that trying cuDNN's algorithms once pays.
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = chosen != "fp32"
     if not cuda:

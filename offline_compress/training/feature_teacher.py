@@ -47,11 +47,11 @@ class FeatureTeacher:
         `inputs` are what the student has just read. 0 without taps. Raises UserError if a feature
         is no tensor, or the student has not run.
         """
+        if not self._taps:
+            return torch.zeros(())
         with torch.no_grad():
             self._teacher(*inputs)
         own, taught = self._own.features(), self._taught.features()
-        if not taught:
-            return torch.zeros(())
         if self._distances is None:
             widths = {tap: feature.shape[1] for tap, feature in taught.items()}
             kept = {tap: self._kept.get(tap, range(width)) for tap, width in widths.items()}

@@ -47,7 +47,7 @@ def summary(
         f"judged by    {name}: {labels_in_words(samples)}" for name, samples in judged.items()
     ]
     lines += [
-        f"computes     {device(accelerator)}",
+        f"computes     {_device(accelerator)}",
         f"for          {schedule.epochs} epochs of {schedule.samples_per_epoch} samples, batch "
         f"{schedule.batch}; how long is told once its steps are timed",
         f"into         {out}",
@@ -55,7 +55,7 @@ def summary(
     return "\n".join(lines)
 
 
-def device(accelerator: Accelerator) -> str:
+def _device(accelerator: Accelerator) -> str:
     """What all processes compute on, and how precisely."""
     if accelerator.device.type == "cuda":
         name = torch.cuda.get_device_name(accelerator.device)

@@ -31,6 +31,7 @@ from mtc_perception.util.provenance import command_line
 CURRENT = "current"
 """The target that is this machine's GPU."""
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that TensorRT-RTX builds for without having such a GPU."""
 JETSONS = {
     "sm53": "Jetson Nano",
     "sm62": "Jetson TX2",
@@ -40,7 +41,6 @@ JETSONS = {
     "sm110": "Jetson Thor",
 }
 """Compute capabilities that only these have; CUDA 13 calls Thor's 11.0."""
-"""Compute capabilities that TensorRT-RTX builds for without having such a GPU."""
 
 Tell = Callable[[str, float], None]
 """Told what the builder is doing and how far it is altogether, in 0..1."""
