@@ -50,7 +50,7 @@ _SCHEDULE = {
 }
 _RECIPE = {
     "name": "tiny",
-    "model": "mtc_nano",
+    "model": "mtc_xs",
     "arguments": {
         "stem": 8,
         "widths": [8, 8, 16, 16],

@@ -9,7 +9,7 @@ from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")
-EVALUATED = ("mtc_nano", "mtc_nano_tuned", "mtc_s", "rmt_ppad_n")
+EVALUATED = ("mtc_nano", "mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
 """Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
 SHIPPED_ROW = "nano_time"
 """The compression that made the shipped network: docs/model_card.md."""

@@ -32,7 +32,7 @@ from offline_compress.recipe.recipe import load_recipe
 from offline_compress.training.accelerator import start_accelerator
 from offline_compress.training.lineage import trained_spec
 
-MODELS = ("mtc_nano", "mtc_s", "rmt_ppad_n")
+MODELS = ("mtc_xs", "mtc_s", "rmt_ppad_n")
 ROUNDS = 6
 """Pairs of passes, after one that does not count."""
 MOST = 2.5

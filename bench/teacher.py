@@ -58,7 +58,7 @@ CANDIDATES = (
     Candidate("rmt_ppad_l", 384, 640, "stride4"),
     Candidate("rmt_ppad_n", 384, 640),
     Candidate("mtc_s", 384, 640),
-    Candidate("mtc_nano", 384, 640),
+    Candidate("mtc_xs", 384, 640),
 )
 
 _PEER = next(peer for peer in PEERS if peer.name == "RMT-PPAD")

@@ -151,7 +151,7 @@ def report(
 ) -> None:
     """Compare runs: a table over seeds, pictures, frames; one self-contained page.
 
-    Example: [bold]mtc-compress report runs/mtc_s-compressed runs/ablation/nano/*[/bold]
+    Example: [bold]mtc-compress report runs/mtc_s-compressed runs/ablation/xs/*[/bold]
     """
     import json
 

@@ -21,7 +21,7 @@ def train(
 ) -> None:
     """Train a network; the same command resumes an interrupted run exactly.
 
-    Example: [bold]mtc-compress train --recipe config/recipes/mtc_nano.yaml[/bold]
+    Example: [bold]mtc-compress train --recipe config/recipes/mtc_xs.yaml[/bold]
     """
     from offline_compress.recipe.recipe import load_recipe
 

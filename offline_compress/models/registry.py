@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
 }
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mtc_nano": (
+    "mtc_xs": (
         "conv_multitask",
         {
             "stem": 16,

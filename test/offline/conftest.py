@@ -50,9 +50,9 @@ def data(tmp_path: Path) -> DataSet:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An `mtc_nano` for 192 x 128 px with spread-out answers, so that their order matters."""
+    """An `mtc_xs` for 192 x 128 px with spread-out answers, so that their order matters."""
     torch.manual_seed(0)
-    spec = model_spec("mtc_nano", ["vehicle"], 128, 192)
+    spec = model_spec("mtc_xs", ["vehicle"], 128, 192)
     spec = replace(spec, data=["roads train"], licence="test", lineage=["trained", "tuned"])
     model = spec.build()
     for parameter in model.detection_head.parameters():

@@ -33,7 +33,7 @@ def roads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_recipe(roads: Path, path: Path, epochs: int) -> Path:
-    recipe = yaml.safe_load((ROOT / "config" / "recipes" / "mtc_nano.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "config" / "recipes" / "mtc_xs.yaml").read_text())
     source = {"root": str(roads), "split": "train"}
     recipe.update(
         train=[source],
@@ -108,7 +108,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(roads: Path, tmp_path: Path) 
     [
         (("train", "--recipe", "nowhere.yaml"), "nowhere.yaml does not exist"),
         (
-            ("train", "--recipe", "config/recipes/mtc_nano.yaml", "--set", "schedule.epoch=2"),
+            ("train", "--recipe", "config/recipes/mtc_xs.yaml", "--set", "schedule.epoch=2"),
             "did you mean epochs?",
         ),
         (("export", "nowhere", "x.mtc"), "nowhere is no checkpoint"),

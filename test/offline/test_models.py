@@ -25,7 +25,7 @@ from offline_compress.models.registry import (
 
 @pytest.fixture
 def spec() -> ModelSpec:
-    return model_spec("mtc_nano", ["vehicle"], 64, 96)
+    return model_spec("mtc_xs", ["vehicle"], 64, 96)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,7 +45,7 @@ def test_shapes_follow_the_input(name: str) -> None:
 
 
 def test_cell_centers_are_row_major_and_in_pixels() -> None:
-    model = model_spec("mtc_nano", ["vehicle"], 64, 96).build().eval()
+    model = model_spec("mtc_xs", ["vehicle"], 64, 96).build().eval()
     with torch.no_grad():
         found = model(torch.zeros(1, 3, 64, 96)).detections
     assert found.centers.shape == (96 + 24 + 6, 2)
@@ -75,7 +75,7 @@ def wanted_row(sub_cells: torch.Tensor, row: int) -> torch.Tensor:
 
 
 def test_nano_keeps_its_size_limit() -> None:
-    model = model_spec("mtc_nano", ["vehicle"], 384, 640).build()
+    model = model_spec("mtc_xs", ["vehicle"], 384, 640).build()
     assert count_parameters(model) <= 3_000_000
 
 
@@ -134,5 +134,5 @@ def test_refusals_name_file_and_reason(spec: ModelSpec, tmp_path: Path) -> None:
     assert "unknown architecture 'unheard_of'; known: conv_multitask" in one_line(path)
     save_checkpoint(path, spec, torch.nn.Conv2d(3, 8, 3))
     assert "is missing, and" in one_line(path)
-    with pytest.raises(UserError, match="known: mtc_nano"):
+    with pytest.raises(UserError, match="known: mtc_xs"):
         model_spec("mtc_giant", ["vehicle"], 64, 96)

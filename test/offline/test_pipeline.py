@@ -349,7 +349,7 @@ def test_a_plan_is_not_replayed_over_a_checkpoint(
 
 
 def test_a_damaged_note_of_the_command_is_written_anew(tmp_path: Path) -> None:
-    recipe = load_recipe(ROOT / "config/recipes/mtc_nano_tuned.yaml")
+    recipe = load_recipe(ROOT / "config/recipes/mtc_xs_tuned.yaml")
     run_ = RunFolder.of(recipe, tmp_path)
     for content in (None, "{", "{}", '{"command": "mtc-compress run --out there"}'):
         if content:

@@ -147,7 +147,7 @@ def test_groups_come_in_forward_order_and_survive_pruning() -> None:
         assert other.size == (one.size if one.protected else max(1, one.size // 2))
 
 
-@pytest.mark.parametrize("name", ["mtc_nano", "rmt_ppad_n"])
+@pytest.mark.parametrize("name", ["mtc_xs", "rmt_ppad_n"])
 def test_cutting_agrees_with_torch_pruning(name: str) -> None:
     """The same channels removed one group after the other by Torch-Pruning itself."""
     model = network(spec_of(name))
@@ -179,7 +179,7 @@ def test_cutting_agrees_with_torch_pruning(name: str) -> None:
 
 
 def test_taps_name_their_channels() -> None:
-    for name in ("mtc_nano", "mtc_s_lite0", "rmt_ppad_n"):
+    for name in ("mtc_xs", "mtc_s_lite0", "rmt_ppad_n"):
         model = network(spec_of(name))
         with torch.no_grad():
             features = model(image()).features

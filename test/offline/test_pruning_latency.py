@@ -37,14 +37,14 @@ MS = KINDS.index("latency")
 
 
 @cache
-def nano() -> tuple[nn.Module, list[ChannelGroup], LayerCosts]:
-    model = network(spec_of("mtc_nano"))
+def xs() -> tuple[nn.Module, list[ChannelGroup], LayerCosts]:
+    model = network(spec_of("mtc_xs"))
     groups = registry_groups(model)
     return model, groups, layer_costs(model, groups, (torch.zeros(1, 3, HEIGHT, WIDTH),))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mtc_nano", "mtc_s_lite0", FULL_DECODER])
+@pytest.mark.parametrize("name", ["mtc_xs", "mtc_s_lite0", FULL_DECODER])
 def test_every_layer_that_can_shrink_is_found_in_the_graph(name: str) -> None:
     model = network(spec_of(name))
     graph = onnx.load_model_from_string(onnx_graph(model, HEIGHT, WIDTH))
@@ -70,7 +70,7 @@ def test_every_layer_that_can_shrink_is_found_in_the_graph(name: str) -> None:
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_the_profile_of_an_engine_belongs_to_layers(engine: EngineName) -> None:
-    model, _, _ = nano()
+    model, _, _ = xs()
     graph = onnx_graph(model, HEIGHT, WIDTH)
     profiled = profiler(engine, graph, HEIGHT, WIDTH)
     for _ in range(3):
@@ -110,7 +110,7 @@ def table_of(costs: LayerCosts, counts: Sequence[dict[str, int]]) -> LatencyTabl
 
 
 def test_predictions_between_the_measured_widths(tmp_path: Path) -> None:
-    _, groups, costs = nano()
+    _, groups, costs = xs()
     table = table_of(costs, sample_counts(groups, 8))
     table.save(tmp_path / "t.json")
     assert LatencyTable.load(tmp_path / "t.json") == table
@@ -130,7 +130,7 @@ def test_predictions_between_the_measured_widths(tmp_path: Path) -> None:
 
 
 def test_times_that_no_widths_explain_are_refused() -> None:
-    _, groups, costs = nano()
+    _, groups, costs = xs()
     table = table_of(costs, sample_counts(groups, 8))
     for total_ms in ([1, 9] * 4, [1, 2, 3, 4] * 2):  # nothing to do with widths, and against them
         samples = [
@@ -142,7 +142,7 @@ def test_times_that_no_widths_explain_are_refused() -> None:
 
 
 def test_samples_cover_several_widths_of_every_group() -> None:
-    _, groups, _ = nano()
+    _, groups, _ = xs()
     counts = sample_counts(groups, 8)
     assert counts[0] == {g.name: g.size for g in groups if not g.protected}
     for group in groups:
@@ -166,7 +166,7 @@ def test_a_measured_table_predicts_an_unseen_width(
     for module in (timing, profiling):  # of which a busy machine has one at most
         monkeypatch.setattr(module, "THREADS", 1)
     size = (160, 256)
-    model, groups, _ = nano()
+    model, groups, _ = xs()
     costs = layer_costs(model, groups, (torch.zeros(1, 3, *size),))
     full = sample_counts(groups, 8)[0]
     unseen = {name: -(-count * 5 // 8 // 8) * 8 for name, count in full.items()}

@@ -35,7 +35,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
     assert all(torch.equal(value, state[key]) for key, value in one.state_dict().items())
 
 
-@pytest.mark.parametrize(("name", "layers"), [("mtc_nano", None), ("rmt_ppad_n", 2)])
+@pytest.mark.parametrize(("name", "layers"), [("mtc_xs", None), ("rmt_ppad_n", 2)])
 def test_two_steps_replay_as_one(name: str, layers: int | None, tmp_path: Path) -> None:
     spec, model, sha256 = teacher(name, tmp_path)
     if layers:
@@ -59,7 +59,7 @@ def test_two_steps_replay_as_one(name: str, layers: int | None, tmp_path: Path) 
 
 
 def test_composition_by_hand() -> None:
-    groups = [g for g in registry_groups(spec_of("mtc_nano").build()) if g.size == 16]
+    groups = [g for g in registry_groups(spec_of("mtc_xs").build()) if g.size == 16]
     first, second, third, *_ = (group.name for group in groups)
     before = {first: [9, 1, 5, 7], second: [0, 3]}
     after = {first: [3, 0], third: [2, 4]}
@@ -68,17 +68,17 @@ def test_composition_by_hand() -> None:
 
 
 def test_an_empty_plan_is_the_teacher(tmp_path: Path) -> None:
-    spec, model, sha256 = teacher("mtc_nano", tmp_path)
-    again, replayed = apply(Plan(teacher="mtc_nano", teacher_sha256=sha256), tmp_path)
+    spec, model, sha256 = teacher("mtc_xs", tmp_path)
+    again, replayed = apply(Plan(teacher="mtc_xs", teacher_sha256=sha256), tmp_path)
     assert again == spec
     assert_same(replayed, model)
 
 
 def test_plans_refuse_other_teachers_and_channels(tmp_path: Path) -> None:
-    *_, sha256 = teacher("mtc_nano", tmp_path)
+    *_, sha256 = teacher("mtc_xs", tmp_path)
     with pytest.raises(UserError, match=f"weights of big with sha256 000000000000.*{sha256[:12]}"):
         apply(Plan(teacher="big", teacher_sha256="0" * 64), tmp_path)
-    plan = Plan(teacher="mtc_nano", teacher_sha256=sha256, kept={"backbone.stem.0": [0, 99]})
+    plan = Plan(teacher="mtc_xs", teacher_sha256=sha256, kept={"backbone.stem.0": [0, 99]})
     with pytest.raises(UserError, match=r"backbone\.stem\.0 has the channels 0 to 15"):
         apply(plan, tmp_path)
     with pytest.raises(UserError, match="no query decoder"):

@@ -37,7 +37,7 @@ from support.pruning_tools import (
 )
 
 
-@pytest.mark.parametrize("name", ["mtc_nano", "mtc_s_lite0", "rmt_ppad_n", FULL_DECODER])
+@pytest.mark.parametrize("name", ["mtc_xs", "mtc_s_lite0", "rmt_ppad_n", FULL_DECODER])
 def test_costs_are_those_of_the_pruned_network(name: str) -> None:
     model = network(spec_of(name))
     groups = registry_groups(model)

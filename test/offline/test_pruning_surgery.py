@@ -82,7 +82,7 @@ def test_pruned_networks_run_train_reload_and_fuse(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mtc_nano", "rmt_ppad_n"])
+@pytest.mark.parametrize("name", ["mtc_xs", "rmt_ppad_n"])
 def test_pruned_networks_export(name: str) -> None:
     _, model = pruned(name)
     unpruned = spec_of(name).build()
@@ -103,7 +103,7 @@ def test_pruned_networks_export(name: str) -> None:
 
 
 def test_keeping_everything_changes_nothing() -> None:
-    model = network(spec_of("mtc_nano"))
+    model = network(spec_of("mtc_xs"))
     parameters = dict(model.named_parameters())
     before = answers(model)
     groups = registry_groups(model)
@@ -111,7 +111,7 @@ def test_keeping_everything_changes_nothing() -> None:
     keep_channels(model, groups, kept)
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, answers(model), strict=True))
-    assert pruned_spec(spec_of("mtc_nano"), model, groups, kept) == spec_of("mtc_nano")
+    assert pruned_spec(spec_of("mtc_xs"), model, groups, kept) == spec_of("mtc_xs")
 
 
 @pytest.mark.parametrize("name", ["mtc_s_lite0", "rmt_ppad_n"])
@@ -141,17 +141,17 @@ def test_transposed_convolutions_lose_the_right_sides() -> None:
 
 
 def test_random_state_is_left_alone() -> None:
-    model = network(spec_of("mtc_nano"))
+    model = network(spec_of("mtc_xs"))
     before = torch.get_rng_state()
     groups = registry_groups(model)
     kept = some_channels(groups, 0.5)
     keep_channels(model, groups, kept)
-    pruned_spec(spec_of("mtc_nano"), model, groups, kept)
+    pruned_spec(spec_of("mtc_xs"), model, groups, kept)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def numbered(model: nn.Module) -> nn.Module:
-    """Every channel of every tap of mtc_nano answers with its own number."""
+    """Every channel of every tap of mtc_xs answers with its own number."""
     for name, module in model.named_modules():
         if name.endswith("merge.1"):
             assert isinstance(module, nn.BatchNorm2d)
@@ -162,7 +162,7 @@ def numbered(model: nn.Module) -> nn.Module:
 
 
 def test_taps_compose_over_repeated_pruning(tmp_path: Path) -> None:
-    spec = spec_of("mtc_nano")
+    spec = spec_of("mtc_xs")
     model = numbered(network(spec))
     for seed in (1, 2):
         groups = registry_groups(model)
@@ -200,7 +200,7 @@ def test_taps_compose_over_repeated_pruning(tmp_path: Path) -> None:
 def test_impossible_cuts_are_refused_before_anything_changes(
     kept: dict[str, Any], reason: str
 ) -> None:
-    model = network(spec_of("mtc_nano"))
+    model = network(spec_of("mtc_xs"))
     state = copy.deepcopy(model.state_dict())
     with pytest.raises(UserError, match=reason):
         keep_channels(model, registry_groups(model), {"encoder.top_down.0.skip.0": [1, 2], **kept})
@@ -208,7 +208,7 @@ def test_impossible_cuts_are_refused_before_anything_changes(
 
 
 def test_frozen_parameters_stay_frozen() -> None:
-    model = network(spec_of("mtc_nano"))
+    model = network(spec_of("mtc_xs"))
     model.backbone.requires_grad_(False)
     groups = registry_groups(model)
     keep_channels(model, groups, some_channels(groups, 0.5))
@@ -233,7 +233,7 @@ def test_the_first_decoder_layers_answer_as_they_did() -> None:
     for name, count, reason in (
         ("rmt_ppad_n", 4, "has 3 decoder layers, not 4"),
         ("rmt_ppad_n", 0, "has 3 decoder layers, not 0"),
-        ("mtc_nano", 1, "has no query decoder"),
+        ("mtc_xs", 1, "has no query decoder"),
     ):
         with pytest.raises(UserError, match=reason):
             keep_decoder_layers(spec_of(name).build(), spec_of(name), count)
@@ -254,7 +254,7 @@ BLOCK = "backbone.stages.1.1.residuals.0"
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> None:
     """Every other residual block, beside channels of the others; in float64."""
-    spec = spec_of("mtc_nano")
+    spec = spec_of("mtc_xs")
     model = network(spec).double()
     groups = registry_groups(model)
     blocks = [group for group in groups if group.block]
@@ -275,7 +275,7 @@ def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> 
     cut = model.float()
     spec = pruned_spec(spec, cut, groups, kept)
     assert spec.removed == [group.block for group in blocks[::2]]
-    assert spec.unpruned() == spec_of("mtc_nano")
+    assert spec.unpruned() == spec_of("mtc_xs")
     save_checkpoint(tmp_path, spec, cut)
     again = load_checkpoint(tmp_path)
     for one, other in zip(answers(cut), answers(again), strict=True):
@@ -287,7 +287,7 @@ def test_a_switched_off_block_is_a_removed_one(share: float, tmp_path: Path) -> 
 
 
 def test_a_network_without_blocks_exports_and_teaches() -> None:
-    spec = spec_of("mtc_nano")
+    spec = spec_of("mtc_xs")
     model = network(spec)
     groups = registry_groups(model)
     kept = {group.name: [] for group in groups if group.block}
@@ -299,7 +299,7 @@ def test_a_network_without_blocks_exports_and_teaches() -> None:
 
 
 def test_protected_blocks_stay() -> None:
-    model = network(spec_of("mtc_nano"))
+    model = network(spec_of("mtc_xs"))
     groups = registry_groups(model, ["backbone.stages.1"])
     assert BLOCK not in {group.block for group in groups}
     with pytest.raises(UserError, match="at least one channel"):
@@ -341,7 +341,7 @@ STEM = "backbone.stem.0.weight"
 def test_hostile_shapes_are_refused_in_one_line(
     change: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    spec = spec_of("mtc_nano")
+    spec = spec_of("mtc_xs")
     save_checkpoint(tmp_path, replace(spec, **change), spec.build())
     with pytest.raises(UserError, match=reason) as caught:
         load_checkpoint(tmp_path)
@@ -349,11 +349,11 @@ def test_hostile_shapes_are_refused_in_one_line(
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    spec, model = pruned("mtc_nano")
-    save_checkpoint(tmp_path, spec_of("mtc_nano"), model)
+    spec, model = pruned("mtc_xs")
+    save_checkpoint(tmp_path, spec_of("mtc_xs"), model)
     with pytest.raises(UserError, match=r"does not fit the network: .* is .*, not .* more"):
         load_checkpoint(tmp_path)
-    save_checkpoint(tmp_path, spec, spec_of("mtc_nano").build())
+    save_checkpoint(tmp_path, spec, spec_of("mtc_xs").build())
     with pytest.raises(UserError, match="does not fit the network"):
         load_checkpoint(tmp_path)
 
@@ -375,7 +375,7 @@ def test_narrow_networks_begin_with_weights_for_their_width() -> None:
 
 @pytest.mark.slow
 def test_a_pruned_checkpoint_reloads_without_the_pruner(tmp_path: Path) -> None:
-    spec, model = pruned("mtc_nano")
+    spec, model = pruned("mtc_xs")
     save_checkpoint(tmp_path, spec, model)
     code = (
         "import sys; sys.modules['offline_compress.pruning'] = None;"

@@ -48,7 +48,7 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a small network with an fp32 variant."""
     folder = tmp_path_factory.mktemp("quantization")
     torch.manual_seed(0)
-    spec = replace(model_spec("mtc_nano", ["vehicle"], HEIGHT, WIDTH), data=["roads train"])
+    spec = replace(model_spec("mtc_xs", ["vehicle"], HEIGHT, WIDTH), data=["roads train"])
     model = spec.build()
     randomise_norms(model)
     save_checkpoint(folder / "c", spec, model)

@@ -30,7 +30,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     disk.mkdir()
     write_dataset(disk / "roads", 3, 192, 128, seed=3, workers=1)
     bundle = write_toy_bundle(disk / "toy.mtc")
-    spec = model_spec("mtc_nano", ["vehicle"], 64, 96)
+    spec = model_spec("mtc_xs", ["vehicle"], 64, 96)
     save_checkpoint(disk / "best", spec, spec.build())
     bag = labelled_bag(disk / "drive")
     with pytest.MonkeyPatch.context() as patch:
