@@ -127,21 +127,37 @@ def remaining_taps(
     return taps
 
 
-def keep_decoder_layers(
-    model: nn.Module, spec: ModelSpec, count: int
+def shorten_decoder(
+    model: nn.Module, spec: ModelSpec, layers: int | None, queries: int | None
 ) -> tuple[nn.Module, ModelSpec]:
-    """A network with only the first `count` layers of the query decoder, and its spec.
+    """A network with only the first `layers` layers and the best `queries` queries of its query
+    decoder, and its spec; None keeps all of them, and the network itself if both are None.
 
-    The first, because each layer refines what the one before it found, and each is trained to
-    answer (auxiliary losses of RT-DETR, arXiv 2304.08069). Raises UserError unless there are that
-    many.
+    The first layers, because each refines what the one before it found, and each is trained to
+    answer (auxiliary losses of RT-DETR, arXiv 2304.08069). Queries have no weights: they are the
+    cells with the best scores. Raises UserError unless there are that many.
     """
+    if layers is None and queries is None:
+        return model, spec
     decoder = getattr(model, "detection_head", None)
     if not isinstance(decoder, QueryDecoder):
-        raise UserError(f"{spec.name} has no query decoder whose layers could be removed")
-    if not 1 <= count <= len(decoder.layers):
-        raise UserError(f"{spec.name} has {len(decoder.layers)} decoder layers, not {count}")
-    shorter = replace(spec, arguments={**spec.arguments, "layers": count})
+        raise UserError(f"{spec.name} has no query decoder that could be shortened")
+    there = len(decoder.layers)
+    layers, queries = layers or there, queries or decoder.queries
+    if not 1 <= layers <= there:
+        raise UserError(f"{spec.name} has {there} decoder layers, not {layers}")
+    if not 1 <= queries <= decoder.queries:
+        raise UserError(f"{spec.name} has {decoder.queries} decoder queries, not {queries}")
+    gone = tuple(
+        f"detection_head.{part}.{layer}."
+        for part in ("layers", "score_heads", "box_heads")
+        for layer in range(layers, there)
+    )
+    shorter = replace(
+        spec,
+        arguments={**spec.arguments, "layers": layers, "queries": queries},
+        shapes={name: s for name, s in spec.shapes.items() if not name.startswith(gone)},
+    )
     reduced = shorter.build().to(next(model.parameters()).device).train(model.training)
     state = model.state_dict()
     reduced.load_state_dict({name: state[name] for name in reduced.state_dict()})

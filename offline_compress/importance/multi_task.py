@@ -13,7 +13,7 @@ from offline_compress.losses.mask_losses import MaskLoss
 from offline_compress.losses.task_losses import LOSSES, labelled
 from offline_compress.models.blocks import Residual
 from offline_compress.models.decoder import QueryDecoder
-from offline_compress.models.hybrid_encoder import GridAttention
+from offline_compress.models.deformable import DeformableAttention
 from offline_compress.models.network import TAPS, NetworkOutput
 
 EXAMPLE_SIZE = (64, 96)
@@ -54,12 +54,9 @@ def _feature(tap: str) -> Callable[[NetworkOutput], torch.Tensor]:
 
 
 def _opaque(model: nn.Module) -> Iterator[str]:
-    """Attention, whose width is bound to its heads, and all of a query decoder behind what it
-    reads."""
+    """Attention, whose width is bound to its heads, and what only denoising queries read."""
     for name, module in model.named_modules():
-        if isinstance(module, GridAttention):
+        if isinstance(module, nn.MultiheadAttention | DeformableAttention):
             yield name
         elif isinstance(module, QueryDecoder):
-            yield from (
-                f"{name}.{part}" for part, _ in module.named_children() if part != "project"
-            )
+            yield f"{name}.denoising_content"

@@ -1,18 +1,31 @@
 """How far a student is from its teacher: in features, masks and vehicles. 0: nowhere."""
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 
 from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import generalised_iou
 from offline_compress.losses.mask_losses import SMOOTHING
-from offline_compress.models.heads import DenseDetections
 
 NORM_EPS = 1e-3
 """Added to variances, and small beside those at the taps of trained networks: the gradient of a
 channel that hardly varies over a batch stays bounded."""
 SURE = 0.1
 """Least score of a teacher's vehicle whose box is learnt."""
+
+
+class Answers(Protocol):
+    """What one layer of a head says of each of its A cells or queries."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """[N, A, classes]"""
+
+    @property
+    def boxes(self) -> torch.Tensor:
+        """[N, A, 4] x1, y1, x2, y2"""
 
 
 def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -79,20 +92,21 @@ def mask_divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tenso
 
 
 def vehicle_divergence(
-    student: DenseDetections, teacher: DenseDetections, images: torch.Tensor
+    student: Answers, teacher: Answers, counted: torch.Tensor, placed: torch.Tensor
 ) -> torch.Tensor:
     """Quality focal loss (arXiv 2006.04388) towards the teacher's scores, plus 2 x GIoU loss
-    towards its boxes, over all cells of `images` [N] bool; 0 if there are none.
+    towards the boxes of those that are `placed` too, over the cells or queries `counted`, both
+    [N, A] bool; 0 if there are none.
 
     As in the loss of labels, boxes count by score and the sum is divided by that of the scores.
     """
-    aim = teacher.logits.sigmoid() * images[:, None, None]
-    wrong = (student.logits.detach().sigmoid() - aim).abs() * images[:, None, None]
+    aim = teacher.logits.sigmoid() * counted[..., None]
+    wrong = (student.logits.detach().sigmoid() - aim).abs() * counted[..., None]
     entropy = F.binary_cross_entropy_with_logits(student.logits, aim, reduction="none")
     copy = F.binary_cross_entropy_with_logits(teacher.logits, aim, reduction="none")
     classify = (wrong**2 * (entropy - copy)).sum()
     score = aim.amax(-1)
-    sure = score >= SURE
+    sure = (score >= SURE) & placed
     overlap = generalised_iou(student.boxes[sure], teacher.boxes[sure])
     regress = ((1 - overlap) * score[sure]).sum()
     return (classify + 2 * regress) / score[sure].sum().clamp(min=1.0)

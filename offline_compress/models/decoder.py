@@ -53,9 +53,10 @@ class QueryDetections:
     """[N, Q, 4] float32 x1, y1, x2, y2 in input pixels, of the last layer; may reach over the
     image's edge."""
     auxiliary: list[LayerDetections]
-    """In training: the encoder's proposals, then the layers before the last. Else empty."""
+    """In training, and beside denoising queries: the encoder's proposals, then the layers before
+    the last. Else empty."""
     denoising: DenoisedDetections | None
-    """In training with targets, else None."""
+    """In training with targets, and of denoising queries that were given; else None."""
 
 
 class Perceptron(nn.Sequential):
@@ -156,6 +157,7 @@ class QueryDecoder(nn.Module):
         pyramid: Sequence[torch.Tensor],
         image_size: tuple[int, int],
         targets: Targets | None = None,
+        noised: DenoisingQueries | None = None,
     ) -> QueryDetections:
         """Detections of the last layer; in training also of all others, and denoising ones.
 
@@ -163,6 +165,8 @@ class QueryDecoder(nn.Module):
             pyramid: feature levels, finest first, [N, width, H / stride, W / stride] each.
             image_size: H, W in pixels.
             targets: labels to make denoising queries of; read in training only.
+            noised: denoising queries to answer instead, as another network answered them, in
+                training or not.
         """
         levels = [project(f) for project, f in zip(self.project, pyramid, strict=True)]
         # Plain numbers: what follows from them is a constant of an exported graph.
@@ -172,14 +176,16 @@ class QueryDecoder(nn.Module):
         auxiliary = [self._detections(scores, box_logits, image_size)]
 
         content, reference = content.detach(), box_logits.detach()
-        noised, blocked = None, None
-        if self.training and targets is not None:
+        blocked = None
+        if self.training and targets is not None and noised is None:
             noised = denoising_queries(targets, image_size, self.classes)
+        if noised is not None:
             noise_content = self.denoising_content(noised.classes).to(content.dtype)
             content = torch.cat((noise_content, content), 1)
             reference = torch.cat((noised.box_logits, reference), 1)
             blocked = noised.blocked(scores.shape[1])
 
+        everything = self.training or noised is not None
         layers: list[LayerDetections] = []
         previous = reference
         for index, layer in enumerate(self.layers):
@@ -187,14 +193,14 @@ class QueryDecoder(nn.Module):
             position = self.position(boxes.to(content.dtype))
             content = layer(content, position, boxes, memory, shapes, blocked)
             step = self.box_heads[index](content).float()
-            if self.training or index == len(self.layers) - 1:
+            if everything or index == len(self.layers) - 1:
                 scores = self.score_heads[index](content).float()
                 # Each layer's box loss also trains the step of the layer before (DINO's look
                 # forward twice); the values are the same.
                 layers.append(self._detections(scores, previous + step, image_size))
             previous = (reference + step).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
             reference = previous.detach()
-        if not self.training:
+        if not everything:
             return QueryDetections(layers[-1].logits, layers[-1].boxes, [], None)
         denoising = None
         if noised is not None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from offline_compress.data.targets import Targets
 from offline_compress.models.decoder import QueryDecoder
+from offline_compress.models.denoising import DenoisingQueries
 from offline_compress.models.gates import GatedAdapter
 from offline_compress.models.hgnet import HGNetV2
 from offline_compress.models.hybrid_encoder import HybridEncoder
@@ -61,14 +62,23 @@ class RmtPpad(nn.Module):
             else Stride4MaskDecoder(width, mask, c2)
         )
 
-    def forward(self, image: torch.Tensor, targets: Targets | None = None) -> NetworkOutput:
-        """[N, 3, H, W] normalised RGB, H and W multiples of 32; `targets` for denoising."""
+    def forward(
+        self,
+        image: torch.Tensor,
+        targets: Targets | None = None,
+        noised: DenoisingQueries | None = None,
+    ) -> NetworkOutput:
+        """[N, 3, H, W] normalised RGB, H and W multiples of 32; `targets` and `noised` as
+        `QueryDecoder` has them."""
         c2, c3, c4, c5 = self.backbone(image)
         pyramid = self.encoder([c3, c4, c5])
         p3, p4, p5 = pyramid
         size = (image.shape[-2], image.shape[-1])
         found = self.detection_head(
-            [gate(p) for gate, p in zip(self.detection_gates, pyramid, strict=True)], size, targets
+            [gate(p) for gate, p in zip(self.detection_gates, pyramid, strict=True)],
+            size,
+            targets,
+            noised,
         )
         drivable, lane = self.mask_decoder(
             [gate(p) for gate, p in zip(self.mask_gates, pyramid, strict=True)], c2

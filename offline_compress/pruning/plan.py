@@ -15,7 +15,7 @@ from mtc_perception.util.strict import Strict
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import (
     keep_channels,
-    keep_decoder_layers,
+    shorten_decoder,
     pruned_spec,
 )
 from offline_compress.importance.multi_task import description_of
@@ -72,7 +72,8 @@ class Plan(Strict):
     teacher_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the teacher's weights file."""
     decoder_layers: Positive | None = None
-    """Layers of the query decoder that remain; None: all."""
+    decoder_queries: Positive | None = None
+    """Layers and queries of the query decoder that remain; None: all."""
     steps: list[PlanStep] = Field(default_factory=list)
     kept: dict[str, list[Channel]] = Field(default_factory=dict)
     """Group -> the teacher's channels that remain, ascending; none: its residual block is gone.
@@ -115,9 +116,9 @@ def apply(plan: Plan, teacher: Path) -> tuple[ModelSpec, nn.Module]:
             f"the plan was made for weights of {plan.teacher} with sha256 "
             f"{plan.teacher_sha256[:12]}..., not for {teacher}, whose is {found[:12]}..."
         )
-    model = load_checkpoint(teacher)
-    if plan.decoder_layers is not None:
-        model, spec = keep_decoder_layers(model, spec, plan.decoder_layers)
+    model, spec = shorten_decoder(
+        load_checkpoint(teacher), spec, plan.decoder_layers, plan.decoder_queries
+    )
     groups = channel_groups(model, description_of(model))
     keep_channels(model, groups, plan.kept)
     return pruned_spec(spec, model, groups, plan.kept), model

@@ -19,7 +19,7 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.proof import proven_groups
-from offline_compress.channels.surgery import keep_decoder_layers
+from offline_compress.channels.surgery import shorten_decoder
 from offline_compress.evaluation.latency import conditions
 from offline_compress.export import count_macs, count_parameters, deployed
 from offline_compress.importance.multi_task import description_of
@@ -54,7 +54,7 @@ class PruningProblem:
     sha256: str
     """Of the unpruned network's weights."""
     model: nn.Module
-    """The network on the CPU, in eval mode, with as many decoder layers as shall remain."""
+    """The network on the CPU, in eval mode, its query decoder as short as it shall be."""
     groups: list[ChannelGroup]
     """Those of `model`."""
     floors: dict[str, int]
@@ -71,12 +71,16 @@ class PruningProblem:
     network: Network | None = None
     """The unpruned network, deployed."""
     decoder_layers: int | None = None
-    """Layers of the query decoder that remain; None: all."""
+    decoder_queries: int | None = None
+    """Layers and queries of the query decoder that remain; None: all."""
 
     def empty_plan(self) -> Plan:
         """The plan before any step."""
         return Plan(
-            teacher=self.name, teacher_sha256=self.sha256, decoder_layers=self.decoder_layers
+            teacher=self.name,
+            teacher_sha256=self.sha256,
+            decoder_layers=self.decoder_layers,
+            decoder_queries=self.decoder_queries,
         )
 
 
@@ -157,9 +161,8 @@ def open_problem(
     """
     pruning = recipe.compression().prune
     spec, unpruned = load_spec(teacher), load_checkpoint(teacher)
-    size, model = (spec.height, spec.width), unpruned
-    if pruning.decoder_layers is not None:
-        model, _ = keep_decoder_layers(unpruned, spec, pruning.decoder_layers)
+    size, shorter = (spec.height, spec.width), (pruning.decoder_layers, pruning.decoder_queries)
+    model, _ = shorten_decoder(unpruned, spec, *shorter)
     description = description_of(model, recipe.mask_loss, pruning.protect)
     problem = problem_of(
         pruning,
@@ -174,7 +177,7 @@ def open_problem(
     deploy = partial(deployed, height=size[0], width=size[1])
     path = out / TABLE_FILE
     problem = with_latencies(problem, unpruned, deploy, path, measures, count)
-    return replace(problem, decoder_layers=pruning.decoder_layers)
+    return replace(problem, decoder_layers=shorter[0], decoder_queries=shorter[1])
 
 
 def with_latencies(

@@ -10,7 +10,7 @@ from torch import nn
 from mtc_perception.metrics.figures import ACCURACY, judged, judged_by_class
 from mtc_perception.util.progress import Count
 from offline_compress.channels.groups import ChannelGroup
-from offline_compress.channels.surgery import Kept, keep_decoder_layers, pruned_spec
+from offline_compress.channels.surgery import Kept, pruned_spec, shorten_decoder
 from offline_compress.models.registry import load_checkpoint, load_spec, save_checkpoint
 from offline_compress.pruning.checks import broken_guard, check_network
 from offline_compress.recipe.recipe import Recipe
@@ -34,10 +34,13 @@ class RegistrySubject:
         self._recipe, self._teacher, self._floors = recipe, teacher, floors
         self._validate, self._device = validate, device
         self._pruning = recipe.compression().prune
-        self._spec = load_spec(teacher)
-        if self._pruning.decoder_layers is not None:
-            network = load_checkpoint(teacher)
-            _, self._spec = keep_decoder_layers(network, self._spec, self._pruning.decoder_layers)
+        pruning = self._pruning
+        _, self._spec = shorten_decoder(
+            load_checkpoint(teacher),
+            load_spec(teacher),
+            pruning.decoder_layers,
+            pruning.decoder_queries,
+        )
 
     def load(self, folder: Path) -> nn.Module:
         self._spec = load_spec(folder)

@@ -44,13 +44,16 @@ class Lessons(Strict):
     vehicles: NotNegative = 0.0
     """Of its vehicles in images where none are labelled: as much as labels weigh elsewhere. Both
     networks need dense heads."""
+    queries: NotNegative = 0.0
+    """Of what it makes of the denoising queries of training, the same ones for both, as much as
+    labels weigh. Both networks need query decoders."""
     decay: Fraction = 0.2
     """Share of the run, at its end, over which these weights fall to 0."""
 
     @property
     def wanted(self) -> bool:
         """Whether a teacher is needed at all."""
-        return bool(self.weight or self.masks or self.vehicles)
+        return bool(self.weight or self.masks or self.vehicles or self.queries)
 
 
 class Distillation(Lessons):
@@ -153,7 +156,9 @@ class Pruning(PruningRules):
     protect: tuple[str, ...] = ()
     """Layers or parts of the network, by dotted name, that keep all their channels."""
     decoder_layers: Positive | None = None
-    """Layers of a query decoder that remain; none: all."""
+    """Layers of a query decoder that remain, the first ones; none: all."""
+    decoder_queries: Positive | None = None
+    """Queries of a query decoder that remain; none: all."""
     epochs_between: NotNegative = 0.5
     """Recovery after each step but the last, in epochs of `recover.schedule`."""
     distillation: NotNegative | None = None

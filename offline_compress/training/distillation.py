@@ -16,12 +16,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mtc_perception.util.errors import UserError
 from offline_compress.data.targets import Targets
-from offline_compress.losses.task_losses import MASK_WEIGHT
+from offline_compress.losses.task_losses import MASK_WEIGHT, QUERY_WEIGHT
 from offline_compress.losses.teacher_losses import (
     foreground,
     mask_divergence,
     vehicle_divergence,
 )
+from offline_compress.models.decoder import QueryDetections
+from offline_compress.models.denoising import DenoisingQueries
 from offline_compress.models.fuse import fuse
 from offline_compress.models.heads import DenseDetectionHead, DenseDetections
 from offline_compress.models.network import NetworkOutput
@@ -62,9 +64,12 @@ class WholeNetwork(nn.Module):
         self.network = fuse(model)
         _freeze(self)
 
-    def forward(self, image: torch.Tensor) -> NetworkOutput:
-        """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> answers and taps."""
-        output: NetworkOutput = self.network(image)
+    def forward(
+        self, image: torch.Tensor, noised: DenoisingQueries | None = None
+    ) -> NetworkOutput:
+        """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> answers and taps; of a network
+        with a query decoder also what it makes of the denoising queries."""
+        output: NetworkOutput = self.network(image, noised=noised) if noised else self.network(image)
         return output
 
 
@@ -105,7 +110,7 @@ class Teacher(nn.Module):
             student_widths: of unrelated taps at least.
         """
         super().__init__()
-        answers = lessons.masks or lessons.vehicles
+        answers = lessons.masks or lessons.vehicles or lessons.queries
         self.teacher = WholeNetwork(model) if answers else Trunk(model)
         self.weights = {"features": lessons.weight}
         if lessons.foreground:
@@ -114,6 +119,8 @@ class Teacher(nn.Module):
             self.weights["masks"] = lessons.masks * MASK_WEIGHT["dice"]
         if lessons.vehicles:
             self.weights["vehicles"] = lessons.vehicles
+        if lessons.queries:
+            self.weights["queries"] = lessons.queries * QUERY_WEIGHT
         self.distances = FeatureDistances(kept, tap_widths(model), student_widths)
 
     @property
@@ -139,19 +146,46 @@ class Teacher(nn.Module):
             output: the student's answers and taps, of any precision.
             targets: the labels: where the vehicles are, and where nobody says.
         """
+        found = output.detections
+        noised = None
+        if "queries" in self.weights and isinstance(found, QueryDetections) and found.denoising:
+            noised = found.denoising.queries
         with torch.no_grad():
-            taught = self.teacher(image)
+            taught = self.teacher(image, noised) if noised else self.teacher(image)
         answers = taught if isinstance(taught, NetworkOutput) else None
         losses = self._features(output.features, answers.features if answers else taught, targets)
         if answers and "masks" in self.weights:
             losses["masks"] = mask_divergence(output.drivable, answers.drivable)
             losses["masks"] = losses["masks"] + mask_divergence(output.lane, answers.lane)
         if answers and "vehicles" in self.weights:
-            own, theirs = output.detections, answers.detections
-            assert isinstance(own, DenseDetections)
-            assert isinstance(theirs, DenseDetections)
-            losses["vehicles"] = vehicle_divergence(own, theirs, ~targets.has_boxes)
+            assert isinstance(found, DenseDetections)
+            cells = found.logits.shape[1]
+            counted = ~targets.has_boxes[:, None].expand(-1, cells)
+            losses["vehicles"] = vehicle_divergence(
+                found, answers.detections, counted, counted
+            )
+        if "queries" in self.weights:
+            losses["queries"] = self._queries(found, answers)
         return losses
+
+    @staticmethod
+    def _queries(
+        found: DenseDetections | QueryDetections, answers: NetworkOutput | None
+    ) -> torch.Tensor:
+        """The mean over the student's layers of how far each is from the teacher's, its last one
+        from the teacher's last."""
+        if not isinstance(found, QueryDetections) or not found.denoising:
+            return found.logits.sum() * 0
+        assert answers is not None
+        assert isinstance(answers.detections, QueryDetections)
+        assert answers.detections.denoising is not None
+        own, theirs = found.denoising.layers, answers.detections.denoising.layers
+        aims = [theirs[min(layer, len(theirs) - 1)] for layer in range(len(own))]
+        aims[-1] = theirs[-1]
+        # Far-off copies are to be rejected: their boxes are nowhere.
+        used, near = found.denoising.queries.used, found.denoising.queries.box >= 0
+        pairs = zip(own, aims, strict=True)
+        return torch.stack([vehicle_divergence(*pair, used, near) for pair in pairs]).mean()
 
     def _features(
         self, own: Mapping[str, torch.Tensor], taught: Mapping[str, torch.Tensor], targets: Targets
@@ -184,10 +218,21 @@ def load_teacher(path: Path, lessons: Lessons, student: ModelSpec) -> Teacher:
     Raises UserError if it is no checkpoint, or cannot give these lessons to that student.
     """
     spec, model = load_spec(path), load_checkpoint(path)
-    if lessons.vehicles and not (_is_dense(spec) and _is_dense(student)):
+    teacher_dense, student_dense = _is_dense(spec), _is_dense(student)
+    if lessons.vehicles and not (teacher_dense and student_dense):
         raise UserError(
             "distillation.vehicles: only a dense head learns vehicles from a dense head, and "
-            f"{path if _is_dense(student) else student.name} has a query decoder"
+            f"{path if student_dense else student.name} has a query decoder"
+        )
+    if lessons.queries and (teacher_dense or student_dense):
+        raise UserError(
+            "distillation.queries: only a query decoder learns from a query decoder, and "
+            f"{path if teacher_dense else student.name} has a dense head"
+        )
+    if (lessons.vehicles or lessons.queries) and spec.classes != student.classes:
+        raise UserError(
+            f"distillation: {path} knows the classes {', '.join(spec.classes)}, "
+            f"{student.name} {', '.join(student.classes)}; only features and masks can be taught"
         )
     return Teacher(model, lessons, kept_channels(student, spec), _widths(student))
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.channels.surgery import keep_channels, pruned_spec, shorten_decoder
 from offline_compress.data.targets import IGNORE, Targets
+from offline_compress.losses.task_losses import QUERY_WEIGHT
 from offline_compress.losses.teacher_losses import NORM_EPS, distance, foreground, mask_divergence
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import (
@@ -299,6 +300,42 @@ def test_vehicles_are_taught_where_none_are_labelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def opinionated(model: nn.Module) -> nn.Module:
+    """A new query decoder answers with its anchors, sure of nothing."""
+    decoder = model.detection_head
+    for score, box in zip(decoder.score_heads, decoder.box_heads, strict=True):
+        nn.init.normal_(score.weight)
+        nn.init.normal_(box[-1].weight, std=0.1)
+    return model
+
+
+def test_both_answer_the_same_denoising_queries(tmp_path: Path) -> None:
+    path = tmp_path / "queries"
+    save_checkpoint(path, QUERIES, opinionated(network(QUERIES)))
+    teaching = load_teacher(path, Lessons(weight=0, queries=1), QUERIES).train()
+    assert teaching.weights == {"features": 0, "queries": QUERY_WEIGHT}
+    image, labels = torch.randn(IMAGE), targets()
+    own = load_checkpoint(path)
+    own.detection_head.training = True  # Only there: BatchNorms as in use.
+    near = teaching(image, own(image, labels), labels)["queries"].item()
+    other = opinionated(load_checkpoint(path)).train()
+    far = teaching(image, other(image, labels), labels)["queries"].item()
+    assert near < 1e-3 * far, "folded norms round elsewhere, no more"
+    shorter, _ = shorten_decoder(opinionated(network(QUERIES)).train(), QUERIES, 1, None)
+    teaching(image, shorter(image, labels), labels)["queries"].backward()
+    assert shorter.detection_head.score_heads[0].weight.grad.any()
+    assert shorter.backbone.stem.stem1.conv.weight.grad.any()
+    unlabelled = targets(labelled=False)
+    assert teaching(image, shorter(image, unlabelled), unlabelled)["queries"].item() == 0
+    dense = saved(tmp_path / "dense", DENSE)
+    with pytest.raises(UserError, match="dense has a dense head"):
+        load_teacher(dense, Lessons(queries=1), QUERIES)
+    with pytest.raises(UserError, match="tiny has a dense head"):
+        load_teacher(path, Lessons(queries=1), DENSE)
+    with pytest.raises(UserError, match="knows the classes vehicle, tiny car, bus"):
+        load_teacher(path, Lessons(queries=1), replace(QUERIES, classes=["car", "bus"]))
+
+
 def test_whose_channels_are_whose(tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", QUERIES)
     child = pruned(tmp_path / "child", teacher, seed=1)
@@ -438,7 +475,7 @@ def test_what_comes_after_training_may_change_in_its_course(dataset: Path, tmp_p
 @pytest.mark.slow
 def test_a_network_with_fewer_decoder_layers_recovers(dataset: Path, tmp_path: Path) -> None:
     teacher = saved(tmp_path / "teacher", QUERIES)
-    model, spec = keep_decoder_layers(load_checkpoint(teacher), load_spec(teacher), 1)
+    model, spec = shorten_decoder(load_checkpoint(teacher), load_spec(teacher), 1, None)
     save_checkpoint(tmp_path / "small", spec, model)
     recipe = tiny_recipe(dataset, model="rmt_ppad_n", arguments=QUERIES.arguments)
     recover = {"schedule": recipe.schedule.model_dump() | {"epochs": 1, "samples_per_epoch": 4}}

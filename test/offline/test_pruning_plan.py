@@ -9,7 +9,7 @@ from torch import nn
 
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.channels.surgery import keep_channels, pruned_spec, shorten_decoder
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, save_checkpoint
 from offline_compress.pruning.plan import (
     Plan,
@@ -39,7 +39,7 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
 def test_two_steps_replay_as_one(name: str, layers: int | None, tmp_path: Path) -> None:
     spec, model, sha256 = teacher(name, tmp_path)
     if layers:
-        model, spec = keep_decoder_layers(model, spec, layers)
+        model, spec = shorten_decoder(model, spec, layers, None)
     original = registry_groups(model)
     total: dict[str, list[int]] = {}
     for seed, share in ((1, 0.8), (2, 0.7)):

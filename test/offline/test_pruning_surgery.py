@@ -15,7 +15,7 @@ from torch import nn
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup, Slice
-from offline_compress.channels.surgery import keep_channels, keep_decoder_layers, pruned_spec
+from offline_compress.channels.surgery import keep_channels, pruned_spec, shorten_decoder
 from offline_compress.export import (
     DeployGraph,
     count_gmacs,
@@ -219,7 +219,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 def test_the_first_decoder_layers_answer_as_they_did() -> None:
     spec = spec_of("rmt_ppad_n")
     model = network(spec)
-    reduced, shorter = keep_decoder_layers(model, spec, 2)
+    reduced, shorter = shorten_decoder(model, spec, 2, None)
     with torch.no_grad():
         model.detection_head.training = True  # Only there: BatchNorms as in use.
         found = model(image()).detections.auxiliary[2]  # Proposals, layer 1, layer 2.
@@ -230,18 +230,32 @@ def test_the_first_decoder_layers_answer_as_they_did() -> None:
     assert shorter.arguments["layers"] == 2
     assert len(reduced.detection_head.score_heads) == 2
     assert not reduced.training
-    for name, count, reason in (
-        ("rmt_ppad_n", 4, "has 3 decoder layers, not 4"),
-        ("rmt_ppad_n", 0, "has 3 decoder layers, not 0"),
-        ("mtc_xs", 1, "has no query decoder"),
+    for name, layers, queries, reason in (
+        ("rmt_ppad_n", 4, None, "has 3 decoder layers, not 4"),
+        ("rmt_ppad_n", None, 101, "has 100 decoder queries, not 101"),
+        ("mtc_xs", 1, None, "has no query decoder"),
     ):
         with pytest.raises(UserError, match=reason):
-            keep_decoder_layers(spec_of(name).build(), spec_of(name), count)
+            shorten_decoder(spec_of(name).build(), spec_of(name), layers, queries)
+
+
+def test_fewer_queries_are_the_best_ones() -> None:
+    """Queries see each other, so that their answers change; which cells they are does not."""
+    spec = spec_of("rmt_ppad_n")
+    model = network(spec)
+    reduced, shorter = shorten_decoder(model, spec, None, 20)
+    for one in (model, reduced):
+        one.detection_head.training = True
+    with torch.no_grad():
+        all_of_them, best = (one(image()).detections.auxiliary[0] for one in (model, reduced))
+    torch.testing.assert_close(best.logits, all_of_them.logits[:, :20])
+    torch.testing.assert_close(best.boxes, all_of_them.boxes[:, :20])
+    assert (shorter.arguments["layers"], shorter.arguments["queries"]) == (3, 20)
 
 
 def test_decoder_layers_go_from_pruned_networks(tmp_path: Path) -> None:
     spec, model = pruned("rmt_ppad_n")
-    reduced, shorter = keep_decoder_layers(model, spec, 1)
+    reduced, shorter = shorten_decoder(model, spec, 1, None)
     save_checkpoint(tmp_path, shorter, reduced)
     for one, other in zip(answers(reduced), answers(load_checkpoint(tmp_path)), strict=True):
         assert torch.equal(one, other)
