@@ -15,8 +15,8 @@ from mtc_perception.util.strict import Strict
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.surgery import (
     keep_channels,
-    shorten_decoder,
     pruned_spec,
+    shorten_decoder,
 )
 from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import (

@@ -64,12 +64,12 @@ class WholeNetwork(nn.Module):
         self.network = fuse(model)
         _freeze(self)
 
-    def forward(
-        self, image: torch.Tensor, noised: DenoisingQueries | None = None
-    ) -> NetworkOutput:
+    def forward(self, image: torch.Tensor, noised: DenoisingQueries | None = None) -> NetworkOutput:
         """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> answers and taps; of a network
         with a query decoder also what it makes of the denoising queries."""
-        output: NetworkOutput = self.network(image, noised=noised) if noised else self.network(image)
+        output: NetworkOutput = (
+            self.network(image, noised=noised) if noised else self.network(image)
+        )
         return output
 
 
@@ -161,9 +161,7 @@ class Teacher(nn.Module):
             assert isinstance(found, DenseDetections)
             cells = found.logits.shape[1]
             counted = ~targets.has_boxes[:, None].expand(-1, cells)
-            losses["vehicles"] = vehicle_divergence(
-                found, answers.detections, counted, counted
-            )
+            losses["vehicles"] = vehicle_divergence(found, answers.detections, counted, counted)
         if "queries" in self.weights:
             losses["queries"] = self._queries(found, answers)
         return losses
