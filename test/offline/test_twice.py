@@ -8,21 +8,13 @@ from pathlib import Path
 import pytest
 
 from mtc_perception.core.bundle import read_bundle
-from offline_compress import cli
 from offline_compress.training.trainer import Trainer
 from support.compression_rows import ROWS
+from support.programs import mtc_compress
 from support.tiny_training import tiny_recipe
 from support.toy_bundle import write_toy_bundle
 
 pytestmark = pytest.mark.slow
-
-
-def command(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> object:
-    """Exit code of `mtc-compress` with these words."""
-    monkeypatch.setattr("sys.argv", ["mtc-compress", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
 
 
 @pytest.fixture
@@ -92,19 +84,18 @@ EVALUATE = ("evaluate", "roads/toy.mtc", "--data", "roads", "--split", "train", 
 )
 def test_a_second_command_loses_nothing(
     here: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     first: Sequence[object],
     second: Sequence[object],
     told: str,
 ) -> None:
-    assert command(first, monkeypatch) == 0
+    assert mtc_compress(*first) == 0
     made = here / "x"
     files = [made] if made.is_file() else [one for one in made.rglob("*") if one.is_file()]
     before = {path: path.read_bytes() for path in files}
     assert before
     capsys.readouterr()
-    assert command(second, monkeypatch) == 2
+    assert mtc_compress(*second) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert told in error
@@ -112,21 +103,21 @@ def test_a_second_command_loses_nothing(
 
 
 def test_a_training_is_not_continued_by_another_recipe(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Trainer(tiny_recipe(Path("roads"), {"epochs": 1}), here / "runs" / "tiny").run()
     before = (here / "runs" / "tiny" / "state.pt").read_bytes()
     capsys.readouterr()
-    assert command(("train", "--recipe", "others.yaml"), monkeypatch) == 2
+    assert mtc_compress("train", "--recipe", "others.yaml") == 2
     assert "different recipe: train.0.root was roads and is others" in capsys.readouterr().err
     assert (here / "runs" / "tiny" / "state.pt").read_bytes() == before
 
 
 @pytest.mark.usefixtures("here")
-def test_export_over_a_bundle_keeps_its_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_over_a_bundle_keeps_its_thresholds() -> None:
     words = ("export", "roads_best", "x.mtc")
-    assert command((*words, "--score", 0.7, "--lane", 0.6), monkeypatch) == 0
-    assert command(("export", "others_best", "x.mtc", "--force", "--lane", 0.4), monkeypatch) == 0
+    assert mtc_compress(*words, "--score", 0.7, "--lane", 0.6) == 0
+    assert mtc_compress("export", "others_best", "x.mtc", "--force", "--lane", 0.4) == 0
     thresholds = read_bundle("x.mtc").manifest.thresholds
     assert (thresholds.score, thresholds.drivable, thresholds.lane) == (0.7, 0.5, 0.4)
 
@@ -138,11 +129,11 @@ def test_export_over_a_bundle_keeps_its_thresholds(monkeypatch: pytest.MonkeyPat
     diagnostics="One line with both.",
 )
 def test_classes_are_the_categories_of_the_labels(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = "labels of roads are of {}, which no class takes; the classes are {}"
     train = ("train", "--recipe", "roads.yaml", "--set", "classes=[pedestrian]")
-    assert command(train, monkeypatch) == 2
+    assert mtc_compress(*train) == 2
     assert told.format("vehicle", "pedestrian") in capsys.readouterr().err
     labels = here / "roads" / "det" / "train.json"
     for name, wanted in (("Pedestrian", "Pedestrian"), ("car", "vehicle"), ("Vehicles", "vehicle")):
@@ -150,7 +141,7 @@ def test_classes_are_the_categories_of_the_labels(
         content["categories"][0]["name"] = name
         labels.write_text(json.dumps(content))
         capsys.readouterr()
-        code = command((*EVALUATE, "--out", name), monkeypatch)
+        code = mtc_compress(*EVALUATE, "--out", name)
         error = capsys.readouterr().err
         assert code == (0 if wanted == "vehicle" else 2)
         if code:

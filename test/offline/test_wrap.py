@@ -19,7 +19,6 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.load import load_engine
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
-from offline_compress import cli
 from offline_compress.export import network_of
 from offline_compress.wrapping.network_map import (
     Anchored,
@@ -33,6 +32,7 @@ from offline_compress.wrapping.network_map import (
 )
 from offline_compress.wrapping.wrap import wrap, wrap_bundle
 from support.checkout import ROOT
+from support.programs import mtc_compress
 from support.public_networks import Grids, HalfMasks, Queries, TwoMasks, Yolop, write_onnx
 
 MAPS = ROOT / "config" / "maps"
@@ -282,22 +282,13 @@ def test_float16_in_and_out(tmp_path: Path) -> None:
     check_mask(found.lane, softmax(expected, 1)[0, 1])
 
 
-def command(*words: object) -> int:
-    """Exit code of `mtc-compress wrap`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["mtc-compress", "wrap", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_a_wrapped_network_is_quantised(
     tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
     out = tmp_path / "two.mtc"
     data = ("--data", dataset, "--split", "train", "--calibration-split", "train")
-    assert command(path, out, "--map", MAPS / "twinlitenet_plus.yaml", *data) == 0
+    assert mtc_compress("wrap", path, out, "--map", MAPS / "twinlitenet_plus.yaml", *data) == 0
     assert "drivable, lane at 96x64" in capsys.readouterr().out
     manifest = read_bundle(out).manifest
     assert set(manifest.variants) == {"fp32", "fp16", "int8-ort", "int8-openvino", "int8-trt"}
@@ -312,7 +303,7 @@ def test_a_wrapped_network_is_quantised(
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """What `mtc-compress wrap` says, in one line, of a mistake."""
-    assert command(*words) == 2
+    assert mtc_compress("wrap", *words) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     return " ".join(said.split())
