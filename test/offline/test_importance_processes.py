@@ -9,7 +9,8 @@ import pytest
 
 from offline_compress.importance import load
 from support import scoring_rig
-from support.tiny_training import LAUNCH, TIMEOUT_S
+from support.clean_process import TIMEOUT_S
+from support.tiny_training import LAUNCH
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 """Training in processes of its own: killed, launched twice, and told nonsense."""
 
+import contextlib
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,11 @@ from offline_compress.training.step_schedule import StepSchedule, parameter_grou
 from offline_compress.training.trainer import Trainer
 from offline_compress.training.validation import validation_sets, validator
 from support.checkout import ROOT
-from support.small_disk import on_small_disk
+from support.clean_process import TIMEOUT_S, Program
+from support.programs import mtc_compress
+from support.small_disk import NO_MOUNT, mounted, on_small_disk
 from support.tiny_networks import TINY
-from support.tiny_training import LAUNCH, TIMEOUT_S, WEIGHTS_ENV, digest, tiny_recipe
+from support.tiny_training import LAUNCH, WEIGHTS_ENV, digest, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -56,48 +60,28 @@ def written(recipe: Recipe, folder: Path) -> Path:
     return path
 
 
-def start(*arguments: object, launcher: tuple[str, ...] = (), **environment: str) -> Any:
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(PROGRAM), "train", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-
-
-def finish(process: Any) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=TIMEOUT_S)
-    return process.returncode, output, errors
-
-
-def wait_until(condition: Any, process: Any) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def start(*arguments: object) -> Program:
+    return Program([PROGRAM, "train", *arguments])
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(
-        dataset, {"epochs": 3, "samples_per_epoch": 40, "accumulate": 2}, checkpoint_minutes=0
+        dataset, {"epochs": 3, "samples_per_epoch": 24, "accumulate": 2}, checkpoint_minutes=0
     )
     killed, state = tmp_path / "killed", tmp_path / "killed" / STATE_FILE
     command = ("--recipe", written(recipe, tmp_path), "--out", killed)
-    process = start(*command)
-    wait_until(state.exists, process)
-    time.sleep(random.uniform(0, 1))  # wherever it is then
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    program = start(*command)
+    program.wait_until(state.exists)
+    time.sleep(random.uniform(0, 0.3))  # wherever it is then
+    program.send(signal.SIGKILL)
+    assert program.finish()[0] == -signal.SIGKILL
     rest = start(*command)
 
     monkeypatch.setattr(lineage, "provenance", lambda: {"commit": "test"})
     Trainer(recipe, tmp_path / "whole").run()
-    code, output, errors = finish(rest)
+    code, output, errors = rest.finish()
     assert code == 0, errors
     assert "resuming" in output
     for folder in ("best", "last"):
@@ -112,52 +96,47 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         assert digest(whole) == digest(resumed)
 
 
-def test_sigterm_to_every_process_saves_and_says_how_to_go_on(
-    dataset: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_every_process_saves_and_says_how_to_go_on(
+    dataset: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     recipe = written(tiny_recipe(dataset, {"epochs": 5000}), tmp_path)
-    process = start("--recipe", recipe, "--out", tmp_path / "run")
+    program = start("--recipe", recipe, "--out", tmp_path / "run")
     log = tmp_path / "run" / LOG_FILE
-    wait_until(lambda: log.exists() and log.read_text().count("\n") >= 2, process)
-    os.killpg(process.pid, signal.SIGTERM)
-    code, output, errors = finish(process)
-    assert code == 128 + signal.SIGTERM, errors
+    program.wait_until(lambda: log.exists() and log.read_text().count("\n") >= 2)
+    program.send(number)
+    code, output, errors = program.finish()
+    assert code == 128 + number, errors
     assert "the same command resumes" in output
     assert not errors
     assert torch.load(tmp_path / "run" / STATE_FILE, weights_only=True)["step"] >= 4
 
 
-@pytest.mark.parametrize("taught", [False, True], ids=["alone", "taught"])
 def test_two_processes_take_the_step_that_their_batches_define(
-    dataset: Path, tmp_path: Path, taught: bool
+    dataset: Path, tmp_path: Path
 ) -> None:
     """`accelerate launch`, gloo; the reference is one process and plain PyTorch."""
+    lessons = {"teacher": wide_teacher(tmp_path / "teacher"), "foreground": 0.5, "masks": 0.5}
     recipe = tiny_recipe(
         dataset,
         {"epochs": 1, "samples_per_epoch": 8, "accumulate": 2, "batch": 8, "warmup_epochs": 0},
         precision="fp32",
-        distillation={
-            "teacher": wide_teacher(tmp_path / "teacher"),
-            "foreground": 0.5,
-            "masks": 0.5,
-        }
-        if taught
-        else None,
+        distillation=lessons,
     )
     digests = tmp_path / "digests"
     digests.mkdir()
-    launcher = ("-m", "accelerate.commands.launch", *LAUNCH, "--num_processes", "2")
-    process = start(
-        "--recipe",
-        written(recipe, tmp_path),
-        "--out",
-        tmp_path / "run",
-        launcher=(*launcher, "--main_process_port", "0"),
-        **{WEIGHTS_ENV: str(digests)},
+    launcher = ["-m", "accelerate.commands.launch", *LAUNCH, "--num_processes", "2"]
+    words = ("train", "--recipe", written(recipe, tmp_path), "--out", tmp_path / "run")
+    process = subprocess.Popen(
+        [sys.executable, *launcher, "--main_process_port", "0", PROGRAM, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {WEIGHTS_ENV: str(digests)},
     )
     expected, average, projections = reference_step(recipe)
-    code, output, errors = finish(process)
-    assert code == 0, errors
+    output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
     assert (digests / "rank0").read_text() == (digests / "rank1").read_text()
     assert output.count("epoch 1/1") == output.count("done:") == 1
 
@@ -191,7 +170,8 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
     spec = model_spec("tiny", recipe.classes, recipe.input.height, recipe.input.width)
     networks = [spec.build().to(memory_format=torch.channels_last)]
     lessons = recipe.distillation
-    teaching = load_teacher(lessons.teacher, lessons, spec) if lessons else None
+    assert lessons is not None
+    teaching = load_teacher(lessons.teacher, lessons, spec)
     networks.append(spec.build().to(memory_format=torch.channels_last))
     networks[1].load_state_dict(networks[0].state_dict())
     average = MovingAverage(networks[0], recipe.schedule.ema_decay)
@@ -202,24 +182,22 @@ def reference_step(recipe: Recipe) -> tuple[dict[str, torch.Tensor], ...]:
             batch = collate([data[number] for number in numbers])
             image = normalise(batch.images)
             output = network(image)
+            taught = teaching(image, output, batch.targets)
             loss = task_losses(output, batch.targets).total()
-            if teaching:
-                taught = teaching(image, output, batch.targets)
-                loss = loss + taught["features"] + 0.5 * taught["foreground"] + taught["masks"]
+            loss = loss + taught["features"] + 0.5 * taught["foreground"] + taught["masks"]
             (loss / 4).backward()
     model = networks[0]
     for mine, other in zip(model.parameters(), networks[1].parameters(), strict=True):
         assert mine.grad is not None
         assert other.grad is not None
         mine.grad += other.grad
-    projections = teaching.projections if teaching else torch.nn.ModuleDict()
+    projections = teaching.projections
     together = [*model.parameters(), *projections.parameters()]
     torch.nn.utils.clip_grad_norm_(together, 10.0)
     schedule = recipe.schedule
     decay = schedule.weight_decay
     groups = parameter_groups(model, schedule)
-    if teaching:
-        groups.append({"params": list(projections.parameters()), "weight_decay": decay})
+    groups.append({"params": list(projections.parameters()), "weight_decay": decay})
     rate = schedule.learning_rate * StepSchedule.of(schedule).rate(0)
     torch.optim.AdamW(groups, rate).step()
     for mine, other in zip(model.buffers(), networks[1].buffers(), strict=True):
@@ -272,7 +250,12 @@ def test_a_batch_that_cannot_be_split_is_refused(
     [("sead", 1, "sead: no such field; did you mean seed?"), ("start_from", "", "does not load")],
 )
 def test_mistakes_are_one_line_and_exit_2(
-    dataset: Path, tmp_path: Path, key: str, value: Any, words: str
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    value: Any,
+    words: str,
 ) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -280,8 +263,8 @@ def test_mistakes_are_one_line_and_exit_2(
     content = json.loads(tiny_recipe(dataset).model_dump_json()) | {key: value or str(damaged)}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content))
-    code, _, errors = finish(start("--recipe", recipe, "--out", tmp_path / "run"))
-    assert code == 2
+    assert mtc_compress("train", "--recipe", recipe, "--out", tmp_path / "run") == 2
+    errors = capsys.readouterr().err
     assert words in errors
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
@@ -296,19 +279,19 @@ def test_mistakes_are_one_line_and_exit_2(
 )
 def test_a_small_shared_memory_is_told(dataset: Path, tmp_path: Path) -> None:
     recipe = written(tiny_recipe(dataset), tmp_path)
-    mount = 'mount -t tmpfs -o size=200k none /dev/shm || exit 99; exec "$@"'
-    command = [sys.executable, PROGRAM, "train", "--recipe", recipe, "--out", tmp_path / "run"]
-    ended = subprocess.run(
-        ["unshare", "-Urm", "bash", "-c", mount, "bash", *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
-    if ended.returncode == 99 or "unshare failed" in ended.stderr:
+    words = [PROGRAM, "train", "--recipe", recipe, "--out", tmp_path / "run"]
+    code, _, errors = Program(words, around=_small_shared_memory).finish()
+    if code == NO_MOUNT:
         pytest.skip("no file system may be mounted here")
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("error: /dev/shm is too small for the samples on their way")
-    assert ended.stderr.count("\n") == 1
+    assert code == 2
+    assert errors.startswith("error: /dev/shm is too small for the samples on their way")
+    assert errors.count("\n") == 1
+
+
+@contextlib.contextmanager
+def _small_shared_memory() -> Iterator[None]:
+    mounted(Path("/dev/shm"), "200k")
+    yield
 
 
 @pytest.mark.fault(

@@ -1,27 +1,23 @@
 """Commands on a disk that is nearly full: a file system of their own in a user namespace."""
 
+import contextlib
+import ctypes
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from support.checkout import ROOT
+from support.clean_process import Program
 
-_SCRIPT = """
-disk=$1 after=$2 free_kib=$3; shift 3
-cp -a "$disk/." "$after.before" && mount -t tmpfs -o size=256m none "$disk" || exit 99
-cp -a "$after.before/." "$disk"
-left=$(df --output=avail -k "$disk" | tail -1)
-head -c $(( (left - free_kib) * 1024 )) /dev/zero > "$disk/.filler" || exit 99
-cd "$disk" && "$@"
-code=$?
-rm "$disk/.filler"; cp -a "$disk/." "$after"
-exit $code
-"""
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+NO_MOUNT = 99
+"""Exit code where no file system may be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +42,45 @@ def on_small_disk(disk: Path, free_kib: int, command: Sequence[object]) -> Ended
     Skips the test where no file system may be mounted.
     """
     after = disk.with_name(f"{disk.name}.after")
-    for folder in (after, after.with_name(f"{after.name}.before")):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    words = [*map(str, (disk, after, free_kib)), sys.executable, *map(str, command)]
-    done = subprocess.run(
-        ["unshare", "-Urm", "bash", "-c", _SCRIPT, "bash", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
-    if done.returncode == 99 or "unshare failed" in done.stderr:
+    shutil.rmtree(after, ignore_errors=True)
+    code, output, errors = Program(command, partial(_small, disk, after, free_kib)).finish()
+    if code == NO_MOUNT:
         pytest.skip("no file system may be mounted here")
-    return Ended(done.returncode, done.stdout, done.stderr, after)
+    return Ended(code, output, errors, after)
+
+
+@contextlib.contextmanager
+def _small(disk: Path, after: Path, free_kib: int) -> Iterator[None]:
+    """A file system with so much room on top of `disk`; its content is in `after` in the end."""
+    shutil.copytree(disk, after, symlinks=True)
+    mounted(disk, "256m")
+    shutil.copytree(after, disk, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(after)
+    filler = disk / ".filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - free_kib * 1024)
+    os.chdir(disk)
+    try:
+        yield
+    finally:
+        filler.unlink()
+        shutil.copytree(disk, after, symlinks=True)
+
+
+def mounted(folder: Path, size: str) -> None:
+    """Lay an empty file system of that size over a folder, for this process alone.
+
+    Ends the process with exit code `NO_MOUNT` where that may not be.
+    """
+    user, group = os.getuid(), os.getgid()
+    if ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNS):
+        sys.exit(NO_MOUNT)
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {user} 1"),
+        ("gid_map", f"0 {group} 1"),
+    ):
+        Path("/proc/self", name).write_text(content)
+    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if subprocess.run(words, check=False).returncode:
+        sys.exit(NO_MOUNT)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -17,11 +16,8 @@ from offline_compress.pipeline.pipeline import run_pipeline
 from offline_compress.recipe.recipe import Recipe, load_recipe
 from offline_compress.roads.road_dataset import write_dataset
 from offline_compress.training import lineage
+from support.clean_process import PROCESSES
 from support.tiny_training import register, tiny_recipe
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "torch._inductor"])
-"""A clean process that has imported everything once forks those of the tests."""
 
 LOOSE = {"detection": 100, "drivable": 100, "lane": 100}
 
@@ -110,7 +106,7 @@ def run(
 
 def in_process(target: Callable[..., None], *arguments: Any) -> int:
     """Exit code of a function in a clean process that has imported everything."""
-    process = _PROCESSES.Process(target=target, args=arguments)
+    process = PROCESSES.Process(target=target, args=arguments)
     process.start()
     process.join(600)
     code = process.exitcode

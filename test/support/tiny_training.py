@@ -19,8 +19,6 @@ from offline_compress.training.trainer import Trainer
 from support.tiny_networks import TINY
 
 LAUNCH = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-TIMEOUT_S = 300
-"""Only a failing test waits so long."""
 WEIGHTS_ENV = "TINY_TRAINING_DIGESTS"
 """Folder in which each process leaves the digest of its final weights."""
 
