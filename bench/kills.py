@@ -172,8 +172,9 @@ class Kills:
         roads = ("mtc-compress", "synth", "dataset", "roads", "--count", "6", "--workers", "1")
         drive = ("mtc-compress", "synth", "bag", "--seconds", "1", "--fps", "15", "--workers", "1")
         compress = {"prune", "quantise"} & set(jobs)
+        learn = compress | ({"train"} & set(jobs))
         for name, needed, words in (
-            ("roads", True, (*roads, "--size", "192x128", "--val-fraction", "0.33")),
+            ("roads", learn, (*roads, "--size", "192x128", "--val-fraction", "0.33")),
             *(
                 (f"drive_{seed}", "replay" in jobs, (*drive, "--size", "320x192", f"drive_{seed}"))
                 for seed in range(2)

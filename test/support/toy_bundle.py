@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mtc_perception.core.bundle import (
+    EngineName,
     InputSpec,
     LineageStep,
     Manifest,
@@ -99,7 +100,13 @@ def toy_model(
 
 
 def toy_manifest(
-    model: bytes, height: int, width: int, golden: SelfTest, **changes: Any
+    model: bytes,
+    height: int,
+    width: int,
+    golden: SelfTest,
+    *,
+    engines: Sequence[EngineName] = ("openvino", "onnxruntime"),
+    **changes: Any,
 ) -> Manifest:
     """The manifest for `model`, with any of its fields replaced by `changes`."""
     fields: dict[str, Any] = {
@@ -110,7 +117,7 @@ def toy_manifest(
                 file="model.onnx",
                 sha256=sha256_hex(model),
                 precision="fp32",
-                engines=["openvino", "onnxruntime"],
+                engines=list(engines),
             )
         },
         "input": InputSpec(height=height, width=width),

@@ -3,11 +3,12 @@
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mtc_perception.core.bundle import EngineName
 from mtc_perception.engines.tensorrt.library import installed_flavours
-from mtc_perception.node.parameters import default_bundle
 from offline_compress.models.registry import model_spec, save_checkpoint
 from offline_compress.roads.road_dataset import write_dataset
 from support.replay_rig import evaluate, labelled_bag, run
@@ -29,7 +30,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     disk = tmp_path_factory.mktemp("disk") / "disk"
     disk.mkdir()
     write_dataset(disk / "roads", 3, 192, 128, seed=3, workers=1)
-    bundle = write_toy_bundle(disk / "toy.mtc")
+    bundle = write_toy_bundle(disk / "toy.mtc", engines=get_args(EngineName))
     spec = model_spec("mtc_xs", ["vehicle"], 64, 96)
     save_checkpoint(disk / "best", spec, spec.build())
     bag = labelled_bag(disk / "drive")
@@ -65,7 +66,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (8, (*REPLAY, "bag", "roads/images/train", "new")),
         (4, (*REPLAY, "compare", "one", "other", "--out", "against")),
         (4, (*REPLAY, "report", "one")),
-        (100, (*ENGINE, "build", "BUNDLE", "--flavour", "rtx", "--target", "sm89", *STORE)),
+        (4, (*ENGINE, "build", "toy.mtc", "--flavour", "rtx", "--target", "sm89", *STORE)),
     ],
     ids=lambda value: " ".join(value[2:6]) if isinstance(value, tuple) else str(value),
 )
@@ -73,8 +74,7 @@ def test_a_full_disk_is_one_line(filled: Path, free_kib: int, command: tuple[str
     if "build" in command and "tensorrt_rtx" not in installed_flavours():
         pytest.skip("tensorrt_rtx is not installed")
     before = {path: path.read_bytes() for path in filled.rglob("*") if path.is_file()}
-    words = [default_bundle() if word == "BUNDLE" else word for word in command]
-    ended = on_small_disk(filled, free_kib, words)
+    ended = on_small_disk(filled, free_kib, command)
     assert ended.code == 2, ended.output + ended.errors
     line = ended.errors.splitlines()[-1]
     assert re.match(r"error: .*\S+: .*No space left on device", line), ended.errors

@@ -1,22 +1,26 @@
 """`python -m bench.kills` in short: commands killed a few times, and the same as undisturbed.
 
-Pruning and quantising are killed in test_pipeline.py.
+Training is killed in test_train_processes.py, pruning and quantising in test_pipeline.py.
 """
+
+from typing import get_args
 
 import pytest
 
 from bench import kills
+from mtc_perception.core.bundle import EngineName
 from mtc_perception.engines.tensorrt.library import installed_flavours
-from mtc_perception.node.parameters import default_bundle
+from support.toy_bundle import write_toy_bundle
 
-NAMES = ("train", "replay", "build")
+NAMES = ("replay", "build")
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> kills.Kills:
     folder = tmp_path_factory.mktemp("kills")
-    found = kills.Kills(folder, 3, default_bundle())
+    bundle = write_toy_bundle(folder / "toy.mtc", engines=get_args(EngineName))
+    found = kills.Kills(folder, 3, bundle)
     found.prepare(NAMES)
     return found
 
