@@ -1,7 +1,8 @@
 """`mtc-engine` as a user types it, and what mistakes say."""
 
+import contextlib
+import io
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mtc_perception.commands.engine import main
 from mtc_perception.core.bundle import SelfTest, Variant, read_bundle, sha256_hex, write_bundle
 from mtc_perception.engines.tensorrt.cuda import Device, current_device
 from mtc_perception.engines.tensorrt.inspect import count_precisions
@@ -29,14 +31,19 @@ needs_rtx = pytest.mark.skipif(
 
 
 def run(store: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "mtc_perception.commands.engine", *map(str, arguments)],
-        env={**os.environ, "MTC_ENGINE_CACHE": str(store), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """How `mtc-engine` ends, in this process."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        patch.setattr("sys.argv", ["mtc-engine", *map(str, arguments)])
+        patch.setenv("MTC_ENGINE_CACHE", str(store))
+        patch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+    code = int(ended.value.code or 0)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -223,22 +230,23 @@ def test_a_damaged_engine_is_not_inspected(built: Path, tmp_path: Path) -> None:
 
 def test_help_needs_nothing_of_nvidia() -> None:
     names = ("tensorrt", "tensorrt_rtx", "cuda", "cuda.bindings")
-    script = (
-        f"import sys; sys.modules.update(dict.fromkeys({names}))\n"
-        "from mtc_perception.commands.engine import main; main()"
+    pages = [["--help"], *([command, "--help"] for command in COMMANDS)]
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({names}))
+from mtc_perception.commands.engine import app
+for words in {pages}:
+    app(words, standalone_mode=False)
+    print("END OF PAGE")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
-
-    def shown(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    overview = shown("--help")
+    assert done.returncode == 0, done.stderr
+    overview, *shown, _ = done.stdout.split("END OF PAGE")
     assert all(command in overview for command in COMMANDS)
-    for command in COMMANDS:
-        assert f"mtc-engine {command}" in shown(command, "--help")  # an example
+    for command, page in zip(COMMANDS, shown, strict=True):
+        assert f"mtc-engine {command}" in page  # an example
 
 
 KEY = EngineKey(
