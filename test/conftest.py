@@ -27,6 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _domain = ClaimedDomain()  # until the end of the process
 os.environ["ROS_DOMAIN_ID"] = str(_domain.number)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+# Tensors of tests gain nothing from threads, which wait for each other on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Programs that tests start find `support`, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -61,8 +63,11 @@ collect_ignore = [] if importlib.util.find_spec("torch") else ["offline", *_need
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules with much to do come first, so that none of them is waited for at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    slow, dds = (
+        Counter(item.path for item in items if item.get_closest_marker(name))
+        for name in ("slow", "dds")
+    )
+    items.sort(key=lambda item: (-slow[item.path], -dds[item.path]))
 
 
 @pytest.hookimpl(tryfirst=True)
