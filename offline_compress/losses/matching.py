@@ -1,7 +1,6 @@
 """One-to-one matching of queries and labelled boxes (DETR, arXiv 2005.12872)."""
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import fractions, generalised_iou
@@ -48,6 +47,9 @@ def match(logits: torch.Tensor, boxes: torch.Tensor, targets: Targets) -> torch.
     Returns [L, N, Q] int64: the index of the query's box among its image's, -1 for none. Ignore
     regions and images without labelled boxes match nothing.
     """
+    # Slow to import, and no dense network needs it.
+    from scipy.optimize import linear_sum_assignment
+
     cost = matching_cost(logits, boxes, targets).cpu()
     real = ((targets.kinds >= 0) & targets.has_boxes[:, None]).cpu()
     owner = torch.full(cost.shape[:3], -1, dtype=torch.int64)
