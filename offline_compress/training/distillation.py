@@ -67,9 +67,8 @@ class WholeNetwork(nn.Module):
     def forward(self, image: torch.Tensor, noised: DenoisingQueries | None = None) -> NetworkOutput:
         """[N, 3, H, W] normalised RGB, H and W multiples of 32 -> answers and taps; of a network
         with a query decoder also what it makes of the denoising queries."""
-        output: NetworkOutput = (
-            self.network(image, noised=noised) if noised else self.network(image)
-        )
+        given = {} if noised is None else {"noised": noised}
+        output: NetworkOutput = self.network(image, **given)
         return output
 
 
@@ -151,7 +150,7 @@ class Teacher(nn.Module):
         if "queries" in self.weights and isinstance(found, QueryDetections) and found.denoising:
             noised = found.denoising.queries
         with torch.no_grad():
-            taught = self.teacher(image, noised) if noised else self.teacher(image)
+            taught = self.teacher(image) if noised is None else self.teacher(image, noised)
         answers = taught if isinstance(taught, NetworkOutput) else None
         losses = self._features(output.features, answers.features if answers else taught, targets)
         if answers and "masks" in self.weights:
