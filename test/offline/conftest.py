@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from offline_compress.evaluation import latency, speed
 from offline_compress.models.registry import model_spec, save_checkpoint
 from offline_compress.pruning import channel_choice, problem, registry_subject
 from offline_compress.pruning import iterative as schedule
@@ -23,6 +24,16 @@ def tiny_model() -> None:
     """
     register()
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_stop_watch() -> Iterator[None]:
+    """Times are measured in a few runs: no test here depends on what they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "RUNS", 10)
+        for name, few in (("LOADS", 1), ("BLOCKS", 2), ("RUNS_PER_BLOCK", 1)):
+            patch.setattr(latency, name, few)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ import pytest
 from mtc_perception.core.bundle import Bundle, Thresholds, Timing, read_bundle
 from mtc_perception.engines.cpu import cpu_class
 from mtc_perception.util.errors import BundleError
-from offline_compress.evaluation import latency
 from offline_compress.export import export_bundle
 from offline_compress.quantization.assess import assess, write_assessed
 from offline_compress.quantization.bundling import add_variants
@@ -24,12 +23,6 @@ LOSSES = {"fp32": 0.0, "fp16": 0.0005, "int8-ort": 0.004}
 
 def evaluate(variant: str, graph: bytes) -> dict[str, Any]:
     return {"detection": {"recall": 0.9, "map50": 0.8}, "lane": {"iou": 0.5 - LOSSES[variant]}}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "LOADS", 1)
-    monkeypatch.setattr(latency, "BLOCKS", 2)
 
 
 @pytest.fixture

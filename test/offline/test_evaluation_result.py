@@ -271,6 +271,7 @@ def test_speed(
 ) -> None:
     clock = FakeClock()
     monkeypatch.setattr(speed, "time", clock)
+    monkeypatch.setattr(speed, "RUNS", 100)
     ticks: list[tuple[int, int]] = []
     engine = FakeEngine(clock, times_ms)
     found = speed.measure_speed(engine, lambda *tick: ticks.append(tick))
