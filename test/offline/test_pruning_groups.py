@@ -11,9 +11,9 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import keep_channels
-from offline_compress.models.registry import MODELS, ModelSpec
+from offline_compress.models.registry import ModelSpec
 from support.pruning_tools import (
-    FULL_DECODER,
+    STRUCTURES,
     answers,
     assert_equal_but_for_rounding,
     image,
@@ -22,8 +22,6 @@ from support.pruning_tools import (
     some_channels,
     spec_of,
 )
-
-ALL = [*MODELS, FULL_DECODER]
 
 
 def tiny() -> nn.Module:
@@ -53,7 +51,7 @@ def switch_off(model: nn.Module, group: ChannelGroup, channels: list[int]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_channels_that_are_switched_off_can_go(name: str) -> None:
     model = network(spec_of(name)).double()
     groups = registry_groups(model)
@@ -68,7 +66,7 @@ def test_channels_that_are_switched_off_can_go(name: str) -> None:
     assert min(answer.std() for answer in answers(model)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_every_layer_is_covered_once_per_side(name: str) -> None:
     model = spec_of(name).build()
     covered: dict[tuple[str, str], list[int]] = {}

@@ -24,7 +24,6 @@ from offline_compress.export import (
 )
 from offline_compress.models.fuse import fuse
 from offline_compress.models.registry import (
-    MODELS,
     ModelSpec,
     load_checkpoint,
     load_spec,
@@ -32,7 +31,7 @@ from offline_compress.models.registry import (
 )
 from offline_compress.training.distillation import kept_channels
 from support.pruning_tools import (
-    FULL_DECODER,
+    STRUCTURES,
     answers,
     assert_equal_but_for_rounding,
     image,
@@ -56,7 +55,7 @@ def pruned(name: str, share: float = 0.5) -> tuple[ModelSpec, nn.Module]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MODELS, FULL_DECODER])
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_pruned_networks_run_train_reload_and_fuse(name: str, tmp_path: Path) -> None:
     spec, model = pruned(name)
     before = answers(model)

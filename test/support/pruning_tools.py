@@ -11,13 +11,19 @@ from offline_compress.importance.multi_task import description_of
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import ModelSpec, model_spec
 from support.random_norms import randomise_norms
+from support.tiny_networks import TINY_QUERIES
 
 HEIGHT, WIDTH = 64, 96
 FULL_DECODER = "rmt_ppad_n with full masks"
+LIGHT_BACKBONE = "rmt_ppad_l in small"
+STRUCTURES = ("mtc_xs", "mtc_s_lite0", "rmt_ppad_n", LIGHT_BACKBONE, FULL_DECODER)
+"""A network of every structure: the other ones differ in widths and depths alone."""
 
 
 def spec_of(name: str) -> ModelSpec:
-    """A registered network, or `FULL_DECODER`."""
+    """A registered network, `LIGHT_BACKBONE` or `FULL_DECODER`."""
+    if name == LIGHT_BACKBONE:
+        return ModelSpec(name, "rmt_ppad", TINY_QUERIES, ["vehicle"], HEIGHT, WIDTH)
     if name == FULL_DECODER:
         spec = model_spec("rmt_ppad_n", ["vehicle"], HEIGHT, WIDTH)
         return replace(spec, arguments={**spec.arguments, "segmentation": "full"})
