@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,16 +111,18 @@ def alone(
     return run, evaluate_run(drives, options, run, run_serial, Progress())
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Of two nodes with one processor each, on this machine."""
+
+    address: str
+    process: psutil.Process
+    """All of its processes descend from it."""
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Address of a Ray cluster of two nodes with one processor each, on this machine."""
-    with ray_cluster() as (address, _):
-        yield address
-
-
-@contextlib.contextmanager
-def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
-    """Address of such a cluster, and the process that all of its own descend from."""
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster, which the last test of this module destroys."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: pip install -r requirements/ray.txt")
     program = (
@@ -156,7 +158,7 @@ def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
         for line in process.stdout:
             printed += line
             if line.startswith("address"):
-                yield line.split()[1], psutil.Process(process.pid)
+                yield Cluster(line.split()[1], psutil.Process(process.pid))
                 break
         else:
             said.seek(0)
@@ -169,7 +171,7 @@ def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
 def two_at_once(request: pytest.FixtureRequest) -> Runner:
     """Two streams at a time: by processes of this machine, by the two nodes of the cluster."""
     if request.param == "ray":
-        return partial(run_on_ray, request.getfixturevalue("cluster"))
+        return partial(run_on_ray, request.getfixturevalue("cluster").address)
     return partial(run_workers, 2)
 
 
@@ -286,52 +288,19 @@ def test_what_no_worker_can_mend_is_not_tried_again(
 
 
 def test_ray_says_what_cannot_be(
-    drives: list[Recording], options: ReplayOptions, cluster: str, tmp_path: Path
+    drives: list[Recording], options: ReplayOptions, cluster: Cluster, tmp_path: Path
 ) -> None:
     tasks, _ = plan_run(drives[:1], options, tmp_path)
     many = options.model_copy(update={"threads": 64})
     with pytest.raises(UserError, match="no machine of the cluster has 64 processors"):
-        run_on_ray(cluster, [replace(tasks[0], options=many)], Progress())
-    outcomes = run_on_ray(cluster, [gone(tasks[0], tmp_path)], Progress())
+        run_on_ray(cluster.address, [replace(tasks[0], options=many)], Progress())
+    outcomes = run_on_ray(cluster.address, [gone(tasks[0], tmp_path)], Progress())
     assert [failure.error for failure in outcomes.failures] == [f"{tmp_path}/gone does not exist"]
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster at {closed}: Connection refused"):
             run_on_ray(closed, tasks, Progress())
-
-
-@pytest.mark.fault(
-    area="replay",
-    row="the head of a Ray cluster is lost during a replay",
-    answer="Exit code 2 in seconds; finished streams stay, and the same command goes on.",
-    diagnostics="One line with the cluster's address, and what to do.",
-)
-def test_a_cluster_that_is_lost(
-    drives: list[Recording], options: ReplayOptions, tmp_path: Path
-) -> None:
-    with ray_cluster() as (address, parent):
-        words = ["evaluate", *(one.path for one in drives), "--bundle", options.bundle]
-        words += ["--engine", "onnxruntime", "--out", tmp_path / "run", "--ray", address]
-        program = "from mtc_perception.replay.cli import main; main()"
-        with subprocess.Popen(
-            [sys.executable, "-c", program, *map(str, words)], stderr=subprocess.PIPE, text=True
-        ) as replay:
-            while not list(tmp_path.glob("run/streams/.*")):
-                assert replay.poll() is None
-                time.sleep(0.01)
-            own = parent.children(recursive=True)
-            [head] = [process for process in own if process.name() == "gcs_server"]
-            head.kill()
-            _, errors = replay.communicate(timeout=50)
-        for process in (*own, parent):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    assert replay.returncode == 2, errors
-    [line] = errors.splitlines()
-    assert line.startswith(f"error: the Ray cluster at {address} is lost; what is finished stays")
-    result = evaluate_run(drives, options, tmp_path / "run", run_serial, Progress())
-    assert result["failed"] == []
 
 
 def test_progress_is_told_now_and_then_and_at_the_end() -> None:
@@ -352,3 +321,37 @@ def test_without_ray_it_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs Ray.*pip install"):
         run_on_ray("127.0.0.1:1", plan_run(drives[:1], options, tmp_path)[0], Progress())
+
+
+@pytest.mark.fault(
+    area="replay",
+    row="the head of a Ray cluster is lost during a replay",
+    answer="Exit code 2 in seconds; finished streams stay, and the same command goes on.",
+    diagnostics="One line with the cluster's address, and what to do.",
+)
+def test_a_cluster_that_is_lost(
+    drives: list[Recording], options: ReplayOptions, cluster: Cluster, tmp_path: Path
+) -> None:
+    words = ["evaluate", *(one.path for one in drives), "--bundle", options.bundle]
+    words += ["--engine", "onnxruntime", "--out", tmp_path / "run", "--ray", cluster.address]
+    program = "from mtc_perception.replay.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)], stderr=subprocess.PIPE, text=True
+    ) as replay:
+        while not list(tmp_path.glob("run/streams/.*")):
+            assert replay.poll() is None
+            time.sleep(0.01)
+        own = cluster.process.children(recursive=True)
+        [head] = [process for process in own if process.name() == "gcs_server"]
+        head.kill()
+        _, errors = replay.communicate(timeout=50)
+    for process in (*own, cluster.process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert replay.returncode == 2, errors
+    [line] = errors.splitlines()
+    assert line.startswith(
+        f"error: the Ray cluster at {cluster.address} is lost; what is finished stays"
+    )
+    result = evaluate_run(drives, options, tmp_path / "run", run_serial, Progress())
+    assert result["failed"] == []
