@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,6 +77,24 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(path.with_name("two.mtc"))
 
 
+@pytest.fixture(scope="module")
+def outcomes(toy: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a cache holds after the trials for ONNX Runtime."""
+    home = tmp_path_factory.mktemp("tried")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home))
+        for variant in ("fp32", "int8-ort"):
+            assert ensure_tried(Network.of(toy, variant), "onnxruntime") == ""
+    return home / "mtc_perception" / "trials"
+
+
+@pytest.fixture
+def tried(cache: Path, outcomes: Path) -> Path:
+    """The cache of a machine that has tried the variants for ONNX Runtime."""
+    shutil.copytree(outcomes, cache)
+    return cache
+
+
 @pytest.fixture
 def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Call it with shell code that stands in for Python where a trial is started; `$python`
@@ -125,10 +144,10 @@ def test_outcomes_that_others_may_have_written_are_not_believed(toy: Bundle, cac
     assert f"the outcome of its trial is not kept: other users may change {cache}" in why
 
 
+@pytest.mark.usefixtures("tried")
 def test_a_second_start_starts_no_process(
     toy: Bundle, interpreter: Callable[[str], None], tmp_path: Path
 ) -> None:
-    open_engine(toy, "onnxruntime").engine.close()
     interpreter(f"touch {tmp_path}/started; exit 1")
     engine, variant, _, _ = open_engine(toy, "onnxruntime")
     engine.close()
@@ -286,16 +305,18 @@ def test_a_trial_that_was_not_made_is_not_remembered(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"outcome": 3}', '{"outcome": "ran"}'])
-def test_a_damaged_record_is_made_anew(toy: Bundle, cache: Path, content: str) -> None:
+def test_a_damaged_record_is_made_anew(toy: Bundle, tried: Path, content: str) -> None:
     network = Network.of(toy, "fp32")
-    assert ensure_tried(network, "onnxruntime") == ""
-    [record] = cache.glob("*.json")
+    record = trial.TrialMemory(network, "onnxruntime").record
+    assert record is not None
+    assert record.parent == tried
     good = record.read_text()
     record.write_text(content)
     assert ensure_tried(network, "onnxruntime") == ""
     assert record.read_text() == good
 
 
+@pytest.mark.usefixtures("tried")
 @pytest.mark.parametrize(
     ("times_ms", "taken", "words"),
     [
@@ -325,6 +346,7 @@ def test_a_doubtful_variant_is_timed_beside_the_next_once(
     assert variant == taken  # every later start, and every process, decides alike
 
 
+@pytest.mark.usefixtures("tried")
 def test_of_two_timed_engines_the_one_that_fails_is_closed(
     toy: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
