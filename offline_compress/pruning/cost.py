@@ -148,7 +148,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     for name, module in model.named_modules():
         if name.startswith(tuple(folded)):
             continue  # `fuse` adds it to the branch beside it
-        if not any(True for _ in module.children()):
+        # A convolution may hold a part of its own, such as its padding.
+        if isinstance(module, (Convolution, nn.Linear)) or not any(True for _ in module.children()):
             if any(True for _ in module.parameters()):
                 yield name, module
         else:

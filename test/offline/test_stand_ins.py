@@ -8,6 +8,7 @@ from torch import nn
 
 from mtc_perception.util.errors import UserError
 from offline_compress.api import Description, channel_groups, keep_channels
+from offline_compress.pruning.cost import layer_costs
 from support.stand_ins import HybridLike, TwinLike, YoloLike
 
 
@@ -48,6 +49,9 @@ def test_public_structures_lose_half_of_their_channels(
     cut = copy.deepcopy(model)
     kept = {g.name: range(-(-g.size // 2)) for g in groups if not g.protected}
     keep_channels(cut, groups, kept)
+    costs = layer_costs(model, groups, description.example)
+    matrix_products_of_attention = network is TwinLike
+    assert (costs.rest[1] > 0) == matrix_products_of_attention  # else each belongs to a layer
     assert sum(p.numel() for p in cut.parameters()) < (1 - 0.6 * least) * sum(weights.values())
     for mode in (True, False):
         cut.train(mode)(torch.randn(2, 3, 32, 48))

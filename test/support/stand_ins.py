@@ -1,6 +1,7 @@
 """Small networks of our own with the structure of public ones: what has to be followed in them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,7 +217,11 @@ class Swish(nn.Module):
 
 
 class SamePadConv(nn.Conv2d):
-    """Pads itself as TensorFlow does."""
+    """Pads itself as TensorFlow does, by a part of its own."""
+
+    def __init__(self, *sizes: int, **settings: Any) -> None:
+        super().__init__(*sizes, **settings)
+        self.padded = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pads = []
@@ -225,7 +230,7 @@ class SamePadConv(nn.Conv2d):
         ):
             whole = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [whole // 2, whole - whole // 2]
-        x = F.pad(x, pads)
+        x = self.padded(F.pad(x, pads))
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
