@@ -26,7 +26,7 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.data.batch import Batch
 from offline_compress.data.labelled import source_samples
-from offline_compress.importance.calibration import CalibrationBatches
+from offline_compress.data.labelled_batches import LabelledBatches
 from offline_compress.importance.filters import filters, has_filters
 from offline_compress.importance.measure import labelled_losses, scoring_mode
 from offline_compress.importance.multi_task import description_of
@@ -165,7 +165,7 @@ def conflict_result(
         group for group in channel_groups(model, description_of(model)) if not group.protected
     ]
     deployed = InputPx(height=spec.height, width=spec.width, fit=spec.fit)
-    batches = CalibrationBatches(samples, deployed, size)
+    batches = LabelledBatches(samples, deployed, size)
     modules = dict(model.named_modules())
     makers = (part.layer for g in groups for part in g.slices if part.side == "out")
     layers = {name: modules[name] for name in makers if has_filters(modules.get(name))}

@@ -1,70 +1,60 @@
-"""TwinLiteNet with its public weights, pruned to half of its time on OpenVINO, for the node.
+"""TwinLiteNet with its public weights on other roads: adapted, pruned to half its time, a bundle.
 
 git clone https://github.com/chequanghuy/TwinLiteNet  # followed and cut at commit 5241418
-python examples/twinlitenet.py TwinLiteNet data/camvid runs/twinlitenet
-mtc-compress wrap runs/twinlitenet/small.onnx small.mtc --map config/maps/twinlitenet_plus.yaml
+python examples/twinlitenet.py TwinLiteNet runs/twinlitenet data/camvid data/rtk
 """
 
+import json
 import sys
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from two_masks import SIZE, evaluate, loss, read, train
 
-from offline_compress.api import Budget, Description, PruningRules, compress
-from offline_compress.data.labelled import source_samples
-from offline_compress.importance.calibration import CalibrationBatches
-from offline_compress.recipe.parts import DataSource, InputPx
+import offline_compress.api as mtc
 
-checkout, data, out = map(Path, sys.argv[1:4])
-epochs, images = map(int, sys.argv[4:] or (5, 10_000))  # after each step; of each split, at most
+checkout, out, *roots = map(Path, sys.argv[1:])
 sys.path.insert(0, str(checkout))
 from model.TwinLite import TwinLiteNet  # noqa: E402
 
-MASKS, SIZE, UNKNOWN = ("drivable", "lane"), InputPx(height=384, width=640), 255
-train, val = (
-    CalibrationBatches(source_samples(DataSource(root=data, split=split))[:images], SIZE, 8)
-    for split in ("train", "val")
-)
-
-
-def loss(number, outputs, batch):  # outputs: logits [N, 2, H, W] of each mask
-    aim = getattr(batch.targets, MASKS[number]).long()
-    return F.cross_entropy(outputs[number], aim, ignore_index=UNKNOWN)
-
-
-def recover(network, teacher, step):
-    optimizer = torch.optim.AdamW(network.parameters(), 5e-4)
-    for batch in (batch for _ in range(epochs) for batch in train):
-        inputs = description.inputs(batch)
-        outputs = network(*inputs)
-        (loss(0, outputs, batch) + loss(1, outputs, batch) + teacher.loss(*inputs)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-@torch.no_grad()
-def evaluate(network):
-    counts = torch.zeros(2, 2)  # intersection and union, of each mask
-    for batch in val:
-        for number, outputs in enumerate(network(*description.inputs(batch))):
-            aim, found = getattr(batch.targets, MASKS[number]), outputs.argmax(1) == 1
-            both, either = found & (aim == 1), (found & (aim != UNKNOWN)) | (aim == 1)
-            counts[number] += torch.stack((both.sum(), either.sum()))
-    return {f"{mask} IoU": 100 * float(a / b) for mask, (a, b) in zip(MASKS, counts, strict=True)}
-
-
-description = Description(
-    example=(torch.zeros(1, 3, SIZE.height, SIZE.width),),
-    tasks={mask: lambda o, b, n=number: loss(n, o, b) for number, mask in enumerate(MASKS)},
+batches, sets = read(roots)
+image = torch.zeros(1, 3, SIZE.height, SIZE.width)
+description = mtc.Description(
+    example=(image,),
+    tasks={
+        "drivable": lambda outputs, batch: loss(outputs[0], batch.targets.drivable.long()),
+        "lane": lambda outputs, batch: loss(outputs[1], batch.targets.lane.long()),
+    },
     inputs=lambda batch: (batch.images.float() / 255,),
     taps={"encoder": "encoder.classifier"},
 )
-network = TwinLiteNet()
+
+
+def recover(network, teacher, step, epochs=2):
+    train(network, teacher, batches, epochs, f"recovery {step.number}")
+
+
+torch.set_flush_denormal(True)  # processors are slow with the least of its weights
+public = TwinLiteNet()
 weights = torch.load(checkout / "pretrained" / "best.pth", map_location="cpu")
-network.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
-rules = PruningRules(budget=Budget(latency=0.5), steps=3, least_channels=4, round_to=4)
-result = compress(network, description, train, rules, recover, evaluate, out)
-print(result.plan.steps[0].before, "->", result.plan.steps[-1].after)
-names = {"input_names": ["image"], "output_names": ["da", "ll"]}
-torch.onnx.export(result.model, description.example, out / "small.onnx", dynamo=False, **names)
+public.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
+judge = partial(evaluate, sets=sets)
+# The network learns these roads first, or pruning would be compared with another task.
+adapted = mtc.control(public, description, 1, partial(recover, epochs=3), out / "adapted")
+half = mtc.Budget(latency=0.5)
+rules = mtc.PruningRules(budget=half, steps=1, least_channels=4, round_to=4, largest_rise=None)
+scored = list(islice(batches, 8))
+pruned = mtc.compress(adapted, description, scored, rules, recover, judge, out / "pruned").model
+control = mtc.control(adapted, description, rules.steps, recover, out / "control")
+
+networks = {"public": public.eval(), "adapted": adapted, "control": control, "pruned": pruned}
+figures = {name: judge(network) for name, network in networks.items()}
+for name, own in figures.items():
+    print(f"{name:8}", *(f"{title} {value:.1f}  " for title, value in own.items()))
+(out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+road, lane = mtc.Mask(output="output.0"), mtc.Mask(output="output.1")
+described = mtc.NetworkMap(input={"std": (255,) * 3}, drivable=road, lane=lane)
+for name, network in (("whole", control), ("small", pruned)):
+    mtc.wrap_module(network, image, described, out / f"{name}.mtc", name)

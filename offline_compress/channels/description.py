@@ -1,6 +1,6 @@
 """What compression has to know of a network, whatever its make."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -51,26 +51,33 @@ class Description:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of nested tuples, lists, mappings and data classes.
+    """All tensors of nested tuples, lists, mappings and data classes. Raises UserError as
+    `named_tensors`."""
+    return (tensor for _, tensor in named_tensors(value))
 
-    Raises UserError for anything else that may hold some.
+
+def named_tensors(value: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of nested tuples, lists, mappings and data classes, by their place.
+
+    It is `lane` of a mapping, `masks.0` of a tuple in one, `output.0` of a tuple, `output` of a
+    tensor alone. Raises UserError for anything else that may hold some.
     """
+    parts: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, torch.Tensor):
-        yield value
+        yield place or "output", value
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part)
+        parts = value.items()
     elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from tensors_in(part)
+        place, parts = place or "output", enumerate(value)
     elif is_dataclass(value):
-        for part in fields(value):
-            yield from tensors_in(getattr(value, part.name))
+        parts = ((part.name, getattr(value, part.name)) for part in fields(value))
     elif value is not None and not isinstance(value, (bool, int, float, str)):
         raise UserError(
             f"the network returns a {type(value).__name__}, in which no tensors are found; give "
             "`answers`, which picks them"
         )
+    for name, part in parts:
+        yield from named_tensors(part, f"{place}.{name}" if place else str(name))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

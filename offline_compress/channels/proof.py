@@ -75,7 +75,7 @@ class _Trial:
         if not kept:
             return ""
         unread, cut = copy.deepcopy(self._network), copy.deepcopy(self._network)
-        not_read(unread, groups, kept)
+        switch_off(unread, groups, kept)
         keep_channels(cut, self._groups, kept)
         try:
             found = self._answers(cut)
@@ -95,7 +95,7 @@ class _Trial:
 
 
 @torch.no_grad()
-def not_read(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
+def switch_off(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
     """Let no layer read the channels that are not `kept`, in place: they are switched off."""
     state = model.state_dict()
     for group in groups:

@@ -44,36 +44,20 @@ def wrap(
     Examples: [bold]mtc-compress wrap yolop-640-640.onnx yolop.mtc --map config/maps/yolop.yaml
     [/bold]; with variants: [bold]... --data DATA/camvid[/bold]
     """
-    from mtc_perception.core.bundle import Training, read_bundle
-    from mtc_perception.core.class_map import ClassMap
+    from mtc_perception.core.bundle import Training
     from mtc_perception.util.errors import UserError
-    from mtc_perception.util.progress import Progress
-    from offline_compress.data.labelled import labelled_split, source_samples
-    from offline_compress.recipe.compression import Quantisation
-    from offline_compress.recipe.parts import DataSource
     from offline_compress.wrapping.network_map import load_map
-    from offline_compress.wrapping.wrap import add_quantised, wrap_bundle
+    from offline_compress.wrapping.variants import VariantData, add_quantised
+    from offline_compress.wrapping.wrap import wrap_file
 
     known = load_map(described)
     if out.exists() and not force:
         raise UserError(f"{out} exists: choose another path, or --force replaces it")
-    if data:
-        classes = ClassMap.of(list(known.detection.classes) if known.detection else [])
-        judged = DataSource(root=data, split=split)
-        samples = labelled_split(judged, "judge variants by", classes)
-        calibration = source_samples(DataSource(root=data, split=calibration_split))
+    variants = VariantData.of(data, known, split, calibration_split) if data else None
     training = Training(data=trained_on or [], licence=licence)
-    manifest = wrap_bundle(network, known, out, name or network.stem, training)
-    if data:
-        with Progress(alone=True) as progress:
-            manifest = add_quantised(
-                read_bundle(out),
-                calibration,
-                samples,
-                Quantisation(),
-                f"{judged.title}, {len(samples)} images",
-                progress.count,
-            )
+    manifest = wrap_file(network, known, out, name or network.stem, training)
+    if variants:
+        manifest = add_quantised(out, variants)
     print(
         f"{out}: {', '.join(manifest.tasks)} at {manifest.input.width}x{manifest.input.height},"
         f" {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, "

@@ -2,51 +2,23 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from accelerate import PartialState
 
-from mtc_perception.core.class_map import VEHICLE_CLASSES, ClassMap
-from mtc_perception.core.images import SourceImage
-from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import Sample
-from offline_compress.data.augment import LabelledImage, warp
-from offline_compress.data.batch import Batch, collate
-from offline_compress.data.dataset import load_labelled
 from offline_compress.data.labelled import evenly, source_samples
+from offline_compress.data.labelled_batches import LabelledBatches
 from offline_compress.importance.scorer import require_labels
 from offline_compress.ready import make_ready
 from offline_compress.recipe.compression import Scoring
-from offline_compress.recipe.parts import InputPx
 from offline_compress.recipe.recipe import Recipe
 
 _Tasks = tuple[bool, bool, bool]
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrationBatches(Sequence[Batch]):
-    """Batches that are decoded when asked for; the last one may be smaller."""
-
-    samples: list[Sample]
-    size: InputPx
-    batch: int
-    classes: ClassMap = VEHICLE_CLASSES
-
-    def __len__(self) -> int:
-        return -(-len(self.samples) // self.batch)
-
-    def __getitem__(self, number: int) -> Batch:  # type: ignore[override]
-        """Raises LayoutError for a file that does not decode."""
-        part = self.samples[number * self.batch : (number + 1) * self.batch]
-        if not part:
-            raise IndexError(number)
-        images = [load_labelled(sample, self.classes) for sample in part]
-        return collate([letterboxed(image, self.size) for image in images])
-
-
-def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
+def calibration_batches(recipe: Recipe, scoring: Scoring) -> LabelledBatches:
     """`scoring.images` training images (fewer if there are no more), whole and not augmented.
 
     What does not fill a batch is left out, unless it is the only one: Taylor terms of smaller
@@ -58,7 +30,7 @@ def calibration_batches(recipe: Recipe, scoring: Scoring) -> CalibrationBatches:
     samples = calibration_samples(recipe, scoring.images)
     samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
     require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0), TASKS)
-    return CalibrationBatches(samples, recipe.input, scoring.batch, recipe.class_map)
+    return LabelledBatches(samples, recipe.input, scoring.batch, recipe.class_map)
 
 
 def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:
@@ -100,17 +72,6 @@ def apportion(weights: Sequence[float], sizes: Sequence[int], seats: int) -> lis
         given[chosen] += 1
         turns.append(chosen)
     return turns
-
-
-def letterboxed(sample: LabelledImage, size: InputPx) -> LabelledImage:
-    """The whole image, put into the input as on the vehicle, with its labels."""
-    height, width = sample.image.shape[:2]
-    box = Letterbox.fit(height, width, *size.size)
-    matrix = np.array([[box.scale_x, 0, box.left], [0, box.scale_y, box.top]])
-    moved = warp(sample, matrix, size.height, size.width)
-    image = np.empty((size.height, size.width, 3), np.uint8)
-    box.write(SourceImage(sample.image, "rgb"), image)
-    return replace(moved, image=image)
 
 
 def _labelled(sample: Sample) -> _Tasks:

@@ -72,7 +72,7 @@ class Candidates:
     """[C] importance of every group that is not protected."""
     limits: WidthLimits
     last: bool
-    """Whether it is the step that must keep the recipe's budget."""
+    """Whether it is the step that must keep the whole budget."""
     sensitivity: Sensitivity | None = None
     """What widths were measured to be worth; None: what the importance of their channels says."""
 
@@ -116,7 +116,7 @@ class Candidates:
 
 
 def step_budget(problem: PruningProblem, step: int) -> dict[str, float]:
-    """What may remain after step 1..`steps`: equal steps from all to the recipe's budget."""
+    """What may remain after step 1..`steps`: equal steps from all to the whole budget."""
     share = step / problem.rules.steps
     return {kind: 1 - (1 - least) * share for kind, least in problem.budget.items()}
 
@@ -150,7 +150,7 @@ def with_sensitivity(
     folder: Path,
     count: NamedCount,
 ) -> Candidates:
-    """`found` with what widths of `model` are worth, if the recipe goes by that.
+    """`found` with what widths of `model` are worth, if the rules go by that.
 
     Read from `folder`, as far as it is there, else measured and written.
     """
@@ -172,7 +172,7 @@ def with_sensitivity(
 
 
 def require_end(found: Candidates) -> None:
-    """Raise UserError if the recipe's budget is out of reach with what a first step has locked."""
+    """Raise UserError if the whole budget is out of reach with what a first step has locked."""
     problem = found.problem
     require_reachable(found.sizes, problem.costs, problem.budget, problem.whole, found.limits)
 
@@ -229,10 +229,10 @@ def measured_choice(
     if found.last and not best.ratio <= aim * REFUSED:
         rise = "largest_rise, " if trial.fewest else ""
         raise UserError(
-            f"compress.prune.budget.latency: {aim:.3f} cannot be reached: the best selection was "
+            f"budget.latency: {aim:.3f} cannot be reached: the best selection was "
             f"measured at {best.ratio:.3f} of the unpruned network's latency ({rules.engine} "
             f"takes {correction:.2f} times what its table predicts); give it more, raise {rise}"
-            "steps or epochs_between, or lower locked, least_channels or least_share"
+            "steps or recovery between them, or lower locked, least_channels or least_share"
         )
     return best
 

@@ -15,7 +15,7 @@ from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.pruning.problem import PruningProblem
 
 SCORES_FILE = "scores.safetensors"
-SCORING_ADVICE = "memory ran out; lower compress.scoring.batch"
+SCORING_ADVICE = "memory ran out; score in smaller batches (of a recipe: compress.scoring.batch)"
 
 
 def measured_scores(

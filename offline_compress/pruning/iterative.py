@@ -2,10 +2,10 @@
 
 A folder holds, in the order in which it fills:
 
-    latency.json   table of the target engine, if the recipe needs one
+    latency.json   table of the target engine, if the rules need one
     teacher.json   validation figures of the unpruned network
     plan.json      the plan: without steps, which names the teacher, until pruning is over
-    step_K/        scores.safetensors, sensitivity.json if the recipe goes by it, cut/ (checkpoint
+    step_K/        scores.safetensors, sensitivity.json if the rules go by it, cut/ (checkpoint
                    and plan), recovery/ (a training run) and, when the step is over, plan.json;
                    again/ with the last three, if it was taken back
     channels.png   what every layer keeps

@@ -22,6 +22,7 @@ from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.proof import proven_groups
 from offline_compress.export import TimedGraph, exported, network_of
 from offline_compress.importance.scores import ChannelScores
+from offline_compress.models.pruned_file import load_pruned, save_pruned
 from offline_compress.pruning.channel_choice import candidates
 from offline_compress.pruning.iterative import RESULT_FOLDER, PruningRun
 from offline_compress.pruning.own_subject import (
@@ -29,12 +30,15 @@ from offline_compress.pruning.own_subject import (
     Evaluate,
     OwnSubject,
     Recover,
+    Step,
+    call_recover,
     calling,
 )
 from offline_compress.pruning.plan import Plan
 from offline_compress.pruning.problem import TABLE_FILE, problem_of, with_latencies
 from offline_compress.pruning.steps import lists
 from offline_compress.recipe.compression import PruningRules
+from offline_compress.training.feature_teacher import FeatureTeacher
 
 SETTINGS_FILE = "settings.json"
 
@@ -70,10 +74,9 @@ def compress(
         batches: for scoring, decoded or read when asked for; `description` says what they are.
         rules: budget, criterion, steps and limits. Costs are those of `description.example`;
             latency is measured on the engine that the rules name.
-        recover: trains after every step.
+        recover: trains after every step; it has a folder, in which it may keep how far it is.
         evaluate: judges the network before the first step, and after every cut and recovery.
-        out: folder of the run. The same call goes on there if it was stopped; a step that
-            was being recovered is recovered anew.
+        out: folder of the run. The same call goes on there if it was stopped.
         guard: figure -> what a step may lose of it; if it loses more, it is taken back and tried
             once more with twice as many channels locked.
         seed: of the criterion `random`.
@@ -102,7 +105,13 @@ def compress(
     out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.is_main_process:
-        _keep_settings(out / SETTINGS_FILE, rules, guard or {}, tuple(description.tasks), seed)
+        settings = {
+            "rules": json.loads(rules.model_dump_json()),
+            "guard": dict(guard or {}),
+            "tasks": list(description.tasks),
+            "seed": seed,
+        }
+        _keep_settings(out / SETTINGS_FILE, settings)
     accelerator.wait_for_everyone()
     if timed:
         deploy = partial(deployed_for_timing, description)
@@ -110,10 +119,43 @@ def compress(
         with accelerator.main_process_first(), Progress(shown=main, alone=True) as progress:
             problem = with_latencies(problem, unpruned, deploy, table, main, progress.count)
     device = accelerator.device
-    subject = OwnSubject(unpruned, guarded, recover, evaluate, guard or {}, device)
+    subject = OwnSubject(unpruned, guarded, rules.steps, recover, evaluate, guard or {}, device)
     plan = PruningRun(problem, subject, batches, out, accelerator, seed).run()
     result = out / RESULT_FOLDER
     return Compressed(subject.load(result), result / WEIGHTS_FILE, plan)
+
+
+def control(
+    model: nn.Module, description: Description, steps: int, recover: Recover, out: Path
+) -> nn.Module:
+    """The unpruned network after the same recoveries: what a pruned one is fairly compared with.
+
+    Figures of a network that had more training than the one before it say little of the pruning.
+
+    Args:
+        model: the network that `compress` was given; stays as it is.
+        description: that of `compress`, and so are `steps` and `recover`.
+        out: a folder of its own. The same call goes on there if it was stopped.
+
+    Returns the network on the CPU and in eval mode. Raises UserError as `compress`.
+    """
+    unpruned = deepcopy(model).cpu().eval()
+    network = deepcopy(unpruned)
+    out.mkdir(parents=True, exist_ok=True)
+    _keep_settings(out / SETTINGS_FILE, {"steps": steps, "network": _weights_sha256(unpruned)})
+    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    before = None
+    for number in range(1, steps + 1):
+        step = Step(number, number == steps, out / f"step_{number}")
+        file = out / f"step_{number}.safetensors"
+        if not file.exists():
+            network.to(device)
+            with FeatureTeacher(unpruned, network, description.taps, {}) as teacher:
+                call_recover(recover, network, teacher, step, before)
+            save_pruned(file, network)
+        load_pruned(file, network.cpu())
+        before = file
+    return network.eval()
 
 
 def choose(
@@ -167,29 +209,18 @@ def _weights_sha256(network: nn.Module) -> str:
     return sha256_hex(b"".join(parts))
 
 
-def _keep_settings(
-    path: Path,
-    rules: PruningRules,
-    guard: Mapping[str, float],
-    tasks: Sequence[str],
-    seed: int,
-) -> None:
-    """Raise UserError if the folder holds a compression by other rules."""
-    settings = {
-        "rules": json.loads(rules.model_dump_json()),
-        "guard": dict(guard),
-        "tasks": list(tasks),
-        "seed": seed,
-    }
+def _keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if the folder holds something made with other settings."""
     if path.exists():
         try:
             former = json.loads(path.read_text())
         except ValueError:
             raise UserError(f"{path} is damaged; delete {path.parent}") from None
         if former != settings:
-            changed = [name for name in settings if former.get(name) != settings[name]]
+            names = [*settings, *(former.keys() - settings.keys())]
+            changed = [name for name in names if former.get(name) != settings.get(name)]
             raise UserError(
-                f"{path.parent} holds a compression with other {' and '.join(changed)}; give "
+                f"{path.parent} holds something made with other {' and '.join(changed)}; give "
                 "another folder, or delete it"
             )
     elif any(path.parent.iterdir()):

@@ -1,9 +1,11 @@
 """A network of any make as what is pruned: its owner recovers and judges it."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,9 +22,23 @@ from offline_compress.pruning.iterative import RESULT_FOLDER
 from offline_compress.training.feature_teacher import FeatureTeacher
 
 WEIGHTS_FILE, TAPS_FILE = "model.safetensors", "taps.json"
+STATE_FOLDER = "state"
 
-Recover = Callable[[nn.Module, FeatureTeacher, int], None]
-"""(pruned network, teacher, step 1..) -> trains the network, in place and as it likes."""
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A recovery, as its callback sees it."""
+
+    number: int
+    """1, 2, ..."""
+    last: bool
+    """Whether no cut follows."""
+    folder: Path
+    """The recovery's own: what is kept there is there again when the same call goes on."""
+
+
+Recover = Callable[[nn.Module, FeatureTeacher, Step], None]
+"""(pruned network, teacher, step) -> trains the network, in place and as it likes."""
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 """Network -> figures by name, of which more is better."""
 
@@ -34,13 +50,14 @@ class OwnSubject:
         self,
         unpruned: nn.Module,
         description: Description,
+        steps: int,
         recover: Recover,
         evaluate: Evaluate,
         guard: Mapping[str, float],
         device: torch.device,
     ) -> None:
         """`unpruned` is on the CPU; callbacks get networks on `device`."""
-        self._unpruned, self._description = unpruned, description
+        self._unpruned, self._description, self._steps = unpruned, description, steps
         self._recover, self._evaluate = recover, evaluate
         self._guard, self._device = dict(guard), device
         self._taps: dict[str, list[int]] = {}
@@ -81,19 +98,15 @@ class OwnSubject:
         return True
 
     def recover(self, step: int, cut: Path, out: Path) -> None:
+        result = out / RESULT_FOLDER
+        if (result / WEIGHTS_FILE).exists():
+            return
         student, taps = self._read(cut)
-        student.to(self._device).train()
-        with (
-            FeatureTeacher(self._unpruned, student, self._description.taps, taps) as teacher,
-            calling(f"recover, in step {step}", cut),
-        ):
-            self._recover(student, teacher, step)
-        if not all(value.isfinite().all() for value in student.state_dict().values()):
-            raise UserError(
-                f"recover, in step {step}, left weights that are not finite; lower its learning "
-                f"rate and call again: the network before it is in {cut}"
-            )
-        self._write(out / RESULT_FOLDER, student, taps)
+        student.to(self._device)
+        with FeatureTeacher(self._unpruned, student, self._description.taps, taps) as teacher:
+            recovered = Step(step, step == self._steps, out / STATE_FOLDER)
+            call_recover(self._recover, student, teacher, recovered, cut)
+        self._write(result, student, taps)
 
     def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
         count(0, None)
@@ -121,6 +134,25 @@ class OwnSubject:
         return [(name, before[name], value) for name, value in after.items() if name in before]
 
 
+def call_recover(
+    recover: Recover, student: nn.Module, teacher: FeatureTeacher, step: Step, before: Path | None
+) -> None:
+    """Let the owner train `student`, which lies in `before`.
+
+    Raises UserError, in one line, for what the callback raises and for weights that are not finite.
+    """
+    step.folder.mkdir(parents=True, exist_ok=True)
+    what = f"recover, in step {step.number}"
+    with calling(what, before):
+        recover(student.train(), teacher, step)
+    if not all(value.isfinite().all() for value in student.state_dict().values()):
+        shutil.rmtree(step.folder)  # or the same call would go on from there
+        raise UserError(
+            f"{what}, left weights that are not finite; lower its learning rate and call again"
+            + _where(before)
+        )
+
+
 @contextmanager
 def calling(what: str, before: Path | None) -> Iterator[None]:
     """One line of what a callback raises; its traceback stays behind it."""
@@ -130,7 +162,11 @@ def calling(what: str, before: Path | None) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error) or "no reason given").splitlines()[0]
-        place = f"; the network before it is in {before}" if before else ""
         raise UserError(
-            f"{what}, raised {type(error).__name__}: {reason}{place}, and the same call goes on"
+            f"{what}, raised {type(error).__name__}: {reason}; the same call goes on"
+            + _where(before)
         ) from error
+
+
+def _where(before: Path | None) -> str:
+    return f": the network before it is in {before}" if before else ""

@@ -301,7 +301,7 @@ def _impossible(
         f"{_least(sizes, costs, whole, rules)[number]:.3f} {words}" for words, rules in ways.items()
     )
     return (
-        f"compress.prune.budget.{kind}: {budget[kind]:.3f} cannot be reached: with every layer as "
-        f"narrow as the recipe allows {reached[number]:.3f} of the network remains ({what}; the "
+        f"budget.{kind}: {budget[kind]:.3f} cannot be reached: with every layer as narrow as the "
+        f"rules allow {reached[number]:.3f} of the network remains ({what}; the "
         "rest is in protected layers, or costs the same at any width)"
     )

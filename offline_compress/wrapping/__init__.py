@@ -1,1 +1,1 @@
-"""Wrapping: anybody's ONNX file becomes a bundle, its pre- and post-processing in the graph."""
+"""Wrapping: anybody's network becomes a bundle, its pre- and post-processing in the graph."""

@@ -10,6 +10,8 @@ from offline_compress.wrapping.network_map import (
     Anchored,
     AnchorFree,
     Boxes,
+    Detection,
+    Final,
     Mask,
     NetworkMap,
     Query,
@@ -22,7 +24,7 @@ Found = tuple[torch.Tensor, torch.Tensor]
 """Boxes [1, N, 4] x1, y1, x2, y2 in pixels of the input, and scores [1, N, classes]."""
 
 
-def decoded(outputs: Outputs, wanted: Boxes | AnchorFree | Anchored | Query, size: Size) -> Found:
+def decoded(outputs: Outputs, wanted: Detection, size: Size) -> Found:
     """Boxes and scores of all of the network's own classes. Raises UserError for outputs that
     cannot be what `wanted` says."""
     match wanted:
@@ -34,6 +36,8 @@ def decoded(outputs: Outputs, wanted: Boxes | AnchorFree | Anchored | Query, siz
             return _anchored(outputs, wanted)
         case Query():
             return _queries(outputs, wanted, size)
+        case Final():
+            return _final(outputs, wanted)
 
 
 def grouped(scores: torch.Tensor, groups: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -176,6 +180,20 @@ def _queries(outputs: Outputs, wanted: Query, size: Size) -> Found:
     corners = _corners(boxes[..., :2] * scale, boxes[..., 2:] * scale)
     softmax = wanted.values == "softmax"
     return corners, logits.softmax(-1)[..., :-1] if softmax else logits.sigmoid()
+
+
+def _final(outputs: Outputs, wanted: Final) -> Found:
+    boxes, scores = outputs[wanted.boxes].float(), outputs[wanted.scores].float()
+    labels = outputs[wanted.labels]
+    per_box = boxes.dim() == 3 and boxes.shape[:2] == scores.shape == labels.shape
+    if not per_box or boxes.shape[2] != 4:
+        raise UserError(
+            f"detection: outputs {wanted.boxes} {list(boxes.shape)}, {wanted.scores}"
+            f" {list(scores.shape)} and {wanted.labels} {list(labels.shape)} are not [1, N, 4],"
+            " [1, N] and [1, N]"
+        )
+    classes = torch.arange(1 + max(max(numbers) for numbers in wanted.classes.values()))
+    return boxes, scores[..., None] * (labels[..., None] == classes).float()
 
 
 def _corners(centre: torch.Tensor, extent: torch.Tensor) -> torch.Tensor:

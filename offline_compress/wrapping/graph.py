@@ -67,7 +67,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def fixed(
-    model: onnx.ModelProto, path: Path, height: int | None, width: int | None
+    model: onnx.ModelProto, name: str, height: int | None, width: int | None
 ) -> tuple[onnx.ModelProto, int, int]:
     """The network for one image, and the height and width of its input.
 
@@ -77,18 +77,18 @@ def fixed(
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in stored]
     shapes = {one.name: _shape(one) for one in inputs}
-    told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    told = ", ".join(f"{one} {shape}" for one, shape in shapes.items())
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in _DTYPES:
-        raise UserError(f"{path}: one input of floats is needed, the network has {told}")
+        raise UserError(f"{name}: one input of floats is needed, the network has {told}")
     shape = shapes[inputs[0].name]
     if len(shape) != 4 or shape[0] not in (None, 1) or shape[1] not in (None, 3):
-        raise UserError(f"{path}: an input [1, 3, H, W] is needed, the network has {told}")
+        raise UserError(f"{name}: an input [1, 3, H, W] is needed, the network has {told}")
     sizes = []
-    for name, found, given in (("height", shape[2], height), ("width", shape[3], width)):
+    for side, found, given in (("height", shape[2], height), ("width", shape[3], width)):
         if found is None and given is None:
-            raise UserError(f"{path} leaves the {name} of its input open: give input.{name}")
+            raise UserError(f"{name} leaves the {side} of its input open: give input.{side}")
         if found and given and found != given:
-            raise UserError(f"input.{name} is {given}, that of the network {found}: leave it out")
+            raise UserError(f"input.{side} is {given}, that of the network {found}: leave it out")
         sizes.append(found or given or 0)
     result = onnx.ModelProto()
     result.CopyFrom(model)

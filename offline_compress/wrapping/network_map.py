@@ -115,7 +115,18 @@ class Query(_Detection):
     iou: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-Detection = Annotated[Boxes | AnchorFree | Anchored | Query, Field(discriminator="decoder")]
+class Final(_Detection):
+    """What the network itself has decoded, chosen and suppressed: boxes [1, N, 4] x1, y1, x2, y2 in
+    pixels of the input, scores [1, N], and numbers of classes [1, N]."""
+
+    decoder: Literal["final"]
+    boxes: str
+    scores: str
+    labels: str
+    iou: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+Detection = Annotated[Boxes | AnchorFree | Anchored | Query | Final, Field(discriminator="decoder")]
 
 
 class NetworkMap(Strict):
@@ -142,6 +153,8 @@ class NetworkMap(Strict):
                 found += self.detection.outputs
             case Query():
                 found += [self.detection.boxes, self.detection.logits]
+            case Final():
+                found += [self.detection.boxes, self.detection.scores, self.detection.labels]
         found += [mask.output for mask in (self.drivable, self.lane) if mask is not None]
         return tuple(dict.fromkeys(found))
 

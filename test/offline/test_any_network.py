@@ -14,7 +14,7 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup, channel_groups
-from offline_compress.channels.proof import not_read, proven_groups
+from offline_compress.channels.proof import proven_groups, switch_off
 from offline_compress.channels.surgery import keep_channels
 from support.any_layers import (
     BLOCKS,
@@ -73,7 +73,7 @@ def test_what_is_cut_is_what_was_switched_off(
         if not group.protected
     }
     off, cut = copy.deepcopy(network), copy.deepcopy(network)
-    not_read(off, groups, kept)
+    switch_off(off, groups, kept)
     keep_channels(cut, groups, kept)
     image = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     with torch.no_grad():

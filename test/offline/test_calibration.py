@@ -15,9 +15,9 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.datasets.layout import read_image
 from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import evenly
+from offline_compress.data.labelled_batches import LabelledBatches
 from offline_compress.data.targets import IGNORE
 from offline_compress.importance.calibration import (
-    CalibrationBatches,
     apportion,
     calibration_batches,
     calibration_samples,
@@ -117,7 +117,7 @@ def test_batches_hold_whole_images_as_on_the_vehicle(drives: tuple[Path, Path]) 
 
 def test_a_batch_past_the_end_is_an_index_error(drives: tuple[Path, Path]) -> None:
     recipe = recipe_of(*drives)
-    batches = CalibrationBatches(calibration_samples(recipe, 4), recipe.input, 2)
+    batches = LabelledBatches(calibration_samples(recipe, 4), recipe.input, 2)
     assert len(batches) == 2
     with pytest.raises(IndexError):
         batches[2]

@@ -1,6 +1,7 @@
 """A network of no registry, compressed with its owner's training and figures."""
 
 import copy
+import json
 import re
 import runpy
 import subprocess
@@ -11,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mtc_perception.core.bundle import Training
+from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.core.images import SourceImage
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
@@ -28,10 +28,12 @@ from offline_compress.api import (
     Compressed,
     FeatureTeacher,
     PruningRules,
+    Step,
     channel_groups,
     channel_scores,
     choose,
     compress,
+    control,
     keep_channels,
     load_pruned,
     recalibrate,
@@ -49,8 +51,6 @@ from offline_compress.pruning.latency_table import (
 )
 from offline_compress.pruning.own_network import deployed_for_timing
 from offline_compress.roads.road_dataset import write_dataset
-from offline_compress.wrapping.network_map import load_map
-from offline_compress.wrapping.wrap import wrap_bundle
 from support.checkout import ROOT
 from support.two_tasks import TwoTasks, description, evaluate, samples, shape_loss, train
 
@@ -67,7 +67,7 @@ def trained() -> nn.Module:
     return network.eval()
 
 
-def recover(network: nn.Module, teacher: FeatureTeacher, step: int) -> None:
+def recover(network: nn.Module, teacher: FeatureTeacher, step: Step) -> None:
     train(network, teacher, 40)
 
 
@@ -112,7 +112,7 @@ def test_the_same_call_goes_on(trained: nn.Module, compressed: Compressed) -> No
     assert again.plan == compressed.plan
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, compressed.model.state_dict()[name])
-    with pytest.raises(UserError, match="holds a compression with other rules; give another"):
+    with pytest.raises(UserError, match="holds something made with other rules; give another"):
         run(trained, out, rules=RULES.model_copy(update={"steps": 3}))
     with pytest.raises(UserError, match="another teacher; choose another folder"):
         run(TwoTasks(), out)
@@ -308,7 +308,7 @@ def not_finite(network: nn.Module, *_: object) -> None:
         ({"guard": {"pixel": 1}}, "guard names 'pixel'; evaluate yields pixels, colours"),
         (
             {"rules": RULES.model_copy(update={"budget": Budget(parameters=0.001)})},
-            "budget.parameters: 0.001 cannot be reached",
+            r"^budget.parameters: 0.001 cannot be reached: .*narrow as the rules allow",
         ),
         (
             {
@@ -331,23 +331,79 @@ def test_mistakes_are_one_line(
 
 
 def test_a_step_that_failed_is_done_again(trained: nn.Module, tmp_path: Path) -> None:
+    """And finds again what it has kept."""
+
+    def stopped(_network: nn.Module, _teacher: FeatureTeacher, step: Step) -> None:
+        (step.folder / "epoch").write_text("7")
+        if step.last:
+            failing()
+
     with pytest.raises(UserError, match="recover, in step 2"):
-        run(trained, tmp_path / "run", recover=lambda n, t, s: failing() if s == 2 else None)
-    steps: list[int] = []
-    found = run(trained, tmp_path / "run", recover=lambda _n, _t, step: steps.append(step))
-    assert steps == [2]
+        run(trained, tmp_path / "run", recover=stopped)
+    steps: list[tuple[int, bool, str]] = []
+
+    def goes_on(_network: nn.Module, _teacher: FeatureTeacher, step: Step) -> None:
+        steps.append((step.number, step.last, (step.folder / "epoch").read_text()))
+
+    found = run(trained, tmp_path / "run", recover=goes_on)
+    assert steps == [(2, True, "7")]
     assert found.plan.steps[-1].remains["parameters"] <= 0.5
+
+
+def test_nothing_goes_on_from_weights_that_are_not_finite(
+    trained: nn.Module, tmp_path: Path
+) -> None:
+    def diverging(network: nn.Module, _teacher: FeatureTeacher, step: Step) -> None:
+        (step.folder / "epoch").write_text("7")
+        not_finite(network)
+
+    with pytest.raises(UserError, match="not finite; lower its learning rate and call again"):
+        run(trained, tmp_path / "run", recover=diverging)
+    assert not list(tmp_path.rglob("epoch"))
+    run(trained, tmp_path / "run", recover=lambda *_: None)
+
+
+def test_the_control_recovers_as_often_and_keeps_all(trained: nn.Module, tmp_path: Path) -> None:
+    steps: list[Step] = []
+
+    def recover(network: nn.Module, teacher: FeatureTeacher, step: Step) -> None:
+        steps.append(step)
+        if step.number == 2 and not (step.folder / "stopped").exists():
+            (step.folder / "stopped").touch()
+            raise KeyboardInterrupt
+        train(network, teacher, 5)
+
+    own, out = description(), tmp_path / "control"
+    with pytest.raises(KeyboardInterrupt):
+        control(trained, own, 2, recover, out)
+    found = control(trained, own, 2, recover, out)
+    assert [(step.number, step.last) for step in steps] == [(1, False), (2, True), (2, True)]
+    assert parameters(found) == parameters(trained)
+    other = copy.deepcopy(trained)
+    for _ in range(2):
+        with FeatureTeacher(trained, other, own.taps, {}) as teacher:
+            train(other.train(), teacher, 5)
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    with pytest.raises(UserError, match="made with other steps; give another folder"):
+        control(trained, own, 3, recover, out)
+    with pytest.raises(UserError, match="made with other network"):
+        control(TwoTasks(), own, 2, recover, out)
 
 
 def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of docs/own_network.md, in order."""
     page = (ROOT / "docs" / "own_network.md").read_text()
     blocks = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', page, re.S | re.M))
-    assert list(blocks) == ["network", "description", "compress", "reload", "steps", "export"]
+    assert list(blocks) == [
+        *("network", "description", "compress", "long recovery", "control", "reload", "steps"),
+        "bundle",
+    ]
     monkeypatch.chdir(tmp_path)
     batches = samples(20, 1)
     names: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Path": Path}
     names |= {"train_batches": batches, "val_batches": batches[:4]}
+    names["train_one_epoch"] = lambda network, teacher, _optimizer: train(network, teacher, 1)
     for title, block in blocks.items():
         if title == "compress":
             torch.manual_seed(0)
@@ -357,7 +413,8 @@ def test_the_page_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(names["small"](image)["shape"], names["result"].model(image)["shape"])
     assert parameters(names["network"]) < 0.71 * parameters(names["TwoTasks"]())
     assert (tmp_path / "small.safetensors").exists()
-    onnx.checker.check_model("small.onnx")
+    assert names["fair"]["pixels"] > 60
+    assert read_bundle(Path("small.mtc")).manifest.tasks == ["drivable"]
 
 
 CHECKOUT = """
@@ -385,18 +442,18 @@ def test_the_example_runs(
     weights = {f"module.{k}": v for k, v in scope["TwinLiteNet"]().state_dict().items()}
     torch.save(weights, tmp_path / "pretrained" / "best.pth")
     write_dataset(tmp_path / "roads", 4, 192, 128, seed=3, workers=1, val_fraction=0.5)
-    timed_by_macs(monkeypatch, (1, 3, 384, 640))
-    script = ROOT / "examples" / "twinlitenet.py"
-    places = [str(tmp_path), str(tmp_path / "roads"), str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [str(script), *places, "1", "2"])
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    write_dataset(tmp_path / "more", 3, 192, 128, seed=4, workers=1)
+    timed_by_macs(monkeypatch, (1, 3, 320, 416))
+    script, out = ROOT / "examples" / "twinlitenet.py", tmp_path / "out"
+    places = [str(place) for place in (tmp_path, out, tmp_path / "roads", tmp_path / "more")]
+    monkeypatch.setattr(sys, "argv", [str(script), *places])
+    monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
     runpy.run_path(str(script), run_name="__main__")
-    assert "drivable IoU" in capsys.readouterr().out
-    out = tmp_path / "out"
-    assert (out / "best" / "model.safetensors").exists()
-    described = load_map(ROOT / "config" / "maps" / "twinlitenet_plus.yaml")
-    training = Training(data=[], licence="test")
-    wrap_bundle(out / "small.onnx", described, out / "small.mtc", "small", training)
+    assert "more lane IoU" in capsys.readouterr().out
+    figures = json.loads((out / "figures.json").read_text())
+    assert list(figures) == ["public", "adapted", "control", "pruned"]
+    whole, small = (read_bundle(out / f"{name}.mtc").manifest for name in ("whole", "small"))
+    assert small.gmacs < 0.6 * whole.gmacs
     with open_perceiver(Selection(out / "small.mtc", "onnxruntime")) as perceiver:
         found = perceiver.perceive(SourceImage(np.zeros((90, 160, 3), np.uint8), "rgb"))
     assert found.drivable.shape == found.lane.shape == (90, 160)

@@ -239,7 +239,7 @@ def test_an_impossible_budget_names_what_is_in_the_way() -> None:
     with pytest.raises(UserError, match=r"budget\.macs: 0\.200 cannot.*without locked") as caught:
         require_reachable(SIZES, costs, {"macs": 0.2}, whole, replace(FREE, locked=locked))
     least = costs.total({"group0": 12, "group1": 20, "group2": 8, "group3": 32}) / whole
-    assert f"allows {least[1]:.3f} of" in str(caught.value)
+    assert f"allow {least[1]:.3f} of" in str(caught.value)
     assert "without least_channels" in str(caught.value)
     floors = dict.fromkeys(costs.groups, 8)
     sizes = dict(zip(costs.groups, WIDTHS, strict=True))

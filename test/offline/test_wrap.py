@@ -19,18 +19,21 @@ from mtc_perception.core.letterbox import Letterbox
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.load import load_engine
 from mtc_perception.runtime.perceiver import Selection, open_perceiver
+from mtc_perception.util.errors import UserError
 from offline_compress.export import network_of
+from offline_compress.wrapping.graph import read_network
 from offline_compress.wrapping.network_map import (
     Anchored,
     AnchorFree,
     Boxes,
+    Final,
     Mask,
     NetworkInput,
     NetworkMap,
     Query,
     load_map,
 )
-from offline_compress.wrapping.wrap import wrap, wrap_bundle
+from offline_compress.wrapping.wrap import wrap, wrap_file, wrap_module
 from support.checkout import ROOT
 from support.programs import mtc_compress
 from support.public_networks import Grids, HalfMasks, Queries, TwoMasks, Yolop, write_onnx
@@ -49,7 +52,7 @@ def original(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def wrapped(path: Path, described: NetworkMap, name: EngineChoice = "onnxruntime") -> Engine:
-    graph, _ = wrap(path, described)
+    graph, _ = wrap(read_network(path), str(path), described)
     return load_engine(network_of(graph, "fp32"), name, threads=1)  # type: ignore[arg-type]
 
 
@@ -140,7 +143,7 @@ def test_all_tasks_as_of_yolop(tmp_path: Path) -> None:
     """640x640 as in its own file; what the map does not name is left out of the graph."""
     path = write_onnx(Yolop(), tmp_path / "yolop.onnx", 640, 640)
     out = tmp_path / "yolop.mtc"
-    manifest = wrap_bundle(path, load_map(MAPS / "yolop.yaml"), out, "yolop", LICENCE)
+    manifest = wrap_file(path, load_map(MAPS / "yolop.yaml"), out, "yolop", LICENCE)
     assert manifest.tasks == ["detection", "drivable", "lane"]
     assert (manifest.classes, manifest.max_detections) == (["vehicle"], 100)
     network = read_bundle(out).model_bytes("fp32")
@@ -200,6 +203,90 @@ def test_queries_are_decoded(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes[0], boxes[order], atol=CLOSE * 96)
 
 
+class OwnHead(torch.nn.Module):
+    """A network whose boxes its owner decodes and chooses: two at most, padded to three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks = TwoMasks()
+
+    def forward(self, image: torch.Tensor) -> dict[str, Any]:
+        height = image.mean((1, 2, 3))[:, None]
+        boxes = torch.tensor([[[8.0, 4, 40, 20], [-4, 30, 120, 60], [0, 0, 0, 0]]])
+        return {
+            "found": (boxes, height * torch.tensor([0.002, 0.004, 0])),
+            "kinds": torch.tensor([[3, 1, -1]]),
+            "masks": {"all": self.masks(image)},
+        }
+
+
+OWN_HEAD = NetworkMap(
+    detection=Final(
+        decoder="final",
+        boxes="found.0",
+        scores="found.1",
+        labels="kinds",
+        classes={"large": (2, 3), "car": (1,)},
+    ),
+    lane=Mask(output="masks.all.1"),
+)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_module_of_pytorch_with_a_head_of_its_own(tmp_path: Path, engine: EngineChoice) -> None:
+    model, out = OwnHead().train(), tmp_path / "own.mtc"
+    manifest = wrap_module(model, torch.zeros(1, 3, 64, 96), OWN_HEAD, out, licence="MIT")
+    assert model.training
+    assert (manifest.name, manifest.tasks) == ("OwnHead", ["detection", "lane"])
+    assert manifest.training.licence == "MIT"
+    frame = self_test_frame(64, 96)
+    image = torch.from_numpy(frame).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        expected = model.eval()(image)
+    with open_perceiver(Selection(out, engine, threads=1)) as perceiver:
+        found = answer(perceiver.engine, frame)
+    scores = expected["found"][1][0].numpy()
+    np.testing.assert_allclose(found.scores[0], scores[[1, 0, 2]], atol=CLOSE)
+    np.testing.assert_allclose(found.boxes[0, :2], [[0, 30, 96, 60], [8, 4, 40, 20]], atol=CLOSE)
+    assert found.labels[0, :2].tolist() == [1, 0]
+    check_mask(found.lane, softmax(expected["masks"]["all"][1].numpy(), 1)[0, 1])
+
+
+def test_a_single_tensor_is_an_output(tmp_path: Path) -> None:
+    model = torch.nn.Conv2d(3, 2, 3, padding=1)
+    described = NetworkMap(drivable=Mask(output="output"))
+    wrap_module(model, torch.zeros(1, 3, 32, 64), described, tmp_path / "one.mtc")
+    assert read_bundle(tmp_path / "one.mtc").manifest.input.size == (32, 64, "letterbox")
+
+
+class Branching(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft2(image).abs()[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("model", "described", "reason"),
+    [
+        (OwnHead(), NetworkMap(lane=Mask(output="lane")), r"no output lane; it has found.0 \[1, 3"),
+        (Branching(), NetworkMap(lane=Mask(output="output")), "Branching does not export to ONNX"),
+        (
+            OwnHead(),
+            OWN_HEAD.model_copy(
+                update={"detection": OWN_HEAD.detection.model_copy(update={"labels": "found.0"})}
+            ),
+            r"are not \[1, N, 4\], \[1, N\] and \[1, N\]",
+        ),
+    ],
+)
+def test_a_module_that_does_not_fit(
+    tmp_path: Path, model: torch.nn.Module, described: NetworkMap, reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        wrap_module(model, torch.zeros(1, 3, 64, 96), described, tmp_path / "o.mtc")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "o.mtc").exists()
+
+
 @pytest.mark.parametrize("values", ["softmax", "sigmoid", "argmax"])
 def test_small_masks_are_brought_to_the_inputs_size(tmp_path: Path, values: str) -> None:
     model = TwoMasks()
@@ -251,7 +338,7 @@ def test_open_sizes_are_given_by_the_map(tmp_path: Path) -> None:
     content = load_map(MAPS / "twinlitenet_plus.yaml").model_dump(exclude_none=True)
     content["input"] |= {"height": 64, "width": 96, "fit": "stretch"}
     out = tmp_path / "open.mtc"
-    manifest = wrap_bundle(path, NetworkMap(**content), out, "open", LICENCE)
+    manifest = wrap_file(path, NetworkMap(**content), out, "open", LICENCE)
     assert manifest.input.size == (64, 96, "stretch")
     frame = self_test_frame(64, 96)
     expected = original(path, frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)
@@ -366,7 +453,7 @@ def test_a_file_that_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_letterboxes_of_the_bundle_are_what_the_network_sees(tmp_path: Path) -> None:
     path = write_onnx(TwoMasks(), tmp_path / "two.onnx", 64, 96)
     out = tmp_path / "two.mtc"
-    wrap_bundle(path, load_map(MAPS / "twinlitenet_plus.yaml"), out, "two", LICENCE)
+    wrap_file(path, load_map(MAPS / "twinlitenet_plus.yaml"), out, "two", LICENCE)
     image = SourceImage(self_test_frame(200, 500), "rgb")
     box, frame = Letterbox.fit(200, 500, 64, 96), np.zeros((64, 96, 3), np.uint8)
     box.write(image, frame)
@@ -382,6 +469,6 @@ def test_letterboxes_of_the_bundle_are_what_the_network_sees(tmp_path: Path) -> 
 
 def test_every_field_of_a_map_is_documented() -> None:
     page = (ROOT / "docs" / "wrap.md").read_text()
-    for part in (NetworkMap, NetworkInput, Mask, Boxes, AnchorFree, Anchored, Query):
+    for part in (NetworkMap, NetworkInput, Mask, Boxes, AnchorFree, Anchored, Query, Final):
         for name in part.model_fields:
             assert f"`{name}`" in page, name
