@@ -18,8 +18,8 @@ def assess(
 ) -> None:
     """Measure what the variants of a bundle lose and gain beside fp32, and record it there.
 
-    The node and replay take the fastest variant within tolerance. `run` and `quantize` record it
-    of the bundles that they make.
+    The node and replay take the fastest variant within tolerance. `run`, `quantize` and `wrap`
+    record it of the variants that they make.
 
     Example: [bold]mtc-compress assess models/mtc_nano.mtc --data data/camvid[/bold]
     """
@@ -44,9 +44,4 @@ def assess(
             progress.count,
         )
     variants.write_assessed(found, manifest)
-    for key, variant in manifest.variants.items():
-        if assessment := variant.assessment:
-            lost = max(assessment.lost_points.values(), default=0.0)
-            times = [f"x {one.of_fp32:.2f} on {one.engine}" for one in assessment.timings]
-            verdict = "within" if assessment.within_tolerance else "OUTSIDE"
-            print(f"{key}: {verdict} tolerance (at most {lost:+.2f} points), {', '.join(times)}")
+    print(*variants.verdicts(manifest), sep="\n")

@@ -121,18 +121,56 @@ def distill(
 
 
 def quantize(
-    recipe: RecipeOption,
+    network: Annotated[
+        Path | None, typer.Argument(help="Instead of a recipe: a bundle, or a checkpoint's folder.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe YAML with `compress`.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled data set that variants of NETWORK go by.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Part of it that variants are judged by.")] = "val",
+    calibration_split: Annotated[
+        str, typer.Option(help="Part of it that int8 is calibrated on.")
+    ] = "train",
     changes: SetOption = None,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of the recipe's run; default: runs/RECIPE'S NAME-compressed. Of NETWORK "
+            "the bundle to write; default: a bundle in its own place.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     redo: RedoOption = False,
     allow_missed: AllowMissedOption = False,
 ) -> None:
-    """The stages of `run` up to the bundle with its fp16 and int8 variants.
+    """Give a network its fp16 and int8 variants.
 
-    Example: [bold]mtc-compress quantize --recipe config/recipes/mtc_s.yaml[/bold]
+    Of a recipe: the stages of `run` up to the bundle. Of a bundle or a checkpoint, pruned or not:
+    int8 is calibrated on one part of a data set, what each variant loses is measured on another.
+    A checkpoint becomes a bundle, with the thresholds that suit it best there.
+
+    Examples: [bold]mtc-compress quantize runs/NAME/best --data DATA --out NAME.mtc[/bold]
+
+    [bold]mtc-compress quantize NAME.mtc --data DATA --set compress.quantise.tolerance=1[/bold]
+
+    [bold]mtc-compress quantize --recipe config/recipes/mtc_s.yaml[/bold]
     """
-    _run("quantise", recipe, changes, out, threads, redo, allow_missed)
+    if (recipe is None) == (network is None):
+        raise UserError("give --recipe, or a bundle or checkpoint with --data")
+    if recipe:
+        if data:
+            raise UserError("--data: a recipe says itself what variants go by")
+        _run("quantise", recipe, changes, out, threads, redo, allow_missed)
+    elif network:
+        if threads or redo or allow_missed:
+            raise UserError("--threads, --redo and --allow-missed go with --recipe")
+        if data is None:
+            raise UserError("--data is missing: the labelled data set that variants go by")
+        _quantize_network(network, data, split, calibration_split, changes, out)
 
 
 def report(
@@ -210,6 +248,51 @@ def _run(
         print(f"warning: {words}", file=sys.stderr)
     if short.missed and not allow_missed:
         raise typer.Exit(1)
+
+
+def _quantize_network(
+    network: Path,
+    data: Path,
+    split: str,
+    calibration_split: str,
+    changes: list[str] | None,
+    out: Path | None,
+) -> None:
+    import tempfile
+
+    from mtc_perception.core.bundle import read_bundle
+    from mtc_perception.util.progress import Progress
+    from offline_compress.data.labelled import evenly, source_samples
+    from offline_compress.evaluation.subject import checkpoint_folder
+    from offline_compress.models.registry import load_spec
+    from offline_compress.quantization.assess import verdicts
+    from offline_compress.quantization.bundling import Judges, add_quantised
+    from offline_compress.recipe.parts import DataSource
+    from offline_compress.recipe.recipe import quantisation
+
+    if not network.exists():
+        raise UserError(f"{network} does not exist; give a bundle or a checkpoint folder")
+    checkpoint = checkpoint_folder(network)
+    if checkpoint and out is None:
+        raise UserError("--out is missing: the bundle that the checkpoint becomes, NAME.mtc")
+    if out and out.exists():
+        raise UserError(f"{out} exists: choose another --out, or remove it")
+    settings = quantisation(changes or ())
+    sources = [DataSource(root=data, split=split)]
+    calibration = source_samples(DataSource(root=data, split=calibration_split))
+    classes = (load_spec(checkpoint) if checkpoint else read_bundle(network).manifest).class_map
+    judges = Judges.of(sources, settings.judged_images, classes)
+    with tempfile.TemporaryDirectory() as folder:
+        if checkpoint:
+            from offline_compress.pipeline.delivery_stages import export_evaluated
+
+            network = Path(folder, "exported.mtc")
+            export_evaluated(checkpoint, network, sources, sources)
+        out = out or network
+        with Progress(alone=True) as progress:
+            images = evenly(calibration, settings.images)
+            add_quantised(read_bundle(network), images, judges, settings, out, progress.count)
+    print(out, *verdicts(read_bundle(out).manifest), sep="\n")
 
 
 def _dry_run(

@@ -46,8 +46,9 @@ def wrap(
     """
     from mtc_perception.core.bundle import Training
     from mtc_perception.util.errors import UserError
+    from offline_compress.quantization.assess import verdicts
     from offline_compress.wrapping.network_map import load_map
-    from offline_compress.wrapping.variants import VariantData, add_quantised
+    from offline_compress.wrapping.variants import VariantData, add_variants
     from offline_compress.wrapping.wrap import wrap_file
 
     known = load_map(described)
@@ -57,9 +58,11 @@ def wrap(
     training = Training(data=trained_on or [], licence=licence)
     manifest = wrap_file(network, known, out, name or network.stem, training)
     if variants:
-        manifest = add_quantised(out, variants)
+        manifest = add_variants(out, variants)
     print(
         f"{out}: {', '.join(manifest.tasks)} at {manifest.input.width}x{manifest.input.height},"
         f" {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, "
-        f"{', '.join(manifest.variants)}"
+        f"{', '.join(manifest.variants)}",
+        *verdicts(manifest),
+        sep="\n",
     )

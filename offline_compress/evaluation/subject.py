@@ -54,11 +54,15 @@ def open_subject(
         raise UserError(f"{path} does not exist; give a bundle or a checkpoint folder")
     given = {"score": score, "drivable": drivable, "lane": lane}
     changes = {name: value for name, value in given.items() if value is not None}
-    if path.suffix == ".safetensors":
-        path = path.parent
-    if (path / "model.safetensors").is_file():
-        return _open_checkpoint(path, engine, precision, changes, max_detections)
+    if folder := checkpoint_folder(path):
+        return _open_checkpoint(folder, engine, precision, changes, max_detections)
     return _open_bundle(path, engine, precision, changes, max_detections)
+
+
+def checkpoint_folder(path: Path) -> Path | None:
+    """The folder of a checkpoint, given it or its safetensors file; None if it is none."""
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return folder if (folder / "model.safetensors").is_file() else None
 
 
 def _open_checkpoint(

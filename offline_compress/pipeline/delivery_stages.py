@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,10 @@ from accelerate import PartialState
 
 from mtc_perception.core.bundle import Bundle, read_bundle
 from mtc_perception.core.engine import Network
-from mtc_perception.datasets.layout import Sample
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
-from offline_compress.data.labelled import evenly, labelled_sets
+from offline_compress.data.labelled import labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.latency import Key, interleaved
 from offline_compress.evaluation.metrics_file import (
@@ -40,10 +39,7 @@ from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.pipeline.folder import RunFolder, RunStage, weights
 from offline_compress.pipeline.row import ENGINES, STUDENT, TEACHER, row, stage_seconds
 from offline_compress.pipeline.stages import MARKERS_FOLDER, digest_of
-from offline_compress.quantization.activation_ranges import calibration_frames
-from offline_compress.quantization.bundling import add_variants
-from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
-from offline_compress.recipe.compression import QuantisedVariant
+from offline_compress.quantization.bundling import Judges, add_quantised
 from offline_compress.recipe.parts import DataSource
 
 MANIFEST = "manifest.json"
@@ -81,19 +77,8 @@ class Export(RunStage):
     def run(self) -> None:
         """Write both."""
         run, recipe = self._run, self._run.recipe
-        with Progress(alone=True) as progress:
-            metrics = _checkpoint_metrics(run.student, recipe.validate_on, progress)
-            tuned = metrics
-            if recipe.tuning != recipe.validate_on:
-                tuned = _checkpoint_metrics(run.student, recipe.tuning, progress)
-        thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(tuned))
-        export_bundle(
-            run.student,
-            run.exported,
-            thresholds,
-            accuracy(metrics),
-            run.student_name,
-            data_words(tuned),
+        metrics = export_evaluated(
+            run.student, run.exported, recipe.validate_on, recipe.tuning, run.student_name
         )
         run.metrics.mkdir(exist_ok=True)
         write_result(self._metrics, metrics)
@@ -130,30 +115,10 @@ class Quantise(RunStage):
         images = calibration_samples(run.recipe, settings.images)
         if not PartialState().is_main_process:
             return
+        judges = Judges.of(run.recipe.validate_on, settings.judged_images, run.recipe.class_map)
         exported = read_bundle(run.exported)
-        sets = {
-            name: evenly([one for one in samples if one.labelled], settings.judged_images)
-            for name, samples in labelled_sets(run.recipe.validate_on, "evaluate on").items()
-        }
-        made: dict[QuantisedVariant, QuantisedGraph] = {}
         with Progress(alone=True) as progress:
-            if settings.variants:
-                made = quantise(
-                    exported.model_bytes(STUDENT),
-                    list(calibration_frames(images, exported.manifest.input.size)),
-                    settings.variants,
-                    evaluator(sets, CHECKPOINT_THRESHOLDS, exported.manifest),
-                    settings,
-                    progress.count,
-                )
-            add_variants(
-                exported,
-                made,
-                run.bundle,
-                measured_on(run.recipe.validate_on, sets),
-                partial(progress.count, "timing"),
-            )
-        reports = {variant: graph.report for variant, graph in made.items()}
+            reports = add_quantised(exported, images, judges, settings, run.bundle, progress.count)
         write_text_atomic(run.quantised, json.dumps(reports, indent=2) + "\n")
 
 
@@ -212,6 +177,24 @@ class Evaluate(RunStage):
         seconds[self.name] = round(seconds[self.name] + time.monotonic() - begin_s, 1)
         write_result(run.result, row(run, teacher, student, variants, bundle, latencies, seconds))
         measured.remove_others({run.metrics / "student.json"})
+
+
+def export_evaluated(
+    checkpoint: Path,
+    out: Path,
+    validate_on: Sequence[DataSource],
+    tune_on: Sequence[DataSource],
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on `validate_on` and export it to `out`, with the thresholds that suit
+    it best on `tune_on`; returns the metric JSON. `name` defaults to that of the network."""
+    with Progress(alone=True) as progress:
+        metrics = tuned = _checkpoint_metrics(checkpoint, validate_on, progress)
+        if tune_on != validate_on:
+            tuned = _checkpoint_metrics(checkpoint, tune_on, progress)
+    thresholds = CHECKPOINT_THRESHOLDS.model_copy(update=recommended_thresholds(tuned))
+    export_bundle(checkpoint, out, thresholds, accuracy(metrics), name, data_words(tuned))
+    return metrics
 
 
 def bundle_files(bundle: Path) -> list[Path]:
@@ -277,14 +260,6 @@ def _metrics(
     splits = ", ".join(dict.fromkeys(source.split for source in sources))
     whole = describe(subject, [source.root for source in sources], splits, None)
     return mean_result_json(subject, evaluations, results, None, whole)
-
-
-def measured_on(sources: Sequence[DataSource], sets: Mapping[str, Sequence[Sample]]) -> str:
-    """In words, which data sets, of `sets` samples each, something was measured on."""
-    return "; ".join(
-        f"{source.title}, {len(samples)} images"
-        for source, samples in zip(sources, sets.values(), strict=True)
-    )
 
 
 class Measured:

@@ -106,6 +106,18 @@ def timings(networks: Mapping[Key, Network], count: Count) -> dict[str, list[Tim
     return found
 
 
+def verdicts(manifest: Manifest) -> list[str]:
+    """A line for every variant that is assessed: what it lost, and what it takes."""
+    lines = []
+    for key, variant in manifest.variants.items():
+        if assessment := variant.assessment:
+            lost = max(assessment.lost_points.values(), default=0.0)
+            times = [f", x {one.of_fp32:.2f} on {one.engine}" for one in assessment.timings]
+            verdict = "within" if assessment.within_tolerance else "OUTSIDE"
+            lines.append(f"{key}: {verdict} tolerance (at most {lost:+.2f} points){''.join(times)}")
+    return lines
+
+
 def write_assessed(bundle: Bundle, manifest: Manifest) -> None:
     """Put a manifest with assessment in the place of the bundle's own."""
     files = {entry.file: bundle.model_bytes(key) for key, entry in manifest.variants.items()}

@@ -1,7 +1,10 @@
 """Quantised variants into the bundle of their network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mtc_perception.core.bundle import (
     SCHEMA_VERSION,
@@ -12,12 +15,69 @@ from mtc_perception.core.bundle import (
     sha256_hex,
     write_bundle,
 )
-from mtc_perception.util.progress import Count
+from mtc_perception.core.class_map import ClassMap
+from mtc_perception.datasets.layout import Sample
+from mtc_perception.util.progress import Count, NamedCount
+from offline_compress.data.labelled import evenly, labelled_sets
 from offline_compress.evaluation.metrics_file import accuracy
+from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
 from offline_compress.export import network_of
+from offline_compress.quantization.activation_ranges import calibration_frames
 from offline_compress.quantization.assess import FP32, TIMED_ON, assessment_of, networks_of, timings
-from offline_compress.quantization.quantise import QuantisedGraph
-from offline_compress.recipe.compression import QuantisedVariant
+from offline_compress.quantization.quantise import QuantisedGraph, evaluator, quantise
+from offline_compress.recipe.compression import Quantisation, QuantisedVariant
+from offline_compress.recipe.parts import DataSource
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The labelled images that variants are judged by."""
+
+    sets: Mapping[str, Sequence[Sample]]
+    """Of each data set, by its name."""
+    words: str
+    """Which they are, for people."""
+
+    @classmethod
+    def of(cls, sources: Sequence[DataSource], most: int, classes: ClassMap) -> "Judges":
+        """At most `most` images of each source, at even distances. Raises as `labelled_sets`."""
+        sets = {
+            name: evenly([one for one in samples if one.labelled], most)
+            for name, samples in labelled_sets(sources, "judge variants by", classes).items()
+        }
+        words = "; ".join(
+            f"{source.title}, {len(samples)} images"
+            for source, samples in zip(sources, sets.values(), strict=True)
+        )
+        return cls(sets, words)
+
+
+def add_quantised(
+    bundle: Bundle,
+    calibration: Sequence[Sample],
+    judges: Judges,
+    settings: Quantisation,
+    out: Path,
+    count: NamedCount,
+) -> dict[QuantisedVariant, dict[str, Any]]:
+    """Make the variants of `settings` of a bundle's fp32 graph, int8 calibrated on images of
+    `calibration`, and write the bundle with them to `out`, which may be its own place.
+
+    Returns the report of each variant, JSON. Raises BundleError if there is no fp32 variant, and
+    UserError if a runtime does not run a variant.
+    """
+    made: dict[QuantisedVariant, QuantisedGraph] = {}
+    if settings.variants:
+        made = quantise(
+            bundle.model_bytes(FP32),
+            list(calibration_frames(calibration, bundle.manifest.input.size)),
+            settings.variants,
+            evaluator(judges.sets, CHECKPOINT_THRESHOLDS, bundle.manifest),
+            settings,
+            count,
+        )
+    add_variants(bundle, made, out, judges.words, partial(count, "timing"))
+    return {variant: graph.report for variant, graph in made.items()}
 
 
 def add_variants(

@@ -12,7 +12,7 @@ from mtc_perception.core.bundle import Name
 from mtc_perception.core.class_map import ClassMap
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.strict import Strict
-from offline_compress.recipe.compression import Compression, Distillation
+from offline_compress.recipe.compression import Compression, Distillation, Quantisation
 from offline_compress.recipe.parts import (
     Closing,
     DataSource,
@@ -25,6 +25,8 @@ from offline_compress.recipe.parts import (
     SizePx,
 )
 from offline_compress.recipe.yaml_file import read_yaml
+
+_QUANTISE = "compress.quantise"
 
 
 class Recipe(Strict):
@@ -157,6 +159,22 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         wrong = "; ".join(_complaint(e["type"], e["loc"], e["msg"]) for e in error.errors())
         raise UserError(f"recipe {path}: {wrong}") from None
+
+
+def quantisation(changes: Sequence[str]) -> Quantisation:
+    """`compress.quantise` with these changes, without a recipe. Raises UserError for a wrong one,
+    and for one of anything else."""
+    content: dict[str, Any] = {}
+    for change in changes:
+        _change(content, change)
+        if not change.startswith(f"{_QUANTISE}."):
+            raise UserError(f"--set {change}: without a recipe there is {_QUANTISE} alone")
+    try:
+        return Quantisation.model_validate(content.get("compress", {}).get("quantise", {}))
+    except ValidationError as error:
+        place = tuple(_QUANTISE.split("."))
+        wrong = [_complaint(e["type"], (*place, *e["loc"]), e["msg"]) for e in error.errors()]
+        raise UserError(f"--set {'; '.join(wrong)}") from None
 
 
 def _change(content: Any, change: str) -> None:

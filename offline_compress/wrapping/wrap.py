@@ -37,7 +37,7 @@ from offline_compress.wrapping.graph import (
     read_network,
 )
 from offline_compress.wrapping.network_map import NetworkMap
-from offline_compress.wrapping.variants import VariantData, add_quantised
+from offline_compress.wrapping.variants import VariantData, add_variants
 
 _FILE = "model.onnx"
 
@@ -134,7 +134,7 @@ def wrap_module(
     )
     training = Training(data=list(trained_on), licence=licence)
     manifest = _wrap_bundle(given, own, described, out, name or own, training, made_of)
-    return add_quantised(out, variants) if variants else manifest
+    return add_variants(out, variants) if variants else manifest
 
 
 class _Picked(nn.Module):
