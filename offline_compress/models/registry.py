@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -223,11 +224,16 @@ def load_checkpoint(path: Path) -> nn.Module:
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the weights of checkpoint `path` into a network of the same shape. Raises UserError."""
+    tensors = read_weights(path)
+    if reason := difference(model.state_dict(), tensors):
+        raise UserError(f"{path / WEIGHTS_FILE} does not fit the network: {reason}")
+    model.load_state_dict(tensors)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of checkpoint `path`, by their names. Raises UserError."""
     file = path / WEIGHTS_FILE
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file} does not load: {error}") from None
-    if reason := difference(model.state_dict(), tensors):
-        raise UserError(f"{file} does not fit the network: {reason}")
-    model.load_state_dict(tensors)

@@ -11,8 +11,9 @@ from mtc_perception.core.tasks import TASKS
 from offline_compress.data.batch import Batch
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses
+from offline_compress.models.class_change import load_start
 from offline_compress.models.pretrained import load_backbone
-from offline_compress.models.registry import ModelSpec, load_weights
+from offline_compress.models.registry import ModelSpec
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.training.accelerator import average_norms, seed_pass
 from offline_compress.training.advice import divergence
@@ -73,7 +74,9 @@ class Learner:
             loaded = load_backbone(self.model, self._recipe.backbone_weights)
             self._accelerator.print(f"loaded {loaded}")
         if self._recipe.start_from:
-            load_weights(self.model, self._recipe.start_from)
+            new = load_start(self.model, self._spec, self._recipe.start_from)
+            if new:
+                self._accelerator.print(f"classes that begin anew: {', '.join(new)}")
 
     def state(self) -> dict[str, Any]:
         """Everything that continuing needs: tensors, numbers and strings."""

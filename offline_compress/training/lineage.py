@@ -7,6 +7,7 @@ from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.core.class_map import ClassMap
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
+from offline_compress.models.class_change import shapes_of_classes
 from offline_compress.models.registry import WEIGHTS_FILE, ModelSpec, load_spec, model_spec
 from offline_compress.recipe.recipe import Recipe
 
@@ -34,6 +35,8 @@ def trained_spec(recipe: Recipe) -> ModelSpec:
         data, before = [*start.data, *data], start.lineage
         pruned = "pruned " if start.is_pruned else ""
         step += f" from the {pruned}weights with sha256 {_sha256(recipe.start_from / WEIGHTS_FILE)}"
+        if new := [name for name in spec.classes if name not in start.classes]:
+            step += f", which do not know {', '.join(new)}"
     elif recipe.shape_of:
         spec = _in_shape_of(load_spec(recipe.shape_of), spec, recipe.shape_of)
         step += " from scratch in the shape of the network whose weights have sha256 "
@@ -58,7 +61,8 @@ def _in_shape_of(start: ModelSpec, spec: ModelSpec, path: Path) -> ModelSpec:
             f"the recipe's model and arguments are not those of {path}: "
             f"that has {_differences(start, spec)}"
         )
-    return replace(spec, shapes=start.shapes, taps=start.taps, removed=start.removed)
+    shapes = shapes_of_classes(start.shapes, spec, len(start.classes))
+    return replace(spec, shapes=shapes, taps=start.taps, removed=start.removed)
 
 
 def _differences(start: ModelSpec, spec: ModelSpec) -> str:
