@@ -1,10 +1,18 @@
 """How the command-line programs end."""
 
 import errno
+import json
+import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from mtc_perception.util.errors import UserError, printable
+
+LAUNCHERS_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Names the file in which torchrun looks for why a process failed."""
 
 
 def run_app(app: Callable[[], object], extra: str = "") -> None:
@@ -20,12 +28,21 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
         if (error.name or "").startswith(("mtc_perception.", "offline_compress.")):
             raise  # a mistake of ours
         package = f"mtc_perception[{extra}]" if extra else "mtc_perception"
-        print(f"error: {error.name} is not installed: pip install '{package}'", file=sys.stderr)
+        _tell(f"error: {error.name} is not installed: pip install '{package}'")
         raise SystemExit(2) from None
     except (UserError, OSError) as error:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
-        print(f"error: {_words(error)}", file=sys.stderr)
+        _tell(f"error: {_words(error)}")
         raise SystemExit(2) from None
+
+
+def _tell(line: str) -> None:
+    """On stderr and to a launcher of several processes, which ends with a report of its own."""
+    print(line, file=sys.stderr)
+    if file := os.environ.get(LAUNCHERS_FILE):
+        about = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": about}))
 
 
 def _words(error: UserError | OSError) -> str:

@@ -1,10 +1,14 @@
 """How the command-line programs end, whichever of them it is."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mtc_perception.util.command_line import LAUNCHERS_FILE
 
 PROGRAM = """
 import time, typer
@@ -31,12 +35,13 @@ run_app(app, extra="offline")
 """
 
 
-def start(how: str) -> "subprocess.Popen[str]":
+def start(how: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, how],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -55,6 +60,15 @@ def test_what_the_user_can_mend_is_one_line_and_exit_2(how: str, line: str) -> N
     program = start(how)
     output, errors = program.communicate(timeout=60)
     assert (program.returncode, output, errors) == (2, "", line)
+
+
+def test_a_launcher_of_several_processes_tells_the_line(tmp_path: Path) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    file = tmp_path / "error.json"
+    start("mistake", **{LAUNCHERS_FILE: str(file)}).communicate(timeout=60)
+    report = ChildFailedError("cli", {0: ProcessFailure(0, 1, 2, str(file))}).format_msg()
+    assert "traceback : error: road.mtc: no such bundle" in report
 
 
 @pytest.mark.parametrize(
