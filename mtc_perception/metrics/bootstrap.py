@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 BLOCK_IMAGES = 7
 """Images of one drive that are drawn together, where nothing tells when they were taken."""
 _SEED = 6
-_LEAST_BLOCKS = 5
+LEAST_BLOCKS = 5
 """Fewer say nothing about their own spread."""
 _FRAME_NUMBER = re.compile(r"\d{3,}(?!.*\d{3})")
 
@@ -78,7 +78,7 @@ def strata_of(drives: Sequence[str], blocks: Places, data_sets: Sequence[str]) -
     names = [f"{one}/{drive}" for one, drive in zip(data_sets, drives, strict=True)]
     counts = Counter(name for name, _ in set(zip(names, blocks.tolist(), strict=True)))
     return [
-        name if counts[name] >= _LEAST_BLOCKS else f"{one}/"
+        name if counts[name] >= LEAST_BLOCKS else f"{one}/"
         for name, one in zip(names, data_sets, strict=True)
     ]
 
@@ -91,7 +91,7 @@ class Resamples:
         self._blocks = blocks
         count = int(blocks.max(initial=-1)) + 1
         self._drawn: list[npt.NDArray[np.uint16]] = []
-        if count < _LEAST_BLOCKS:
+        if count < LEAST_BLOCKS:
             return
         stratum = [""] * count
         for block, name in zip(blocks.tolist(), strata or (), strict=False):

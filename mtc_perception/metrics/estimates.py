@@ -23,6 +23,7 @@ from mtc_perception.metrics.detection import (
     mean_defined,
     precision_curve,
 )
+from mtc_perception.metrics.figures import CLASS_FIGURES, OF_CLASSES
 from mtc_perception.metrics.masks import MaskCounts, accuracy, iou, miou
 from mtc_perception.metrics.tasks import FINE_SWEEP, ImageEvidence, best_threshold
 
@@ -50,20 +51,42 @@ def mask_estimates(evidence: Evidence) -> dict[str, Estimate]:
 
 
 def detection_estimates(
-    evidence: Evidence, score_threshold: float | None = None
+    evidence: Evidence,
+    score_threshold: float | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Estimate]:
-    """Figures of the vehicles, whose detections must be known down to scores that do not matter.
+    """Figures of detection, whose answers must be known down to scores that do not matter.
 
     `*_at_threshold` where a threshold is given. Recall and precision at best F1 are at the
     threshold that is best on all images: chosen anew in every resample they would jump between
     thresholds that are about as good. Nothing where no image has labels.
+
+    Given several `class_names`, also `CLASS_FIGURES` of each that has objects, as
+    `detection.classes.car.map50`.
     """
     whole = [None if one is None else one.detection for one in evidence]
     if all(one is None for one in whole):
         return {}
     judged = _by_class(whole)
+    found = _mean_figures(judged)
+    if score_threshold is not None:
+        deployed = _Swept(judged, [score_threshold])
+        found |= {
+            f"detection.{name}_at_threshold": deployed.at(name)
+            for name in ("recall", "precision", "f1")
+        }
+    for label, name in enumerate(class_names if len(class_names) > 1 else ()):
+        own = _of_class(whole, label)
+        if _objects(own).any():
+            figures = _mean_figures([own])
+            found |= {f"{OF_CLASSES}{name}.{one.key}": figures[one.name] for one in CLASS_FIGURES}
+    return found
+
+
+def _mean_figures(judged: Sequence["_Judged"]) -> dict[str, Estimate]:
+    """The mean over classes, given the evidence of each, of the figures without a threshold."""
     precision, swept = _MeanPrecision(judged), _Swept(judged, FINE_SWEEP)
-    found: dict[str, Estimate] = {
+    return {
         "detection.map50": lambda weights: precision(weights, 1),
         "detection.map50_95": lambda weights: precision(weights, len(IOUS)),
         "detection.recall": _Swept(judged, [0.0]).at("recall"),
@@ -71,13 +94,6 @@ def detection_estimates(
         "detection.recall_at_best_f1": swept.at_best_f1("recall"),
         "detection.precision_at_best_f1": swept.at_best_f1("precision"),
     }
-    if score_threshold is not None:
-        deployed = _Swept(judged, [score_threshold])
-        found |= {
-            f"detection.{name}_at_threshold": deployed.at(name)
-            for name in ("recall", "precision", "f1")
-        }
-    return found
 
 
 def deployed_estimates(right: Values, found: Values, objects: Values) -> dict[str, Estimate]:
@@ -124,10 +140,12 @@ def _by_class(judged: _Judged) -> list[_Judged]:
     count = _class_count(judged)
     if count == 1:
         return [judged]
-    parts: list[_Judged] = [
-        [None if one is None else one.of_class(label) for one in judged] for label in range(count)
-    ]
+    parts = [_of_class(judged, label) for label in range(count)]
     return [part for part in parts if _objects(part).any()] or parts
+
+
+def _of_class(judged: _Judged, label: int) -> _Judged:
+    return [None if one is None else one.of_class(label) for one in judged]
 
 
 class _MeanPrecision:

@@ -8,8 +8,7 @@ from mtc_perception.core.tasks import TASKS
 
 Value = TypeVar("Value")
 
-TASK_LABELS = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane lines"}
-_SUBJECTS = {"detection": "vehicle", "drivable": "drivable", "lane": "lane"}
+TASK_LABELS = {"detection": "objects", "drivable": "drivable area", "lane": "lane lines"}
 CURVE_LABELS = {
     "recall": "recall",
     "precision": "precision",
@@ -78,8 +77,8 @@ class Figure:
 
     @property
     def title(self) -> str:
-        """For people, alone: `vehicle recall`."""
-        return f"{_SUBJECTS[self.task]} {self.label}"
+        """For people, alone: `detection recall`."""
+        return f"{self.task} {self.label}"
 
     def of(self, result: Mapping[str, Any]) -> float | None:
         """Its value in a metric JSON; None if the task has no labels or it is undefined."""
@@ -130,6 +129,8 @@ BRIEF = figures(
 """Those that rows of compressions keep."""
 CLASS_FIGURES = tuple(figure for figure in HEADLINES if figure.task == "detection")
 """Those that tables show of each class, where there are several."""
+OF_CLASSES = "detection.classes."
+"""What the dotted names of their figures begin with."""
 IMAGE_LABELS = {
     task: f"{TASK_LABELS[task]}, {CURVE_LABELS[key]}"
     for task, key in (("detection", "f1"), ("drivable", "miou"), ("lane", "iou"))
@@ -143,6 +144,14 @@ def value_of(result: Mapping[str, Any], name: str) -> float | None:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return float(value) if isinstance(value, int | float) else None
+
+
+def figure_of(name: str) -> tuple[Figure, str]:
+    """The figure of accuracy with a dotted name, and the class that it is of, empty for none."""
+    if not name.startswith(OF_CLASSES):
+        return ACCURACY[name], ""
+    owner, _, key = name.removeprefix(OF_CLASSES).rpartition(".")
+    return ACCURACY[f"detection.{key}"], owner
 
 
 def unit_of(name: str) -> str:
@@ -181,7 +190,7 @@ def judged_by_class(metrics: Mapping[str, Any]) -> dict[str, float]:
     several and they are defined."""
     detection = metrics.get("detection", {})
     return {
-        f"detection.classes.{name}.{figure.key}": value
+        f"{OF_CLASSES}{name}.{figure.key}": value
         for name, one in detection.get("classes", {}).items()
         for figure in SCORED
         if figure.task == "detection" and (value := one.get(figure.key)) is not None

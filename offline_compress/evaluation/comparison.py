@@ -27,7 +27,7 @@ from mtc_perception.metrics.bootstrap import (
 )
 from mtc_perception.metrics.equivalence import verdict
 from mtc_perception.metrics.estimates import detection_estimates, mask_estimates
-from mtc_perception.metrics.figures import ACCURACY
+from mtc_perception.metrics.figures import ACCURACY, figure_of
 from mtc_perception.metrics.masks import MaskCounts
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.pages import render
@@ -120,11 +120,15 @@ def compare(a: Path, b: Path, margins_points: Mapping[str, float], count: Count)
     groups += [(words, [part]) for one in sets for words, part in _conditions(one)]
     if len(sets) > 1:
         groups.append(("mean over the sets", sets))
+    names = [list(one.get("detection", {}).get("classes", {})) for one in results]
+    class_names = names[0] if names[0] == names[1] else []
     thresholds = [float(one["asked"]["thresholds"]["score"]) for one in results]
     rows = []
     for number, (name, parts) in enumerate(groups):
         told = partial(_within, count, number, len(groups))
-        figures = list(_figures(parts, (thresholds[0], thresholds[1]), margins_points, told))
+        figures = list(
+            _figures(parts, (thresholds[0], thresholds[1]), class_names, margins_points, told)
+        )
         images = sum(len(one.stems) for one in parts)
         rows.append({"name": name, "images": images, "figures": figures})
     return {
@@ -237,13 +241,10 @@ def _conditions(one: PairedSet) -> Iterator[tuple[str, PairedSet]]:
             yield f"{one.name}, {attribute} {value}", one.part(chosen)
 
 
-def _estimates(evidence: Sequence[ImageEvidence], threshold: float) -> dict[str, Estimate]:
-    return detection_estimates(evidence, threshold) | mask_estimates(evidence)
-
-
 def _figures(
     parts: Sequence[PairedSet],
     thresholds: tuple[float, float],
+    class_names: Sequence[str],
     margins_points: Mapping[str, float],
     count: Count,
 ) -> Iterator[dict[str, Any]]:
@@ -254,9 +255,13 @@ def _figures(
     for side, threshold in zip(("a", "b"), thresholds, strict=True):
         by_name: dict[str, list[tuple[slice, Estimate]]] = {}
         for images, one in zip(slices, parts, strict=True):
-            for name, estimate in _estimates(getattr(one, side), threshold).items():
+            evidence = getattr(one, side)
+            estimates = detection_estimates(evidence, threshold, class_names)
+            for name, estimate in (estimates | mask_estimates(evidence)).items():
                 by_name.setdefault(name, []).append((images, estimate))
-        sides.append({name: mean_over_parts(by_name[name]) for name in ACCURACY if name in by_name})
+        known = [name for name in ACCURACY if name in by_name]
+        of_classes = [name for name in by_name if name not in ACCURACY]
+        sides.append({name: mean_over_parts(by_name[name]) for name in (*known, *of_classes)})
     a, b = sides
     names_of_both = [name for name in a if name in b]
     names = [one.name for one in parts for _ in one.stems]
@@ -272,7 +277,7 @@ def _figures(
 
     for name in names_of_both:
         found = difference(a[name], b[name], ends[-1], resamples, tick)
-        margin = margins_points.get(name)
+        margin = margins_points.get(figure_of(name)[0].name)
         yield {
             "name": name,
             "a": _number(a[name](everything)),
@@ -303,8 +308,9 @@ def _row(figure: Mapping[str, Any]) -> list[str]:
         return "" if value is None else f"{100 * value:+.2f}"
 
     low, high = figure["low"], figure["high"]
+    known, owner = figure_of(figure["name"])
     return [
-        ACCURACY[figure["name"]].title,
+        f"{owner}, {known.label}" if owner else known.title,
         *("undefined" if figure[side] is None else f"{figure[side]:.4f}" for side in ("a", "b")),
         points(figure["change"]),
         "" if low is None else f"{points(low)} to {points(high)}",

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.self_test import run_self_test, self_test_frame
 from mtc_perception.engines.load import load_engine
-from mtc_perception.metrics.figures import ACCURACY, Figure
+from mtc_perception.metrics.figures import ACCURACY, OF_CLASSES, Figure
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Count
 from offline_compress.channels.description import Description, to_device
@@ -131,7 +131,7 @@ def _most_lost(figure: Figure, before: Mapping[str, float], after: Mapping[str, 
     lost = {
         name: 100 * (value - after[name])
         for name, value in before.items()
-        if name.startswith("detection.classes.")
+        if name.startswith(OF_CLASSES)
         and name.endswith(f".{figure.key}")
         and figure.task == "detection"
         and name in after
@@ -139,5 +139,5 @@ def _most_lost(figure: Figure, before: Mapping[str, float], after: Mapping[str, 
     if not lost:
         return ""
     worst = max(lost, key=lambda name: lost[name])
-    title = worst.removeprefix("detection.classes.").removesuffix(f".{figure.key}")
+    title = worst.removeprefix(OF_CLASSES).removesuffix(f".{figure.key}")
     return f" (most of all {title}, {lost[worst]:.2f})"

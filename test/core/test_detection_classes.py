@@ -18,6 +18,7 @@ from mtc_perception.metrics.estimates import (
     deployed_estimates,
     detection_estimates,
 )
+from mtc_perception.metrics.figures import CLASS_FIGURES, OF_CLASSES, figure_of
 from mtc_perception.metrics.sets import mean_over_sets
 from mtc_perception.metrics.tasks import ImageEvidence, PerceptionMetrics, judge_image
 
@@ -109,7 +110,8 @@ def test_estimates_with_equal_weights_are_the_figures(seed: int) -> None:
     for one in evidence:
         metrics.add(one)
     wanted = metrics.to_json()["detection"]
-    estimates = detection_estimates(evidence, 0.4)
+    estimates = detection_estimates(evidence, 0.4, CLASSES.names)
+    assert sum(name.startswith(OF_CLASSES) for name in estimates) == COUNT * len(CLASS_FIGURES)
     chosen = [
         np.flatnonzero(one.detection.scores >= np.float32(0.4)) for one in evidence if one.detection
     ]
@@ -119,7 +121,9 @@ def test_estimates_with_equal_weights_are_the_figures(seed: int) -> None:
         return estimate(np.ones(len(images)))
 
     for name, estimate in (estimates | deployed).items():
-        assert value(estimate) == pytest.approx(wanted[name.removeprefix("detection.")]), name
+        figure, owner = figure_of(name)
+        expected = wanted["classes"][owner] if owner else wanted
+        assert value(estimate) == pytest.approx(expected[figure.key]), name
 
 
 def test_each_class_has_its_figures_and_parts_add_up() -> None:

@@ -149,7 +149,10 @@ def test_labels_that_differ_are_told(tmp_path: Path, toy_bundle: Path) -> None:
     content["evidence"]["lane"][2] += 1
     file.write_text("\n".join([*lines[:2], json.dumps(content), *lines[3:]]))
     notes = compare_runs(tmp_path / "a", tmp_path / "b", lambda done, total: None)["notes"]
-    assert notes == ["the labels of 1 images differ between the runs"]
+    assert notes == [
+        "the labels of 1 images differ between the runs",
+        "too few images for intervals: they take 5 s of a recording, or 5 images of a folder",
+    ]
 
 
 def test_runs_of_other_recordings_are_refused(

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from mtc_perception.core.tasks import TASKS, Task
-from mtc_perception.metrics.bootstrap import Difference, Estimate, Resamples, difference
+from mtc_perception.metrics.bootstrap import (
+    LEAST_BLOCKS,
+    Difference,
+    Estimate,
+    Resamples,
+    difference,
+)
 from mtc_perception.metrics.figures import lower_is_better
 from mtc_perception.metrics.tasks import ImageEvidence
 from mtc_perception.replay.records.image_figures import figures
@@ -22,7 +28,12 @@ from mtc_perception.replay.results.record_estimates import (
     seconds_of,
     stability_estimates,
 )
-from mtc_perception.replay.results.run_result import read_result, stream_folder, tasks_of
+from mtc_perception.replay.results.run_result import (
+    classes_of,
+    read_result,
+    stream_folder,
+    tasks_of,
+)
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.util.differences import refuse_other
 from mtc_perception.util.errors import UserError
@@ -78,14 +89,27 @@ def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:
         )
     against, evidence_a, evidence_b = _evidence(paired, result_a, result_b)
     notes = list(_notes(paired, result_a, result_b, against))
+    resamples = Resamples(
+        seconds_of(
+            [image.stream for image in paired.a],
+            [image.record.stamp_ns if image.timed else None for image in paired.a],
+        )
+    )
+    if not resamples:
+        notes.append(
+            f"too few images for intervals: they take {LEAST_BLOCKS} s of a recording, or "
+            f"{LEAST_BLOCKS} images of a folder"
+        )
     full_scores = result_a["score_floor"] == result_b["score_floor"]
     same_mode = result_a["mode"] == result_b["mode"]
     both = tasks_of(result_a) & tasks_of(result_b)
+    names = classes_of(result_a)
+    class_names = names if names == classes_of(result_b) else []
 
     def of(images: Sequence[Image], evidence: Sequence[ImageEvidence | None]) -> _Estimates:
         records = [image.record for image in images]
         return (
-            accuracy_estimates(records, evidence, full_scores)
+            accuracy_estimates(records, evidence, full_scores, class_names)
             | stability_estimates(records, both)
             | (latency_estimates([image.latency_ms for image in images]) if same_mode else {})
         )
@@ -101,7 +125,7 @@ def compare_runs(run_a: Path, run_b: Path, count: Count) -> dict[str, Any]:
         "different_answers": sum(
             a.record.digest != b.record.digest for a, b in zip(paired.a, paired.b, strict=True)
         ),
-        "figures": _compared(paired, estimates_a, estimates_b, count),
+        "figures": _compared(resamples, len(paired.a), estimates_a, estimates_b, count),
         "changed_images": _changed(paired),
         "notes": notes,
     }
@@ -216,14 +240,10 @@ def _labels(record: FrameRecord, tasks: Collection[Task]) -> tuple[Any, ...]:
     )
 
 
-def _compared(paired: Paired, a: _Estimates, b: _Estimates, count: Count) -> list[dict[str, Any]]:
+def _compared(
+    resamples: Resamples, images: int, a: _Estimates, b: _Estimates, count: Count
+) -> list[dict[str, Any]]:
     names = [name for name in a if name in b]
-    resamples = Resamples(
-        seconds_of(
-            [image.stream for image in paired.a],
-            [image.record.stamp_ns if image.timed else None for image in paired.a],
-        )
-    )
     done, total = 0, len(names) * len(resamples)
 
     def tick() -> None:
@@ -232,9 +252,9 @@ def _compared(paired: Paired, a: _Estimates, b: _Estimates, count: Count) -> lis
         count(done, total)
 
     rows = []
-    everything = np.ones(len(paired.a))
+    everything = np.ones(images)
     for name in names:
-        found = difference(a[name], b[name], len(paired.a), resamples, tick)
+        found = difference(a[name], b[name], images, resamples, tick)
         rows.append(
             {
                 "name": name,

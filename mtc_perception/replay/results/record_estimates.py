@@ -36,12 +36,15 @@ def seconds_of(streams: Sequence[str], stamps_ns: Sequence[int | None]) -> Place
 
 
 def accuracy_estimates(
-    records: Sequence[FrameRecord], evidence: Sequence[ImageEvidence | None], full_scores: bool
+    records: Sequence[FrameRecord],
+    evidence: Sequence[ImageEvidence | None],
+    full_scores: bool,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """Figures by their names in a result, of the tasks that any image is labelled for.
 
     `full_scores`: detections are known down to scores that do not matter, as the average precision
-    and the best score threshold need.
+    and the best score threshold need. `class_names` as in `detection_estimates`.
     """
     found: dict[str, Estimate] = {}
     if any(one is not None and one.detection is not None for one in evidence):
@@ -49,7 +52,7 @@ def accuracy_estimates(
         deployed = [np.arange(_deployed(*both)) for both in zip(records, evidence, strict=True)]
         found |= deployed_estimates(*deployed_counts(evidence, deployed))
     if full_scores:
-        found |= detection_estimates(evidence)
+        found |= detection_estimates(evidence, class_names=class_names)
     return found | mask_estimates(evidence)
 
 

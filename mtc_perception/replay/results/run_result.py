@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.core.timing import percentiles
 from mtc_perception.metrics.tasks import PerceptionMetrics
@@ -210,6 +211,12 @@ def stream_folder(run: Path, stream: Mapping[str, Any]) -> Path:
 def tasks_of(result: Mapping[str, Any]) -> set[Task]:
     """What the network of a result does; before networks could lack a task, all of it."""
     return set(result["bundle"].get("tasks", TASKS))
+
+
+def classes_of(result: Mapping[str, Any]) -> list[str]:
+    """Names of what the network of a result detects; before there could be several, vehicles."""
+    known = result["bundle"].get("classes")
+    return VEHICLE_CLASSES.names if known is None else list(known["classes"])
 
 
 def unanswered_streams(result: Mapping[str, Any]) -> list[str]:
