@@ -62,6 +62,14 @@ def draw_overlay(
     return picture
 
 
+def color_key(class_names: Sequence[str]) -> dict[str, str]:
+    """What the colours in pictures stand for: CSS colours, by name."""
+    colors = {"drivable area": DRIVABLE_COLOR, "lane lines": LANE_COLOR}
+    colors |= {name: class_color(label) for label, name in enumerate(class_names)}
+    colors["ignore regions"] = IGNORED_COLOR
+    return {name: "#{:02x}{:02x}{:02x}".format(*color) for name, color in colors.items()}
+
+
 def class_color(label: int) -> Color:
     """RGB of a class by its index."""
     return CLASS_COLORS[label % len(CLASS_COLORS)]

@@ -18,7 +18,7 @@ BLIND = 0.99
 
 def blinding(limits: Limits, tasks: Iterable[Task]) -> str:
     """A warning of settings that leave nothing of these tasks to see; empty if there are none."""
-    found = {"detection": "vehicles", "drivable": "drivable area", "lane": "lane paint"}
+    found = {"detection": "object", "drivable": "drivable area", "lane": "lane paint"}
     return "; ".join(
         f"{name} is {value:g}: hardly any {found[task]} can be found"
         for task, (name, value) in zip(tasks, _thresholds(limits, tasks).items(), strict=True)

@@ -70,7 +70,7 @@ def _table(report: "DataReport") -> "Table":
 def _figures(split: "SplitReport") -> dict[str, str]:
     figures = {
         "images": str(split.images),
-        "labelled for detection": str(split.labelled["vehicles"]),
+        "labelled for detection": str(split.labelled["detection"]),
         "labelled for drivable": str(split.labelled["drivable"]),
         "labelled for lane": str(split.labelled["lane"]),
         "boxes": str(split.boxes),

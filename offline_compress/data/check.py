@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import (
     BrokenFile,
     Sample,
@@ -40,7 +41,7 @@ class SplitReport:
 
     images: int = 0
     labelled: Counter[str] = field(default_factory=Counter)
-    """Images per task: vehicles, drivable, lane."""
+    """Images per task."""
     boxes: int = 0
     categories: Counter[str] = field(default_factory=Counter)
     """What is in the boxes, as the labels call it."""
@@ -60,7 +61,7 @@ class SplitReport:
         """The report as plain values."""
         return {
             "images": self.images,
-            "labelled": {task: self.labelled[task] for task in ("vehicles", "drivable", "lane")},
+            "labelled": {task: self.labelled[task] for task in TASKS},
             "boxes": self.boxes,
             "categories": dict(self.categories.most_common()),
             "ignore_regions": self.ignore_regions,
@@ -207,7 +208,7 @@ def _add(summary: SplitReport, checked: _Checked) -> None:
     height, width = checked.size
     summary.sizes[f"{width}x{height}"] += 1
     if checked.sample.boxes is not None:
-        summary.labelled["vehicles"] += 1
+        summary.labelled["detection"] += 1
     for task, part in checked.cover.items():
         summary.labelled[task] += 1
         summary.cover[task] = summary.cover.get(task, 0.0) + part

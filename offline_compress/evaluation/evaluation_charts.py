@@ -17,7 +17,7 @@ def charts(evaluation: Evaluation, result: dict[str, Any]) -> list[Chart]:
         precision = metric.compute().precision
         recall = np.linspace(0.0, 1.0, len(precision))
         found.append(
-            Chart("vehicles at IoU 0.5", "recall", [line("precision", 0, recall, precision)], [])
+            Chart("objects at IoU 0.5", "recall", [line("precision", 0, recall, precision)], [])
         )
     for task, sweep in result["sweep"].items():
         lines = [

@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from mtc_perception.core.overlay import (
-    CLASS_COLORS,
-    DRIVABLE_COLOR,
-    LANE_COLOR,
-    draw_overlay,
-    draw_truth,
-)
+from mtc_perception.core.overlay import color_key, draw_overlay, draw_truth
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import known_truth, read_image
@@ -39,15 +33,6 @@ from offline_compress.evaluation.subject import Subject
 
 PICTURES_PER_RANK = 3
 PICTURE_WIDTH_PX = 640
-OVERLAY_COLORS = {
-    TASK_LABELS[task]: "#{:02x}{:02x}{:02x}".format(*color)
-    for task, color in (
-        ("drivable", DRIVABLE_COLOR),
-        ("lane", LANE_COLOR),
-        ("detection", CLASS_COLORS[0]),
-    )
-}
-"""CSS colours of what is drawn into frames."""
 _TEMPLATE = "evaluation_page.html.j2"
 _CONDITIONS = (*HEADLINES, ACCURACY["lane.accuracy"])
 """Figures of the images of one condition."""
@@ -168,7 +153,7 @@ def write_report(
         thresholds=subject.thresholds,
         max_detections=subject.max_detections,
         result=result,
-        colors=OVERLAY_COLORS,
+        colors=color_key(subject.class_map.names),
     )
     write_text_atomic(path, text)
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from rich.table import Table
 
+from mtc_perception.core.overlay import color_key
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import LayoutError
-from mtc_perception.metrics.figures import HEADLINES, task_scores
+from mtc_perception.metrics.figures import HEADLINES, Figure, task_scores
 from mtc_perception.pages import render
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import NamedCount
 from offline_compress.channels.groups import channel_groups
-from offline_compress.evaluation.evaluation_report import OVERLAY_COLORS, FramePair, TextTable
+from offline_compress.evaluation.evaluation_report import FramePair, TextTable
 from offline_compress.importance import conflict_summary, load
 from offline_compress.importance.multi_task import description_of
 from offline_compress.models.registry import load_checkpoint
@@ -45,6 +46,11 @@ from offline_compress.report.compression_rows import (
 )
 
 ENGINE_WORDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+SHOWN = {
+    "Objects": tuple(one for one in HEADLINES if one.name.startswith("detection.")),
+    "Areas": tuple(one for one in HEADLINES if not one.name.startswith("detection.")),
+}
+"""Headlines by the title of their table."""
 _TEMPLATE = "compression_page.html.j2"
 
 
@@ -58,12 +64,13 @@ class SvgChart:
 
 
 def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
-    """What each setting costs and what it loses, as means and deviations over its seeds."""
+    """What each setting costs and what it loses, as means and deviations over its seeds.
+
+    Below what a student has stands how that compares with its teacher: as a second line, since all
+    of it side by side is wider than a terminal.
+    """
     costs = ["setting", "seeds", "budget", "parameters", "GMACs"]
     costs += [f"{ENGINE_WORDS[engine]} ms" for engine in ENGINES]
-    costs += [f"x {ENGINE_WORDS[engine]}" for engine in ENGINES]
-    titles = [figure.title for figure in HEADLINES]
-    losses = ["setting", *titles, *(f"Δ {title}" for title in titles)]
     teachers = {row["teacher"]["sha256"]: row for setting in settings for row in setting.rows}
     return [
         TextTable(
@@ -74,13 +81,16 @@ def settings_tables(settings: Sequence[Setting]) -> list[TextTable]:
                 [_setting_costs(setting) for setting in settings],
             ],
         ),
-        TextTable(
-            "Accuracy",
-            losses,
-            [
-                [_teacher_figures(row) for row in teachers.values()],
-                [_setting_figures(setting) for setting in settings],
-            ],
+        *(
+            TextTable(
+                f"{title}; below it points against the teacher",
+                ["setting", *(figure.title for figure in shown)],
+                [
+                    [_teacher_figures(row, shown) for row in teachers.values()],
+                    [_setting_figures(setting, shown) for setting in settings],
+                ],
+            )
+            for title, shown in SHOWN.items()
         ),
         TextTable(
             "Scores of the tasks without the channels, before recovery",
@@ -102,13 +112,12 @@ def _teacher_costs(row: Row) -> list[str]:
         f"{teacher['params'] / 1e6:.2f} M",
         f"{teacher['gmacs']:.2f}",
         *(f"{teacher['latency_ms_by_engine'][engine]:.2f}" for engine in ENGINES),
-        *("1" for _ in ENGINES),
     ]
 
 
-def _teacher_figures(row: Row) -> list[str]:
-    figures = [_number(figure.of(row["teacher"]), ".4f") for figure in HEADLINES]
-    return [f"teacher {row['teacher']['name']}", *figures, *("" for _ in HEADLINES)]
+def _teacher_figures(row: Row, shown: Sequence[Figure]) -> list[str]:
+    figures = [_number(figure.of(row["teacher"]), ".3f") for figure in shown]
+    return [f"teacher {row['teacher']['name']}", *figures]
 
 
 def _teacher_scores(row: Row) -> list[str]:
@@ -138,33 +147,36 @@ def _setting_costs(setting: Setting) -> list[str]:
         setting.name,
         str(len(setting.rows)),
         "; ".join(filter(None, (missed(row["budget"]) for row in setting.rows))) or "kept",
-        f"{params.mean:.2f} M ({removed.mean:+.1f} %)",
+        f"{params.mean:.2f} M\n{removed.mean:+.1f} %",
         _spread(setting.spread(lambda row: row["student"]["gmacs"]), ".2f"),
-        *(_spread(one, ".2f") for one in times),
-        *(_spread(one, ".2f") for one in ratios),
+        *(
+            f"{_spread(time, '.2f')}\nx {_spread(ratio, '.2f')}"
+            for time, ratio in zip(times, ratios, strict=True)
+        ),
     ]
 
 
-def _setting_figures(setting: Setting) -> list[str]:
+def _setting_figures(setting: Setting, shown: Sequence[Figure]) -> list[str]:
     values = [
         setting.spread(lambda row, f=figure: f.of(row["student"]))  # type: ignore[misc]
-        for figure in HEADLINES
+        for figure in shown
     ]
     losses = [
         setting.spread(lambda row, f=figure: points(row, f))  # type: ignore[misc]
-        for figure in HEADLINES
+        for figure in shown
     ]
     return [
         setting.name,
-        *(_spread(one, ".4f") for one in values),
-        *(_spread(one, "+.2f") for one in losses),
+        *(
+            f"{_spread(value, '.3f')}\n{_spread(loss, '+.2f')}"
+            for value, loss in zip(values, losses, strict=True)
+        ),
     ]
 
 
 def variants_table(row: Row) -> TextTable:
     """The variants of one run on the engines they were evaluated on, beside the checkpoint."""
     columns = ["variant", "engine", "MB", "ms", "x fp32", *(one.title for one in HEADLINES)]
-    columns += [f"Δ {one.title}" for one in HEADLINES]
     sections = []
     for variant, about in row["variants"].items():
         size = f"{about['bytes'] / 1e6:.2f}"
@@ -186,7 +198,7 @@ def variants_table(row: Row) -> TextTable:
 
 
 def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
-    """Headline figures, then their points against the student's checkpoint."""
+    """Headline figures, each with its points against the student's checkpoint below."""
     values = [figure.of(figures) for figure in HEADLINES]
     base = [figure.of(row["student"]) for figure in HEADLINES]
     losses = [
@@ -194,14 +206,14 @@ def _against_student(row: Row, figures: dict[str, Any]) -> list[str]:
         for after, before in zip(values, base, strict=True)
     ]
     return [
-        *(_number(value, ".4f") for value in values),
-        *(_number(loss, "+.2f") for loss in losses),
+        f"{_number(value, '.4f')}\n{_number(loss, '+.2f')}"
+        for value, loss in zip(values, losses, strict=True)
     ]
 
 
 def terminal_table(table: TextTable) -> Table:
     """A table for the terminal."""
-    shown = Table()
+    shown = Table(title=table.title or None, title_justify="left")
     for index, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if index < 1 else "right", overflow="fold")
     for section in table.sections:
@@ -252,7 +264,7 @@ def write_report(
         variants=variants_table(first) if len(first["variants"]) > 1 else None,
         charts=charts + _inside(run),
         pictures=_pictures(run, count),
-        colors=OVERLAY_COLORS,
+        colors=color_key([*run.recipe.classes] if run else []),
         rows=rows,
         names="\n".join(row["name"] for row in rows),
     )

@@ -64,9 +64,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
 def terminal_tables(result: Result) -> Iterator[Table]:
     """All tables for the terminal."""
     for one in (networks_table(result), *lines_tables(result)):
-        table = terminal_table(one)
-        table.title, table.title_justify = one.title, "left"
-        yield table
+        yield terminal_table(one)
 
 
 def networks_table(result: Result) -> TextTable:

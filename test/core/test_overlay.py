@@ -7,6 +7,7 @@ from mtc_perception.core.overlay import (
     DRIVABLE_COLOR,
     IGNORED_COLOR,
     LANE_COLOR,
+    color_key,
     draw_overlay,
     draw_truth,
 )
@@ -79,6 +80,9 @@ def test_boxes_are_drawn_in_their_class_colour_where_they_are() -> None:
         assert (label == CLASS_COLORS[index]).all(axis=1).mean() > 0.3
         assert (label.sum(axis=1) < 60).any()  # text
     assert (picture[200:, :] == 90).all()
+    key = color_key(CLASSES)
+    assert list(key) == ["drivable area", "lane lines", *CLASSES, "ignore regions"]
+    assert [key[name] for name in CLASSES] == ["#56b4e9", "#f0e442"]
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_thresholds_that_blind_the_node_are_warned_of(rig):
     status = rig.diagnostics["engine"]
     assert status.level == b"\x01"
     assert status.message == (
-        "score_threshold is 1: hardly any vehicles can be found; "
+        "score_threshold is 1: hardly any object can be found; "
         "lane_threshold is 0.99: hardly any lane paint can be found"
     )
     assert rig.set(score_threshold=0.98, lane_threshold=-1.0) == ""

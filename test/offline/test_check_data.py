@@ -34,7 +34,7 @@ def test_sound_data_sets_pass(write, tmp_path: Path) -> None:
     assert [str(p.path.name) for p in report.problems] == ["c.jpg"], "c has no label"
     found = report.splits["train"].to_json()
     assert found["images"] == 3
-    assert found["labelled"] == {"vehicles": 2, "drivable": 2, "lane": 2}
+    assert found["labelled"] == {"detection": 2, "drivable": 2, "lane": 2}
     vehicles = {"car", "vehicle"} & found["categories"].keys()
     assert sum(found["categories"][name] for name in vehicles) == 1
     assert found["boxes"] == sum(found["categories"].values())

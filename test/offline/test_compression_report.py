@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
@@ -100,30 +101,43 @@ def test_a_task_without_labels_is_undefined_not_zero() -> None:
     (ours, _) = settings_of(rows)
     assert ours.spread(lambda one: points(one, LANE_IOU)) is None
     del rows[0]["pruned"]["lane"]
-    _, accuracy, pruned = settings_tables([ours])
+    _, objects, areas, pruned = settings_tables([ours])
     assert pruned.sections[1] == [[ours.name, "0.5000 ± 0.0000", "0.6000 ± 0.0000", "undefined"]]
-    cells = dict(zip(accuracy.columns, accuracy.sections[1][0], strict=True))
-    assert cells["Δ lane IoU"] == cells["vehicle mAP50"] == "undefined"
-    assert cells["Δ vehicle recall at best F1"] == "-0.50 ± 0.40"
+    cells = {
+        column: cell
+        for table in (objects, areas)
+        for column, cell in zip(table.columns, table.sections[1][0], strict=True)
+    }
+    assert cells["lane IoU"] == cells["detection mAP50"] == "undefined\nundefined"
+    assert cells["detection recall at best F1"].endswith("\n-0.50 ± 0.40")
     json.dumps(compression_json(rows), allow_nan=False)
     assert "<svg" in trade_off([ours], "ms", lambda one, who: one[who]["latency_ms"])
 
 
 def test_the_tables_say_what_the_rows_say() -> None:
-    cost, accuracy, pruned = settings_tables(settings_of(ROWS))
+    tables = settings_tables(settings_of(ROWS))
+    cost, _, areas, pruned = tables
     teacher, ours, l2 = (
         dict(zip(cost.columns, cells, strict=True)) for part in cost.sections for cells in part
     )
     assert teacher["parameters"] == "4.00 M"
-    assert ours["parameters"] == "1.00 M (-75.0 %)"
+    assert ours["parameters"] == "1.00 M\n-75.0 %"
     assert ours["seeds"] == "3"
-    assert ours["OpenVINO ms"] == f"9.00 ± {statistics.stdev([8, 9, 10]):.2f}"
-    assert l2["x ONNX Runtime"] == "0.45"
-    assert accuracy.sections[1][1][-1] == "-2.00"
-    # Of the vehicles the mean of 0.9 (mAP50, best F1) and 0.45 (mAP50-95).
+    assert ours["OpenVINO ms"].startswith(f"9.00 ± {statistics.stdev([8, 9, 10]):.2f}\nx ")
+    assert l2["ONNX Runtime ms"].endswith("\nx 0.45")
+    assert areas.sections[1][1][-1].endswith("\n-2.00")
+    # Of detection the mean of 0.9 (mAP50, best F1) and 0.45 (mAP50-95).
     assert pruned.sections[0][0][1:] == ["0.7500", "0.9000", "0.9000"]
     assert pruned.sections[1][1] == [l2["setting"], "0.5000", "0.6000", "0.7000"]
     assert terminal_table(cost).row_count == 3
+    # Nothing is folded in the middle of a word on the narrowest of terminals.
+    console = Console(width=80, record=True)
+    for table in tables:
+        console.print(terminal_table(table))
+    told = console.export_text()
+    assert max(map(len, told.splitlines())) <= 80
+    for word in ("precision", "parameters", "Runtime", "-75.0 %", "-0.50 ± 0.40"):
+        assert word in told
 
 
 def test_variants_are_compared_with_the_checkpoint() -> None:
@@ -142,7 +156,7 @@ def test_variants_are_compared_with_the_checkpoint() -> None:
     here, elsewhere = (part[0] for part in variants_table(one).sections)
     assert here[:5] == ["fp32", "OpenVINO", "4.00", "8.00", "1.00"]
     assert elsewhere[:3] == ["int8-trt", "not here", "1.00"]
-    assert elsewhere[-1] == "-0.40"
+    assert elsewhere[-1].endswith("\n-0.40")
 
 
 def test_compression_json_has_what_scripts_rely_on() -> None:
@@ -208,7 +222,7 @@ def test_frames_shown_are_the_worst_of_each_task_and_the_median() -> None:
     student[4]["lane"] = 0.45
     found = list(chosen(teacher, student))
     assert [index for _, index in found] == [1, 2, 4, 4]
-    assert "vehicles, F1 (-50.0 points)" in found[0][0]
+    assert "objects, F1 (-50.0 points)" in found[0][0]
     assert "median change (-5.0 points" in found[3][0]
     assert list(chosen([], [])) == []
     assert len(evenly(list(range(84)), 60)) == 42  # type: ignore[arg-type]

@@ -95,10 +95,10 @@ def test_guard_compares_with_the_teacher() -> None:
     assert broken(detection__map50=0.851, drivable__miou=0.881) == ""
     # Boxes that are found, but lie badly.
     assert broken(detection__map50_95=0.44) == (
-        "vehicle mAP50-95 lost 6.00 points, compress.prune.guard.detection allows 5"
+        "detection mAP50-95 lost 6.00 points, compress.prune.guard.detection allows 5"
     )
     assert broken(detection__best_f1=0.7, drivable__miou=0.8, detection__map50=1.0) == (
-        "vehicle best F1 lost 10.00 points, compress.prune.guard.detection allows 5; "
+        "detection best F1 lost 10.00 points, compress.prune.guard.detection allows 5; "
         "drivable mIoU lost 10.00 points, compress.prune.guard.drivable allows 2"
     )
     assert broken(drivable__miou=float("nan")) == "drivable mIoU is not a number"

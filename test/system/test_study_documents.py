@@ -82,7 +82,7 @@ def test_what_is_not_measured_is_not_shown(tmp_path: Path) -> None:
 
 def test_all_networks_stand_in_one_picture_where_they_were_timed() -> None:
     found = panels(result(), peers())
-    assert [one.title for one in found] == ["camvid: vehicle mAP50", "camvid: drivable mIoU"]
+    assert [one.title for one in found] == ["camvid: detection mAP50", "camvid: drivable mIoU"]
     assert found[1].marks == {"control": (6.0, 0.9), "half": (6.0, 0.9), "Other": (9.0, 0.8)}
     svg = networks(found, "ms")
     assert svg.startswith("<svg")

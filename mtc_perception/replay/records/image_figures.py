@@ -49,7 +49,7 @@ def _is_empty(counts: MaskCounts | None) -> bool:
 
 FIGURE_WORDS = {
     **IMAGE_LABELS,
-    "steady_detection": "vehicles of the image before, found again",
+    "steady_detection": "objects of the image before, found again",
     "steady_drivable": "drivable area, IoU with the image before",
     "steady_lane": "lane lines, IoU with the image before",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtc_perception.core.letterbox import to_rgb
-from mtc_perception.core.overlay import draw_truth
+from mtc_perception.core.overlay import color_key, draw_truth
 from mtc_perception.metrics.figures import unit_of
 from mtc_perception.pages import render
 from mtc_perception.pages.line_chart import Chart, Line, line
@@ -33,7 +33,7 @@ from mtc_perception.replay.report.views import (
     read_streams,
     times_ms,
 )
-from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.results.run_result import classes_of, read_result
 from mtc_perception.replay.stream.gallery import draw_record
 from mtc_perception.replay.stream.task import StreamResult
 from mtc_perception.runtime.perceiver import Selection
@@ -81,6 +81,7 @@ def write_comparison(
         chart=_precision_chart(streams),
         galleries=[*_galleries("worse", worse, drawn), *_galleries("better", better, drawn)],
         problems=problems,
+        colors=color_key(classes_of(results[0])) | color_key(classes_of(results[1])),
         data_uri=data_uri,
     )
     return write_text_atomic(out / PAGE_FILE, text)
@@ -221,7 +222,7 @@ def _precision_chart(streams: tuple[list[StreamView], list[StreamView]]) -> Char
             lines.append(line(name, len(lines), *curve))
     if not lines:
         return None
-    return Chart("Vehicles at IoU 0.5: precision over recall", "recall", lines, [])
+    return Chart("Objects at IoU 0.5: precision over recall", "recall", lines, [])
 
 
 def _key(one: Changed) -> tuple[str, int]:

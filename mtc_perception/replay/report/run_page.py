@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mtc_perception.core.overlay import color_key
+from mtc_perception.metrics.figures import figures
 from mtc_perception.pages import render
 from mtc_perception.pages.pictures import Picture, PictureGroup, data_uri
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS
@@ -26,7 +28,7 @@ from mtc_perception.replay.report.views import (
     read_streams,
     times_ms,
 )
-from mtc_perception.replay.results.run_result import read_result
+from mtc_perception.replay.results.run_result import classes_of, read_result
 from mtc_perception.replay.stream.annotated import ANNOTATED
 from mtc_perception.replay.stream.gallery import PICTURES, Worst
 from mtc_perception.replay.stream.video_file import find_video
@@ -39,6 +41,7 @@ MOST_STREAMS = 20
 _PICTURES = 4
 """Per figure, over all streams."""
 _STAGES = ("receive", "wait", "read", "preprocess", "inference", "decode", "publish")
+_CARDS = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _STREAM_COLUMNS = {
     "images": ("frames_in",),
     "processed": ("frames_processed",),
@@ -97,6 +100,7 @@ def write_page(run: Path) -> Path:
         stream_columns=["stream", *_STREAM_COLUMNS],
         stream_rows=[_stream_row(one) for one in result["streams"]],
         galleries=list(_galleries(chosen)),
+        colors=color_key(classes_of(result)),
         data_uri=data_uri,
     )
     return write_text_atomic(run / PAGE_FILE, text)
@@ -120,15 +124,10 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
             yield Card(f"{value:.{0 if value >= 100 else 1}f} ms", f"end to end, {quantile}")
     if result["mode"] == "lockstep" and result["frames_per_s"]:
         yield Card(f"{result['frames_per_s']:.1f}", "images per second")
-    for task, name, words in (
-        ("detection", "map50", "vehicle mAP50"),
-        ("detection", "map50_95", "vehicle mAP50-95"),
-        ("drivable", "miou", "drivable mIoU"),
-        ("lane", "iou", "lane IoU"),
-    ):
-        if task in result:
-            value = result[task][name]
-            yield Card("undefined" if value is None else f"{value:.3f}", words)
+    for figure in _CARDS:
+        if figure.task in result:
+            value = figure.of(result)
+            yield Card("undefined" if value is None else f"{value:.3f}", figure.title)
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]], str]]:
@@ -154,7 +153,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
     rows = [
         (words, f"{stability[task][name]:.3f}")
         for task, name, words in (
-            ("detection", "persistence", "vehicles found again"),
+            ("detection", "persistence", "objects found again"),
             ("drivable", "iou", "drivable area, IoU"),
             ("lane", "iou", "lane lines, IoU"),
         )

@@ -115,7 +115,7 @@ def precision_chart(result: Mapping[str, Any], streams: list[StreamView]) -> Cha
     recall = judged.get("recall_at_threshold")
     threshold = result["thresholds"]["score"]
     marks = [] if recall is None else [Mark(f"score {threshold:g}", recall * WIDTH)]
-    return Chart("Vehicles at IoU 0.5: precision over recall", "recall", lines, marks)
+    return Chart("Objects at IoU 0.5: precision over recall", "recall", lines, marks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -97,8 +97,8 @@ class AnnotatedVideo:
 def _caption(record: FrameRecord, latency_ms: Mapping[str, float]) -> str:
     if record.status != "processed":
         return f"image {record.index}: no answer, {record.status}"
-    vehicles = len(record.scores)
-    words = f"{vehicles} vehicle{'' if vehicles == 1 else 's'}"
+    objects = len(record.scores)
+    words = f"{objects} object{'' if objects == 1 else 's'}"
     return f"image {record.index}: {words}, {latency_ms['end_to_end']:.1f} ms end to end"
 
 
