@@ -33,7 +33,7 @@ def tiny() -> nn.Module:
 @torch.no_grad()
 def switch_off(model: nn.Module, group: ChannelGroup, channels: list[int]) -> None:
     """Make channels of a group zero wherever they are produced: at the BatchNorms, and at filters
-    that none follows."""
+    and linear layers that none follows."""
     layers = dict(model.named_modules())
     outs = {s.layer: s.index[channels].ravel() for s in group.slices if s.side == "out"}
     for layer, index in outs.items():
@@ -43,7 +43,7 @@ def switch_off(model: nn.Module, group: ChannelGroup, channels: list[int]) -> No
         if isinstance(module, nn.ConvTranspose2d):
             module.weight[:, index] = 0
             module.bias[index] = 0
-        elif isinstance(module, nn.BatchNorm2d) or (
+        elif isinstance(module, nn.BatchNorm2d | nn.Linear) or (
             isinstance(module, nn.Conv2d) and not isinstance(behind, nn.BatchNorm2d)
         ):
             module.weight[index] = 0
@@ -63,21 +63,27 @@ def test_channels_that_are_switched_off_can_go(name: str) -> None:
     pruned = copy.deepcopy(model)
     keep_channels(pruned, groups, kept)
     assert_equal_but_for_rounding(pruned, model)
-    assert min(answer.std() for answer in answers(model)) > 1e-3
+    assert min(answer.std() for answer in answers(model)) > 1e-4
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_layer_is_covered_once_per_side(name: str) -> None:
+    """But for what attention leaves of transformers, of which the next test is."""
     model = spec_of(name).build()
+
+    def around_attention(layer: str) -> bool:
+        inside = layer.startswith(("encoder.attend.", "detection_head."))
+        return inside and name.startswith("rmt") and "detection_head.project" not in layer
+
     covered: dict[tuple[str, str], list[int]] = {}
     for group in registry_groups(model):
         for part in group.slices:
             assert len(part.index) == group.size
-            covered.setdefault((part.layer, part.side), []).extend(part.index.ravel())
+            if not around_attention(part.layer):
+                covered.setdefault((part.layer, part.side), []).extend(part.index.ravel())
     expected: dict[tuple[str, str], int] = {}
     for layer, module in model.named_modules():
-        hidden = layer.startswith(("encoder.attend.", "detection_head."))
-        if hidden and name.startswith("rmt") and "detection_head.project" not in layer:
+        if around_attention(layer):
             continue
         behind_attention = name.startswith("rmt") and layer == "encoder.lateral.1.0"
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -91,6 +97,22 @@ def test_every_layer_is_covered_once_per_side(name: str) -> None:
     assert {key: sorted(index) for key, index in covered.items()} == {
         key: list(range(width)) for key, width in expected.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("maker", "reader", "width"),
+    [
+        ("encoder.attend.expand", "encoder.attend.reduce", 512),
+        ("detection_head.layers.1.feed_forward.0", "detection_head.layers.1.feed_forward.2", 512),
+        ("detection_head.box_heads.2.0", "detection_head.box_heads.2.2", 128),
+        ("detection_head.position.0", "detection_head.position.2", 256),
+    ],
+)
+def test_hidden_widths_of_transformers_can_go(maker: str, reader: str, width: int) -> None:
+    groups = {group.name: group for group in registry_groups(spec_of("rmt_ppad_n").build())}
+    group = groups[maker]
+    assert (group.size, group.protected) == (width, "")
+    assert [(part.layer, part.side) for part in group.slices] == [(maker, "out"), (reader, "in")]
 
 
 def test_groups_by_hand() -> None:
@@ -194,7 +216,7 @@ def test_protected_parts_keep_their_outputs() -> None:
     reasons = {
         group.name: group.protected for group in registry_groups(spec_of("rmt_ppad_n").build())
     }
-    assert reasons["encoder.project.2.0"] == "read by encoder.attend, which is opaque"
+    assert reasons["encoder.project.2.0"].endswith("what is not followed in encoder.attend")
     assert "detection_head." in reasons["detection_head.project.0.0"]
     assert reasons["mask_decoder.heads.0.predict"].startswith("read with weights that are comp")
 
