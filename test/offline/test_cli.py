@@ -26,7 +26,8 @@ def test_train_evaluate_export_evaluate(dataset: Path, tmp_path: Path) -> None:
     accuracy = manifest.variants["fp32"].accuracy
     assert accuracy is not None
     assert accuracy["lane"] == json.loads(metrics.read_text())["lane"]
-    assert mtc_compress("evaluate", bundle, *data, tmp_path / "b") == 0
+    neutral = ("--score", 0.3, "--drivable", 0.5, "--lane", 0.5)  # As of checkpoints.
+    assert mtc_compress("evaluate", bundle, *data, tmp_path / "b", *neutral) == 0
     before, after = (
         json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in "ab"
     )
