@@ -1,7 +1,7 @@
 """`python -m bench.parts CHECKPOINT...`: milliseconds of each part of a network, on CPU engines.
 
 The engines' own profiles say how long each operation took; operations are those of the part whose
-module their name has, and fused ones count where the first of them lies. Profiling adds a little to
+module their name has, fused ones by the name that they kept. Profiling adds a little to
 every operation, so that shares are to be trusted more than sums.
 """
 
@@ -24,7 +24,7 @@ from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.openvino import runtime
 from mtc_perception.util.errors import UserError
-from offline_compress.evaluation.latency import THREADS, conditions
+from offline_compress.evaluation.latency import THREADS
 from offline_compress.export import deployed
 from offline_compress.models.registry import load_checkpoint, load_spec
 
@@ -128,13 +128,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     for engine in ENGINES:
         found = [row["ms"][engine] for row in rows]
-        table = Table("part", *(f"{row['network']}, ms" for row in rows), title=engine)
+        table = Table("part", *(f"{path.name}, ms" for path in args.checkpoint), title=engine)
         for part in PARTS:
             if any(part in one for one in found):
                 table.add_row(part, *(f"{one.get(part, 0):.2f}" for one in found))
         table.add_row("sum", *(f"{sum(one.values()):.2f}" for one in found), style="bold")
         console.print(table)
-    content = {"conditions": conditions() | {"interleaved": False}, "networks": rows}
+    content = {"conditions": {"batch": 1, "threads": THREADS, "runs": RUNS}, "networks": rows}
     console.print(f"wrote {write_result(args.results, 'parts', content)}")
     return 0
 

@@ -143,7 +143,8 @@ def shorten_decoder(
     if not isinstance(decoder, QueryDecoder):
         raise UserError(f"{spec.name} has no query decoder that could be shortened")
     there = len(decoder.layers)
-    layers, queries = layers or there, queries or decoder.queries
+    layers = there if layers is None else layers
+    queries = decoder.queries if queries is None else queries
     if not 1 <= layers <= there:
         raise UserError(f"{spec.name} has {there} decoder layers, not {layers}")
     if not 1 <= queries <= decoder.queries:

@@ -231,6 +231,8 @@ def test_the_first_decoder_layers_answer_as_they_did() -> None:
     assert not reduced.training
     for name, layers, queries, reason in (
         ("rmt_ppad_n", 4, None, "has 3 decoder layers, not 4"),
+        ("rmt_ppad_n", 0, None, "has 3 decoder layers, not 0"),
+        ("rmt_ppad_n", None, 0, "has 100 decoder queries, not 0"),
         ("rmt_ppad_n", None, 101, "has 100 decoder queries, not 101"),
         ("mtc_xs", 1, None, "has no query decoder"),
     ):
