@@ -1,5 +1,6 @@
 """Parameters over real services: descriptors, live changes, refusals with their reason."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -228,6 +229,9 @@ def listening(*rules: str, **parameters: object) -> dict[str, tuple[str, str]]:
         }
         node.close()
         node.destroy_node()
+        # rclpy's lifecycle services live on until their node is collected.
+        del node
+        gc.collect()
         return found
     finally:
         context.try_shutdown()
@@ -308,5 +312,7 @@ def test_whole_numbers_are_numbers_in_a_file_and_on_the_command_line(
             assert isinstance(node.get_parameter(name).value, float)
         node.close()
         node.destroy_node()
+        del node
+        gc.collect()
     finally:
         context.try_shutdown()
