@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.common import brief, write_result
+from offline_compress.data.augment import LabelledImage
 from offline_compress.data.cache import DecodedImages
 from offline_compress.data.dataset import TrainingSet, View
 from offline_compress.recipe.parts import DataSource, InputPx, SizePx
@@ -69,15 +71,17 @@ def _kinds(width: int, height: int) -> dict[str, dict[str, float]]:
                 data = TrainingSet([source], DEPLOYED, {0: view}, seed=0)
                 kind, images = f"{what} of {name}", data.decoded
                 found[f"{kind}, from files"] = _time(data.__getitem__)
-                data.decoded = DecodedImages(
-                    lambda index, _small, images=images: images[index, False], range(ROADS)
-                )
+                data.decoded = DecodedImages(partial(_whole, images), range(ROADS))
                 found[f"{kind}, from files, all of them decoded whole"] = _time(data.__getitem__)
                 for _ in images.fill():
                     pass
                 data.decoded = images
                 found[f"{kind}, from memory"] = _time(data.__getitem__)
     return found
+
+
+def _whole(images: DecodedImages, index: int, _small: bool) -> LabelledImage:
+    return images[index, False]
 
 
 def _time(step: Callable[[int], object]) -> dict[str, float]:

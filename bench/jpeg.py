@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def bench_jpeg(bundle: Bundle, data: Path, results: Path, console: Console) -> b
         engine = perceiver.engine
         running = {"engine": engine.name, "precision": engine.precision, "device": engine.device}
     values = {name: _values(one) for name, one in ways.items()}
-    content = {
+    summary: dict[str, Any] = {
         "bundle": bundle.path.name,
         **running,
         "images": len(samples),
@@ -87,9 +87,9 @@ def bench_jpeg(bundle: Bundle, data: Path, results: Path, console: Console) -> b
         "decode_ms": {name: _median(one.decode_ms) for name, one in ways.items()},
         "scale_ms": {name: _median(one.scale_ms) for name, one in ways.items()},
     }
-    _print(content, console)
-    console.print(f"wrote {write_result(results, 'jpeg', content)}\n", highlight=False)
-    found = [content["accuracy"][figure.name] for figure in SCORED if figure.name in values["full"]]
+    _print(summary, console)
+    console.print(f"wrote {write_result(results, 'jpeg', summary)}\n", highlight=False)
+    found = [summary["accuracy"][figure.name] for figure in SCORED if figure.name in values["full"]]
     return all(100 * (one["reduced"] - one["full"]) >= -MOST_POINTS for one in found)
 
 
@@ -101,17 +101,20 @@ def _large_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
 
 def _large_truth(truth: GroundTruth, height: int, width: int) -> GroundTruth:
     """Labels of an image of that size, in its large one."""
-    masks = (
-        None
-        if mask is None
-        else cv2.resize(
-            mask.view(np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST
-        ).astype(np.bool_)
-        for mask in (truth.drivable, truth.lane)
-    )
     scale = np.array([WIDTH / width, HEIGHT / height] * 2, np.float32)
-    boxes = None if truth.boxes is None else truth.boxes * scale
-    return GroundTruth(boxes, truth.ignore, *masks, truth.categories)
+    return replace(
+        truth,
+        boxes=None if truth.boxes is None else truth.boxes * scale,
+        drivable=_large_mask(truth.drivable),
+        lane=_large_mask(truth.lane),
+    )
+
+
+def _large_mask(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    size = (WIDTH, HEIGHT)
+    return cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
 
 
 def _measure(
@@ -133,7 +136,10 @@ def _measure(
     outputs = engine.wait()
     most = perceiver.bundle.manifest.max_detections
     boxes, scores, _ = decode_boxes(outputs, letterbox, SCORE_FLOOR, most)
-    masks = (letterbox.mask_to_source(one[0]) for one in (outputs.drivable, outputs.lane))
+    masks = (
+        None if one is None else letterbox.mask_to_source(one[0])
+        for one in (outputs.drivable, outputs.lane)
+    )
     way.metrics[quality].update(truth, boxes, scores, *masks)
 
 

@@ -284,7 +284,7 @@ def command(words: list[str], folder: Path, log: str) -> None:
         torch.set_num_threads(1)
         latency.LOADS, latency.BLOCKS, latency.RUNS_PER_BLOCK = 1, 2, 1
         # The checkout may move on between two commands whose results are compared.
-        lineage.provenance = lambda: {"commit": "any"}  # type: ignore[assignment]
+        lineage.provenance = lambda: {"commit": "any"}
         program.main()
     elif words[0] == "mtc-replay":
         from mtc_perception.replay import cli

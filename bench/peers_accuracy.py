@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.common import write_result
 from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures, nested
@@ -89,7 +90,7 @@ def reported(study: Study) -> dict[str, list[Sample]]:
     """The frames that a study reports, by the names that it gives the sets."""
     found: dict[str, list[Sample]] = {}
     for fold in folds_of(study.held_out):
-        sets = judged_sets(study, fold, ["vehicle"])
+        sets = judged_sets(study, fold, VEHICLE_CLASSES)
         own = sets.pop(HELD_OUT)
         found.setdefault(study.held_out.root.resolve().name, []).extend(own)
         found |= sets

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from mtc_perception.core.letterbox import to_rgb
 from mtc_perception.core.truth import GroundTruth
@@ -70,12 +71,12 @@ def _halved_truth(truth: GroundTruth | None, size: tuple[int, int]) -> GroundTru
     if truth is None:
         return None
     width, height = size
-    masks = (
-        None if mask is None else np.ascontiguousarray(mask[::2, ::2][:height, :width])
-        for mask in (truth.drivable, truth.lane)
-    )
+
+    def halved(mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+        return None if mask is None else np.ascontiguousarray(mask[::2, ::2][:height, :width])
+
     boxes = None if truth.boxes is None else truth.boxes / 2
-    return GroundTruth(boxes, truth.ignore, *masks, truth.categories)
+    return replace(truth, boxes=boxes, drivable=halved(truth.drivable), lane=halved(truth.lane))
 
 
 def write_bag(folder: Path, clip: Sequence[LabelledFrame], images: int) -> Path:

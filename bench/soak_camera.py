@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.memory import keep_memory
 from mtc_perception.util.worker_process import WorkerProcess, stop_if_alone
 
-Message = Image | CompressedImage
+Message: TypeAlias = Image | CompressedImage
 
 BROKEN_EVERY = 3
 END_S = 10.0
@@ -107,7 +108,7 @@ class CameraProcess:
     def _hear(self, timeout_s: float) -> bool:
         if self._worker is None:
             return False
-        said = self._worker.receive(_Ready | _Sent | _Resting, timeout_s)
+        said = self._worker.receive(_Report, timeout_s)
         if isinstance(said, _Ready):
             self._pid = said.pid
         elif isinstance(said, _Resting):
@@ -132,18 +133,23 @@ class _Rest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class _Report:
+    """What the process says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready(_Report):
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(_Report):
     stamp_ns: int
     broken: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Resting:
+class _Resting(_Report):
     """All that was sent has been told."""
 
 
@@ -194,6 +200,7 @@ def _halved(message: Message) -> Message:
     smaller = copy.copy(message)
     if isinstance(message, CompressedImage):
         pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is not None
         smaller.data = array("B", cv2.imencode(".jpg", pixels[::2, ::2])[1].tobytes())
         return smaller
     channels = message.step // message.width

@@ -21,6 +21,6 @@ def _fail_if_due(perceiver: Perceiver, *arguments: Any) -> Perception:
 
 
 if __name__ == "__main__":
-    Perceiver.perceive = _fail_if_due
+    Perceiver.perceive = _fail_if_due  # type: ignore[method-assign,assignment]
     signal.signal(signal.SIGUSR1, lambda *_: _due.set())
     sys.exit(main())

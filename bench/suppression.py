@@ -32,7 +32,7 @@ from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource
 
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "IoU 0.5": {"NMS_IOU": 0.5, "NMS_INSIDE": 1.0},
     "IoU 0.6": {"NMS_IOU": 0.6, "NMS_INSIDE": 1.0},
     "IoU 0.7": {"NMS_IOU": 0.7, "NMS_INSIDE": 1.0},

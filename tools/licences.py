@@ -50,11 +50,11 @@ def installed() -> dict[str, Distribution]:
 def licence(package: Distribution) -> str:
     """What a package says of its licence: an SPDX expression, or the names of its classifiers."""
     metadata = package.metadata
-    if expression := metadata.get("License-Expression"):
-        return expression
+    if expression := metadata.get_all("License-Expression"):
+        return expression[0]
     classifiers = metadata.get_all("Classifier") or ()
     names = [one.split(" :: ")[-1] for one in classifiers if one.startswith("License :: ")]
-    return " AND ".join(names) or (metadata.get("License") or "").split("\n")[0].strip()
+    return " AND ".join(names) or (metadata.get_all("License") or [""])[0].split("\n")[0].strip()
 
 
 def is_allowed(expression: str, allowed: Collection[str]) -> bool:

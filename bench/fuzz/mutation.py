@@ -54,7 +54,7 @@ def _integer(data: bytes, generator: random.Random, other: bytes) -> bytes:
     place, size = _place(data, generator), generator.choice((1, 2, 4, 8))
     value = generator.choice(_INTEGERS) % 256**size
     order = generator.choice(("little", "little", "big"))
-    return data[:place] + value.to_bytes(size, order) + data[place + size :]  # type: ignore[arg-type]
+    return data[:place] + value.to_bytes(size, order) + data[place + size :]
 
 
 def _random_bytes(data: bytes, generator: random.Random, other: bytes) -> bytes:

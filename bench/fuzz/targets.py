@@ -288,7 +288,7 @@ def _recording(folder: Path) -> Path:
     height, width = SIZE
     bag = folder / "drive"
     empty = np.zeros(SIZE, np.bool_)
-    truth = GroundTruth(np.float32([[4, 5, 24, 15]]), None, empty, empty)
+    truth = GroundTruth(np.array([[4, 5, 24, 15]], np.float32), None, empty, empty)
     with BagWriter(bag, {"made for": "fuzzing"}) as writer:
         for index in range(3):
             image, stamp_ns = small_image(index), START_NS + index * 33_000_000

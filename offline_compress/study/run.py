@@ -114,7 +114,8 @@ def run_networks(
         torch.set_num_threads(threads)
     folds = [fold for fold in folds_of(study.held_out) if fold.drive in chosen.drives]
     for fold in folds:
-        recipes = [fold_recipe(study, fold, one) for one in ({}, *(row.set for row in study.rows))]
+        rows = [row.set for row in study.rows if row.name in chosen.rows]
+        recipes = [fold_recipe(study, fold, one) for one in ({}, *rows)]
         refuse_leaks(study, fold, recipes)
     networks = chosen.networks()
     for number, network in enumerate(networks, 1):
