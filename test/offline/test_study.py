@@ -81,3 +81,11 @@ def test_margins_are_stated_before_the_run(
         claim(later, OUT)
     with pytest.raises(UserError, match="drives is not empty and holds no study"):
         claim(stated, Path("drives"))
+
+
+def test_rows_that_are_not_chosen_need_not_be_possible(tmp_path: Path) -> None:
+    missing = {"name": "direct", "kind": "direct", "set": {"start_from": "not made yet"}}
+    write_study(tmp_path, rows=[{"name": "control", "kind": "control"}, missing])
+    assert run(tmp_path, "--row", "control", "--fold", "north", "--no-latency") == 0
+    assert (tmp_path / OUT / "north" / "control-s1" / "evidence" / "held_out.npz").is_file()
+    assert not (tmp_path / OUT / "north" / "direct-s0").exists()

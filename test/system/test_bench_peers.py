@@ -8,6 +8,7 @@ import pytest
 
 from bench.peers_accuracy import main
 from support.labelled_roads import DataSet, road
+from support.tiny_study import write_study
 from support.toy_bundle import write_toy_bundle
 
 
@@ -37,6 +38,19 @@ def test_each_is_scored_in_what_it_does(tmp_path: Path, data: Path) -> None:
     assert sets["masks"]["drivable"]["miou"] == 1.0
     assert sets["toy, fp32"] == sets["masks"] | sets["boxes"]
     assert "latency_ms" not in found["networks"]["masks"]
+
+
+def test_public_networks_on_the_frames_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = write_study(tmp_path)
+    bundle = write_toy_bundle(tmp_path / "m.mtc", name="public")
+    monkeypatch.chdir(tmp_path)
+    where = ("--results", str(tmp_path), "--no-latency", "--study", str(study))
+    assert main([str(bundle), *where]) == 0
+    found = json.loads((tmp_path / "peers_accuracy.json").read_text())
+    # Of drive A every second image of a split, of drive B all.
+    assert found["images"] == {"drives": 7, "other": 2}
 
 
 def test_two_of_one_name_are_refused(
