@@ -7,6 +7,7 @@ its authors' ONNX file. It is fed and scored like any network of ours, in the ta
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
-from offline_compress.evaluation.accuracy import evaluate_engine
+from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.evaluation.latency import Key, conditions, interleaved
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject
@@ -109,14 +110,8 @@ def _on_each(
     found = {}
     for name, one in samples.items():
         counted = progress.track(one, f"{what} on {name}", unit="img")
-        metrics = evaluate_engine(
-            subject.engine,
-            counted,
-            CHECKPOINT_THRESHOLDS,
-            subject.max_detections,
-            subject.fit,
-            subject.tasks,
-        ).metrics.to_json()
+        alike = replace(subject, thresholds=CHECKPOINT_THRESHOLDS)
+        metrics = evaluate_subject(alike, counted).metrics.to_json()
         known = [figure for figure in FIGURES if figure.task in metrics]
         found[name] = nested(known, lambda figure, m=metrics: figure.of(m))  # type: ignore[misc]
     return found

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,14 +31,14 @@ from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource
 
-RULES: dict[str, dict[str, Any]] = {
-    "IoU 0.5": {"NMS_IOU": 0.5, "NMS_INSIDE": 1.0},
-    "IoU 0.6": {"NMS_IOU": 0.6, "NMS_INSIDE": 1.0},
-    "IoU 0.7": {"NMS_IOU": 0.7, "NMS_INSIDE": 1.0},
-    "inside 0.9": {"NMS_INSIDE": 0.9, "NMS_IOU_INSIDE": 0.0},
-    "inside 0.85, IoU 0.4": {"NMS_INSIDE": 0.85, "NMS_IOU_INSIDE": 0.4},
+RULES: dict[str, dict[str, float]] = {
+    "IoU 0.5": {"most_iou": 0.5, "most_inside": 1.0},
+    "IoU 0.6": {"most_iou": 0.6, "most_inside": 1.0},
+    "IoU 0.7": {"most_iou": 0.7, "most_inside": 1.0},
+    "inside 0.9": {"most_inside": 0.9, "inside_from_iou": 0.0},
+    "inside 0.85, IoU 0.4": {"most_inside": 0.85, "inside_from_iou": 0.4},
 }
-"""Names of constants of `export`, and what they are changed to."""
+"""Arguments of `export.suppress`."""
 SHOWN = 0.3
 """Least score of boxes that are counted as nested."""
 NESTED = 0.85
@@ -73,8 +72,7 @@ def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, An
                 output.detections, export.CANDIDATES, output.drivable
             )
         for name, changes in RULES.items():
-            with patch.multiple(export, **changes):
-                left = export.suppress(boxes, scores, labels)
+            left = export.suppress(boxes, scores, labels, **changes)
             kept, order = torch.sort(left, dim=1, descending=True, stable=True)
             count = export.MAX_DETECTIONS
             empty = np.zeros((1, 1, 1), np.uint8)

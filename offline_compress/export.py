@@ -60,11 +60,13 @@ def suppress(
     labels: torch.Tensor,
     most_iou: float = NMS_IOU,
     most_inside: float = NMS_INSIDE,
+    inside_from_iou: float = NMS_IOU_INSIDE,
 ) -> torch.Tensor:
     """Scores [N, K], descending, with those of duplicates set to 0.
 
     A box is a duplicate of a better one of its class if their intersection is more than `most_iou`
-    of their union, or more than `most_inside` of the smaller one and NMS_IOU_INSIDE of their union.
+    of their union, or more than `most_inside` of the smaller one and `inside_from_iou` of their
+    union.
 
     Cluster-NMS (arXiv 2005.03572): each round is one masked matrix maximum; the fixed point is
     greedy non-maximum suppression, and real scenes reach it in a few rounds.
@@ -73,7 +75,7 @@ def suppress(
     shifted = boxes + labels[..., None].to(boxes.dtype) * 8192.0
     iou, inside = _overlaps(shifted)
     better = torch.ones_like(iou[0]).triu(1)
-    part = (inside > most_inside) & (iou > NMS_IOU_INSIDE)
+    part = (inside > most_inside) & (iou > inside_from_iou)
     duplicate = ((iou > most_iou) | part).to(iou.dtype) * better
     keep = torch.ones_like(scores)
     for _ in range(NMS_ROUNDS):

@@ -1,8 +1,9 @@
 """Images of a data set with their labels, whole and not augmented, as networks see them on the
 vehicle."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,9 @@ class LabelledBatches(Sequence[Batch]):
     size: InputPx
     batch: int
     classes: ClassMap = VEHICLE_CLASSES
+    boxes_of_masks: Set[Path] = frozenset()
+    """Images whose boxes are those of masks: what may be a piece of an object is an ignore region,
+    as in training."""
 
     def __len__(self) -> int:
         return -(-len(self.samples) // self.batch)
@@ -33,7 +37,10 @@ class LabelledBatches(Sequence[Batch]):
         part = self.samples[number * self.batch : (number + 1) * self.batch]
         if not part:
             raise IndexError(number)
-        images = [load_labelled(sample, self.classes) for sample in part]
+        images = [
+            load_labelled(sample, self.classes, sample.image_path in self.boxes_of_masks)
+            for sample in part
+        ]
         return collate([_letterboxed(image, self.size) for image in images])
 
 

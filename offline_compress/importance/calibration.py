@@ -30,7 +30,13 @@ def calibration_batches(recipe: Recipe, scoring: Scoring) -> LabelledBatches:
     samples = calibration_samples(recipe, scoring.images)
     samples = samples[: len(samples) // scoring.batch * scoring.batch] or samples
     require_labels(np.sum([_labelled(sample) for sample in samples] or [(False,) * 3], 0), TASKS)
-    return LabelledBatches(samples, recipe.input, scoring.batch, recipe.class_map)
+    of_masks = {
+        sample.image_path
+        for source in recipe.train
+        if source.boxes_of_masks
+        for sample in source_samples(source)
+    }
+    return LabelledBatches(samples, recipe.input, scoring.batch, recipe.class_map, of_masks)
 
 
 def calibration_samples(recipe: Recipe, images: int) -> list[Sample]:

@@ -28,21 +28,17 @@ class Answers(Protocol):
         """[N, A, 4] x1, y1, x2, y2"""
 
 
-def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Half the mean squared difference of features standardised per channel over the batch.
+def distances(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Half the squared difference of features standardised per channel over the batch, [N, H, W]:
+    its mean over the channels.
 
-    But for NORM_EPS this is 1 - r, r being the correlation over images and pixels, averaged over
-    the channels (arXiv 2207.02039): 0 for features that agree up to scale and offset, 1 for
-    unrelated ones. Computed in float32.
+    The mean of these is, but for NORM_EPS, 1 - r, r being the correlation over images and pixels,
+    averaged over the channels (arXiv 2207.02039): 0 for features that agree up to scale and offset,
+    1 for unrelated ones. Computed in float32.
 
     Args:
         student, teacher: [N, C, H, W] of one shape.
     """
-    return distances(student, teacher).mean()
-
-
-def distances(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The same per pixel, [N, H, W]: its mean over the channels alone."""
     return F.mse_loss(standardised(student), standardised(teacher), reduction="none").mean(1) / 2
 
 

@@ -10,7 +10,7 @@ from mtc_perception.core.tasks import TASKS
 from mtc_perception.datasets.layout import Sample, read_image
 from mtc_perception.metrics.figures import IMAGE_LABELS
 from mtc_perception.util.progress import NamedCount
-from offline_compress.data.labelled import labelled_sets
+from offline_compress.data.labelled import evenly, labelled_sets
 from offline_compress.evaluation.accuracy import evaluate_subject, infer, read_for
 from offline_compress.evaluation.evaluation_report import FramePair, jpeg_base64
 from offline_compress.evaluation.subject import Subject, open_subject
@@ -67,12 +67,6 @@ def chosen(
     if len(total):
         middle = int(np.argsort(total, kind="stable")[len(total) // 2])
         yield f"the median change ({100 * total[middle]:+.1f} points over the tasks)", middle
-
-
-def evenly(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """At most `count` of the samples, spread evenly."""
-    step = max(1, -(-len(samples) // count))
-    return list(samples[::step])
 
 
 def draw_pair(teacher: Subject, student: Subject, sample: Sample) -> str:

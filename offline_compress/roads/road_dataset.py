@@ -131,6 +131,7 @@ def _prepare(work: Path, spec: DatasetSpec, overwrite: bool) -> None:
     record = work / _PARAMETERS
     if work.exists():
         if _recorded(record) == wanted:
+            (work / "labels").mkdir(exist_ok=True)  # gone, where it was stopped at the very end
             return
         if not overwrite:
             raise UserError(

@@ -148,7 +148,8 @@ def compare(
     judged = rows[reference][0][0]
     drives = [drive_of(judged.stems[image]) for image in part.images]
     blocks = blocks_of_images(drives)
-    weights = [np.ones(len(drives)), *Resamples(blocks, strata_of(drives, blocks, drives))]
+    strata = strata_of(drives, blocks, [part.set] * len(drives))
+    weights = [np.ones(len(drives)), *Resamples(blocks, strata)]
     found = {}
     for row, seeds in rows.items():
         found[row] = _resampled(seeds, part.images, weights)

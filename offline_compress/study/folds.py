@@ -127,8 +127,8 @@ def judged_sets(study: Study, fold: Fold, classes: ClassMap) -> dict[str, list[S
 
 def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
     """Raise UserError if an image that the networks of a fold are judged on is among those that a
-    recipe learns from or chooses by, or if a recipe starts from a checkpoint that has seen the data
-    set of which drives are held out, or a set that is reported.
+    recipe learns from or chooses by, or if a recipe starts from a checkpoint, or learns after one,
+    that has seen the data set of which drives are held out, or a split that is reported.
 
     Renders the roads that are missing.
     """
@@ -140,11 +140,13 @@ def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
         for sample in source_samples(source):
             if sample.image_path.resolve() in judged:
                 raise UserError(f"{sample.image_path} is reported, and is in {source.title}")
-    reported = {source.title for source in study.evaluate_on}
-    for start in {recipe.start_from for recipe in recipes if recipe.start_from}:
-        for title in load_spec(start).data:
-            if title in reported or title.split()[0] == study.held_out.root.name:
-                raise UserError(f"{start} has seen {title}, of which images are reported")
+    reported = {(source.root.name, source.split) for source in study.evaluate_on}
+    learnt = [(one.start_from, one.distillation and one.distillation.teacher) for one in recipes]
+    for checkpoint in {path for paths in learnt for path in paths if path}:
+        for title in load_spec(checkpoint).data:
+            root, split = title.split()[:2]  # a source's title goes on with what it takes of these
+            if root == study.held_out.root.name or (root, split) in reported:
+                raise UserError(f"{checkpoint} has seen {title}, of which images are reported")
 
 
 def _stems(root: Path, split: str) -> list[str]:

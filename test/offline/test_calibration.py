@@ -24,6 +24,7 @@ from offline_compress.importance.calibration import (
 )
 from offline_compress.recipe.compression import Scoring
 from offline_compress.recipe.recipe import Recipe
+from support.labelled_roads import DataSet
 from support.mini_data import BOX, HEIGHT, WIDTH, write_png, write_text
 from support.tiny_training import tiny_recipe
 
@@ -113,6 +114,18 @@ def test_batches_hold_whole_images_as_on_the_vehicle(drives: tuple[Path, Path]) 
         if sample.boxes is not None and len(sample.boxes):
             moved = box.boxes_to_network(sample.boxes.astype(np.float32))
             torch.testing.assert_close(targets.boxes[row, :1], torch.from_numpy(moved))
+
+
+def test_pieces_of_objects_count_as_little_as_in_training(tmp_path: Path) -> None:
+    made = DataSet(tmp_path / "drives", "train")
+    mask = np.ones((96, 160), bool)
+    near_and_sliver = [[20, 30, 60, 70], [61, 30, 64, 70]]
+    made.add("a", np.full((96, 160, 3), 90, np.uint8), mask, mask, near_and_sliver)
+    for of_masks in (False, True):
+        source = {"root": str(made.root), "split": "train", "boxes_of_masks": of_masks}
+        recipe = tiny_recipe(made.root, train=[source])
+        [batch] = calibration_batches(recipe, Scoring(images=1, batch=1))
+        assert (batch.targets.kinds == -2).sum() == of_masks
 
 
 def test_a_batch_past_the_end_is_an_index_error(drives: tuple[Path, Path]) -> None:

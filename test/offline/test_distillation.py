@@ -15,7 +15,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.channels.surgery import keep_channels, pruned_spec, shorten_decoder
 from offline_compress.data.targets import IGNORE, Targets
 from offline_compress.losses.task_losses import QUERY_WEIGHT
-from offline_compress.losses.teacher_losses import NORM_EPS, distance, foreground, mask_divergence
+from offline_compress.losses.teacher_losses import NORM_EPS, distances, foreground, mask_divergence
 from offline_compress.models.network import NetworkOutput
 from offline_compress.models.registry import (
     ModelSpec,
@@ -118,10 +118,12 @@ def reference(student: torch.Tensor, teacher: torch.Tensor) -> float:
 
 def test_the_distance_is_that_of_its_definition() -> None:
     student, teacher = 3 * torch.randn(2, 5, 4, 6) + 1, torch.randn(2, 5, 4, 6) * 0.1
-    assert distance(student, teacher).item() == pytest.approx(reference(student, teacher), rel=1e-5)
+    assert distances(student, teacher).mean().item() == pytest.approx(
+        reference(student, teacher), rel=1e-5
+    )
     by_hand = torch.tensor([[[[0.0, 20.0]]]]), torch.tensor([[[[50.0, 10.0]]]])
     # Standardised these are (-1, 1) and (1, -1): half of (4 + 4) / 2.
-    assert distance(*by_hand).item() == pytest.approx(2, rel=1e-4)
+    assert distances(*by_hand).mean().item() == pytest.approx(2, rel=1e-4)
 
 
 def test_the_distance_is_what_correlation_lacks() -> None:
@@ -130,16 +132,18 @@ def test_the_distance_is_what_correlation_lacks() -> None:
         np.corrcoef(student[:, c].flatten().numpy(), teacher[:, c].flatten().numpy())[0, 1]
         for c in range(4)
     ]
-    assert distance(student, teacher).item() == pytest.approx(1 - np.mean(correlations), rel=0.01)
-    assert distance(teacher * 7 - 2, teacher).item() == pytest.approx(0, abs=1e-5)
-    assert distance(-teacher, teacher).item() == pytest.approx(2, rel=0.01)
+    assert distances(student, teacher).mean().item() == pytest.approx(
+        1 - np.mean(correlations), rel=0.01
+    )
+    assert distances(teacher * 7 - 2, teacher).mean().item() == pytest.approx(0, abs=1e-5)
+    assert distances(-teacher, teacher).mean().item() == pytest.approx(2, rel=0.01)
 
 
 def test_a_channel_without_life_does_no_harm() -> None:
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     student[:, 0], teacher[:, 1] = 0.5, 0
     student.requires_grad_()
-    value = distance(student, teacher)
+    value = distances(student, teacher).mean()
     value.backward()
     assert value.isfinite()
     assert student.grad is not None

@@ -131,3 +131,17 @@ def test_a_difference_is_judged_by_its_interval(
         assert found["deviation"] == pytest.approx(np.std(each, ddof=1))
         assert found["low"] <= found["change"] <= found["high"] < 0
     assert row["detection.map50"]["change"] == 0
+
+
+def test_drives_of_few_images_are_drawn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 100)
+    stems = [f"town{k:02}x_{frame:05}" for k in range(30) for frame in range(3)]
+    whole, cut = (
+        [image([], [], 0, iou) for k in range(30) for iou in [k % 3 * worse + 50] * 3]
+        for worse in (10, 5)
+    )
+    one = Answers("early", 0, stems, whole, [{}] * len(stems))
+    [part] = parts_of("towns", [one])
+    rows = {"a": [[Judged(stems, whole, [0.5] * 90)]], "b": [[Judged(stems, cut, [0.5] * 90)]]}
+    found = compare(part, rows, "a", {})["rows"]["b"]["drivable.miou"]
+    assert found["high"] - found["low"] > 0.005

@@ -33,6 +33,8 @@ def test_all_rules_are_scored_on_every_data_set(
     rows = json.loads((tmp_path / "suppression.json").read_text())["rows"]
     assert [(row["data"], row["rule"]) for row in rows] == [(d, r) for d in "ab" for r in RULES]
     assert all(0 <= row["map50"] <= 1 for row in rows)
+    nested = {row["rule"]: row["nested"] for row in rows if row["data"] == "a"}
+    assert nested["IoU 0.5"] < nested["IoU 0.7"]
 
     queries = replace(
         SPEC, architecture="rmt_ppad", arguments=TINY_QUERIES | {"segmentation": "stride4"}
