@@ -96,9 +96,8 @@ def test_what_a_network_starts_from_or_learns_after_has_not_seen_it_either(
         save_checkpoint(Path("start"), spec, spec.build())
         if seen not in data:
             refuse_leaks(own, fold, [fold_recipe(own, fold)])
-    with pytest.raises(
-        UserError, match=re.escape(f"start has seen {seen}, of which images are reported")
-    ):
+    words = re.escape(f"start has seen {seen}, of which images are reported")
+    with pytest.raises(UserError, match=words):
         refuse_leaks(own, fold, [fold_recipe(own, fold)])
 
 
