@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from mtc_perception.core.bundle import Bundle, sha256_hex
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
@@ -40,6 +41,15 @@ def tracked(items: Iterable[Item], what: str, console: Console) -> Iterator[Item
     """The items, with a bar of how many are done."""
     with Progress(console=console) as progress:
         yield from progress.track(items, what)
+
+
+def identity(bundle: Bundle) -> dict[str, str]:
+    """Which bundle a result is of: its name, and one sha256 over those of its networks."""
+    of_variants = sorted(one.sha256 for one in bundle.manifest.variants.values())
+    return {
+        "bundle": bundle.path.name,
+        "bundle_sha256": sha256_hex(" ".join(of_variants).encode()),
+    }
 
 
 def write_result(folder: Path, name: str, content: dict[str, Any]) -> Path:

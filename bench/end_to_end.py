@@ -11,7 +11,7 @@ from unittest.mock import patch
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import brief, time_engine, write_result
+from bench.common import brief, identity, time_engine, write_result
 from bench.live_cameras import Case, Measured, play
 from bench.start import first_answer_s
 from mtc_perception.core.bundle import Bundle
@@ -73,7 +73,7 @@ def bench_end_to_end(
                 share = 1.0 if whole else OTHERS_SHARE
                 play(bundle.path, bag, case, share * seconds / ROUNDS, measured)
                 tick()
-    content = result_of(bundle.path.name, cases, bare_ms, starts, default)
+    content = identity(bundle) | result_of(cases, bare_ms, starts, default)
     console.print(_table(content))
     for name, verdict in content["targets"].items():
         line = f"{'PASS' if verdict['met'] else 'MISS'}  {name}: {verdict['words']}"
@@ -107,7 +107,6 @@ def _no_cache() -> Iterator[None]:
 
 
 def result_of(
-    bundle: str,
     cases: dict[Case, Measured],
     bare_ms: dict[str, list[float]],
     starts_s: list[float],
@@ -128,7 +127,6 @@ def result_of(
         )
     }
     return {
-        "bundle": bundle,
         "device": raw["engine"]["device"],
         "input": f"{SYNTHETIC_WIDTH}x{SYNTHETIC_HEIGHT}",
         "default_precision": default,

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import brief, time_engine, tracked, write_result
+from bench.common import brief, identity, time_engine, tracked, write_result
 from bench.peers import CONDITIONS, PEERS, Peer
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.engine import Engine
@@ -51,7 +51,7 @@ def bench_engines(bundle: Bundle, results: Path, console: Console) -> bool:
         }
     manifest = bundle.manifest
     content: dict[str, Any] = {
-        "bundle": bundle.path.name,
+        **identity(bundle),
         "input": f"{manifest.input.width}x{manifest.input.height}",
         "params": manifest.params,
         "gmacs": manifest.gmacs,

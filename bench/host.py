@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import brief, tracked, write_result
+from bench.common import brief, identity, tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import SourceImage, decode_compressed, view_image
 from mtc_perception.core.input_size import InputSize
@@ -58,7 +59,8 @@ def bench_host(bundle: Bundle, bag: Path, results: Path, console: Console) -> No
         host_ms[name] = sum(values[s]["p50"] for s in STAGES if s != "inference")
         table.add_row(name, *(f"{values[s]['p50']:.2f}" for s in STAGES), f"{host_ms[name]:.2f}")
     console.print(table)
-    content = {"bundle": bundle.path.name, "device": device, "stages": stages, "host_ms": host_ms}
+    measured = {"device": device, "stages": stages, "host_ms": host_ms}
+    content: dict[str, Any] = identity(bundle) | measured
     console.print(f"wrote {write_result(results, 'host', content)}\n", highlight=False)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import tracked, write_result
+from bench.common import identity, tracked, write_result
 from mtc_perception.core.bundle import Bundle
 from mtc_perception.core.images import decode_compressed
 from mtc_perception.core.input_size import InputSize
@@ -71,7 +71,7 @@ def bench_jpeg(bundle: Bundle, data: Path, results: Path, console: Console) -> b
         running = {"engine": engine.name, "precision": engine.precision, "device": engine.device}
     values = {name: _values(one) for name, one in ways.items()}
     summary: dict[str, Any] = {
-        "bundle": bundle.path.name,
+        **identity(bundle),
         **running,
         "images": len(samples),
         "size": f"{WIDTH}x{HEIGHT}",

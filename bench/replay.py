@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.common import write_result
+from bench.common import identity, write_result
 from bench.replay_bags import read_clip
 from bench.replay_parts import CLIP_IMAGES, PARTS, Part, PartSetup
 from mtc_perception.core.bundle import Bundle
@@ -51,23 +51,26 @@ def bench_replay(
             line = f"{word}  {target}: {one['words']}, target {one['target']}"
             console.print(line, soft_wrap=True, highlight=False)
             met = met and one["met"]
-        content = with_part(_before(results), name, part, bundle.path.name)
+        content = with_part(_before(results), name, part, identity(bundle))
         path = write_result(results, "replay", content)
         took_s = time.perf_counter() - begin
         console.print(f"wrote {path} ({took_s:.0f} s)\n", highlight=False)
     return met
 
 
-def with_part(before: Mapping[str, Any], name: str, part: Part, bundle: str) -> dict[str, Any]:
+def with_part(
+    before: Mapping[str, Any], name: str, part: Part, bundle: Mapping[str, str]
+) -> dict[str, Any]:
     """The content of `replay.json` with this part, and what `before` has of the others.
 
     Of another machine or bundle nothing is kept: those figures cannot stand side by side.
     """
     now = provenance()
-    alike = before.get("bundle") == bundle and before.get("machine") == now["machine"]
+    wanted: dict[str, Any] = {**bundle, "machine": now["machine"]}
+    alike = all(before.get(key) == value for key, value in wanted.items())
     measured = {"commit": now["commit"], "time": now["time"], **part}
     parts = {**(before["parts"] if alike else {}), name: measured}
-    return {"bundle": bundle, "parts": {one: parts[one] for one in PARTS if one in parts}}
+    return {**bundle, "parts": {one: parts[one] for one in PARTS if one in parts}}
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def result(**changes: Measured) -> dict[str, Any]:
         Case(FOUR, 10.0, "compressed", "int8"): changes.get("four", measured([30.0] * 100)),
     }
     bare_ms = {"fp32": [11.0] * 10, "int8": [4.5] * 10}
-    return result_of("mtc_nano.mtc", cases, bare_ms, [6.25, 1.75], "int8")
+    return result_of(cases, bare_ms, [6.25, 1.75], "int8")
 
 
 def missed(content: dict[str, Any]) -> list[str]:

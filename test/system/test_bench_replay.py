@@ -95,12 +95,13 @@ def test_evaluating_a_recording_costs_time_and_leaves_nothing(
 
 def test_parts_of_one_machine_and_bundle_are_kept() -> None:
     machine = provenance()["machine"]
-    before = with_part({}, "workers", {"targets": {}}, "a.mtc") | {"machine": machine}
-    both = with_part(before, "throughput", {"targets": {}}, "a.mtc")
+    one, other = ({"bundle": "a.mtc", "bundle_sha256": sha256} for sha256 in ("1", "2"))
+    before = with_part({}, "workers", {"targets": {}}, one) | {"machine": machine}
+    both = with_part(before, "throughput", {"targets": {}}, one)
     assert list(both["parts"]) == ["throughput", "workers"]  # in their order, not in time's
-    assert list(with_part(before, "live", {}, "b.mtc")["parts"]) == ["live"]
+    assert list(with_part(before, "live", {}, other)["parts"]) == ["live"]
     before["machine"] = {**machine, "cores": machine["cores"] + 1}
-    assert list(with_part(before, "live", {}, "a.mtc")["parts"]) == ["live"]
+    assert list(with_part(before, "live", {}, one)["parts"]) == ["live"]
 
 
 def test_the_readme_names_what_was_missed(tmp_path: Path) -> None:

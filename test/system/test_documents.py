@@ -11,6 +11,7 @@ from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
 from bench import architecture, faults, recipe_fields
+from bench.common import identity
 from bench.method import with_evidence
 from bench.readme import BENCHMARKS, benchmarks, readme_table
 from bench.renderer import with_table
@@ -18,6 +19,8 @@ from bench.replay_example import example
 from bench.tables import read_results, with_numbers
 from bench.training_cost import table
 from mtc_perception.commands import engine
+from mtc_perception.core.bundle import read_bundle
+from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay import cli as replay
 from offline_compress import cli as compress
 from support.checkout import ROOT
@@ -48,6 +51,12 @@ def test_the_numbers_are_those_of_the_results() -> None:
     assert training == text("docs/training.md")
     replay = with_numbers(text("docs/replay.md"), example(RESULTS), "bench.replay_example")
     assert replay == text("docs/replay.md")
+
+
+def test_speeds_are_those_of_what_is_shipped() -> None:
+    shipped = identity(read_bundle(default_bundle()))
+    for name, result in read_results(RESULTS, ["end_to_end", "engines", "jpeg", "replay"]).items():
+        assert shipped.items() <= result.items(), f"python -m bench.run {name}"
 
 
 def test_the_readme_is_short() -> None:
