@@ -30,7 +30,6 @@ class TorchEngine:
         self.input = self._image.numpy()
         if self._device.type == "cuda":
             where = torch.cuda.get_device_name(self._device)
-            torch.backends.cudnn.allow_tf32 = False  # or "fp32" would not be true
         else:
             where = f"CPU, {torch.get_num_threads()} threads"
         self.device = f"PyTorch {torch.__version__}, {where}"
@@ -41,8 +40,13 @@ class TorchEngine:
 
     def start(self) -> None:
         """Run the network; on a GPU this returns before it is done."""
-        with torch.inference_mode():
-            self._outputs = self._graph(self._image.to(self._device, non_blocking=True))
+        # With TF32 "fp32" would not be true; a training that validates in between goes on with it.
+        tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+        try:
+            with torch.inference_mode():
+                self._outputs = self._graph(self._image.to(self._device, non_blocking=True))
+        finally:
+            torch.backends.cudnn.allow_tf32 = tf32
 
     def wait(self) -> Outputs:
         """The outputs of the last `start`."""

@@ -126,3 +126,17 @@ def test_a_network_in_training_is_scored_alike(checkpoint: Path, data: DataSet) 
     assert result.keys() == {"detection", "drivable", "lane"}
     with torch.no_grad():  # Still an ordinary network: nothing was left in inference mode.
         model(torch.zeros(1, 3, spec.height, spec.width))
+
+
+def test_scoring_is_exact_and_leaves_training_its_precision(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    TorchEngine(model, spec.height, spec.width).start()
+    assert torch.backends.cudnn.allow_tf32
+    model(torch.zeros(1, 3, spec.height, spec.width))
+    assert seen[-1]
+    assert not any(seen[:-1])
