@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
 from offline_compress.evaluation.accuracy import evaluate_subject
@@ -15,6 +16,7 @@ from offline_compress.evaluation.subject import open_subject
 from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.stages import Stage, digest_of
 from offline_compress.pipeline.training_stages import Prune, training_fields
+from offline_compress.pruning.plan import read_plan
 from offline_compress.recipe.parts import Schedule
 from offline_compress.recipe.recipe import Recipe
 from offline_compress.study.folds import HELD_OUT, Fold, fold_recipe, judged_sets
@@ -173,7 +175,7 @@ def _recipe(study: Study, fold: Fold, row: Row, teacher: Path) -> Recipe:
 
 
 class Prunes(Prune):
-    """Stage: the teacher is pruned, as in `mtc-compress run`."""
+    """Stage: the teacher is pruned, as in `mtc-compress run`, all the way to the budget."""
 
     @property
     def samples(self) -> int:
@@ -184,3 +186,15 @@ class Prunes(Prune):
             schedule.batch, round(compress.prune.epochs_between * schedule.samples_per_epoch)
         )
         return each * (compress.prune.steps - 1) if compress.prune.epochs_between else 0
+
+    def run(self) -> None:
+        """Go through the steps. Raises UserError for a budget that cannot be reached, or that the
+        guard keeps from being reached: such a student would be compared as what it is not."""
+        super().run()
+        step = read_plan(self._run.plan).steps[-1]
+        if step.taken_back:
+            why = step.taken_back_before or step.taken_back
+            raise UserError(
+                f"{self._run.prune}: pruning ended before its budget, {why}; loosen that guard or "
+                "the budget in the study, or leave the row out"
+            )

@@ -89,3 +89,15 @@ def test_rows_that_are_not_chosen_need_not_be_possible(tmp_path: Path) -> None:
     assert run(tmp_path, "--row", "control", "--fold", "north", "--no-latency") == 0
     assert (tmp_path / OUT / "north" / "control-s1" / "evidence" / "held_out.npz").is_file()
     assert not (tmp_path / OUT / "north" / "direct-s0").exists()
+
+
+def test_a_student_that_is_not_pruned_is_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    guard = {"detection": 1e-6, "drivable": 1e-6, "lane": 1e-6}
+    rows = [{"name": "half", "kind": "student"}]
+    setup = {"compress.prune.steps": 2, "compress.prune.guard": guard}
+    write_study(tmp_path, rows=rows, reference="half", set=setup)
+    for _ in range(2):  # and no second call takes it for done
+        assert run(tmp_path, "--fold", "north", "--no-latency") == 2
+        assert "half/prune: pruning ended before its budget" in capfd.readouterr().err
