@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bench.study import study_values, write_picture
+from bench.study import headline, study_values, write_picture
 from bench.tables import read_results, render, with_numbers
 from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
@@ -35,6 +35,7 @@ def readme_table(results: Path) -> str:
         "readme.md.j2",
         **found,
         shipped=shipped,
+        study=headline(results),
         peer=min(peers, key=lambda one: min(one["openvino_ms"])),
     )
 

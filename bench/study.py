@@ -9,11 +9,13 @@ from bench.tables import Result, read_results
 from mtc_perception.metrics.figures import Figure, figures
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.report.compression_charts import Panel, networks
+from offline_compress.study.comparison import FIGURES
 from offline_compress.study.report import lines_tables, networks_table
 
 STUDY = "study_camvid"
 PICTURE = Path("docs/pictures/accuracy_latency.svg")
 _SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
+_CHANGE = "change", "low", "high"
 _ENGINE = "onnxruntime"
 """On which the public networks are timed, too."""
 
@@ -31,6 +33,29 @@ def study_values(results: Path) -> dict[str, Any]:
         "peers_accuracy": peers,
         "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
         "picture": bool(study and panels(study, peers)),
+    }
+
+
+def headline(results: Path) -> dict[str, Any] | None:
+    """What the README says of the study: its students' costs as shares of the reference's, and the
+    changes in points with their intervals on all frames that were held out. None: not measured."""
+    study = _measured(results, STUDY)
+    if study is None:
+        return None
+    [student] = [name for name, one in study["rows"].items() if one["kind"] == "student"]
+    own, reference = study["rows"][student], study["rows"][study["reference"]]
+    times = own["latency_ms"], reference["latency_ms"]
+    changes = [
+        (figure.title, *(100 * line["rows"][student][figure.name][key] for key in _CHANGE))
+        for line in study["lines"][:1]
+        for figure in FIGURES
+        if figure.name in line["rows"][student]
+    ]
+    return {
+        "drives": len(study["folds"]),
+        "params_share": own["params"] / reference["params"],
+        "time_share": times[0]["openvino"] / times[1]["openvino"] if all(times) else None,
+        "changes": changes,
     }
 
 
