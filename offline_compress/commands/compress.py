@@ -261,12 +261,10 @@ def _quantize_network(
     import tempfile
 
     from mtc_perception.core.bundle import read_bundle
-    from mtc_perception.util.progress import Progress
-    from offline_compress.data.labelled import evenly, source_samples
     from offline_compress.evaluation.subject import checkpoint_folder
     from offline_compress.models.registry import load_spec
     from offline_compress.quantization.assess import verdicts
-    from offline_compress.quantization.bundling import Judges, add_quantised
+    from offline_compress.quantization.variant_data import VariantData, add_variants_of
     from offline_compress.recipe.parts import DataSource
     from offline_compress.recipe.recipe import quantisation
 
@@ -278,21 +276,17 @@ def _quantize_network(
     if out and out.exists():
         raise UserError(f"{out} exists: choose another --out, or remove it")
     settings = quantisation(changes or ())
-    sources = [DataSource(root=data, split=split)]
-    calibration = source_samples(DataSource(root=data, split=calibration_split))
     classes = (load_spec(checkpoint) if checkpoint else read_bundle(network).manifest).class_map
-    judges = Judges.of(sources, settings.judged_images, classes)
+    images = VariantData.of(data, classes, split, calibration_split, settings)
     with tempfile.TemporaryDirectory() as folder:
         if checkpoint:
             from offline_compress.pipeline.delivery_stages import export_evaluated
 
             network = Path(folder, "exported.mtc")
-            export_evaluated(checkpoint, network, sources, sources)
-        out = out or network
-        with Progress(alone=True) as progress:
-            images = evenly(calibration, settings.images)
-            add_quantised(read_bundle(network), images, judges, settings, out, progress.count)
-    print(out, *verdicts(read_bundle(out).manifest), sep="\n")
+            judged = [DataSource(root=data, split=split)]
+            export_evaluated(checkpoint, network, judged, judged)
+        manifest = add_variants_of(images, network, out)
+    print(out or network, *verdicts(manifest), sep="\n")
 
 
 def _dry_run(

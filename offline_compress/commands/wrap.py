@@ -47,18 +47,18 @@ def wrap(
     from mtc_perception.core.bundle import Training
     from mtc_perception.util.errors import UserError
     from offline_compress.quantization.assess import verdicts
+    from offline_compress.quantization.variant_data import VariantData, add_variants_of
     from offline_compress.wrapping.network_map import load_map
-    from offline_compress.wrapping.variants import VariantData, add_variants
     from offline_compress.wrapping.wrap import wrap_file
 
     known = load_map(described)
     if out.exists() and not force:
         raise UserError(f"{out} exists: choose another path, or --force replaces it")
-    variants = VariantData.of(data, known, split, calibration_split) if data else None
+    variants = VariantData.of(data, known.class_map, split, calibration_split) if data else None
     training = Training(data=trained_on or [], licence=licence)
     manifest = wrap_file(network, known, out, name or network.stem, training)
     if variants:
-        manifest = add_variants(out, variants)
+        manifest = add_variants_of(variants, out)
     print(
         f"{out}: {', '.join(manifest.tasks)} at {manifest.input.width}x{manifest.input.height},"
         f" {manifest.params / 1e6:.2f} M parameters, {manifest.gmacs:.2f} GMACs, "

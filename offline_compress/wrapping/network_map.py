@@ -7,6 +7,7 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from typing_extensions import Self
 
 from mtc_perception.core.bundle import MOST_PIXELS, Name, Thresholds
+from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.input_size import Fit
 from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.util.errors import UserError
@@ -141,6 +142,11 @@ class NetworkMap(Strict):
     def tasks(self) -> tuple[Task, ...]:
         """Those that are described."""
         return tuple(task for task in TASKS if getattr(self, task) is not None)
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Of the bundle's classes, by their names."""
+        return ClassMap.of(list(self.detection.classes) if self.detection else [])
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import named_tensors
 from offline_compress.export import OPSET, network_of
+from offline_compress.quantization.variant_data import VariantData, add_variants_of
 from offline_compress.wrapping.costs import count_gmacs, count_parameters
 from offline_compress.wrapping.decoders import check_outputs
 from offline_compress.wrapping.frame import Before, Behind
@@ -37,7 +38,6 @@ from offline_compress.wrapping.graph import (
     read_network,
 )
 from offline_compress.wrapping.network_map import NetworkMap
-from offline_compress.wrapping.variants import VariantData, add_variants
 
 _FILE = "model.onnx"
 
@@ -115,7 +115,7 @@ def wrap_module(
     Raises UserError for a network that does not export to ONNX, whose weights are not finite, or
     that is not what the map says, and EngineError if ONNX Runtime does not run the graph.
     """
-    variants = VariantData.of(data, described) if data else None
+    variants = VariantData.of(data, described.class_map) if data else None
     network, own = deepcopy(model).cpu().eval(), type(model).__name__
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise UserError(f"{own} has weights that are not finite")
@@ -134,7 +134,7 @@ def wrap_module(
     )
     training = Training(data=list(trained_on), licence=licence)
     manifest = _wrap_bundle(given, own, described, out, name or own, training, made_of)
-    return add_variants(out, variants) if variants else manifest
+    return add_variants_of(variants, out) if variants else manifest
 
 
 class _Picked(nn.Module):
