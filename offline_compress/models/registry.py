@@ -210,6 +210,10 @@ def load_spec(path: Path) -> ModelSpec:
             raise UserError(f"{file} is no checkpoint of ours: it has no {SPEC_KEY}")
         return ModelSpec(**json.loads(text))
     except FileNotFoundError:
+        if not path.exists():
+            raise UserError(
+                f"{path} does not exist; give the folder of a checkpoint, as runs/NAME/best"
+            ) from None
         raise UserError(f"{path} is no checkpoint: {file.name} is missing") from None
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{file} does not load: {error}") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mtc_perception.core.bundle import Name
 from mtc_perception.core.class_map import ClassMap
@@ -117,6 +117,20 @@ class Recipe(Strict):
                 "docs/compression.md"
             )
         return self.compress
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_of_classes(cls, content: Any) -> Any:
+        listed = content if isinstance(content, list) else None
+        taken = list(content.values()) if isinstance(content, dict) else None
+        if listed is not None and all(isinstance(one, str) for one in listed):
+            return content
+        if taken is not None and all(isinstance(one, list) for one in taken):
+            return content
+        raise ValueError(
+            "write names, as [vehicle], or the labels of each, as {vehicle: [car, van]}, "
+            f"not {content}"
+        )
 
     @model_validator(mode="after")
     def _each_category_once(self) -> "Recipe":

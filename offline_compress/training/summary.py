@@ -43,6 +43,13 @@ def summary(
         lines.append(
             f"learns from  {source.title}: {labels_in_words(samples)}; {share:.0%} of the samples"
         )
+    labelled = {
+        "detection": any(one.boxes is not None for samples in drawn for one in samples),
+        "drivable": any(one.drivable is not None for samples in drawn for one in samples),
+        "lane": any(one.lane is not None for samples in drawn for one in samples),
+    }
+    if lost := [task for task, known in labelled.items() if not known]:
+        lines.append(f"learns not   {', '.join(lost)}: no labels, so answers will mean nothing")
     lines += [
         f"judged by    {name}: {labels_in_words(samples)}" for name, samples in judged.items()
     ]

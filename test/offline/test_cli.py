@@ -43,7 +43,7 @@ def test_train_evaluate_export_evaluate(dataset: Path, tmp_path: Path) -> None:
             ("train", "--recipe", "config/recipes/mtc_xs.yaml", "--set", "schedule.epoch=2"),
             "did you mean epochs?",
         ),
-        (("export", "nowhere", "x.mtc"), "nowhere is no checkpoint"),
+        (("export", "nowhere", "x.mtc"), "nowhere does not exist; give the folder of a checkpoint"),
         (("export", "nowhere", "x.mtc", "--metrics", "README.md"), "README.md cannot be read"),
         (("export", "nowhere", "x.mtc", "--score", "1.5"), "less than or equal to 1"),
         (("evaluate", "nowhere", "--data", "x"), "data set data/x does not exist: put there"),

@@ -448,7 +448,7 @@ def test_a_distilled_run_resumes_exactly(
     with pytest.raises(UserError, match="began with another teacher than"):
         Trainer(recipe, tmp_path / "parts", Scores(0.5))
     shutil.rmtree(teacher)
-    with pytest.raises(UserError, match=r"teacher is no checkpoint: model.safetensors is missing"):
+    with pytest.raises(UserError, match=r"teacher does not exist; give the folder"):
         Trainer(recipe, tmp_path / "parts", Scores(0.5))
 
 

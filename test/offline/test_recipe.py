@@ -65,6 +65,8 @@ def test_a_wrong_key_is_named_with_the_closest_valid_one(
         (("name",), "../elsewhere", "name"),
         (("crop", "height"), 100, "crop.height: Input should be a multiple of 32"),
         (("train",), [], "train"),
+        (("classes",), "vehicle", "classes: write names, as"),
+        (("classes",), {"vehicle": "car"}, "classes: write names, as"),
         (("classes",), ["vehicle", "vehicle"], "classes: a class name occurs twice"),
         (("scale_jitter",), [1.7, 0.6], "scale_jitter: the least 1.7 is above the greatest 0.6"),
         (("schedule", "warmup_epochs"), 2, "schedule: warmup_epochs must be less than epochs (2)"),

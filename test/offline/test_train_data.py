@@ -53,6 +53,19 @@ def test_a_training_begins_with_what_it_is_about_to_do(
     assert told[6] == f"into         {tmp_path / 'run'}"
 
 
+def test_what_no_data_teaches_is_said(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "boxes")
+    for task in ("drivable", "lane"):
+        shutil.rmtree(tmp_path / "boxes" / task)
+    source = {"root": str(tmp_path / "boxes"), "split": "train"}
+    recipe = tiny_recipe(dataset, train=[source], validate_on=[source])
+    Trainer(recipe, tmp_path / "run").run()
+    told = capsys.readouterr().out
+    assert "learns not   drivable, lane: no labels, so answers will mean nothing" in told
+
+
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny_recipe(dataset), tmp_path)
     ticks: list[tuple[int, int]] = []

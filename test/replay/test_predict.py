@@ -73,6 +73,7 @@ def test_images_are_drawn_and_written_down(toy_bundle: Path, tmp_path: Path) -> 
         seen = perceiver.perceive(image)
         classes = perceiver.bundle.manifest.classes
     line = found["one_2"]
+    assert {Path(one["file"]).parent.name for one in found.values()} == {"a", "b"}
     assert [one["class"] for one in line["objects"]] == [classes[label] for label in seen.labels]
     boxes = [one["box"] for one in line["objects"]]
     np.testing.assert_allclose(boxes, seen.boxes, atol=0.01)

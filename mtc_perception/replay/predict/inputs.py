@@ -29,6 +29,8 @@ class Input:
     """How many there are; None: nobody knows."""
     rate_hz: float | None = None
     """None: images of their own, not of one camera."""
+    files: Sequence[Path] = ()
+    """Of its images, by index, where they are files."""
     live: bool = False
     """It goes on until somebody ends it; images that come meanwhile are lost."""
 
@@ -63,7 +65,7 @@ def open_inputs(words: Sequence[str]) -> list[Input]:
 def _images(files: Sequence[Path]) -> Input:
     folders = {file.resolve().parent for file in files}
     name = files[0].stem if len(files) == 1 else min(folders).name
-    return Input(name, partial(_image_frames, files), len(files))
+    return Input(name, partial(_image_frames, files), len(files), files=files)
 
 
 def _image_frames(files: Sequence[Path]) -> Iterator[SourceFrame]:

@@ -74,6 +74,8 @@ class Lines:
         """Write the line of one image; `masks` are the files of its masks by task."""
         frame = replayed.labelled.frame
         line: dict[str, Any] = {"input": of.name, "index": frame.index, "name": name}
+        if of.files:
+            line["file"] = str(of.files[frame.index])
         if of.rate_hz:
             line["stamp_s"] = round(frame.stamp_ns / NS_PER_S, 6)
         perception = replayed.perception
