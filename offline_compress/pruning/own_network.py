@@ -109,6 +109,10 @@ def compress(
             "rules": json.loads(rules.model_dump_json()),
             "guard": dict(guard or {}),
             "tasks": list(description.tasks),
+            "taps": list(description.taps),
+            "opaque": list(description.opaque),
+            "protect": list(description.protect),
+            "blocks": list(description.blocks),
             "seed": seed,
         }
         _keep_settings(out / SETTINGS_FILE, settings)

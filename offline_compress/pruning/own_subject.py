@@ -1,6 +1,7 @@
 """A network of any make as what is pruned: its owner recovers and judges it."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from offline_compress.channels.description import Description, tensors_in
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, remaining_taps
 from offline_compress.models.pruned_file import load_pruned, save_pruned
+from offline_compress.models.shapes import difference
 from offline_compress.pruning.iterative import RESULT_FOLDER
 from offline_compress.training.feature_teacher import FeatureTeacher
 
@@ -119,6 +121,11 @@ class OwnSubject:
             raise UserError(f"evaluate returned {found!r:.80}, not figures by name") from None
         if unknown := sorted(self._guard.keys() - figures.keys()):
             raise UserError(f"guard names {unknown[0]!r}; evaluate yields {', '.join(figures)}")
+        if wrong := [name for name, value in figures.items() if not math.isfinite(value)]:
+            raise UserError(
+                f"evaluate returned {figures[wrong[0]]} as {wrong[0]!r}; let it return a low number "
+                "for what cannot be measured; the same call goes on" + _where(folder)
+            )
         return figures
 
     def broken(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
@@ -139,18 +146,23 @@ def call_recover(
 ) -> None:
     """Let the owner train `student`, which lies in `before`.
 
-    Raises UserError, in one line, for what the callback raises and for weights that are not finite.
+    Raises UserError, in one line, for what the callback raises, for weights that are not finite and
+    for tensors of other names or shapes than before.
     """
     step.folder.mkdir(parents=True, exist_ok=True)
     what = f"recover, in step {step.number}"
+    given = student.state_dict()
     with calling(what, before):
         recover(student.train(), teacher, step)
-    if not all(value.isfinite().all() for value in student.state_dict().values()):
+    found = student.state_dict()
+    reason = ""
+    if changed := difference(given, found):
+        reason = f"left another network: {changed}; let it train the weights that are there"
+    elif not all(value.isfinite().all() for value in found.values()):
+        reason = "left weights that are not finite; lower its learning rate"
+    if reason:
         shutil.rmtree(step.folder)  # or the same call would go on from there
-        raise UserError(
-            f"{what}, left weights that are not finite; lower its learning rate and call again"
-            + _where(before)
-        )
+        raise UserError(f"{what}, {reason} and call again" + _where(before))
 
 
 @contextmanager

@@ -364,6 +364,43 @@ def test_nothing_goes_on_from_weights_that_are_not_finite(
     run(trained, tmp_path / "run", recover=lambda *_: None)
 
 
+@pytest.mark.parametrize("judged", [0, 2])
+def test_a_figure_that_is_nan_is_refused_before_it_is_written(
+    judged: int, trained: nn.Module, tmp_path: Path
+) -> None:
+    """At the start, and after a recovery: a guard does not hide it, and a mended call goes on."""
+    figures = iter([90.0] * judged + [torch.nan])
+    settings = {"recover": lambda *_: None, "guard": {"pixels": 5}}
+    with pytest.raises(UserError, match="evaluate returned nan as 'pixels'; .*; the same call"):
+        run(trained, tmp_path, evaluate=lambda _network: {"pixels": next(figures)}, **settings)
+    found = run(trained, tmp_path, evaluate=lambda _network: {"pixels": 90.0}, **settings)
+    assert not found.plan.steps[-1].taken_back
+
+
+def test_recover_leaves_the_network_that_it_was_given(trained: nn.Module, tmp_path: Path) -> None:
+    def growing(network: nn.Module, *_: object) -> None:
+        network.extra = nn.Linear(2, 2)
+
+    with pytest.raises(UserError, match="step 1, left another network: extra.weight is unknown"):
+        run(trained, tmp_path, recover=growing)
+    assert not list(tmp_path.rglob("best"))
+    steps: list[int] = []
+    run(trained, tmp_path, recover=lambda _network, _teacher, step: steps.append(step.number))
+    assert steps == [1, 2]
+
+
+def test_a_changed_description_needs_another_folder(trained: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no more data"):
+        run(trained, tmp_path, recover=failing)
+    for name, fields in (
+        ("protect", {"protect": ["trunk.0"]}),
+        ("opaque", {"opaque": ["colour"]}),
+        ("taps", {"taps": {}}),
+    ):
+        with pytest.raises(UserError, match=f"made with other {name}; give another folder"):
+            run(trained, tmp_path, description=description(**fields))
+
+
 def test_the_control_recovers_as_often_and_keeps_all(trained: nn.Module, tmp_path: Path) -> None:
     steps: list[Step] = []
 
