@@ -3,8 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from offline_compress.channels.description import Description, tensors_in
+from offline_compress.channels.description import Description, calling
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, remaining_taps
 from offline_compress.models.pruned_file import load_pruned, save_pruned
@@ -86,9 +85,7 @@ class OwnSubject:
     def check(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         """Its answers have the shapes that they had, and are finite."""
         found, wanted = (
-            list(
-                tensors_in(self._description.answers(network(*deepcopy(self._description.example))))
-            )
+            self._description.answered(network(*deepcopy(self._description.example)))
             for network in (model, self._unpruned)
         )
         if [a.shape for a in found] != [a.shape for a in wanted]:
@@ -113,7 +110,7 @@ class OwnSubject:
     def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
         count(0, None)
         network = deepcopy(self._unpruned) if folder is None else self._read(folder)[0]
-        with calling("evaluate", folder):
+        with calling("evaluate", _goes_on(folder)):
             found = self._evaluate(network.to(self._device).eval())
         try:
             figures = {str(name): float(value) for name, value in dict(found).items()}
@@ -123,8 +120,8 @@ class OwnSubject:
             raise UserError(f"guard names {unknown[0]!r}; evaluate yields {', '.join(figures)}")
         if wrong := [name for name, value in figures.items() if not math.isfinite(value)]:
             raise UserError(
-                f"evaluate returned {figures[wrong[0]]} as {wrong[0]!r}; let it return a low number "
-                "for what cannot be measured; the same call goes on" + _where(folder)
+                f"evaluate returned {figures[wrong[0]]} as {wrong[0]!r}; let it return a low one "
+                "for what cannot be measured" + _goes_on(folder)
             )
         return figures
 
@@ -152,7 +149,7 @@ def call_recover(
     step.folder.mkdir(parents=True, exist_ok=True)
     what = f"recover, in step {step.number}"
     given = student.state_dict()
-    with calling(what, before):
+    with calling(what, _goes_on(before)):
         recover(student.train(), teacher, step)
     found = student.state_dict()
     reason = ""
@@ -165,19 +162,8 @@ def call_recover(
         raise UserError(f"{what}, {reason} and call again" + _where(before))
 
 
-@contextmanager
-def calling(what: str, before: Path | None) -> Iterator[None]:
-    """One line of what a callback raises; its traceback stays behind it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        reason = (str(error) or "no reason given").splitlines()[0]
-        raise UserError(
-            f"{what}, raised {type(error).__name__}: {reason}; the same call goes on"
-            + _where(before)
-        ) from error
+def _goes_on(before: Path | None) -> str:
+    return "; the same call goes on" + _where(before)
 
 
 def _where(before: Path | None) -> str:
