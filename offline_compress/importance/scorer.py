@@ -198,7 +198,8 @@ def require_labels(labelled: Sequence[int], tasks: Sequence[str]) -> None:
     if missing:
         raise UserError(
             f"the calibration images have no labels for {' and '.join(missing)}, whose channels "
-            "would seem useless; add some that have (of a recipe: a data set in its `train`)"
+            "would seem useless; give batches that have some (of a recipe: a data set in its "
+            "`train`)"
         )
 
 

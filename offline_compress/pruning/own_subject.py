@@ -162,9 +162,9 @@ def call_recover(
         raise UserError(f"{what}, {reason} and call again" + _where(before))
 
 
-def _goes_on(before: Path | None) -> str:
-    return "; the same call goes on" + _where(before)
+def _goes_on(network: Path | None) -> str:
+    return "; the same call goes on" + _where(network)
 
 
-def _where(before: Path | None) -> str:
-    return f": the network before it is in {before}" if before else ""
+def _where(network: Path | None) -> str:
+    return f": the network that it was given is in {network}" if network else ""
