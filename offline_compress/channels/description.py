@@ -1,12 +1,15 @@
 """What compression has to know of a network, whatever its make."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from mtc_perception.util.errors import UserError
+from offline_compress.training.advice import is_out_of_memory
 
 Loss = Callable[[Any, Any], torch.Tensor | None]
 """(what the network returns, batch) -> scalar loss of a task; None: nothing is labelled for it."""
@@ -16,7 +19,14 @@ what the network returns."""
 
 
 def first_of(batch: Any) -> tuple[Any, ...]:
-    """The images of a batch that is `(images, labels...)`."""
+    """The images of a batch that is `(images, labels...)`, or images alone."""
+    if isinstance(batch, torch.Tensor):
+        return (batch,)
+    if isinstance(batch, Mapping) or not hasattr(batch, "__getitem__"):
+        raise UserError(
+            f"a batch is a {type(batch).__name__}; give `inputs`, which picks what the network "
+            "reads"
+        )
     return (batch[0],)
 
 
@@ -35,7 +45,7 @@ class Description:
     tasks: Mapping[str, Loss]
     """Task -> its loss. Any number, any names."""
     inputs: Callable[[Any], tuple[Any, ...]] = first_of
-    """Batch -> positional arguments of the network."""
+    """Batch -> positional arguments of the network, or a lone tensor."""
     answers: Callable[[Any], Any] = everything
     """Of what the network returns, the tensors whose channels stay."""
     taps: Mapping[str, Tap] = field(default_factory=dict)
@@ -48,6 +58,57 @@ class Description:
     blocks: Sequence[str] = ()
     """Blocks (`models.blocks.Residual`) that are the identity without their inner channels, and may
     go as a whole."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for fields that are easily written otherwise than meant."""
+        if not isinstance(self.example, (tuple, list)):
+            raise UserError(
+                f"example is a {type(self.example).__name__}, not a tuple of the network's "
+                "arguments: write (image,)"
+            )
+        if not isinstance(self.tasks, Mapping) or not all(map(callable, self.tasks.values())):
+            raise UserError("tasks is no mapping of names to losses, which are functions")
+        for name in ("opaque", "protect", "blocks"):
+            if isinstance(getattr(self, name), str):
+                raise UserError(f"{name} is one string, not a list of names")
+
+    def arguments(self, batch: Any) -> tuple[Any, ...]:
+        """What the network reads of a batch. Raises UserError if `inputs` does not say so."""
+        with calling("inputs, of a batch"):
+            found = self.inputs(batch)
+        if isinstance(found, torch.Tensor):
+            return (found,)
+        if not isinstance(found, (tuple, list)):
+            raise UserError(
+                f"inputs returned a {type(found).__name__}, not a tuple of the network's arguments"
+            )
+        return tuple(found)
+
+    def output(self, model: nn.Module, batch: Any) -> Any:
+        """What `model` returns for a batch. Raises UserError if it does not run on it."""
+        arguments = self.arguments(batch)
+        with calling("the network, on a batch"):
+            return model(*arguments)
+
+    def answered(self, output: Any) -> list[torch.Tensor]:
+        """The answers in what the network returns. Raises UserError as `tensors_in`."""
+        with calling("answers, of what the network returns"):
+            return list(tensors_in(self.answers(output)))
+
+
+@contextmanager
+def calling(what: str, then: str = "") -> Iterator[None]:
+    """One line of what a function of the user's raises, and of what happens `then`; its traceback
+    stays behind it. Memory that runs out is left to the caller."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise UserError(f"{what}, raised {type(error).__name__}: {reason}{then}") from error
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -87,7 +148,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(part, device) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(to_device(part, device) for part in value)
+        parts = [to_device(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
 

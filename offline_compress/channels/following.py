@@ -8,6 +8,7 @@ keeps the channels that it reads. So nothing is guessed from the structure of th
 
 import copy
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.description import Description, is_under, tensors_in
+from offline_compress.channels.description import Description, calling, is_under, tensors_in
 from offline_compress.channels.labels import Labels, compact, has_labels
 from offline_compress.channels.layers import RULES
 from offline_compress.channels.operations import VALUES, labels_after, operation, tensors_of
@@ -63,6 +64,8 @@ class Following:
         self._aside = False
         self.used: set[str] = set()
         """Parameters and buffers that took part."""
+        self.ran: set[str] = set()
+        """Modules that did."""
 
     # What the rules ask for.
 
@@ -113,6 +116,7 @@ class Following:
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             self._running.append(name)
+            self.ran.add(name)
             if opaque:
                 if not self._silent:
                     with self._labelling():
@@ -247,10 +251,11 @@ def follow(model: nn.Module, description: Description) -> Following:
                 raise UserError(
                     f"the network does not run on `example` {words}: {reason}"
                 ) from None
-            for tensor in tensors_in(description.answers(output)):
+            for tensor in description.answered(output):
                 following.labels.keep(following.of(tensor), PREDICTION)
             for name, place in description.taps.items():
-                found = taps.get(place) if isinstance(place, str) else place(output)
+                with calling(f"tap {name}, of what the network returns"):
+                    found = taps.get(place) if isinstance(place, str) else place(output)
                 _note_tap(following, name, found)
     _check_all_ran(network, following)
     return following
@@ -293,10 +298,23 @@ def _check_names(network: nn.Module, description: Description) -> None:
 
 
 def _check_all_ran(network: nn.Module, following: Following) -> None:
+    """Raise UserError for parts that did not run. Parameters of no layer, in a module that ran, are
+    no channels until they are used: weights of losses, say."""
+    busy = following.ran.union(*map(_prefixes, following.used))
+    idle: dict[str, None] = {}  # in order, each once
     for name, _ in network.named_parameters():
-        layer = name.rpartition(".")[0]
-        if name not in following.used and not is_under(name, following.opaque):
-            raise UserError(
-                f"{layer or name} takes no part in the network's answer to `example`, so its "
-                "channels cannot be followed; name it under opaque"
-            )
+        owner = name.rpartition(".")[0]
+        lone = owner in following.ran and not isinstance(network.get_submodule(owner), LAYERS)
+        if not (lone or name in following.used or is_under(name, following.opaque)):
+            idle[next((part for part in _prefixes(owner) if part not in busy), owner)] = None
+    if idle:
+        takes, its, it = ("take", "their", "them") if len(idle) > 1 else ("takes", "its", "it")
+        raise UserError(
+            f"{', '.join(idle)} {takes} no part in the network's answer to `example`, so {its} "
+            f"channels cannot be followed; name {it} under opaque"
+        )
+
+
+def _prefixes(name: str) -> list[str]:
+    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
+    return list(itertools.accumulate(name.split("."), "{}.{}".format))

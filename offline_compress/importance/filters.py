@@ -4,8 +4,9 @@ from typing import TypeGuard
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-Filtering = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+Filtering = _ConvNd | nn.Linear
 
 
 def has_filters(layer: nn.Module | None) -> TypeGuard[Filtering]:
@@ -18,6 +19,6 @@ def filters(layer: Filtering, weight: torch.Tensor) -> torch.Tensor:
 
     A depthwise layer has 1 input per output.
     """
-    if isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:
+    if isinstance(layer, _ConvTransposeNd) and layer.groups == 1:
         weight = weight.transpose(0, 1)
     return weight.flatten(2) if weight.ndim > 2 else weight[..., None]

@@ -34,21 +34,24 @@ class Scorer:
     ) -> None:
         """Score the groups that are not protected, for `tasks`.
 
-        Raises UserError if there are none, or if one of them is read by a grouped convolution or
-        a layer of another kind than convolutions and linear layers.
+        Raises UserError if there are no such groups or no tasks, or if one of the groups is read by
+        a grouped convolution or a layer of another kind than convolutions and linear layers.
         """
+        if not tasks:
+            raise UserError("there are no tasks to score channels for; give at least one loss")
         self._groups = [group for group in groups if not group.protected]
         if not self._groups:
             raise UserError(
-                "all channels are protected, so there is nothing to prune; shorten "
-                "compress.prune.protect"
+                "all channels are protected, so there is nothing to prune; shorten `protect` (of a "
+                "recipe: compress.prune.protect)"
             )
         self._tasks, self._pairs = tuple(tasks), pairs(tasks)
         self._size = sum(group.size for group in self._groups)
         # Squares per task, square of the sum, conflict per pair.
         self._rows = (len(self._tasks), 1, len(self._pairs))
-        # Images, batches, batches labelled for each task, for each pair.
-        self._counts = 2 + len(self._tasks) + len(self._pairs)
+        # Images, batches, batches labelled for each task, for each pair, batches in which each
+        # task has a gradient.
+        self._counts = 2 + 2 * len(self._tasks) + len(self._pairs)
         device = next(model.parameters()).device
         self.sums = torch.zeros(
             sum(self._rows) * self._size + self._counts, dtype=torch.float64, device=device
@@ -68,25 +71,22 @@ class Scorer:
                     if not has_filters(layer) or getattr(layer, "groups", 1) != 1:
                         raise UserError(
                             f"what layer {part.layer} reads cannot be scored channel by channel; "
-                            "add it to compress.prune.protect"
+                            f"name {group.name} under protect (of a recipe: compress.prune.protect)"
                         )
                     self._readers.setdefault(part.layer, []).append(share)
                 elif has_filters(layer):  # norms and lone parameters make no channels
                     self._makers.setdefault(part.layer, []).append(share)
-        self._layers = {
-            name: layer
-            for name, layer in modules.items()
-            if name in self._makers.keys() | self._readers.keys() and has_filters(layer)
-        }
+        # All, as a task may hang on protected channels alone.
+        self._layers = {name: layer for name, layer in modules.items() if has_filters(layer)}
         self.weights = [layer.weight for layer in self._layers.values()]
-        """What gradients are taken with respect to."""
+        """What gradients are taken with respect to: all of them must require some."""
 
     def add(self, losses: Sequence[torch.Tensor | None], images: int) -> None:
         """Count a batch of `images` images by its scalar loss per task; None: unlabelled.
 
         The losses come from one forward pass, whose graph is freed.
         """
-        gate, products = self._inner_products(losses)
+        gate, products, reached = self._inner_products(losses)
         known = [loss is not None for loss in losses]
         counts = [images, 1, *known, *(known[a] and known[b] for a, b in self._pairs)]
         conflict = [
@@ -98,13 +98,15 @@ class Scorer:
                 gate.sum(0).square(),
                 *conflict,
                 torch.tensor(counts, device=gate.device),
+                reached,
             )
         )
 
     def _inner_products(
         self, losses: Sequence[torch.Tensor | None]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """s [T, all channels], and <g_t, g_u> [T, T, all channels] of the filters' gradients.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """s [T, all channels], <g_t, g_u> [T, T, all channels] of the filters' gradients, and
+        whether any of these is not 0 [T].
 
         Zero for a task without a loss, and where a layer has no part in a task.
         """
@@ -122,6 +124,7 @@ class Scorer:
             )
         gate = self.sums.new_zeros(len(self._tasks), self._size)
         products = self.sums.new_zeros(len(self._tasks), len(self._tasks), self._size)
+        reached = torch.zeros(len(self._tasks), dtype=torch.bool, device=gate.device)
         for (name, layer), weight, *found in zip(
             self._layers.items(), self.weights, *gradients, strict=True
         ):
@@ -131,6 +134,7 @@ class Scorer:
                     for g in found
                 ]
             )
+            reached |= each.flatten(1).any(1)
             if name in self._readers:
                 read = (filters(layer, weight.detach()) * each).sum((1, 3))
                 for channels, index in self._readers[name]:
@@ -140,25 +144,36 @@ class Scorer:
                 made = (rows @ rows.mT).permute(1, 2, 0)
                 for channels, index in self._makers[name]:
                     products[..., channels] += made[..., index].sum(-1)
-        return gate, products
+        return gate, products, reached
 
     def scores(self) -> ChannelScores:
         """The means over what was counted.
 
-        Raises UserError if a task was never labelled, or if gradients were not finite.
+        Raises UserError if a task was never labelled, or its gradients were not finite or all 0.
         """
+        tasks = len(self._tasks)
         sums = self.sums.cpu().numpy()
         images, batches, *counts = (round(n) for n in sums[-self._counts :])
-        labelled, together = tuple(counts[: len(self._tasks)]), tuple(counts[len(self._tasks) :])
+        labelled, together = tuple(counts[:tasks]), tuple(counts[tasks:-tasks])
         require_labels(labelled, self._tasks)
-        if not np.isfinite(sums).all():
+        values = sums[: -self._counts].reshape(-1, self._size)
+        finite = np.isfinite(values).all(1)
+        if not finite.all():
+            wrong = [
+                name for name, known in zip(self._tasks, finite[:tasks], strict=True) if not known
+            ]
             raise UserError(
-                "the gradients that channels are scored by are not finite: the network comes from "
-                "a training that diverged; train it anew with a lower schedule.learning_rate"
+                f"the gradients of {' and '.join(wrong or self._tasks)} are not finite: the loss "
+                "is not, or the network comes from a training that diverged; mend the loss, or "
+                "train anew with a lower learning rate (of a recipe: schedule.learning_rate)"
             )
-        taylor, joint, conflict = np.split(
-            sums[: -self._counts].reshape(-1, self._size), np.cumsum(self._rows)[:-1]
-        )
+        for name, reached in zip(self._tasks, counts[-tasks:], strict=True):
+            if not reached:
+                raise UserError(
+                    f"the loss of task {name} depends on no weight of a layer: its gradients are 0 "
+                    "in all batches; is it made of what the network returns, without detach()?"
+                )
+        taylor, joint, conflict = np.split(values, np.cumsum(self._rows)[:-1])
         return ChannelScores(
             self._by_group(taylor / np.array(labelled)[:, None]),
             self._by_group(joint[0] / batches),
@@ -183,7 +198,8 @@ def require_labels(labelled: Sequence[int], tasks: Sequence[str]) -> None:
     if missing:
         raise UserError(
             f"the calibration images have no labels for {' and '.join(missing)}, whose channels "
-            "would seem useless; add a data set with such labels to the recipe's `train`"
+            "would seem useless; give batches that have some (of a recipe: a data set in its "
+            "`train`)"
         )
 
 

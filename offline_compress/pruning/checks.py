@@ -48,7 +48,7 @@ def recalibrate(
         norm.train()
     for number, batch in enumerate(batches):
         count(number, len(batches))
-        model(*description.inputs(to_device(batch, device)))
+        description.output(model, to_device(batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
-from offline_compress.channels.description import Description, Loss, tensors_in
+from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.proof import proven_groups
 from offline_compress.export import TimedGraph, exported, network_of
+from offline_compress.importance.measure import require_batches
 from offline_compress.importance.scores import ChannelScores
 from offline_compress.models.pruned_file import load_pruned, save_pruned
 from offline_compress.pruning.channel_choice import candidates
@@ -32,7 +33,6 @@ from offline_compress.pruning.own_subject import (
     Recover,
     Step,
     call_recover,
-    calling,
 )
 from offline_compress.pruning.plan import Plan
 from offline_compress.pruning.problem import TABLE_FILE, problem_of, with_latencies
@@ -85,20 +85,21 @@ def compress(
     reached, callbacks that raise or yield what is no figure, scores that are not finite, and a
     folder that holds something else. What was reached before stays in `out`.
     """
+    _require_types(model, description, out, recover=recover, evaluate=evaluate)
+    _require_rules(description, rules, guard or {})
+    require_batches(batches)
     timed = rules.budget.latency is not None or rules.cost == "latency"
     if timed and not _is_image(description.example):
         raise UserError("a budget of latency needs an `example` of one image [1, 3, H, W]")
     unpruned = deepcopy(model).cpu().eval()
     sha256 = _weights_sha256(unpruned)
-    tasks = {task: partial(_loss, task, loss) for task, loss in description.tasks.items()}
-    guarded = replace(description, tasks=tasks)
     problem = problem_of(
         rules,
-        guarded,
-        proven_groups(unpruned, guarded),
+        description,
+        proven_groups(unpruned, description),
         unpruned,
         unpruned,
-        guarded.example,
+        description.example,
         type(model).__name__,
         sha256,
     )
@@ -109,6 +110,10 @@ def compress(
             "rules": json.loads(rules.model_dump_json()),
             "guard": dict(guard or {}),
             "tasks": list(description.tasks),
+            "taps": list(description.taps),
+            "opaque": list(description.opaque),
+            "protect": list(description.protect),
+            "blocks": list(description.blocks),
             "seed": seed,
         }
         _keep_settings(out / SETTINGS_FILE, settings)
@@ -119,7 +124,7 @@ def compress(
         with accelerator.main_process_first(), Progress(shown=main, alone=True) as progress:
             problem = with_latencies(problem, unpruned, deploy, table, main, progress.count)
     device = accelerator.device
-    subject = OwnSubject(unpruned, guarded, rules.steps, recover, evaluate, guard or {}, device)
+    subject = OwnSubject(unpruned, description, rules.steps, recover, evaluate, guard or {}, device)
     plan = PruningRun(problem, subject, batches, out, accelerator, seed).run()
     result = out / RESULT_FOLDER
     return Compressed(subject.load(result), result / WEIGHTS_FILE, plan)
@@ -139,6 +144,7 @@ def control(
 
     Returns the network on the CPU and in eval mode. Raises UserError as `compress`.
     """
+    _require_types(model, description, out, recover=recover)
     unpruned = deepcopy(model).cpu().eval()
     network = deepcopy(unpruned)
     out.mkdir(parents=True, exist_ok=True)
@@ -179,6 +185,39 @@ def choose(
     return lists(found.select(problem.budget))
 
 
+def _require_types(
+    model: nn.Module, description: Description, out: Path, **functions: object
+) -> None:
+    """Raise UserError for what is given in the place of something else."""
+    for name, value, kind in (
+        ("model", model, nn.Module),
+        ("description", description, Description),
+        ("out", out, Path),
+    ):
+        if not isinstance(value, kind):
+            raise UserError(f"{name} is a {type(value).__name__}, not a {kind.__name__}")
+    for name, function in functions.items():
+        if not callable(function):
+            raise UserError(f"{name} is a {type(function).__name__}, not a function")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out, {out}, is no folder; give another")
+
+
+def _require_rules(
+    description: Description, rules: PruningRules, guard: Mapping[str, float]
+) -> None:
+    """The same for what a pruning goes by."""
+    if not isinstance(rules, PruningRules):
+        raise UserError(f"rules is a {type(rules).__name__}, not PruningRules(...)")
+    if not description.tasks:
+        raise UserError("description.tasks is empty; give at least one task with its loss")
+    if not isinstance(guard, Mapping):
+        raise UserError("guard is no mapping of figures to what a step may lose of them")
+    for name, allowed in guard.items():
+        if not isinstance(allowed, (int, float)) or not allowed >= 0:  # nor NaN
+            raise UserError(f"guard[{name!r}] is {allowed!r}, not what a step may lose of it")
+
+
 def _is_image(example: tuple[Any, ...]) -> bool:
     image = example[0]
     return len(example) == 1 and isinstance(image, torch.Tensor) and image.shape[:2] == (1, 3)
@@ -190,14 +229,9 @@ def deployed_for_timing(description: Description, network: nn.Module) -> Network
     height, width = description.example[0].shape[2:]
 
     def answers(output: Any) -> list[torch.Tensor]:
-        return list(tensors_in(description.answers(output)))
+        return description.answered(output)
 
     return network_of(exported(TimedGraph(network, answers), height, width), "fp32")
-
-
-def _loss(task: str, loss: Loss, output: Any, batch: Any) -> torch.Tensor | None:
-    with calling(f"the loss of task {task}", None):
-        return loss(output, batch)
 
 
 def _weights_sha256(network: nn.Module) -> str:

@@ -1,9 +1,9 @@
 """A network of any make as what is pruned: its owner recovers and judges it."""
 
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import nn
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Count
-from offline_compress.channels.description import Description, tensors_in
+from offline_compress.channels.description import Description, calling
 from offline_compress.channels.groups import ChannelGroup
 from offline_compress.channels.surgery import Kept, remaining_taps
 from offline_compress.models.pruned_file import load_pruned, save_pruned
+from offline_compress.models.shapes import difference
 from offline_compress.pruning.iterative import RESULT_FOLDER
 from offline_compress.training.feature_teacher import FeatureTeacher
 
@@ -84,9 +85,7 @@ class OwnSubject:
     def check(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         """Its answers have the shapes that they had, and are finite."""
         found, wanted = (
-            list(
-                tensors_in(self._description.answers(network(*deepcopy(self._description.example))))
-            )
+            self._description.answered(network(*deepcopy(self._description.example)))
             for network in (model, self._unpruned)
         )
         if [a.shape for a in found] != [a.shape for a in wanted]:
@@ -111,7 +110,7 @@ class OwnSubject:
     def judge(self, folder: Path | None, count: Count) -> dict[str, float]:
         count(0, None)
         network = deepcopy(self._unpruned) if folder is None else self._read(folder)[0]
-        with calling("evaluate", folder):
+        with calling("evaluate", _goes_on(folder)):
             found = self._evaluate(network.to(self._device).eval())
         try:
             figures = {str(name): float(value) for name, value in dict(found).items()}
@@ -119,6 +118,11 @@ class OwnSubject:
             raise UserError(f"evaluate returned {found!r:.80}, not figures by name") from None
         if unknown := sorted(self._guard.keys() - figures.keys()):
             raise UserError(f"guard names {unknown[0]!r}; evaluate yields {', '.join(figures)}")
+        if wrong := [name for name, value in figures.items() if not math.isfinite(value)]:
+            raise UserError(
+                f"evaluate returned {figures[wrong[0]]} as {wrong[0]!r}; let it return a low one "
+                "for what cannot be measured" + _goes_on(folder)
+            )
         return figures
 
     def broken(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
@@ -139,34 +143,28 @@ def call_recover(
 ) -> None:
     """Let the owner train `student`, which lies in `before`.
 
-    Raises UserError, in one line, for what the callback raises and for weights that are not finite.
+    Raises UserError, in one line, for what the callback raises, for weights that are not finite and
+    for tensors of other names or shapes than before.
     """
     step.folder.mkdir(parents=True, exist_ok=True)
     what = f"recover, in step {step.number}"
-    with calling(what, before):
+    given = student.state_dict()
+    with calling(what, _goes_on(before)):
         recover(student.train(), teacher, step)
-    if not all(value.isfinite().all() for value in student.state_dict().values()):
+    found = student.state_dict()
+    reason = ""
+    if changed := difference(given, found):
+        reason = f"left another network: {changed}; let it train the weights that are there"
+    elif not all(value.isfinite().all() for value in found.values()):
+        reason = "left weights that are not finite; lower its learning rate"
+    if reason:
         shutil.rmtree(step.folder)  # or the same call would go on from there
-        raise UserError(
-            f"{what}, left weights that are not finite; lower its learning rate and call again"
-            + _where(before)
-        )
+        raise UserError(f"{what}, {reason} and call again" + _where(before))
 
 
-@contextmanager
-def calling(what: str, before: Path | None) -> Iterator[None]:
-    """One line of what a callback raises; its traceback stays behind it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        reason = (str(error) or "no reason given").splitlines()[0]
-        raise UserError(
-            f"{what}, raised {type(error).__name__}: {reason}; the same call goes on"
-            + _where(before)
-        ) from error
+def _goes_on(network: Path | None) -> str:
+    return "; the same call goes on" + _where(network)
 
 
-def _where(before: Path | None) -> str:
-    return f": the network before it is in {before}" if before else ""
+def _where(network: Path | None) -> str:
+    return f": the network that it was given is in {network}" if network else ""

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from mtc_perception.util.strict import Strict
+from mtc_perception.util.strict import Spelled, Strict
 from offline_compress.recipe.parts import (
     Closing,
     Fraction,
@@ -76,7 +76,7 @@ class Scoring(Strict):
     """Images per Taylor term and per conflict angle."""
 
 
-class Budget(Strict):
+class Budget(Spelled):
     """What may remain, as fractions of the unpruned network; every given one is kept."""
 
     parameters: Below1 | None = None
@@ -109,7 +109,7 @@ class Guard(Strict):
     """Of its IoU."""
 
 
-class PruningRules(Strict):
+class PruningRules(Spelled):
     """Which channels go, of a network of any make."""
 
     budget: Budget

@@ -20,12 +20,10 @@ def memory_advice(advice: str | None = None) -> Iterator[None]:
     advice = advice or _ADVICE
     try:
         yield
-    except MemoryError:
-        raise UserError(advice) from None
-    except RuntimeError as error:
-        text = str(error).lower()
-        if any(word in text for word in _MEMORY_WORDS):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise UserError(advice) from None
+        text = str(error).lower()
         if "connection closed by peer" in text or "connection reset by peer" in text:
             raise UserError("another process of the run failed: see its message") from None
         if "dataloader worker" in text and any(word in text for word in _SHARED_MEMORY_WORDS):
@@ -38,6 +36,13 @@ def memory_advice(advice: str | None = None) -> Iterator[None]:
         if "dataloader worker" in text and ("killed" in text or "exited unexpectedly" in text):
             raise UserError(_KILLED_ADVICE) from None
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a device or of the machine."""
+    text = str(error).lower()
+    words = isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+    return words or isinstance(error, MemoryError)
 
 
 def lost_worker(exit_codes: Iterable[int | None]) -> UserError:

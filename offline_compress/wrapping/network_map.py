@@ -11,7 +11,7 @@ from mtc_perception.core.class_map import ClassMap
 from mtc_perception.core.input_size import Fit
 from mtc_perception.core.tasks import TASKS, Task
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.strict import Strict
+from mtc_perception.util.strict import Spelled
 from offline_compress.recipe.parts import Fraction, Positive
 from offline_compress.recipe.yaml_file import read_yaml
 
@@ -20,7 +20,7 @@ Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 Colour = tuple[float, float, float]
 
 
-class NetworkInput(Strict):
+class NetworkInput(Spelled):
     """What the network is given: (pixel - mean) / std, of float [1, 3, H, W]."""
 
     color_order: Literal["rgb", "bgr"] = "rgb"
@@ -34,7 +34,7 @@ class NetworkInput(Strict):
     width: Pixels | None = None
 
 
-class Mask(Strict):
+class Mask(Spelled):
     """A mask of one task, from channels of an output [1, C, h, w], or [1, h, w] of classes."""
 
     output: str
@@ -47,7 +47,7 @@ class Mask(Strict):
     threshold: Fraction = 0.5
 
 
-class _Detection(Strict):
+class _Detection(Spelled):
     """What every decoder needs besides its outputs."""
 
     classes: Annotated[dict[Name, Channels], Field(min_length=1)]
@@ -72,7 +72,7 @@ class _Rows(_Detection):
 class Boxes(_Rows):
     """Boxes in pixels of the input: YOLOP, YOLOv5 and YOLOv8 as they are usually exported."""
 
-    decoder: Literal["boxes"]
+    decoder: Literal["boxes"] = "boxes"
     form: Literal["centre", "corners"] = "centre"
     """centre: x, y, width, height; corners: x1, y1, x2, y2."""
 
@@ -80,7 +80,7 @@ class Boxes(_Rows):
 class AnchorFree(_Rows):
     """Offsets from the cells of grids and logarithms of sizes, both in strides: YOLOX."""
 
-    decoder: Literal["anchor_free"]
+    decoder: Literal["anchor_free"] = "anchor_free"
     strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
     """In the order of the rows."""
 
@@ -89,7 +89,7 @@ class Anchored(_Detection):
     """One output of logits per stride, [1, A (5 + classes), h, w] or [1, A, h, w, 5 + classes]:
     YOLOv5 and what descends from it, undecoded."""
 
-    decoder: Literal["anchored"]
+    decoder: Literal["anchored"] = "anchored"
     outputs: Annotated[tuple[str, ...], Field(min_length=1)]
     strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
     anchors: Annotated[
@@ -108,7 +108,7 @@ class Query(_Detection):
     """Queries of a transformer, as DETR and RT-DETR: boxes [1, Q, 4] as fractions of the input,
     centre and size; logits [1, Q, classes]."""
 
-    decoder: Literal["query"]
+    decoder: Literal["query"] = "query"
     boxes: str
     logits: str
     values: Literal["sigmoid", "softmax"] = "sigmoid"
@@ -120,7 +120,7 @@ class Final(_Detection):
     """What the network itself has decoded, chosen and suppressed: boxes [1, N, 4] x1, y1, x2, y2 in
     pixels of the input, scores [1, N], and numbers of classes [1, N]."""
 
-    decoder: Literal["final"]
+    decoder: Literal["final"] = "final"
     boxes: str
     scores: str
     labels: str
@@ -130,7 +130,7 @@ class Final(_Detection):
 Detection = Annotated[Boxes | AnchorFree | Anchored | Query | Final, Field(discriminator="decoder")]
 
 
-class NetworkMap(Strict):
+class NetworkMap(Spelled):
     """What a network's file does not say of it. A task that is not described is lacking."""
 
     input: NetworkInput = NetworkInput()

@@ -21,7 +21,7 @@ from mtc_perception.core.bundle import (
 from mtc_perception.core.self_test import measure_self_test, run_self_test, self_test_frame
 from mtc_perception.engines.load import load_engine
 from mtc_perception.util.errors import UserError
-from offline_compress.channels.description import named_tensors
+from offline_compress.channels.description import calling, named_tensors
 from offline_compress.export import OPSET, network_of
 from offline_compress.quantization.variant_data import VariantData, add_variants_of
 from offline_compress.wrapping.costs import count_gmacs, count_parameters
@@ -115,12 +115,17 @@ def wrap_module(
     Raises UserError for a network that does not export to ONNX, whose weights are not finite, or
     that is not what the map says, and EngineError if ONNX Runtime does not run the graph.
     """
+    shape = list(image.shape) if isinstance(image, torch.Tensor) else type(image).__name__
+    if not isinstance(shape, list) or len(shape) != 4 or shape[:2] != [1, 3]:
+        raise UserError(f"image is {shape}, not a tensor [1, 3, H, W]")
     variants = VariantData.of(data, described.class_map) if data else None
     network, own = deepcopy(model).cpu().eval(), type(model).__name__
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise UserError(f"{own} has weights that are not finite")
     picked = _Picked(network, described.outputs)
-    check_outputs(picked.found(image), described)
+    with calling(f"{own}, on an image {shape}"):
+        found = picked.found(image)
+    check_outputs(found, described)
     try:
         given = exported(picked, [image], ["image"], described.outputs, OPSET)
     except Exception as error:  # of the exporter and of the network, of any type

@@ -247,3 +247,50 @@ def test_a_module_may_have_two_names() -> None:
     assert found["blocks.1.0"].taps["a"].tolist() == list(range(8))
     groups = channel_groups(TwoNames(), described(opaque=["last"]))
     assert "blocks.1.0" not in {group.name for group in groups}
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.token = nn.Parameter(torch.zeros(1, 8, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.conv(image)
+        return out
+
+
+class Weighted(nn.Module):
+    """With weights of its losses, and tokens that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_vars = nn.Parameter(torch.zeros(2))
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.stem.token = nn.Parameter(torch.zeros(1, 8, 1, 1))
+        self.mid = Masked()
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.mid(self.stem(image)))
+        return out
+
+
+def test_parameters_that_are_no_channels_need_not_run() -> None:
+    network = Weighted()
+    del network.stem.token
+    assert set(groups_of(network)) == {"stem", "mid.conv", "head"}
+    assert {group.name for group in proven_groups(network, described())} == set(groups_of(network))
+
+
+def test_all_parts_that_do_not_run_are_named_as_opaque_takes_them() -> None:
+    network = Weighted()
+    network.mid.old = nn.Sequential(nn.Conv2d(8, 4, 1), nn.Sequential(nn.Conv2d(4, 1, 1)))
+    network.weighting = nn.Module()
+    network.weighting.log_vars = nn.Parameter(torch.zeros(2))
+    with pytest.raises(
+        UserError, match=r"^stem, mid\.old, weighting take no .*name them under"
+    ) as e:
+        groups_of(network)
+    named = str(e.value).partition(" take")[0].split(", ")
+    assert channel_groups(network, described(opaque=named))

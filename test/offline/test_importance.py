@@ -171,14 +171,16 @@ def test_a_task_without_any_label_is_named() -> None:
     net = gated_net()
     scorer = Scorer(net, groups(), TASKS)
     scorer.add([losses(net, images(1))[0], None, None], 2)
-    with pytest.raises(UserError, match=r"no labels for drivable and lane.*recipe's `train`"):
+    with pytest.raises(UserError, match=r"no labels for drivable and lane.*`train`"):
         scorer.scores()
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
     net = gated_net()
     net.enter.weight.data[0] = torch.nan
-    with pytest.raises(UserError, match=r"not finite.*lower schedule.learning_rate"):
+    with pytest.raises(
+        UserError, match=r"gradients of detection .*not finite.*schedule.learning_rate"
+    ):
         scored(net)
 
 
@@ -192,7 +194,9 @@ def test_a_layer_that_cannot_be_scored_is_named(reader: nn.Module) -> None:
 
 
 def test_a_network_of_which_all_is_protected_is_refused() -> None:
-    with pytest.raises(UserError, match=r"nothing to prune; shorten compress.prune.protect"):
+    with pytest.raises(
+        UserError, match=r"nothing to prune; shorten `protect`.*compress.prune.protect"
+    ):
         Scorer(gated_net(), [replace(group, protected="head") for group in groups()], TASKS)
 
 

@@ -6,11 +6,11 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,9 +25,15 @@ from mtc_perception.runtime.perceiver import Selection, open_perceiver
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.provenance import provenance
 from offline_compress.api import (
+    AnchorFree,
+    Boxes,
     Budget,
     Compressed,
+    Description,
     FeatureTeacher,
+    Final,
+    Mask,
+    NetworkMap,
     PruningRules,
     Step,
     channel_groups,
@@ -39,6 +45,7 @@ from offline_compress.api import (
     load_pruned,
     recalibrate,
     save_pruned,
+    wrap_module,
 )
 from offline_compress.evaluation import latency
 from offline_compress.evaluation.latency import conditions
@@ -58,6 +65,7 @@ from support.two_tasks import TwoTasks, description, evaluate, samples, shape_lo
 RULES = PruningRules(
     budget=Budget(parameters=0.5), steps=2, round_to=1, least_channels=2, largest_rise=None
 )
+MAP = NetworkMap(drivable=Mask(output="shape", channels=(0,), values="sigmoid"))
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +326,39 @@ def not_finite(network: nn.Module, *_: object) -> None:
             },
             r"latency needs an `example` of one image \[1, 3, H, W\]",
         ),
+        (
+            {"description": description(tasks={"shape": lambda o, _b: o["shape"].mean() * 0})},
+            "the loss of task shape depends on no weight of a layer: its gradients are 0",
+        ),
+        ({"description": description(tasks={})}, "tasks is empty"),
+        (
+            {"description": description(inputs=lambda batch: batch[7])},
+            "inputs, of a batch, raised IndexError",
+        ),
+        (
+            {"description": description(inputs=lambda batch: {"image": batch[0]})},
+            "inputs returned a dict, not a tuple",
+        ),
+        (
+            {"description": description(answers=lambda output: output["form"])},
+            "answers, of what the network returns, raised KeyError: 'form'",
+        ),
+        (
+            {"description": description(taps={"a": lambda output: output["form"]})},
+            "tap a, of what the network returns, raised KeyError: 'form'",
+        ),
+        ({"batches": [{"image": torch.zeros(1)}]}, "a batch is a dict; give `inputs`"),
+        (
+            {"batches": [(torch.zeros(2, 1, 12, 16), torch.zeros(2, 12, 16), None)]},
+            "the network, on a batch, raised RuntimeError: Given groups=1",
+        ),
+        ({"batches": iter(samples(1, 3))}, "batches is a list_iterator, which cannot"),
+        ({"batches": []}, "batches is empty"),
+        ({"rules": {"budget": {"macs": 0.5}}}, r"rules is a dict, not PruningRules\("),
+        ({"recover": None}, "recover is a NoneType, not a function"),
+        ({"guard": {"pixels": "5"}}, r"guard\['pixels'\] is '5', not what"),
+        ({"out": Path(__file__)}, "is no folder"),
+        ({"out": "runs/mine"}, "out is a str, not a Path"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -325,7 +366,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     before = copy.deepcopy(trained.state_dict())
     with pytest.raises(UserError, match=reason) as caught:
-        run(trained, tmp_path / "run", **changes)
+        run(trained, **{"out": tmp_path / "run"} | changes)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert not list(tmp_path.glob("run/**/best")), "nothing that looks finished"
@@ -362,6 +403,137 @@ def test_nothing_goes_on_from_weights_that_are_not_finite(
         run(trained, tmp_path / "run", recover=diverging)
     assert not list(tmp_path.rglob("epoch"))
     run(trained, tmp_path / "run", recover=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: Budget(mac=0.5), "Budget: mac: Extra inputs"),
+        (lambda: PruningRules(budget=Budget(macs=0.5), steps=0), "PruningRules: steps: Input"),
+        (lambda: Final(boxes="a", scores="b", labels="c"), "Final: classes: Field required"),
+        (
+            lambda: description(example=torch.zeros(1, 3, 12, 16)),
+            r"example is a Tensor.*\(image,\)",
+        ),
+        (lambda: description(tasks=[shape_loss]), "tasks is no mapping of names to losses"),
+        (lambda: description(protect="trunk"), "protect is one string, not a list of names"),
+        (
+            lambda: wrap_module(TwoTasks(), torch.zeros(3, 96, 160), MAP, Path("a.mtc")),
+            r"image is \[3, 96, 160\], not a tensor \[1, 3, H, W\]",
+        ),
+        (
+            lambda: wrap_module(nn.Linear(5, 2), torch.zeros(1, 3, 96, 160), MAP, Path("a.mtc")),
+            r"Linear, on an image \[1, 3, 96, 160\], raised RuntimeError",
+        ),
+    ],
+)
+def test_what_is_described_wrongly_is_one_line(made: Callable[[], object], reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
+        made()
+    assert "\n" not in str(caught.value)
+
+
+def test_how_boxes_are_coded_goes_without_saying_it_twice() -> None:
+    for kind in (Boxes, AnchorFree):
+        coded = kind(output="rows", classes={"car": (0,)})
+        assert NetworkMap(detection=coded).detection == coded
+    assert Final(boxes="a", scores="b", labels="c", classes={"car": (0,)}).decoder == "final"
+
+
+class Pair(NamedTuple):
+    image: torch.Tensor
+    mask: torch.Tensor
+
+
+def test_batches_are_read_as_people_write_them(trained: nn.Module) -> None:
+    """Named tuples, images alone, and `inputs` that returns a lone tensor."""
+    groups, whole = channel_groups(trained, description()), samples(2, 3)
+    one = description(tasks={"shape": shape_loss})
+    wanted = channel_scores(trained, groups, whole, one).taylor["trunk.3"]
+    alone = replace(one, inputs=lambda batch: batch[0])
+    named = [Pair(image, mask) for image, mask, _ in whole]
+    for own, batches in ((alone, whole), (one, named)):
+        found = channel_scores(trained, groups, batches, own)
+        assert found.images == 16
+        np.testing.assert_array_equal(found.taylor["trunk.3"], wanted)
+    images = description(tasks={"shape": lambda output, _batch: output["shape"].square().mean()})
+    assert channel_scores(trained, groups, [image for image, *_ in whole], images).images == 16
+
+
+def test_frozen_layers_are_scored_and_stay_frozen(trained: nn.Module) -> None:
+    frozen = copy.deepcopy(trained)
+    frozen.trunk.requires_grad_(False)
+    groups = channel_groups(trained, description())
+    wanted, found = (
+        channel_scores(one, groups, samples(3, 3), description()) for one in (trained, frozen)
+    )
+    np.testing.assert_array_equal(found.taylor["trunk.0"], wanted.taylor["trunk.0"])
+    assert not any(weight.requires_grad for weight in frozen.trunk.parameters())
+    assert all(weight.requires_grad for weight in frozen.shape.parameters())
+
+
+@pytest.mark.parametrize(
+    ("convolution", "transposed", "size"),
+    [(nn.Conv1d, nn.ConvTranspose1d, (9,)), (nn.Conv3d, nn.ConvTranspose3d, (3, 4, 5))],
+)
+def test_convolutions_of_other_dimensions_are_pruned(
+    convolution: type[nn.Module], transposed: type[nn.Module], size: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        convolution(3, 8, 1), nn.Tanh(), transposed(8, 6, 2), convolution(6, 2, 1)
+    )
+    own = Description((torch.zeros(1, 3, *size),), {"a": lambda output, _b: output.square().mean()})
+    groups = channel_groups(network, own)
+    scores = channel_scores(network, groups, [torch.rand(2, 3, *size)], own)
+    assert scores.taylor["0"].all()
+    rules = RULES.model_copy(update={"criterion": "l2", "cost": "none"})
+    keep_channels(network, groups, choose(network, groups, scores, own, rules))
+    assert network(torch.rand(2, 3, *size)).shape[:2] == (2, 2)
+    assert network[0].out_channels < 8
+
+
+def test_a_task_of_protected_channels_alone_is_scored(trained: nn.Module) -> None:
+    own = description(protect=["trunk", "colour"])
+    found = channel_scores(trained, channel_groups(trained, own), samples(3, 3), own)
+    assert not found.taylor["shape.0"][1].any()
+
+
+@pytest.mark.parametrize("judged", [0, 2])
+def test_a_figure_that_is_nan_is_refused_before_it_is_written(
+    judged: int, trained: nn.Module, tmp_path: Path
+) -> None:
+    """At the start, and after a recovery: a guard does not hide it, and a mended call goes on."""
+    figures = iter([90.0] * judged + [torch.nan])
+    settings = {"recover": lambda *_: None, "guard": {"pixels": 5}}
+    with pytest.raises(UserError, match=r"evaluate returned nan as 'pixels'; .*; the same call"):
+        run(trained, tmp_path, evaluate=lambda _network: {"pixels": next(figures)}, **settings)
+    found = run(trained, tmp_path, evaluate=lambda _network: {"pixels": 90.0}, **settings)
+    assert not found.plan.steps[-1].taken_back
+
+
+def test_recover_leaves_the_network_that_it_was_given(trained: nn.Module, tmp_path: Path) -> None:
+    def growing(network: nn.Module, *_: object) -> None:
+        network.extra = nn.Linear(2, 2)
+
+    with pytest.raises(UserError, match=r"step 1, left another network: extra\.weight is unknown"):
+        run(trained, tmp_path, recover=growing)
+    assert not list(tmp_path.rglob("best"))
+    steps: list[int] = []
+    run(trained, tmp_path, recover=lambda _network, _teacher, step: steps.append(step.number))
+    assert steps == [1, 2]
+
+
+def test_a_changed_description_needs_another_folder(trained: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no more data"):
+        run(trained, tmp_path, recover=failing)
+    for name, fields in (
+        ("protect", {"protect": ["trunk.0"]}),
+        ("opaque", {"opaque": ["colour"]}),
+        ("taps", {"taps": {}}),
+    ):
+        with pytest.raises(UserError, match=f"made with other {name}; give another folder"):
+            run(trained, tmp_path, description=description(**fields))
 
 
 def test_the_control_recovers_as_often_and_keeps_all(trained: nn.Module, tmp_path: Path) -> None:
