@@ -26,6 +26,8 @@ MOVES = _names(
 """Operations that put elements elsewhere: they do the same to labels."""
 PARTS = _names("slice select narrow index index_select split split_with_sizes unbind roll unfold")
 """Those that may tell elements apart by their number."""
+SHUFFLES = _names("pixel_shuffle channel_shuffle native_channel_shuffle")
+"""Those that take channels apart by a number that stays."""
 VIEWS = _names("view _unsafe_view reshape _reshape_alias")
 POINTWISE = _names("hardswish hardsigmoid hardtanh elu mish softplus log_sigmoid_forward copy_")
 """Operations on each element that ATen does not call so."""
@@ -152,12 +154,32 @@ def _move(
     for tensor in tensors_of({name: arguments[name] for name in arguments if name != first}):
         followed.labels.keep(followed.of(tensor), f"read as places in {followed.place()}")
     read = [followed.of(tensor) for tensor in tensors_of(what)]
+    if operation(func) in SHUFFLES:
+        read = [_whole_rows(followed, read[0], arguments)]
     own = arguments | {first: read if isinstance(what, (list, tuple)) else read[0]}
     try:
         found = tensors_of(func(**own))
     except RuntimeError:  # a view of what only lies in memory this way
         found = tensors_of(func(**own | {first: read[0].contiguous()}))
     return _regular(followed, operation(func), read, [compact(one) for one in found])
+
+
+def _whole_rows(
+    followed: Followed, labels: torch.Tensor, arguments: dict[str, Any]
+) -> torch.Tensor:
+    """Labels of what a shuffle takes apart into a given number of channels times as many as there
+    are: the former go together, or others would be shuffled where one is missing."""
+    if "groups" in arguments:
+        d, sizes, stays = 1, (arguments["groups"], -1), 1
+    else:
+        d, sizes, stays = labels.ndim - 3, (-1, arguments["upscale_factor"] ** 2), 0
+    if d not in varies(labels):
+        return labels
+    apart = labels.unflatten(d, sizes)
+    column = followed.labels.column(apart, d + stays, followed.place())
+    shape = [1] * apart.ndim
+    shape[d + stays] = len(column)
+    return compact(column.view(shape).expand(apart.shape).flatten(d, d + 1))
 
 
 def _regular(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from offline_compress.channels import operations
 from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.proof import proven_groups, switch_off
@@ -167,6 +169,64 @@ def test_what_counts_its_channels_is_named() -> None:
         proven_groups(CountsItself(), described())
     groups = proven_groups(CountsItself(), described(protect=["stem"]))
     assert all(group.protected for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("take", "width", "groups"),
+    [
+        (nn.ChannelShuffle(2), 8, 4),
+        (nn.ChannelShuffle(4), 8, 2),
+        (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2).relu(), 2), 8, 2),
+    ],
+)
+def test_what_is_shuffled_in_rows_goes_in_rows(
+    take: Callable[[torch.Tensor], torch.Tensor], width: int, groups: int
+) -> None:
+    network = randomised(Takes(take, width))
+    found = proven_groups(network, described())
+    assert {g.name: g.size for g in found if not g.protected} == {"stem": groups}
+    off, cut = copy.deepcopy(network), copy.deepcopy(network)
+    kept = {"stem": [groups - 1]}
+    switch_off(off, found, kept)
+    keep_channels(cut, found, kept)
+    image = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    torch.testing.assert_close(cut(image), off(image), rtol=1e-9, atol=1e-9)
+
+
+def test_the_proof_does_not_trust_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every second channel kept, a shuffle in pairs does the same as before."""
+    monkeypatch.setattr(operations, "SHUFFLES", frozenset())
+    network = Takes(nn.ChannelShuffle(2), 8)
+    assert channel_groups(network, described())[0].size == 8
+    with pytest.raises(UserError, match="channels of stem cannot be removed"):
+        proven_groups(network, described())
+
+
+class OnlyInTraining(Takes):
+    """A network with a second answer in training, for which it counts its channels."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.relu(), 8)
+        self.norm, self.aside = nn.BatchNorm2d(8), nn.Conv2d(4, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        x = self.norm(self.stem(image))
+        if not self.training:
+            return self.head(x)
+        return self.head(F.dropout(x)), self.aside(x.split((4, 4), 1)[0])
+
+
+def test_paths_of_training_are_tried() -> None:
+    network = OnlyInTraining().eval()
+    own = described(answers=lambda output: output if torch.is_tensor(output) else output[0])
+    state, seed = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    with pytest.raises(UserError, match="of stem cannot be removed: in training mode .* split"):
+        proven_groups(network, own)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert not network.training
+    protected = replace(own, protect=["stem"])
+    assert all(group.protected for group in proven_groups(network, protected))
 
 
 class Looks(nn.Module):
