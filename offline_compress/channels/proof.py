@@ -3,7 +3,7 @@ own idea of how many channels there are, no trace shows."""
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import Description, tensors_in
 from offline_compress.channels.groups import ChannelGroup, channel_groups
-from offline_compress.channels.surgery import Kept, keep_channels, tensors_of_layer
+from offline_compress.channels.operations import Rows
+from offline_compress.channels.surgery import Kept, keep_channels, tensor_of, tensors_of_layer
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest difference of an answer, relative to the largest: networks may round in between."""
@@ -28,19 +29,22 @@ def proven_groups(model: nn.Module, description: Description) -> list[ChannelGro
     Weights are random ones in this trial, so that nothing is equal by chance. The network is not
     changed. Raises UserError like `channel_groups`, and for groups that cannot be cut, by name.
     """
-    groups = channel_groups(model, description)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         trial = _Trial(model, description)
-        reasons = trial.failures([group for group in groups if not group.protected])
-    if reasons:
-        first = next(iter(reasons.values()))
-        names = ", ".join(reasons)
-        raise UserError(
-            f"channels of {names} cannot be removed: {first}. The program counts on their number; "
-            "let it read the number from a tensor's shape, or name these layers under protect"
-        )
-    return groups
+        reasons: dict[str, str] = {}
+        for rows in get_args(Rows):
+            groups = channel_groups(model, description, rows)
+            free = [group for group in groups if group.size > 1 and not group.protected]
+            if not trial.difference(free):
+                return groups
+            reasons = reasons or trial.failures(free)
+    first = next(iter(reasons.values()))
+    names = ", ".join(reasons)
+    raise UserError(
+        f"channels of {names} cannot be removed: {first}. The program counts on their number; "
+        "let it read the number from a tensor's shape, or name these layers under protect"
+    )
 
 
 class _Trial:
@@ -65,7 +69,7 @@ class _Trial:
 
     def failures(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
         """Group -> why it cannot be cut, of those that cannot."""
-        reason = self._difference([group for group in groups if group.size > 1])
+        reason = self.difference(groups)
         if not reason:
             return {}
         if len(groups) == 1:
@@ -74,7 +78,7 @@ class _Trial:
         found = self.failures(groups[:half]) | self.failures(groups[half:])
         return found or {groups[0].name: f"together with {groups[-1].name}, {reason}"}
 
-    def _difference(self, groups: Sequence[ChannelGroup]) -> str:
+    def difference(self, groups: Sequence[ChannelGroup]) -> str:
         """In words, what becomes of the network with channels of these groups gone."""
         if not groups:
             return ""
@@ -105,6 +109,7 @@ class _Trial:
     def _failure_in_training(self, network: nn.Module) -> str:
         """Why `network`, which is of no use afterwards, fails in training mode; empty if it does
         not. BatchNorms are in eval mode: single images have no statistics."""
+        torch.manual_seed(0)
         network.train()
         for module in network.modules():
             if isinstance(module, _BatchNorm):
@@ -132,7 +137,6 @@ def _line(error: Exception) -> str:
 @torch.no_grad()
 def switch_off(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> None:
     """Let no layer read the channels that are not `kept`, in place: they are switched off."""
-    state = model.state_dict()
     for group in groups:
         if group.name in kept:
             gone = sorted(set(range(group.size)) - set(kept[group.name]))
@@ -140,7 +144,7 @@ def switch_off(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> 
                 if part.side == "in":
                     name, dim = next(tensors_of_layer(model, part.layer, "in"))
                     index = torch.from_numpy(part.index[gone].ravel())
-                    state[name].index_fill_(dim, index, 0)
+                    tensor_of(model, name).index_fill_(dim, index, 0)
 
 
 def _noise(value: Any, dtype: torch.dtype) -> Any:
