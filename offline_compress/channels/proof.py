@@ -29,12 +29,13 @@ def proven_groups(model: nn.Module, description: Description) -> list[ChannelGro
     Weights are random ones in this trial, so that nothing is equal by chance. The network is not
     changed. Raises UserError like `channel_groups`, and for groups that cannot be cut, by name.
     """
+    trial: _Trial | None = None
+    reasons: dict[str, str] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        trial = _Trial(model, description)
-        reasons: dict[str, str] = {}
         for rows in get_args(Rows):
-            groups = channel_groups(model, description, rows)
+            groups = channel_groups(model, description, rows)  # first: says what does not run
+            trial = trial or _Trial(model, description)
             free = [group for group in groups if group.size > 1 and not group.protected]
             if not trial.difference(free):
                 return groups

@@ -422,7 +422,7 @@ class Wrong(nn.Module):
 
 def test_a_network_that_does_not_run_is_told_so() -> None:
     with pytest.raises(UserError, match=r"does not run on `example` in eval mode: .*channels"):
-        channel_groups(Wrong(), described())
+        proven_groups(Wrong(), described())
 
 
 class TwoNames(AnyNetwork):
