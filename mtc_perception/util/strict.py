@@ -24,7 +24,7 @@ def wrong_fields(error: ValidationError) -> str:
 
 
 class Spelled(Strict):
-    """Models that programs of users spell out, too: making one raises UserError for what is wrong."""
+    """Models that programs of users spell out, too: making one raises UserError for a mistake."""
 
     def __init__(self, **fields: Any) -> None:
         try:

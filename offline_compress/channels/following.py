@@ -23,12 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import Description, calling, is_under, tensors_in
-from offline_compress.channels.labels import Labels, compact, has_labels
+from offline_compress.channels.labels import Labels, compact, has_labels, varies
 from offline_compress.channels.layers import RULES
-from offline_compress.channels.operations import VALUES, labels_after, operation, tensors_of
+from offline_compress.channels.operations import VALUES, Rows, labels_after, operation, tensors_of
 
 LAYERS = (_ConvNd, _NormBase, nn.GroupNorm, nn.Linear, nn.PReLU)
 """Layers that channels can be cut out of."""
+OF_LAYERS = (".weight", ".bias", ".running_mean", ".running_var")
+"""What those compute with, which is cut with them."""
+LOOKS = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__)
+"""By which a program reads a tensor without an operation."""
 _BATCH_NORM = inspect.signature(F.batch_norm)
 PREDICTION = "prediction"
 """Why what a network returns keeps its channels."""
@@ -37,8 +41,9 @@ PREDICTION = "prediction"
 class Following:
     """Forward passes of a network, and what they showed."""
 
-    def __init__(self, network: nn.Module, opaque: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, opaque: Sequence[str], rows: Rows) -> None:
         self.labels = Labels()
+        self.rows: Rows = rows
         # A module that has several names goes by the first.
         first = {module: name for name, module in network.named_modules()}
         self._network = network
@@ -48,9 +53,12 @@ class Following:
         """Of parameters and buffers, their dotted names."""
         self._shared: set[int] = set()
         """Those that several modules hold."""
+        stored = network.state_dict().keys()
         for name, module in network.named_modules():
-            own = (*module.named_parameters(name, False), *module.named_buffers(name, False))
-            for full_name, tensor in own:
+            buffers = module.named_buffers(name, False)
+            # A buffer that no file holds would have its first width again in a loaded network.
+            own = [one for one in buffers if one[0] in stored]
+            for full_name, tensor in (*module.named_parameters(name, False), *own):
                 if id(tensor) in self._owners:
                     self._shared.add(id(tensor))
                 self._owners.setdefault(id(tensor), full_name)
@@ -71,10 +79,13 @@ class Following:
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._found:
-            name, wide = self._owners.get(id(tensor)), [s for s in tensor.shape if s > 1]
+            name, wide = self._owners.get(id(tensor), ""), [s for s in tensor.shape if s > 1]
+            layer = self.layer_of(tensor) if name.endswith(OF_LAYERS) else None
             labels = torch.zeros((), dtype=torch.int64)
-            if name and len(wide) == 1 and id(tensor) not in self._shared:
-                labels = self.labels.slot(name, "out", wide[0]).view(tensor.shape)
+            # Of what a layer computes with, vectors alone have one side only.
+            own = bool(name) and (layer is None or tensor.ndim == 1)
+            if own and len(wide) == 1 and id(tensor) not in self._shared:
+                labels = self.labels.slot(layer or name, "out", wide[0]).view(tensor.shape)
             self._found[id(tensor)] = tensor, compact(labels.expand(tensor.shape))
         return self._found[id(tensor)][1]
 
@@ -157,15 +168,22 @@ class Following:
         read = tensors_of([args, kwargs])
         self._use(read)
         depends = any(id(tensor) in self._from_input for tensor in read)
-        if depends and not self._silent and operation(func) in VALUES:
-            raise UserError(
-                f"{self.place()} looks into its tensors ({operation(func)}), so that what it does "
-                "depends on the image, and its channels cannot be followed; name it under opaque"
-            )
+        if operation(func) in VALUES:
+            self.look(operation(func), read)
         result = func(*args, **kwargs)
         with self._labelling():
             self._label_results(func, args, kwargs, tensors_of(result), depends)
         return result
+
+    def look(self, how: str, read: Sequence[torch.Tensor]) -> None:
+        """The program learns what is in these tensors. Raises UserError if they are the image's."""
+        if self._silent or self._aside:
+            return
+        if any(id(tensor) in self._from_input for tensor in read):
+            raise UserError(
+                f"{self.place()} looks into its tensors ({how}), so that what it does depends on "
+                "the image, and its channels cannot be followed; name it under opaque"
+            )
 
     def _label_results(
         self, func: Any, args: Any, kwargs: Any, results: list[torch.Tensor], depends: bool
@@ -215,6 +233,8 @@ class _Layers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in RULES:
             return self._following.layer(func, args, kwargs or {})
+        if func in LOOKS:
+            self._following.look(func.__name__, tensors_of(list(args)))
         return func(*args, **(kwargs or {}))
 
 
@@ -229,14 +249,16 @@ class _Operations(TorchDispatchMode):
         return self._following.operation(func, args, kwargs or {})
 
 
-def follow(model: nn.Module, description: Description) -> Following:
+def follow(model: nn.Module, description: Description, rows: Rows = "longest") -> Following:
     """Follow channels through `model`, which is not changed, in use and in training.
+
+    `rows` says what may go of channels that a view takes apart.
 
     Raises UserError for what cannot be followed, with what to write to go on.
     """
     network = copy.deepcopy(model).float().cpu()
     _check_names(network, description)
-    following = Following(network, description.opaque)
+    following = Following(network, description.opaque, rows)
     with torch.random.fork_rng(devices=[]), _tapped(network, description) as taps:
         for mode in (False, True):
             network.train(mode)
@@ -282,6 +304,11 @@ def _note_tap(following: Following, name: str, feature: Any) -> None:
     if not isinstance(feature, torch.Tensor) or feature.ndim < 3:
         raise UserError(f"tap {name} is no feature [N, C, ...]; name a module that yields one")
     labels = following.of(feature)
+    if set(varies(labels)) - {1}:
+        raise UserError(
+            f"tap {name} is {list(feature.shape)} with channels elsewhere than in dimension 1; "
+            "name a module that yields [N, C, ...]"
+        )
     column = labels.movedim(1, 0).reshape(labels.shape[1], -1)[:, 0]
     if (column == 0).any():
         return  # of an opaque part: it keeps its channels

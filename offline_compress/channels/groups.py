@@ -13,6 +13,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.channels.description import Description, is_under
 from offline_compress.channels.following import follow
 from offline_compress.channels.labels import Labels, Side
+from offline_compress.channels.operations import Rows
 
 MAKERS = (nn.modules.conv._ConvNd, nn.Linear)
 """Layers that make channels; all others pass them on."""
@@ -53,7 +54,9 @@ class ChannelGroup:
     identity. Empty if there is none, and for a protected group."""
 
 
-def channel_groups(model: nn.Module, description: Description) -> list[ChannelGroup]:
+def channel_groups(
+    model: nn.Module, description: Description, rows: Rows = "longest"
+) -> list[ChannelGroup]:
     """All channel groups of a network, pruned before or not, in forward order. It is not changed.
 
     Every layer is covered once per side, except where it reads what keeps its channels: the
@@ -62,12 +65,13 @@ def channel_groups(model: nn.Module, description: Description) -> list[ChannelGr
 
     Removing channels of a group that is not protected is the same as to set to 0 what its readers
     read of them. That holds for every operation that is followed; that the network's own program
-    says nowhere how many channels there are, `proven_groups` finds out.
+    says nowhere how many channels there are, and which `rows` may go where a view takes channels
+    apart, `proven_groups` finds out.
 
     Raises UserError for a network that does not run or cannot be followed, and for names in the
     description that mean nothing.
     """
-    labels = follow(model, description).labels
+    labels = follow(model, description, rows).labels
     order: dict[str, int] = {}
     for layer, side in labels.slots:
         if side != "tap":

@@ -4,7 +4,7 @@ Everything that is not known here keeps the channels that it reads: nothing is t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -26,16 +26,18 @@ MOVES = _names(
 """Operations that put elements elsewhere: they do the same to labels."""
 PARTS = _names("slice select narrow index index_select split split_with_sizes unbind roll unfold")
 """Those that may tell elements apart by their number."""
+SHUFFLES = _names("pixel_shuffle channel_shuffle native_channel_shuffle")
+"""Those that take channels apart by a number that stays."""
 VIEWS = _names("view _unsafe_view reshape _reshape_alias")
 POINTWISE = _names("hardswish hardsigmoid hardtanh elu mish softplus log_sigmoid_forward copy_")
 """Operations on each element that ATen does not call so."""
 SAME = _names(
     """
     _to_copy copy native_dropout bernoulli zeros_like ones_like empty_like full_like rand_like
-    randn_like
+    randn_like new_empty new_empty_strided new_zeros new_ones new_full
     """
 )
-"""Operations whose results have the labels of their first tensor."""
+"""Operations whose results have the labels of their first tensor, if they have its shape."""
 SPATIAL = _names(
     """
     max_pool2d_with_indices max_pool3d_with_indices max_pool2d max_pool1d avg_pool1d
@@ -66,10 +68,16 @@ VALUES = _names(
 """Operations by which a program learns what is in a tensor."""
 
 
+Rows = Literal["longest", "shortest", "stay"]
+"""Where a view takes channels apart (`view(n, 4, c // 4, h, w)`), the dimension along which they
+may go; none: all stay. Which number the program has by heart, no operation shows."""
+
+
 class Followed(Protocol):
     """The tensors of a forward pass and their labels."""
 
     labels: Labels
+    rows: Rows
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """Labels of all elements of a tensor, `compact`."""
@@ -152,12 +160,32 @@ def _move(
     for tensor in tensors_of({name: arguments[name] for name in arguments if name != first}):
         followed.labels.keep(followed.of(tensor), f"read as places in {followed.place()}")
     read = [followed.of(tensor) for tensor in tensors_of(what)]
+    if operation(func) in SHUFFLES:
+        read = [_whole_rows(followed, read[0], arguments)]
     own = arguments | {first: read if isinstance(what, (list, tuple)) else read[0]}
     try:
         found = tensors_of(func(**own))
     except RuntimeError:  # a view of what only lies in memory this way
         found = tensors_of(func(**own | {first: read[0].contiguous()}))
     return _regular(followed, operation(func), read, [compact(one) for one in found])
+
+
+def _whole_rows(
+    followed: Followed, labels: torch.Tensor, arguments: dict[str, Any]
+) -> torch.Tensor:
+    """Labels of what a shuffle takes apart into a given number of channels times as many as there
+    are: the former go together, or others would be shuffled where one is missing."""
+    if "groups" in arguments:
+        d, sizes, stays = 1, (arguments["groups"], -1), 1
+    else:
+        d, sizes, stays = labels.ndim - 3, (-1, arguments["upscale_factor"] ** 2), 0
+    if d not in varies(labels):
+        return labels
+    apart = labels.unflatten(d, sizes)
+    column = followed.labels.column(apart, d + stays, followed.place())
+    shape = [1] * apart.ndim
+    shape[d + stays] = len(column)
+    return compact(column.view(shape).expand(apart.shape).flatten(d, d + 1))
 
 
 def _regular(
@@ -183,10 +211,13 @@ def _regular(
     sizes = {tuple(one.shape[d] for d in varies(one)) for one in read}
     if name in VIEWS and len(along) > 1 and {tuple(found[0].shape[d] for d in along)} != sizes:
         # A dimension became several: rows and columns stay only if whole ones go.
-        longest = max(along, key=lambda d: found[0].shape[d])
-        column = followed.labels.column(found[0], longest, where)
+        if followed.rows == "stay":
+            followed.labels.keep(found[0], f"taken apart into a fixed number in {where}")
+            return [torch.zeros_like(found[0])]
+        along.sort(key=lambda d: (found[0].shape[d], -d), reverse=followed.rows == "longest")
+        column = followed.labels.column(found[0], along[0], where)
         shape = [1] * found[0].ndim
-        shape[longest] = len(column)
+        shape[along[0]] = len(column)
         return [column.view(shape).expand(found[0].shape)]
     return found
 
@@ -203,20 +234,24 @@ def _pointwise(
     along = {d for labels in own for d in varies(labels)}
     taking_part = []
     for labels in own:
-        if any(labels.shape[d] == 1 < shape[d] for d in along):
+        one_channel = along and not varies(labels) and has_labels(labels)
+        if one_channel or any(labels.shape[d] == 1 < shape[d] for d in along):
             followed.labels.keep(labels, f"spread over other channels in {followed.place()}")
         else:
             taking_part.append(core(labels))
-    if not taking_part:
-        return _none(results)
-    together, *others = torch.broadcast_tensors(*taking_part)
+    return [_combined(followed, taking_part).expand(shape)] * len(results)
+
+
+def _combined(followed: Followed, own: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Labels of tensors that are combined element by element: they go together."""
+    together, *others = torch.broadcast_tensors(*own) if own else _none([torch.zeros(())])
     for labels in others:
         followed.labels.unite(together, labels)
         alone = (together > 0) != (labels > 0)
         reason = f"combined with what is not followed in {followed.place()}"
         followed.labels.keep(torch.where(alone, torch.maximum(together, labels), 0), reason)
         together = torch.where(together > 0, together, labels)
-    return [together.expand(shape)] * len(results)
+    return together
 
 
 def _each_channel(
@@ -240,8 +275,12 @@ def _reduce(
     named = arguments.get("dim")
     dims = [named] if isinstance(named, int) else list(named or range(labels.ndim))
     dims = [d % max(labels.ndim, 1) for d in dims]
-    if set(varies(labels)) & set(dims):
+    along = set(varies(labels))
+    if along and along <= set(dims):  # over the channels
         return _stop(followed, func, arguments, results)
+    for d in along & set(dims):  # over tensors, stacked, each with its channels
+        shape = [size if k != d else 1 for k, size in enumerate(labels.shape)]
+        labels = _combined(followed, [core(one) for one in labels.split(1, d)]).expand(shape)
     for d in sorted(dims, reverse=True):
         labels = labels.narrow(d, 0, 1)
         if not arguments.get("keepdim", False):

@@ -31,7 +31,6 @@ def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) 
     """
     chosen = _checked(groups, kept)
     remain: dict[tuple[str, Side], NDArray[np.bool_]] = {}
-    state = model.state_dict()
     for group in groups:
         if group.name not in chosen:
             continue
@@ -40,12 +39,12 @@ def keep_channels(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) 
             key = part.layer, part.side
             if key not in remain:
                 tensor, dim = next(tensors_of_layer(model, *key))
-                remain[key] = np.ones(state[tensor].shape[dim], bool)
+                remain[key] = np.ones(tensor_of(model, tensor).shape[dim], bool)
             remain[key][part.index[removed]] = False
     cut: dict[str, torch.Tensor] = {}
     for (layer, side), mask in remain.items():
         for tensor, dim in tensors_of_layer(model, layer, side):
-            whole = cut.get(tensor, state[tensor])
+            whole = cut.get(tensor, tensor_of(model, tensor).detach())
             index = torch.from_numpy(np.flatnonzero(mask)).to(whole.device)
             cut[tensor] = whole.index_select(dim, index)
     replace_tensors(model, cut)
@@ -75,6 +74,13 @@ def _checked(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, NDArray[np
                 raise UserError(f"{name} keeps all its channels: {group.protected}")
             chosen[name] = channels
     return chosen
+
+
+def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
+    """A parameter or buffer, whether files hold it or not, by dotted name."""
+    layer, _, key = name.rpartition(".")
+    tensor: torch.Tensor = getattr(model.get_submodule(layer), key)
+    return tensor
 
 
 def tensors_of_layer(model: nn.Module, layer: str, side: Side) -> Iterator[tuple[str, int]]:

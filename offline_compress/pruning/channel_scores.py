@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from mtc_perception.util.progress import NamedCount
-from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.proof import proven_groups
 from offline_compress.importance import ChannelScores, load, measure, save
 from offline_compress.pruning.problem import PruningProblem
 
@@ -32,7 +32,7 @@ def measured_scores(
     """
     path = folder / SCORES_FILE
     if not exists_at_first(path, accelerator):
-        groups = channel_groups(model, problem.description)
+        groups = proven_groups(model, problem.description)
         model.to(accelerator.device)
         scores = measure(
             model, groups, batches, problem.description, accelerator, partial(count, "scoring")

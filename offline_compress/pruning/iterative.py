@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import NamedCount, Progress
-from offline_compress.channels.groups import channel_groups
+from offline_compress.channels.proof import proven_groups
 from offline_compress.channels.surgery import keep_channels
 from offline_compress.importance import ChannelScores
 from offline_compress.pruning.channel_choice import (
@@ -164,7 +164,7 @@ class PruningRun:
         self, number: int, scores: ChannelScores, share: float, cut: Path, count: NamedCount
     ) -> None:
         problem, model = self.problem, copy.deepcopy(self._model)
-        groups = channel_groups(model, problem.description)
+        groups = proven_groups(model, problem.description)
         before = self.plan.steps[-1] if self.plan.steps else None
         found = candidates(problem, model, groups, scores, number, self._seed + number, share)
         if number == 1 and share == problem.rules.locked:
@@ -189,7 +189,7 @@ class PruningRun:
         model.to(self._accelerator.device)
         recalibrate(model, self._batches, problem.description, partial(count, "recalibrating"))
         model.to("cpu")
-        self._subject.check(model, channel_groups(model, problem.description))
+        self._subject.check(model, proven_groups(model, problem.description))
         step = measured_step(problem, step_budget(problem, number), choice, model)
         scores_before = before.after if before else self._first_figures
         step = step.model_copy(update={"before": scores_before, "locked": share})

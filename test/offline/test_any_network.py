@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtc_perception.util.errors import UserError
+from offline_compress.channels import operations
 from offline_compress.channels.description import Description
 from offline_compress.channels.groups import ChannelGroup, channel_groups
 from offline_compress.channels.proof import proven_groups, switch_off
@@ -133,7 +135,7 @@ class Takes(nn.Module):
         (lambda x: x.roll(3, 1), 8),
         (lambda x: x.split((3, 5), 1)[0], 3),
         (lambda x: torch.stack(x.unbind(1)[:4], 1), 4),
-        (lambda x: x.unfold(1, 4, 4).mean(-1), 2),
+        (lambda x: x.unfold(1, 4, 2).mean(-1), 3),
         (lambda x: x.sort(1).values, 8),
         (lambda x: x.cumsum(1), 8),
         (lambda x: torch.einsum("nchw,cd->ndhw", x, torch.ones(8, 4)), 4),
@@ -169,22 +171,213 @@ def test_what_counts_its_channels_is_named() -> None:
     assert all(group.protected for group in groups)
 
 
+@pytest.mark.parametrize(
+    ("take", "width", "groups"),
+    [
+        (nn.ChannelShuffle(2), 8, 4),
+        (nn.ChannelShuffle(4), 8, 2),
+        (lambda x: F.pixel_unshuffle(F.pixel_shuffle(x, 2).relu(), 2), 8, 2),
+    ],
+)
+def test_what_is_shuffled_in_rows_goes_in_rows(
+    take: Callable[[torch.Tensor], torch.Tensor], width: int, groups: int
+) -> None:
+    network = randomised(Takes(take, width))
+    found = proven_groups(network, described())
+    assert {g.name: g.size for g in found if not g.protected} == {"stem": groups}
+    off, cut = copy.deepcopy(network), copy.deepcopy(network)
+    kept = {"stem": [groups - 1]}
+    switch_off(off, found, kept)
+    keep_channels(cut, found, kept)
+    image = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    torch.testing.assert_close(cut(image), off(image), rtol=1e-9, atol=1e-9)
+
+
+def test_the_proof_does_not_trust_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every second channel kept, a shuffle in pairs does the same as before."""
+    monkeypatch.setattr(operations, "SHUFFLES", frozenset())
+    network = Takes(nn.ChannelShuffle(2), 8)
+    assert channel_groups(network, described())[0].size == 8
+    with pytest.raises(UserError, match="channels of stem cannot be removed"):
+        proven_groups(network, described())
+
+
+class OnlyInTraining(Takes):
+    """A network with a second answer in training, for which it counts its channels."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.relu(), 8)
+        self.norm, self.aside = nn.BatchNorm2d(8), nn.Conv2d(4, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        x = self.norm(self.stem(image))
+        if not self.training:
+            return self.head(x)
+        return self.head(F.dropout(x)), self.aside(x.split((4, 4), 1)[0])
+
+
+def test_paths_of_training_are_tried() -> None:
+    network = OnlyInTraining().eval()
+    own = described(answers=lambda output: output if torch.is_tensor(output) else output[0])
+    state, seed = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    with pytest.raises(UserError, match=r"of stem cannot be removed: in training mode .* split"):
+        proven_groups(network, own)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert not network.training
+    protected = replace(own, protect=["stem"])
+    assert all(group.protected for group in proven_groups(network, protected))
+
+
 class Looks(nn.Module):
     """A network that takes another way where an image is bright."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[torch.Tensor], float]) -> None:
         super().__init__()
-        self.decide, self.head = nn.Identity(), nn.Conv2d(8, 2, 1)
-        self.stem = nn.Conv2d(3, 8, 1)
+        self.look, self.decide = look, nn.Identity()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.stem(image)
-        return self.head(x if x.mean() > 0 else x.relu())
+        return self.head(x if self.look(self.decide(image).mean()) > 0 else x.relu())
 
 
-def test_data_dependent_control_flow_is_named() -> None:
-    with pytest.raises(UserError, match=r"the network itself looks into its tensors .*opaque"):
-        channel_groups(Looks(), described())
+@pytest.mark.parametrize(
+    ("look", "how"),
+    [
+        (lambda mean: mean, "_local_scalar_dense"),
+        (lambda mean: mean.numpy(), "numpy"),
+        (lambda mean: mean.detach().cpu().tolist(), "tolist"),
+        (np.asarray, "__array__"),
+    ],
+)
+def test_data_dependent_control_flow_is_named(
+    look: Callable[[torch.Tensor], float], how: str
+) -> None:
+    with pytest.raises(UserError, match=rf"network itself looks into .*\({how}\).*opaque"):
+        channel_groups(Looks(look), described())
+
+
+def test_a_network_may_look_into_what_is_its_own() -> None:
+    network = Looks(lambda _mean: sum(torch.ones(2).tolist()) + float(torch.ones(2).numpy()[0]))
+    assert not groups_of(network)["stem"].protected
+
+
+class Gated(nn.Module):
+    """One gate for all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate(x).sigmoid().expand_as(x) * x
+
+
+class Dropped(nn.Module):
+    """Now and then nothing is added to the residual stream, as in DropPath of timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added = self.add(x)
+        if self.training:
+            added = added * added.new_empty((len(x), 1, 1, 1)).bernoulli_(0.8).div_(0.8)
+        return x + added
+
+
+class Stacked(nn.Module):
+    """A weighted sum of what is stacked, as in EfficientDet's BiFPN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.weights = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stacked = torch.stack((self.one(x), self.two(x)), -1)
+        return (stacked * self.weights.softmax(0)).sum(-1)
+
+
+def rows_of(number: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A shuffle of channels as ShuffleNets write it."""
+
+    def shuffle(x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, number, c // number, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    return shuffle
+
+
+@pytest.mark.parametrize(
+    ("take", "width", "free"),
+    [
+        (Gated(), 8, {"stem": 8}),
+        (Dropped(), 8, {"stem": 8}),
+        (Stacked(), 8, {"stem": 8, "take.one": 8}),
+        (lambda x: torch.cat((x, x.new_zeros(1, 1, 8, 12)), 1), 9, {"stem": 8}),
+        (lambda x: x.unfold(1, 4, 4).mean(-1), 2, {"stem": 2}),
+        (rows_of(2), 8, {"stem": 4}),
+        (rows_of(4), 8, {"stem": 2}),
+        (lambda x: rows_of(4)(torch.cat((x, x), 1)), 16, {"stem": 4}),
+    ],
+)
+def test_what_does_not_count_channels_loses_some(
+    take: Callable[[torch.Tensor], torch.Tensor], width: int, free: dict[str, int]
+) -> None:
+    groups = proven_groups(Takes(take, width), described())
+    assert {group.name: group.size for group in groups if not group.protected} == free
+
+
+class BothKinds(nn.Module):
+    """Of one shuffle whole columns could go, of the other whole rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rows_of(4)(self.two(rows_of(2)(self.one(x))))
+
+
+def test_shuffles_of_both_kinds_keep_what_they_read() -> None:
+    reasons = {g.name: g.protected for g in proven_groups(Takes(BothKinds(), 8), described())}
+    reason = "taken apart into a fixed number in take"
+    expected = {"stem": "", "take.one": reason, "take.two": reason, "head": "prediction"}
+    assert reasons == expected
+
+
+class Borrows(nn.Module):
+    """A layer's bias is added elsewhere, too; and a scale that no file holds."""
+
+    def __init__(self, scaled: bool) -> None:
+        super().__init__()
+        self.stem, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head, self.scaled = nn.Conv2d(8, 2, 1), scaled
+        self.register_buffer("scale", torch.rand(1, 8, 1, 1), persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image).relu()
+        x = x * self.scale if self.scaled else x + self.second.bias.view(1, -1, 1, 1)
+        return self.head(self.second(x))
+
+
+def test_vectors_of_a_layer_go_with_it() -> None:
+    first, last = proven_groups(Borrows(False), described())
+    assert (first.name, first.size, first.protected) == ("stem", 8, "")
+    assert {(part.layer, part.side) for part in first.slices} == {
+        *(("stem", "out"), ("second", "in"), ("second", "out"), ("head", "in"))
+    }
+    assert last.protected
+
+
+def test_what_no_file_holds_keeps_its_channels() -> None:
+    """Or a network that is loaded would have the first number again."""
+    groups = {group.name: group for group in proven_groups(Borrows(True), described())}
+    assert groups["stem"].protected == "combined with what is not followed in the network itself"
+    assert not groups["second"].protected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +422,7 @@ class Wrong(nn.Module):
 
 def test_a_network_that_does_not_run_is_told_so() -> None:
     with pytest.raises(UserError, match=r"does not run on `example` in eval mode: .*channels"):
-        channel_groups(Wrong(), described())
+        proven_groups(Wrong(), described())
 
 
 class TwoNames(AnyNetwork):
@@ -238,6 +431,25 @@ class TwoNames(AnyNetwork):
     def __init__(self) -> None:
         super().__init__([ConvAct, ConvAct], [False, False])
         self.last = self.blocks[1]
+
+
+class Tokens(nn.Module):
+    """Features are [N, T, C] in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.mix(self.stem(image).flatten(2).transpose(1, 2)))
+
+
+def test_taps_on_tokens_are_refused() -> None:
+    taken = r"^tap a is \[1, 96, 8\] with channels elsewhere than in dimension 1; name a module"
+    with pytest.raises(UserError, match=taken):
+        channel_groups(Tokens(), described(taps={"a": "mix"}))
+    groups = channel_groups(Tokens(), described(taps={"a": "stem"}))
+    assert groups[0].taps["a"].tolist() == list(range(8))
 
 
 def test_a_module_may_have_two_names() -> None:
