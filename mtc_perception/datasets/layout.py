@@ -242,6 +242,7 @@ def _sample(stem: str, path: Path, labels: Labels) -> Sample:
         attributes=labels.attributes.get(stem, {}),
         boxes_are_fractions=labels.boxes_are_fractions,
         categories=found.categories if found else (),
+        stated_size=labels.sizes.get(stem),
     )
 
 
