@@ -20,6 +20,7 @@ Kind = Literal[
     "labels of another size",
     "split without labels",
     "unreadable image",
+    "image that is not looked at",
     "unreadable mask",
     "mask of another size",
     "unexpected mask values",

@@ -185,6 +185,19 @@ def test_fractions_are_no_pixels(tmp_path: Path) -> None:
     assert "every bbox is within 0 and 1: write pixels" in problem.reason
 
 
+def test_images_that_nothing_reads_are_broken(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    images = root / "images/train"
+    (images / "part").mkdir()
+    (images / "b.jpg").rename(images / "part/b.jpg")
+    mini.write_png(images / "d.bmp", np.zeros((36, 64, 3), np.uint8))
+    bmp, below = check(root).broken
+    assert bmp.path == images / "d.bmp"
+    assert "convert it to JPEG or PNG" in bmp.reason
+    assert below.path == images / "part/b.jpg"
+    assert "images in sub-folders are not read: move them to" in below.reason
+
+
 def test_a_box_without_a_size_is_counted_but_breaks_nothing(tmp_path: Path) -> None:
     root = mini.project(tmp_path)
     flat_box(root)
