@@ -76,7 +76,7 @@ def _lines(converted: "Converted") -> list[str]:
         lines.append(f"first of {len(broken)} broken: {broken[0]}")
     elif converted.problems:
         lines.append(f"first: {converted.problems[0]}")
-    if len(converted.splits) == 1:
+    if len(converted.splits) == 1 and not converted.broken:  # or the other may be what is broken
         (split,) = converted.splits
         lines.append(f"{split} is the only split: --val-fraction 0.2 makes a val of a part of it")
     return lines
