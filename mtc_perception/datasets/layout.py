@@ -31,6 +31,7 @@ from mtc_perception.datasets.split_files import (
     IMAGE_SUFFIXES,
     image_files,
     image_paths,
+    unread_images,
     visible,
 )
 from mtc_perception.util.errors import ImageError
@@ -166,8 +167,11 @@ def _indexed(root: Path, split: str) -> tuple[list[Sample], Labels, list[Problem
     folder = layout.split_folder(root, split)
     problems: list[Problem] = []
     images = image_files(folder, problems)
+    unread = list(unread_images(folder))
     if not images:
-        raise LayoutError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        first = f": {unread[0]}" if unread else ""
+        raise LayoutError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}){first}")
+    problems += unread
     labels = layout.read_labels(root, split)
     # A file that is no label, as classes.txt, is one without an image.
     problems += [
@@ -242,6 +246,7 @@ def _sample(stem: str, path: Path, labels: Labels) -> Sample:
         attributes=labels.attributes.get(stem, {}),
         boxes_are_fractions=labels.boxes_are_fractions,
         categories=found.categories if found else (),
+        stated_size=labels.sizes.get(stem),
     )
 
 

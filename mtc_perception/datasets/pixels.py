@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.core.image_header import read_header
 from mtc_perception.core.images import SourceImage, decode_compressed
 from mtc_perception.core.input_size import InputSize
 from mtc_perception.core.letterbox import to_rgb
@@ -44,6 +45,25 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode one image to uint8 [H, W, 3] RGB. Raises LayoutError naming a file that fails."""
     image = read_source(path)
     return image.pixels if image.format == "rgb" else to_rgb(image)
+
+
+def other_size(path: Path, size: tuple[int, int], stated: tuple[int, int] | None) -> Problem | None:
+    """What is wrong where the labels of an image of `size` are of one of the size `stated`."""
+    if stated is None or stated == size:
+        return None
+    is_, of = (f"{width}x{height}" for height, width in (size, stated))
+    header = read_header(read_regular(path))
+    if stated == (header.stored_height, header.stored_width):
+        reason = (
+            f"its labels are of {of}, as its pixels are stored, and its EXIF turns it to {is_}: "
+            "remove its EXIF orientation, or label it as viewers show it"
+        )
+    else:
+        reason = (
+            f"its labels are of {of}, the image is {is_}: give the image that was labelled, or "
+            "scale its labels, their width and height too"
+        )
+    return Problem("labels of another size", path, reason, path.stem)
 
 
 def read_mask(source: MaskSource, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

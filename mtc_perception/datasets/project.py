@@ -24,31 +24,31 @@ from mtc_perception.datasets.split_files import (
 def read_labels(root: Path, split: str) -> Labels:
     """Labels of one split; opens no mask."""
     labels = Labels()
-    labels.drivable = mask_files(root / "drivable" / split, BINARY, labels.problems)
-    labels.lane = mask_files(root / "lane" / split, BINARY, labels.problems)
     path = root / "det" / f"{split}.json"
     if path.exists():
-        labels.boxes = _detections(path, labels.problems)
-        labels.origin = dict.fromkeys(labels.boxes, path)
+        content = read_json(path, labels.problems)
+        if content is not None:
+            labels = coco_labels(content, path)
+    labels.drivable = mask_files(root / "drivable" / split, BINARY, labels.problems)
+    labels.lane = mask_files(root / "lane" / split, BINARY, labels.problems)
     return labels
 
 
-def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
-    """Boxes per image stem from one COCO file.
+def coco_labels(content: Any, path: Path) -> Labels:
+    """Boxes, and sizes of images, that one COCO file has as its `content`.
 
     A problem in it costs one entry each, and an image with a broken annotation is left out. An
     annotation that may be of any image is one with which the file is refused.
     """
-    content = read_json(path, problems)
-    if content is None:
-        return {}
+    labels = Labels()
+    problems = labels.problems
     try:
         images, annotations, categories = (
             _list(content, name) for name in ("images", "annotations", "categories")
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         problems.append(unreadable(path, "not a COCO file", error))
-        return {}
+        return labels
     names = {
         kind: str(name) if (name := _field(one, "name")) is not None else ""
         for one in categories
@@ -60,7 +60,7 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
     kinds_of_ids = {isinstance(identifier, str) for identifier in stems}
     found: dict[str, list[BoxRow]] = {stem: [] for stem in stems.values()}
     broken: set[str] = set()
-    fitting = 0
+    fitting, largest = 0, 0.0
     for index, annotation in enumerate(annotations):
         image_id = _field(annotation, "image_id")
         stem: str | None = None
@@ -74,7 +74,7 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
             if annotation.get("category_id") is not None:
                 category = names[_identifier(annotation, "category_id", names, "category")]
             corners, crowd = _box(annotation)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             name = _field(annotation, "id")
             what = f"broken annotation {f'at {index}' if name is None else name}"
             problem = unreadable(path, what, error, stem)
@@ -86,6 +86,7 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
             problems.append(problem)
             continue
         x1, y1, x2, y2 = corners
+        largest = max(largest, x2, y2)
         if x1 < x2 and y1 < y2:
             found[stem].append((corners, crowd, category.strip() or VEHICLE))
         else:
@@ -94,7 +95,19 @@ def _detections(path: Path, problems: list[Problem]) -> dict[str, Boxes]:
     if annotations and not fitting:
         reason = f"none of {len(annotations)} annotations is of an image that it lists"
         problems.append(Problem("labels fit no image", path, reason))
-    return {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
+    if 0 < largest <= 1:
+        reason = "every bbox is within 0 and 1: write pixels, COCO has no fractions of the image"
+        problems.append(Problem("unreadable labels", path, reason))
+        return labels
+    labels.boxes = {stem: Boxes.of(rows) for stem, rows in found.items() if stem not in broken}
+    labels.origin = dict.fromkeys(labels.boxes, path)
+    for entry in images:
+        stem = stems.get(identifier) if _is_identifier(identifier := _field(entry, "id")) else None
+        size = _field(entry, "height"), _field(entry, "width")
+        # Exports that do not know the size write 0.
+        if stem in labels.boxes and all(isinstance(one, int | float) and one > 0 for one in size):
+            labels.sizes[stem] = size
+    return labels
 
 
 _Corners = tuple[float, float, float, float]
@@ -127,9 +140,11 @@ def _stems(images: list[Any], path: Path, problems: list[Problem]) -> dict[Any, 
 
 
 def _identifier(annotation: Any, field: str, known: Collection[Any], what: str) -> Any:
-    """A field of an annotation that names one of `known`. Raises KeyError, ValueError."""
+    """A field of an annotation that names one of `known`. Raises ValueError."""
     if not isinstance(annotation, dict):
         raise ValueError("no object")
+    if field not in annotation:
+        raise ValueError(f"it has no {field}")
     value = annotation[field]
     if not _is_identifier(value) or value not in known:
         raise ValueError(f"{field} is {value!r}, which no {what} has")
@@ -155,20 +170,33 @@ def _field(entry: Any, name: str) -> Any:
 
 
 def _list(content: Any, name: str) -> list[Any]:
-    """A list of a COCO file. Raises KeyError, TypeError, ValueError."""
-    if not isinstance(content[name], list):
-        raise ValueError(f"{name} is no list")
-    return list(content[name])
+    """A list of a COCO file. Raises ValueError."""
+    if not isinstance(found := _field(content, name), list):
+        raise ValueError(f"it has no list {name}")
+    return found
 
 
 def _box(annotation: dict[str, Any]) -> tuple[_Corners, bool]:
-    """Corners of an annotation's box, and whether to ignore it. Raises KeyError, TypeError and
-    ValueError."""
-    try:
-        x, y, width, height = map(number, annotation["bbox"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"bbox is {annotation['bbox']!r}: {error}") from None
+    """Corners of an annotation's box, and whether to ignore it. Raises ValueError."""
     crowd = annotation.get("iscrowd")
     if crowd not in (0, 1, None):
         raise ValueError(f"iscrowd is {crowd!r}")
+    given = annotation.get("bbox")
+    if given is None or given == []:
+        return _around(annotation.get("segmentation")), bool(crowd)
+    try:
+        x, y, width, height = map(number, given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"bbox is {given!r}: {error}") from None
     return (x, y, x + width, y + height), bool(crowd)
+
+
+def _around(polygons: Any) -> _Corners:
+    """The box around polygons, `[[x, y, x, y, ...], ...]`. Raises ValueError."""
+    if not isinstance(polygons, list) or not all(isinstance(one, list) for one in polygons):
+        raise ValueError("it has neither a bbox nor polygons")
+    xs = [number(value) for one in polygons for value in one[::2]]
+    ys = [number(value) for one in polygons for value in one[1::2]]
+    if not xs or not ys:
+        raise ValueError("it has neither a bbox nor polygons")
+    return min(xs), min(ys), max(xs), max(ys)

@@ -17,8 +17,10 @@ Kind = Literal[
     "labels fit no image",
     "unreadable labels",
     "unusable box",
+    "labels of another size",
     "split without labels",
     "unreadable image",
+    "image that is not looked at",
     "unreadable mask",
     "mask of another size",
     "unexpected mask values",
@@ -150,6 +152,8 @@ class Sample:
     """`boxes` are fractions of the image's width and height; `read_truth` gives pixels."""
     categories: tuple[str, ...] = ()
     """[n] what is in each of the boxes, as the data set calls it."""
+    stated_size: tuple[int, int] | None = None
+    """Height and width of the image that the boxes are of, where their file says so."""
 
     @property
     def labelled(self) -> bool:
@@ -191,6 +195,8 @@ class Labels:
     drivable: dict[str, MaskSource] = field(default_factory=dict)
     lane: dict[str, MaskSource] = field(default_factory=dict)
     boxes: dict[str, Boxes] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width of the image that boxes are of, where their file says so."""
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     boxes_are_fractions: bool = False
     origin: dict[str, Path] = field(default_factory=dict)

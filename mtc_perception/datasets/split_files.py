@@ -9,7 +9,9 @@ from typing import Any
 from mtc_perception.datasets.sample import MaskCoding, MaskFile, MaskSource, Problem
 from mtc_perception.util.files import read_regular
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".gif", ".heic", ".avif")
+"""Of images that nothing here reads."""
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -28,6 +30,31 @@ def image_paths(folder: Path) -> list[Path]:
         for path in visible(folder)
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
     ]
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """The image files of a folder and of those in it, sorted."""
+    for path in visible(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            yield path
+        elif path.is_dir() and not path.is_symlink():  # which may lead back here
+            yield from images_below(path)
+
+
+def unread_images(folder: Path) -> Iterator[Problem]:
+    """The images of a folder of which nothing comes to be read, and why."""
+    for path in visible(folder):
+        suffix = path.suffix.lower()
+        reason = ""
+        if suffix in OTHER_SUFFIXES:
+            reason = f"no {suffix} is read: convert it to JPEG or PNG"
+        elif suffix not in IMAGE_SUFFIXES and path.is_dir():
+            first = next(images_below(path), None)
+            if first is not None:
+                path = first
+                reason = f"images in sub-folders are not read: move them to {folder}"
+        if reason:
+            yield Problem("image that is not looked at", path, reason)
 
 
 def image_files(folder: Path, problems: list[Problem]) -> dict[str, Path]:

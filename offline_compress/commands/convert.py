@@ -1,5 +1,6 @@
 """`mtc-compress convert`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,18 @@ def convert(
         int | None,
         typer.Option(min=32, help="Scale images down to so many pixels; default: as they are."),
     ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.5,
+            help="Of a download of one split, every n-th image by name becomes val: 0.2 is every "
+            "fifth.",
+        ),
+    ] = None,
 ) -> None:
-    """Make a data set of the project's layout from a public download, and count what is in it.
+    """Make a data set of the project's layout from a public download or your own export, and count
+    what is in it.
 
     Every file is decoded. An image of which something is broken is left out, and the first such
     file is named. Images that are not scaled are links to those of the download where both are on
@@ -46,13 +57,29 @@ def convert(
     from offline_compress.convert.write import convert as write
 
     with Progress() as progress:
-        converted = write(kind, source, out, width, progress.counter(f"converting {kind}", "img"))
+        count = progress.counter(f"converting {kind}", "img")
+        converted = write(kind, source, out, width, count, val_fraction)
     print(f"{out}:")
     Console().print(_table(converted))
+    for line in _lines(converted):
+        print(line)
     if converted.broken:
-        count = len(converted.broken)
-        print(f"left out {count} images; the first broken file is {converted.broken[0]}")
         raise typer.Exit(1)
+
+
+def _lines(converted: "Converted") -> list[str]:
+    counts = Counter(problem.kind for problem in converted.problems)
+    lines = [f"{count} x {kind}" for kind, count in counts.most_common()]
+    if converted.left_out:
+        lines.append(f"left out {converted.left_out} images")
+    if broken := converted.broken:
+        lines.append(f"first of {len(broken)} broken: {broken[0]}")
+    elif converted.problems:
+        lines.append(f"first: {converted.problems[0]}")
+    if len(converted.splits) == 1 and not converted.broken:  # or the other may be what is broken
+        (split,) = converted.splits
+        lines.append(f"{split} is the only split: --val-fraction 0.2 makes a val of a part of it")
+    return lines
 
 
 def _table(converted: "Converted") -> "Table":

@@ -1,61 +1,125 @@
-"""COCO: `<split>/` with images and `annotations/instances_<split>.json`."""
+"""COCO: one JSON file for each split, as cocodataset.org, CVAT, Roboflow and others lay it out.
 
-import json
+`annotations/instances_<split>.json` beside `<split>/` or `images/`,
+`<split>/_annotations.coco.json` among its images, or a single JSON file beside `images/`.
+"""
+
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mtc_perception.datasets.layout import LayoutError
-from mtc_perception.datasets.split_files import number
-from mtc_perception.util.files import read_regular
+from mtc_perception.datasets.pixels import other_size
+from mtc_perception.datasets.project import coco_labels
+from mtc_perception.datasets.sample import HARMLESS, BrokenFile, Labels, Problem
+from mtc_perception.datasets.split_files import images_below, read_json, stem_of
 from offline_compress.convert.frames import Box, Frame, FrameLabels
 
-_PREFIX = "instances_"
+_PREFIX, _ROBOFLOW = "instances_", "_annotations.coco.json"
 
 
 def frames(download: Path) -> list[Frame]:
-    """All images that a file of annotations lists, with or without objects. Raises LayoutError."""
-    files = sorted((download / "annotations").glob(f"{_PREFIX}*.json"))
-    if not files:
-        raise LayoutError(
-            f"{download} holds no annotations/{_PREFIX}*.json: unpack images and annotations there"
-        )
-    return [frame for path in files for frame in _frames(download, path)]
+    """All images, with or without objects; those that no file lists are left out.
+
+    Raises LayoutError.
+    """
+    found: list[Frame] = []
+    folders: dict[Path, tuple[str, Path]] = {}
+    for split, path, folder in _files(download):
+        found += _frames(split, path, (folder, download))
+        folders.setdefault(folder, (split, path))
+    listed = {frame.image for frame in found}
+    for folder, (split, path) in folders.items():
+        for image in images_below(folder):
+            if image not in listed:
+                reason = f"{path.name} does not list it: its objects are unknown"
+                unlisted = BrokenFile(Problem("image without label", image, reason))
+                # It is called by its whole path, for its stem may be that of another.
+                found.append(Frame(split, str(image), image, partial(_refused, unlisted)))
+    return found
 
 
-def _frames(download: Path, path: Path) -> list[Frame]:
-    split = path.stem.removeprefix(_PREFIX)
-    folder = download / split
-    if not folder.is_dir():
-        folder = download / "images" / split
-    entry: Any = None
-    try:
-        content = json.loads(read_regular(path))
-        names = {one["id"]: str(one["name"]) for one in content["categories"]}
-        boxes: dict[Any, list[Box]] = {one["id"]: [] for one in content["images"]}
-        for entry in content["annotations"]:
-            x, y, width, height = map(number, entry["bbox"])
-            box = Box(
-                (x, y, x + width, y + height),
-                names[entry["category_id"]],
-                bool(entry.get("iscrowd")),
-            )
-            boxes[entry["image_id"]].append(box)
+def _files(download: Path) -> list[tuple[str, Path, Path]]:
+    """Split, JSON file and folder of images of each. Raises LayoutError."""
+    if files := sorted((download / "annotations").glob(f"{_PREFIX}*.json")):
+        splits = [path.stem.removeprefix(_PREFIX) for path in files]
         return [
-            Frame(
-                split,
-                Path(entry["file_name"]).stem,
-                folder / entry["file_name"],
-                partial(_labels, tuple(boxes[entry["id"]])),
-            )
-            for entry in content["images"]
+            (split, path, _folder(download, split))
+            for split, path in zip(splits, files, strict=True)
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        where = f" at id {entry.get('id')}" if isinstance(entry, dict) else ""
-        raise LayoutError(
-            f"{path} is no COCO file{where} ({type(error).__name__}: {error})"
-        ) from None
+    if files := sorted(download.glob(f"*/{_ROBOFLOW}")):
+        names = {"valid": "val"}
+        return [(names.get(one.parent.name, one.parent.name), one, one.parent) for one in files]
+    files = sorted((*download.glob("*.json"), *(download / "annotations").glob("*.json")))
+    if len(files) == 1:
+        return [("train", files[0], _folder(download, "train"))]
+    more = f"several JSON files, such as {files[0].name} and {files[1].name}" if files else "none"
+    raise LayoutError(
+        f"{download} must hold annotations/{_PREFIX}*.json with their images, "
+        f"train/{_ROBOFLOW} among them, or one JSON file beside images/, and holds {more}"
+    )
 
 
-def _labels(boxes: tuple[Box, ...], _size: tuple[int, int]) -> FrameLabels:
-    return FrameLabels(boxes=boxes)
+def _folder(download: Path, split: str) -> Path:
+    places = (download / split, download / "images" / split, download / "images")
+    return next((place for place in places if place.is_dir()), download)
+
+
+def _frames(split: str, path: Path, folders: Sequence[Path]) -> Iterator[Frame]:
+    """The images that one file lists. Raises LayoutError."""
+    problems: list[Problem] = []
+    content = read_json(path, problems)
+    labels = Labels(problems=problems) if problems else coco_labels(content, path)
+    alone = [one for one in labels.problems if one.stem is None and one.kind not in HARMLESS]
+    if alone:
+        more = f" (and {len(alone) - 1} more like it)" if len(alone) > 1 else ""
+        raise LayoutError(f"{alone[0]}{more}")
+    if not content["images"]:
+        raise LayoutError(f"{path} lists no image")
+    _check_names(content["categories"], path)
+    odd: dict[str | None, list[Problem]] = {}
+    for problem in labels.problems:
+        odd.setdefault(problem.stem, []).append(problem)
+    for entry in content["images"]:
+        stem = stem_of(entry["file_name"])
+        image = _image(folders, entry["file_name"])
+        read = partial(_labels, labels, tuple(odd.get(stem, ())), image, stem)
+        yield Frame(split, stem, image, read)
+
+
+def _check_names(categories: Sequence[Any], path: Path) -> None:
+    names: dict[Any, str] = {}
+    for one in categories:
+        identifier, name = (one.get("id"), one.get("name")) if isinstance(one, dict) else (one, "")
+        if not isinstance(name, str) or not name.strip():
+            raise LayoutError(f"{path}: category {identifier} has no name: give it one")
+        if names.setdefault(identifier, name) != name:
+            raise LayoutError(
+                f"{path}: categories {names[identifier]} and {name} have one id, {identifier}"
+            )
+
+
+def _image(folders: Sequence[Path], name: str) -> Path:
+    """Where an image lies: exports name paths of Windows, and of the machine they come from."""
+    given = Path(name.replace("\\", "/"))
+    places = [folder / one for one in (given, given.name) for folder in folders]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _labels(
+    labels: Labels, odd: tuple[Problem, ...], image: Path, stem: str, size: tuple[int, int]
+) -> FrameLabels:
+    if (found := labels.boxes.get(stem)) is None:
+        raise BrokenFile(next(one for one in odd if one.kind not in HARMLESS))
+    if problem := other_size(image, size, labels.sizes.get(stem)):
+        raise BrokenFile(problem)
+    rows = zip(found.boxes.tolist(), found.categories, found.ignore.tolist(), strict=True)
+    return FrameLabels(
+        boxes=tuple(Box((x1, y1, x2, y2), name, crowd) for (x1, y1, x2, y2), name, crowd in rows),
+        problems=odd,
+    )
+
+
+def _refused(error: BrokenFile, _size: tuple[int, int]) -> FrameLabels:
+    raise error

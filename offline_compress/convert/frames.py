@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mtc_perception.datasets.sample import Problem
+
 Mask = npt.NDArray[np.bool_]
 Corners = tuple[float, float, float, float]
 
@@ -30,6 +32,8 @@ class FrameLabels:
     drivable: Mask | None = None
     lane: Mask | None = None
     boxes: tuple[Box, ...] | None = None
+    problems: tuple[Problem, ...] = ()
+    """What is odd about labels that are used all the same."""
 
 
 @dataclass(frozen=True, slots=True)

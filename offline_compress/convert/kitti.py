@@ -3,6 +3,7 @@
 KITTI publishes no split to validate on: here it is every fifth image.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def _objects(path: Path, _size: tuple[int, int]) -> FrameLabels:
             words = line.split()
             if len(words) < _COLUMNS:
                 raise ValueError(f"line {number} has {len(words)} of {_COLUMNS} columns")
-            x1, y1, x2, y2 = map(float, words[4:8])
+            x1, y1, x2, y2 = corners = tuple(map(float, words[4:8]))
+            if not all(map(math.isfinite, corners)):
+                raise ValueError(f"line {number} has a box of {' '.join(words[4:8])}")
             boxes.append(Box((x1, y1, x2, y2), words[0], words[0] == _IGNORED))
     except (OSError, ValueError) as error:
         raise BrokenFile(Problem("unreadable labels", path, str(error))) from None

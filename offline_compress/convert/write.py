@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.datasets.layout import BrokenFile, LayoutError, read_image
-from mtc_perception.datasets.sample import Problem
+from mtc_perception.datasets.sample import HARMLESS, Problem
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing_folder
 from mtc_perception.util.progress import Count
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.convert.frames import Box, Frame, FrameLabels, Mask
 from offline_compress.convert.kinds import KINDS
+from offline_compress.data.check import outside
 
 _JPEG_QUALITY = 95
 
@@ -44,29 +45,44 @@ class Converted:
     """What became of a download."""
 
     splits: dict[str, SplitCounts] = field(default_factory=dict)
-    broken: list[Problem] = field(default_factory=list)
-    """Files for which their image was left out."""
+    left_out: int = 0
+    """Images of which something is broken, or that have no label."""
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[Problem]:
+        """The problems for which an image was left out, or has labels that cannot be right."""
+        return [problem for problem in self.problems if problem.kind not in HARMLESS]
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """One image in its place; what cannot be read is a problem, and its image not written."""
+    """One image in its place, or left out where it or its labels cannot be read."""
 
     split: str
     name: str = ""
     size: tuple[int, int] = (0, 0)
     boxes: tuple[Box, ...] | None = None
     cover: dict[str, float] = field(default_factory=dict)
-    problem: Problem | None = None
+    left_out: bool = False
+    problems: tuple[Problem, ...] = ()
 
 
-def convert(kind: str, download: Path, out: Path, width_px: int | None, count: Count) -> Converted:
+def convert(
+    kind: str,
+    download: Path,
+    out: Path,
+    width_px: int | None,
+    count: Count,
+    val_fraction: float | None = None,
+) -> Converted:
     """Write the download of a data set to the folder `out`, which does not exist.
 
     Images are linked or copied, or scaled down to `width_px` with their labels where they are
-    wider. An image of which something is broken is left out. Raises UserError for an unknown kind
-    and where `out` exists; LayoutError if the download is not laid out as published, two images
-    have one name, or everything is broken.
+    wider. An image of which something is broken is left out. Of a download of one split,
+    `val_fraction` becomes `val`. Raises UserError for an unknown kind, where `out` exists, and for
+    a fraction of several splits or that leaves one empty; LayoutError if the download is not laid
+    out as published, two images have one name, or everything is broken.
     """
     read = _reader(kind)
     if out.exists():
@@ -74,19 +90,21 @@ def convert(kind: str, download: Path, out: Path, width_px: int | None, count: C
     if not download.is_dir():
         raise LayoutError(f"{download} is no folder: unpack the download, and give where")
     frames = read(download)
+    if val_fraction is not None:
+        frames = _divided(frames, val_fraction)
     _refuse_double(frames)
     out.parent.mkdir(parents=True, exist_ok=True)
     converted = Converted()
     with replacing_folder(out) as folder:
         entries: dict[str, list[_Written]] = {}
         for done, one in enumerate(_written(frames, folder, width_px), start=1):
-            if one.problem is None:
+            converted.problems += one.problems
+            converted.left_out += one.left_out
+            if not one.left_out:
                 entries.setdefault(one.split, []).append(one)
-            else:
-                converted.broken.append(one.problem)
             count(done, len(frames))
         if not entries:
-            raise LayoutError(f"nothing of {download} can be used: {converted.broken[0]}")
+            raise LayoutError(f"nothing of {download} can be used: {converted.problems[0]}")
         categories = sorted({box.category for found in entries.values() for box in _boxes(found)})
         for split, found in entries.items():
             _write_boxes(folder / "det" / f"{split}.json", found, categories)
@@ -101,6 +119,22 @@ def _reader(kind: str) -> Any:
     if known.frames is None:
         raise UserError(f"{known.title} needs no conversion: its layout is read as it is")
     return known.frames
+
+
+def _divided(frames: Sequence[Frame], fraction: float) -> list[Frame]:
+    """Of the images in the order of their names, every n-th validates, the others train."""
+    splits = sorted({frame.split for frame in frames})
+    if len(splits) > 1:
+        raise UserError(f"the download has splits {', '.join(splits)}: leave out --val-fraction")
+    divided = [
+        replace(frame, split="val" if int((n + 1) * fraction) > int(n * fraction) else "train")
+        for n, frame in enumerate(sorted(frames, key=lambda frame: frame.stem))
+    ]
+    if len({frame.split for frame in divided}) < 2:
+        raise UserError(
+            f"of {len(frames)} images, --val-fraction {fraction:g} leaves a split empty"
+        )
+    return divided
 
 
 def _refuse_double(frames: Sequence[Frame]) -> None:
@@ -123,7 +157,9 @@ def _write(folder: Path, width_px: int | None, frame: Frame) -> _Written:
         size = image.shape[0], image.shape[1]
         labels = frame.labels(size)
     except BrokenFile as error:
-        return _Written(frame.split, problem=error.problem)
+        return _Written(frame.split, left_out=True, problems=(error.problem,))
+    labels = _without_flat(labels, frame.image)
+    problems = labels.problems + tuple(_reaching_out(labels, frame.image, size))
     place = folder / "images" / frame.split / f"{frame.stem}{frame.image.suffix.lower()}"
     place.parent.mkdir(parents=True, exist_ok=True)
     if width_px is None or width_px >= size[1]:
@@ -142,7 +178,30 @@ def _write(folder: Path, width_px: int | None, frame: Frame) -> _Written:
             path.parent.mkdir(parents=True, exist_ok=True)
             _encode(path, mask.astype(np.uint8) * 255, [])
             cover[task] = float(mask.mean())
-    return _Written(frame.split, place.name, size, labels.boxes, cover)
+    return _Written(frame.split, place.name, size, labels.boxes, cover, problems=problems)
+
+
+def _without_flat(labels: FrameLabels, image: Path) -> FrameLabels:
+    """Without boxes that have no size, which are named."""
+    flat = [
+        box
+        for box in labels.boxes or ()
+        if not (box.corners[0] < box.corners[2] and box.corners[1] < box.corners[3])
+    ]
+    if not flat or labels.boxes is None:
+        return labels
+    named = tuple(
+        Problem("unusable box", image, f"its box {box.corners} of {box.category} has no size")
+        for box in flat
+    )
+    kept = tuple(box for box in labels.boxes if box not in flat)
+    return replace(labels, boxes=kept, problems=labels.problems + named)
+
+
+def _reaching_out(labels: FrameLabels, image: Path, size: tuple[int, int]) -> Iterable[Problem]:
+    corners = np.array([box.corners for box in labels.boxes or ()], np.float32)
+    if reason := outside(corners.reshape(-1, 2, 2), size):
+        yield Problem("label outside the image", image, f"a box {reason}")
 
 
 def _link(image: Path, place: Path) -> None:

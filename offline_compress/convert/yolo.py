@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mtc_perception.datasets.layout import IMAGE_SUFFIXES, LayoutError
+from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.datasets.sample import BrokenFile, Problem
+from mtc_perception.datasets.split_files import images_below
 from mtc_perception.util.files import read_regular
 from offline_compress.convert.frames import Box, Frame, FrameLabels
 
@@ -26,6 +27,8 @@ def frames(download: Path) -> list[Frame]:
     try:
         content = yaml.safe_load(read_regular(config))
         names = _names(content["names"])
+        if "valid" in content:  # as some exports call it
+            content.setdefault("val", content["valid"])
         splits = {split: content[split] for split in _SPLITS if content.get(split)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         words = " ".join(str(error).split())
@@ -38,12 +41,7 @@ def frames(download: Path) -> list[Frame]:
             _folder(download, config, content.get("path"), str(place))
             for place in (given if isinstance(given, list) else [given])
         ]
-        images = [
-            image
-            for folder in folders
-            for image in sorted(folder.rglob("*"))
-            if image.suffix.lower() in IMAGE_SUFFIXES
-        ]
+        images = [image for folder in folders for image in images_below(folder)]
         labels = list(map(_label_file, images))
         if images and not any(label.exists() for label in labels):
             raise LayoutError(f"no image of {folders[0]} has a label: {labels[0]} does not exist")
@@ -68,6 +66,8 @@ def _config(download: Path) -> Path:
 
 
 def _names(given: Any) -> Mapping[int, str]:
+    if not isinstance(given, dict | list):  # of a text, each letter would be a class
+        raise ValueError(f"names is {given!r}, neither a list nor numbers with a name each")
     pairs = given.items() if isinstance(given, dict) else enumerate(given)
     return {int(number): str(name) for number, name in pairs}
 

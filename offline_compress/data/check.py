@@ -22,6 +22,7 @@ from mtc_perception.datasets.layout import (
 from mtc_perception.datasets.pixels import (
     draw_shapes,
     foreground,
+    other_size,
     read_mask_values,
     unexpected_values,
 )
@@ -170,7 +171,9 @@ def check_sample(sample: Sample) -> _Checked:
     if boxes is not None and sample.ignore is not None:
         checked.ignore_regions = int(sample.ignore.sum())
         checked.boxes = len(boxes) - checked.ignore_regions
-        if reason := _outside(boxes.reshape(-1, 2, 2), size):
+        if problem := other_size(sample.image_path, size, sample.stated_size):
+            checked.problems.append(problem)
+        elif reason := outside(boxes.reshape(-1, 2, 2), size):
             checked.problems.append(
                 Problem("label outside the image", sample.image_path, f"a box {reason}")
             )
@@ -182,14 +185,14 @@ def _read_mask(
 ) -> tuple[npt.NDArray[np.bool_], Problem | None]:
     """A mask, and what is odd about it although it can be read."""
     if isinstance(source, MaskShapes):
-        reason = _outside(source.points.reshape(-1, 1, 2), size)
+        reason = outside(source.points.reshape(-1, 1, 2), size)
         found = Problem("label outside the image", source.path, f"a line {reason}")
         return draw_shapes(source, size), found if reason else None
     values = read_mask_values(source, size)
     return foreground(values, source), unexpected_values(values, source)
 
 
-def _outside(points: npt.NDArray[np.float32], size: tuple[int, int]) -> str | None:
+def outside(points: npt.NDArray[np.float32], size: tuple[int, int]) -> str | None:
     """What is wrong with points [n, k, 2] x, y that lie outside of an image; None if all lie in."""
     height, width = size
     least = points >= -BORDER_PX

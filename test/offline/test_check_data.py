@@ -14,6 +14,7 @@ from offline_compress.cli import app
 from offline_compress.data.check import check_data
 from offline_compress.roads.road_dataset import write_dataset
 from support import mini_data as mini
+from support.odd_images import with_orientation
 
 
 def check(root: Path, split: str | None = None):
@@ -141,6 +142,60 @@ def test_damage_is_named(damage, kind: str, file: str, tmp_path: Path) -> None:
     [problem] = check(root).broken
     assert problem.kind == kind
     assert problem.path == root / file
+
+
+def sized(root: Path, width: int, height: int) -> None:
+    """The detection file says of what size its images are."""
+    content = json.loads((root / "det/train.json").read_text())
+    for entry in content["images"]:
+        entry |= {"width": width, "height": height}
+    mini.write_text(root / "det/train.json", content)
+
+
+def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    sized(root, 64, 36)
+    assert check(root).broken == []
+    sized(root, 32, 18)
+    problem, other = check(root).broken
+    assert problem.kind == other.kind == "labels of another size"
+    assert problem.path == root / "images/train/a.jpg"
+    assert "its labels are of 32x18, the image is 64x36" in problem.reason
+
+
+def test_labels_of_an_image_before_its_exif_turned_it_are_named(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    path = root / "images/train/a.jpg"
+    path.write_bytes(with_orientation(path.read_bytes(), 6))
+    for task in ("drivable", "lane"):
+        (root / task / "train/a.png").unlink()
+    sized(root, 64, 36)
+    [problem] = check(root).broken
+    assert problem.path == path
+    assert "64x36, as its pixels are stored, and its EXIF turns it to 36x64" in problem.reason
+
+
+def test_fractions_are_no_pixels(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    content = json.loads((root / "det/train.json").read_text())
+    content["annotations"][0]["bbox"] = [0.2, 0.3, 0.5, 0.5]
+    mini.write_text(root / "det/train.json", content)
+    [problem] = check(root).broken
+    assert problem.path == root / "det/train.json"
+    assert "every bbox is within 0 and 1: write pixels" in problem.reason
+
+
+def test_images_that_nothing_reads_are_broken(tmp_path: Path) -> None:
+    root = mini.project(tmp_path)
+    images = root / "images/train"
+    (images / "part").mkdir()
+    (images / "b.jpg").rename(images / "part/b.jpg")
+    mini.write_png(images / "d.bmp", np.zeros((36, 64, 3), np.uint8))
+    bmp, below = check(root).broken
+    assert bmp.path == images / "d.bmp"
+    assert "convert it to JPEG or PNG" in bmp.reason
+    assert below.path == images / "part/b.jpg"
+    assert "images in sub-folders are not read: move them to" in below.reason
 
 
 def test_a_box_without_a_size_is_counted_but_breaks_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.datasets.layout import LayoutError, Sample, read_split, read_truth
 from mtc_perception.util.errors import UserError
+from offline_compress.cli import app
 from offline_compress.convert.label_images import boxes_of_components
 from offline_compress.convert.write import Converted, convert
 from offline_compress.data.check import check_data
@@ -220,3 +223,180 @@ def test_parts_of_a_mask_have_a_box_each(places: list[tuple[int, int, int, int]]
         expected.append((x, y, x + width, y + height))
     found = [box.corners for box in boxes_of_components(mask, "car")]
     assert sorted(found) == sorted(expected)
+
+
+def coco_download(folder: Path, change: Callable[[dict], object] = lambda _content: None) -> Path:
+    """The miniature of COCO, `train2017` of it changed."""
+    DOWNLOADS["coco"](folder)
+    path = folder / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    write_text(path, content)
+    return folder
+
+
+def converted(kind: str, download: Path, val_fraction: float | None = None) -> Converted:
+    out = download.with_name("out")
+    return convert(kind, download, out, None, lambda *_: None, val_fraction)
+
+
+def annotation(**fields: object) -> Callable[[dict], object]:
+    return lambda content: content["annotations"][0].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["images"].clear(), "image_id is 1, which no image has"),
+        (lambda content: content.update(images=[], annotations=[]), "lists no image"),
+        (lambda content: content.pop("categories"), "not a COCO file .it has no list categories"),
+        (annotation(image_id=999), "image_id is 999, which no image has"),
+        (lambda content: content["categories"][0].update(name=None), "category 1 has no name"),
+        (lambda content: content["categories"][0].update(name=" "), "category 1 has no name"),
+        (lambda content: content["categories"][0].update(id=2), "person and bicycle have one id"),
+        (
+            lambda content: [
+                one.update(bbox=[0.1, 0.1, 0.2, 0.3]) for one in content["annotations"]
+            ],
+            "every bbox is within 0 and 1: write pixels",
+        ),
+    ],
+)
+def test_a_coco_file_that_nobody_can_use_is_refused(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
+    download = coco_download(tmp_path / "download", change)
+    with pytest.raises(LayoutError, match=rf"instances_train2017\.json.*{words}"):
+        converted("coco", download)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (annotation(category_id=9), "category_id is 9, which no category has"),
+        (annotation(bbox=None), "it has neither a bbox nor polygons"),
+        (
+            lambda content: content["images"][0].update(width=48, height=32),
+            "its labels are of 48x32, the image is 96x64",
+        ),
+    ],
+)
+def test_an_image_whose_labels_cannot_be_right_is_left_out(
+    change: Callable[[dict], object], words: str, tmp_path: Path
+) -> None:
+    result = converted("coco", coco_download(tmp_path / "download", change))
+    [problem] = result.broken
+    assert words in str(problem)
+    assert result.splits["train2017"].images == result.left_out == 1
+
+
+def test_odd_boxes_are_told(tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        out, flat, _ = content["annotations"]
+        out["bbox"], flat["bbox"] = [90, 10, 40, 20], [5, 5, 0, 9]
+
+    download = coco_download(tmp_path / "download", change)
+    result = converted("coco", download)
+    assert Counter(one.kind for one in result.problems) == {
+        "unusable box": 1,
+        "label outside the image": 1,
+    }
+    assert "reaches out of its 96x64 image" in str(result.broken[0])
+    assert result.splits["train2017"].images == 2
+    done = CliRunner().invoke(
+        app, ["convert", "coco", str(download), str(tmp_path / "again")], terminal_width=200
+    )
+    assert done.exit_code == 1
+    assert "1 x label outside the image" in done.stdout
+
+
+def test_polygons_alone_have_boxes(tmp_path: Path) -> None:
+    def change(content: dict) -> None:
+        for one in content["annotations"]:
+            x, y, width, height = one.pop("bbox")
+            one["segmentation"] = [[x, y, x + width, y], [x + width, y + height, x, y]]
+
+    converted("coco", coco_download(tmp_path / "download", change))
+    plain = coco_download(tmp_path / "plain" / "download")
+    converted("coco", plain)
+    first, second = (
+        json.loads((folder / "out/det/train2017.json").read_text())
+        for folder in (tmp_path, tmp_path / "plain")
+    )
+    assert first["annotations"] == second["annotations"]
+
+
+def test_images_are_found_by_the_last_part_of_their_path_and_unlisted_ones_told(
+    tmp_path: Path,
+) -> None:
+    def change(content: dict) -> None:
+        first, second = content["images"]
+        first["file_name"] = "C:\\data\\" + first["file_name"]
+        content["images"].remove(second)
+
+    result = converted("coco", coco_download(tmp_path / "download", change))
+    assert not result.broken
+    [problem] = result.problems
+    assert problem.path == tmp_path / "download/train2017/000000000002.jpg"
+    assert "instances_train2017.json does not list it" in problem.reason
+    assert result.splits["train2017"].images == 1
+
+
+@pytest.mark.parametrize(
+    ("json_file", "folder", "split"),
+    [
+        ("labels.json", "images", "train"),
+        ("annotations/instances_default.json", "images", "default"),
+        ("train/_annotations.coco.json", "train", "train"),
+    ],
+)
+def test_own_exports_are_read_and_divided(
+    json_file: str, folder: str, split: str, tmp_path: Path
+) -> None:
+    source = coco_download(tmp_path / "source")
+    own = tmp_path / "download"
+    shutil.copytree(source / "train2017", own / folder)
+    (own / json_file).parent.mkdir(exist_ok=True)
+    shutil.copy(source / "annotations/instances_train2017.json", own / json_file)
+    whole = converted("coco", own)
+    assert {name: one.images for name, one in whole.splits.items()} == {split: 2}
+    assert not whole.problems
+    shutil.rmtree(tmp_path / "out")
+    parts = converted("coco", own, 0.5)
+    assert {name: one.images for name, one in parts.splits.items()} == {"train": 1, "val": 1}
+    assert (tmp_path / "out/images/val/000000000002.jpg").exists(), "every second by name"
+    with pytest.raises(UserError, match=r"of 2 images, --val-fraction 0\.2 leaves a split empty"):
+        convert("coco", own, tmp_path / "b", None, lambda *_: None, 0.2)
+    with pytest.raises(UserError, match="has splits train2017, val2017: leave out --val-fraction"):
+        convert("coco", source, tmp_path / "b", None, lambda *_: None, 0.2)
+
+
+def test_webp_comes_through(tmp_path: Path) -> None:
+    download = coco_download(
+        tmp_path / "download", lambda content: content["images"][0].update(file_name="w.webp")
+    )
+    cv2.imwrite(str(download / "train2017/w.webp"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    converted("coco", download)
+    assert [one.stem for one in read_split(tmp_path / "out", "train2017")] == ["000000000002", "w"]
+
+
+def test_yaml_of_yolo_is_not_guessed_at(tmp_path: Path) -> None:
+    DOWNLOADS["yolo"](tmp_path / "download")
+    config = tmp_path / "download" / "data.yaml"
+    write_text(tmp_path / "download/images/train/._a.jpg", "what macOS puts there")
+    write_text(config, config.read_text().replace("val:", "valid:"))
+    result = converted("yolo", tmp_path / "download")
+    assert not result.problems
+    assert result.splits.keys() == {"train", "val"}
+    write_text(config, "train: images/train\nnames: forklift\n")
+    with pytest.raises(LayoutError, match="names is 'forklift', neither a list nor numbers"):
+        convert("yolo", tmp_path / "download", tmp_path / "b", None, lambda *_: None)
+
+
+def test_a_box_of_kitti_that_is_no_number_is_broken(tmp_path: Path) -> None:
+    DOWNLOADS["kitti-object"](tmp_path / "download")
+    path = tmp_path / "download/training/label_2/000000.txt"
+    write_text(path, path.read_text().replace("30.00 24.00", "nan inf", 1))
+    [problem] = converted("kitti-object", tmp_path / "download").broken
+    assert problem.path == path
+    assert "line 1 has a box of 10.00 12.00 nan inf" in problem.reason

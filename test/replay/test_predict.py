@@ -101,6 +101,20 @@ def test_a_video_and_a_bag_become_videos(toy_bundle: Path, tmp_path: Path) -> No
     assert len(lines(out)) == 2
 
 
+def test_webp_is_looked_at_and_what_is_not_is_told(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    one = write_image(folder / "a.webp")
+    write_image(folder / "b.bmp")
+    assert predict(toy_bundle, tmp_path / "one", one) == 0
+    assert len(lines(tmp_path / "one")) == 1
+    capsys.readouterr()
+    assert predict(toy_bundle, tmp_path / "all", folder) == 0
+    assert len(lines(tmp_path / "all")) == 1
+    assert "b.bmp: no .bmp is read: convert it to JPEG or PNG" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -145,6 +145,20 @@ def test_what_cannot_be_a_recording_says_so(tmp_path: Path) -> None:
         open_source(tmp_path / "empty")
 
 
+def test_images_that_are_not_read_say_what_to_do(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.bmp"), picture(0))
+    mend = r"a\.bmp: no \.bmp is read: convert it to JPEG or PNG"
+    for path in (tmp_path / "a.bmp", tmp_path):
+        with pytest.raises(SourceError, match=mend):
+            open_source(path)
+    cv2.imwrite(str(tmp_path / "b.webp"), picture(1))
+    notes = Notes()
+    [frame] = open_source(tmp_path).labelled_frames(notes)
+    assert frame.frame.pixels.decode().pixels.shape == (HEIGHT, WIDTH, 3)
+    [note] = notes.all()
+    assert re.search(mend, note.first)
+
+
 @pytest.mark.fault(
     area="replay",
     row="a FIFO or a device in the place of a recording",

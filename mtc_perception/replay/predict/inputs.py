@@ -1,5 +1,6 @@
 """What is to be looked at: image files, videos, bags, and cameras that are on now."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,13 +8,13 @@ from glob import glob
 from pathlib import Path
 
 from mtc_perception.datasets.layout import IMAGE_SUFFIXES, image_paths
+from mtc_perception.datasets.split_files import unread_images
 from mtc_perception.replay.predict.live_camera import live_frames
 from mtc_perception.replay.recordings.recording import (
-    EncodedPixels,
     SourceError,
     SourceFrame,
 )
-from mtc_perception.replay.recordings.sources import find_streams, open_source
+from mtc_perception.replay.recordings.sources import encoded, find_streams, open_source
 from mtc_perception.util.files import read_regular
 
 
@@ -57,6 +58,8 @@ def open_inputs(words: Sequence[str]) -> list[Input]:
             images = image_paths(one) if one.is_dir() else [one]
             if images and all(image.suffix.lower() in IMAGE_SUFFIXES for image in images):
                 files += images
+                if one.is_dir() and (unread := list(unread_images(one))):
+                    print(f"not looked at: {len(unread)} times, first {unread[0]}", file=sys.stderr)
             else:
                 others += _recording(one)
     return ([_images(files)] if files else []) + others
@@ -74,8 +77,7 @@ def _image_frames(files: Sequence[Path]) -> Iterator[SourceFrame]:
             data = read_regular(file)
         except OSError:
             data = b""  # an image that cannot be decoded, as any other
-        pixels = EncodedPixels("png" if file.suffix.lower() == ".png" else "jpeg", data)
-        yield SourceFrame(index, 0, pixels, file.stem)
+        yield SourceFrame(index, 0, encoded(file, data), file.stem)
 
 
 def _recording(path: Path) -> Iterator[Input]:

@@ -134,9 +134,10 @@ def labels_of(sample: Sample, frame: SourceFrame, notes: Notes) -> GroundTruth |
 
 
 def note_problems(problems: Iterable[Problem], notes: Notes) -> None:
-    """Note what is wrong with files of labels, each of which leaves an image unlabelled."""
+    """Note labels that cannot be read, which leaves an image unlabelled, and unread images."""
     for problem in problems:
-        notes.add("unreadable label", str(problem))
+        image = problem.kind == "image that is not looked at"
+        notes.add("unreadable image" if image else "unreadable label", str(problem))
 
 
 def stamp_of(name: str) -> int | None:

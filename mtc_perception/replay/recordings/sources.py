@@ -17,6 +17,7 @@ from mtc_perception.datasets.layout import (
     split_of,
 )
 from mtc_perception.datasets.sample import Problem
+from mtc_perception.datasets.split_files import OTHER_SUFFIXES, unread_images
 from mtc_perception.replay.recordings.bag import Bag
 from mtc_perception.replay.recordings.bag_files import first_bytes, is_bag, refuse_foreign
 from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
@@ -58,6 +59,8 @@ class VideoSource:
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """`fps` overrides the file's own frame rate. Raises SourceError."""
         refuse_foreign(path)
+        if path.suffix.lower() in OTHER_SUFFIXES:
+            raise SourceError(f"{path}: no {path.suffix} is read: convert it to JPEG or PNG")
         if not _VIDEOS.match(first_bytes(path)):
             raise SourceError(
                 f"{path} is neither a bag nor a video: bags are .mcap or .db3, and videos "
@@ -114,6 +117,9 @@ class FolderSource:
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """Raises SourceError if there is no image."""
         self._files = image_paths(path)
+        unread = list(unread_images(path))
+        if not self._files and unread and not _split_folders(path):
+            raise SourceError(f"{path} holds no image that is read: {unread[0]}")
         if not self._files:
             for file in path.glob("*.bag"):
                 refuse_foreign(file)
@@ -128,6 +134,8 @@ class FolderSource:
         data_set = split_of(path)
         self._problems: list[Problem] = []
         samples = read_split(*data_set, self._problems) if data_set else []
+        if not data_set:
+            self._problems += unread
         self._samples = {sample.stem: sample for sample in samples if sample.labelled}
 
     def fingerprint(self) -> str:
@@ -145,14 +153,20 @@ class FolderSource:
 
     def _frames(self, notes: Notes) -> Iterator[SourceFrame]:
         for index, file in enumerate(self._files):
-            kind = "png" if file.suffix.lower() == ".png" else "jpeg"
             try:
                 data = read_regular(file)
             except OSError as error:
                 notes.add("unreadable image", f"{file}: {error.strerror}")
                 data = b""  # an image that cannot be decoded, as any other
-            pixels = EncodedPixels(kind, data)
-            yield SourceFrame(index, _stamp_ns(index, self.info.rate_hz), pixels, file.stem)
+            yield SourceFrame(
+                index, _stamp_ns(index, self.info.rate_hz), encoded(file, data), file.stem
+            )
+
+
+def encoded(file: Path, data: bytes) -> EncodedPixels:
+    """The content of an image file."""
+    kind = file.suffix.lower().removeprefix(".")
+    return EncodedPixels("jpeg" if kind == "jpg" else kind, data)
 
 
 def _split_folders(root: Path) -> list[str]:
