@@ -46,7 +46,7 @@ def headline(results: Path) -> dict[str, Any] | None:
     own, reference = study["rows"][student], study["rows"][study["reference"]]
     times = own["latency_ms"], reference["latency_ms"]
     changes = [
-        (figure.title, *(100 * line["rows"][student][figure.name][key] for key in _CHANGE))
+        (_brief(figure), *(100 * line["rows"][student][figure.name][key] for key in _CHANGE))
         for line in study["lines"][:1]
         for figure in FIGURES
         if figure.name in line["rows"][student]
@@ -57,6 +57,10 @@ def headline(results: Path) -> dict[str, Any] | None:
         "time_share": times[0]["openvino"] / times[1]["openvino"] if all(times) else None,
         "changes": changes,
     }
+
+
+def _brief(figure: Figure) -> str:
+    return figure.title.removeprefix("detection ").removesuffix(" at the score threshold")
 
 
 def write_picture(results: Path) -> None:

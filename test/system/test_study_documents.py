@@ -35,7 +35,11 @@ def result(timed: bool = True) -> dict[str, Any]:
     line = {"set": "camvid", "images": 9, "objects": 3, "rows": rows}
     return {
         "name": "camvid",
-        "study": {"held_out": {"drives": {"a": ["a*"], "b": ["b*"], "c": ["c*"]}}, "seeds": [0]},
+        "study": {
+            "held_out": {"drives": {"a": ["a*"], "b": ["b*"], "c": ["c*"]}},
+            "seeds": [0],
+            "rows": ["control", "half"],
+        },
         "folds": ["a", "b"],
         "reference": "control",
         "margins_points": {"detection.map50": 1.5},
@@ -72,7 +76,8 @@ def test_a_study_stands_in_the_documents_with_its_intervals(results: Path) -> No
     assert "| camvid, 9 images | Other | " in page
     assert "pictures/accuracy_latency.svg" in page
     assert "(2 of 3: a, b)" in page
-    assert "detection mAP50 -2.0 (-3.0 to -1.0), drivable mIoU +0.0" in readme_table(results)
+    assert "studies/camvid.yaml --fold a --fold b --row control --row half`" in page
+    assert "mAP50 -2.0 (-3.0 to -1.0), drivable mIoU +0.0" in readme_table(results)
     short = render("method_study.md.j2", **study_values(results))
     assert "camvid, all: 9 images" in short
     assert "camvid, a: 9 images" not in short
