@@ -29,6 +29,9 @@ _PNG_COLOUR_TYPE = 25
 """Byte of a PNG file that says how its pixels are stored."""
 _PNG_PALETTE = 3
 
+BORDER_PX = 1.5
+"""How far a label may reach out of its image: data sets count pixels from 0, 0.5 or 1."""
+
 
 def read_source(path: Path, fit: InputSize | None = None) -> SourceImage:
     """Decode one image; `fit` as of `decode_compressed`.
@@ -45,6 +48,18 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """Decode one image to uint8 [H, W, 3] RGB. Raises LayoutError naming a file that fails."""
     image = read_source(path)
     return image.pixels if image.format == "rgb" else to_rgb(image)
+
+
+def outside(points: npt.NDArray[np.float32], size: tuple[int, int]) -> str | None:
+    """What is wrong with points [n, k, 2] x, y that lie outside of an image; None if all lie in."""
+    height, width = size
+    least = points >= -BORDER_PX
+    most = points <= np.array([width, height]) + BORDER_PX
+    inside = (least & most).all((1, 2))
+    if inside.all():
+        return None
+    values = ", ".join(f"{value:g}" for value in points[~inside][0].ravel())
+    return f"({values}) reaches out of its {width}x{height} image"
 
 
 def other_size(path: Path, size: tuple[int, int], stated: tuple[int, int] | None) -> Problem | None:

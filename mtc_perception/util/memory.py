@@ -1,4 +1,4 @@
-"""Keeps image-sized memory in the process instead of returning it to the system every frame."""
+"""Memory: image-sized pieces are kept in the process, and it is seen when there is no more."""
 
 import ctypes
 
@@ -6,6 +6,7 @@ import ctypes
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _MMAP_THRESHOLD_MOST = 32 * 1024 * 1024
 _NEVER_TRIM = 2**31 - 1
+_MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "unable to mmap")
 
 
 def keep_memory() -> bool:
@@ -28,3 +29,10 @@ def keep_memory() -> bool:
     # A list: every setting is made, whether or not an earlier one was.
     done = [mallopt(name, value) for name, value in settings]
     return all(done)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of a device or of the machine."""
+    text = str(error).lower()
+    words = isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+    return words or isinstance(error, MemoryError)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mtc_perception.util.errors import UserError
-from offline_compress.training.advice import is_out_of_memory
+from mtc_perception.util.memory import is_out_of_memory
 
 Loss = Callable[[Any, Any], torch.Tensor | None]
 """(what the network returns, batch) -> scalar loss of a task; None: nothing is labelled for it."""

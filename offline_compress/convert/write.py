@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtc_perception.datasets.layout import BrokenFile, LayoutError, read_image
+from mtc_perception.datasets.pixels import outside
 from mtc_perception.datasets.sample import HARMLESS, Problem
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import replacing_folder
@@ -23,7 +24,6 @@ from mtc_perception.util.progress import Count
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.convert.frames import Box, Frame, FrameLabels, Mask
 from offline_compress.convert.kinds import KINDS
-from offline_compress.data.check import outside
 
 _JPEG_QUALITY = 95
 

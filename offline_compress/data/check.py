@@ -23,6 +23,7 @@ from mtc_perception.datasets.pixels import (
     draw_shapes,
     foreground,
     other_size,
+    outside,
     read_mask_values,
     unexpected_values,
 )
@@ -31,9 +32,6 @@ from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import NamedCount
 from mtc_perception.util.read_ahead import map_ahead
 from offline_compress.data.loader_workers import usable_cores
-
-BORDER_PX = 1.5
-"""How far a label may reach out of its image: data sets count pixels from 0, 0.5 or 1."""
 
 
 @dataclass(slots=True)
@@ -190,18 +188,6 @@ def _read_mask(
         return draw_shapes(source, size), found if reason else None
     values = read_mask_values(source, size)
     return foreground(values, source), unexpected_values(values, source)
-
-
-def outside(points: npt.NDArray[np.float32], size: tuple[int, int]) -> str | None:
-    """What is wrong with points [n, k, 2] x, y that lie outside of an image; None if all lie in."""
-    height, width = size
-    least = points >= -BORDER_PX
-    most = points <= np.array([width, height]) + BORDER_PX
-    inside = (least & most).all((1, 2))
-    if inside.all():
-        return None
-    values = ", ".join(f"{value:g}" for value in points[~inside][0].ravel())
-    return f"({values}) reaches out of its {width}x{height} image"
 
 
 def _add(summary: SplitReport, checked: _Checked) -> None:

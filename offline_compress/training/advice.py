@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from mtc_perception.util.errors import UserError
+from mtc_perception.util.memory import is_out_of_memory
 
 _SHARED_MEMORY_WORDS = ("bus error", "shared memory", f"exit code {errno.ENOSPC}")
-_MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "unable to mmap")
 
 
 @contextmanager
@@ -36,13 +36,6 @@ def memory_advice(advice: str | None = None) -> Iterator[None]:
         if "dataloader worker" in text and ("killed" in text or "exited unexpectedly" in text):
             raise UserError(_KILLED_ADVICE) from None
         raise
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of a device or of the machine."""
-    text = str(error).lower()
-    words = isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
-    return words or isinstance(error, MemoryError)
 
 
 def lost_worker(exit_codes: Iterable[int | None]) -> UserError:

@@ -14,7 +14,7 @@ from mtc_perception.metrics.figures import ACCURACY
 from mtc_perception.util.errors import UserError
 from offline_compress.pipeline.row import budget_kept
 from offline_compress.report.compression_charts import channels, conflict_map, front, trade_off
-from offline_compress.report.compression_pictures import chosen, evenly
+from offline_compress.report.compression_pictures import chosen
 from offline_compress.report.compression_report import (
     names_in,
     settings_tables,
@@ -225,7 +225,6 @@ def test_frames_shown_are_the_worst_of_each_task_and_the_median() -> None:
     assert "objects, F1 (-50.0 points)" in found[0][0]
     assert "median change (-5.0 points" in found[3][0]
     assert list(chosen([], [])) == []
-    assert len(evenly(list(range(84)), 60)) == 42  # type: ignore[arg-type]
 
 
 class _Page(HTMLParser):

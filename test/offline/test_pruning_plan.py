@@ -83,7 +83,7 @@ def test_plans_refuse_other_teachers_and_channels(tmp_path: Path) -> None:
         apply(plan, tmp_path)
     with pytest.raises(UserError, match="no query decoder"):
         apply(plan.model_copy(update={"decoder_layers": 2}), tmp_path)
-    with pytest.raises(UserError, match="is no checkpoint"):
+    with pytest.raises(UserError, match="does not exist"):
         apply(plan, tmp_path / "nowhere")
 
 

@@ -10,8 +10,6 @@ from offline_compress.data.targets import Targets
 from offline_compress.losses.boxes import generalised_iou
 from offline_compress.losses.mask_losses import tversky_loss
 from offline_compress.losses.teacher_losses import (
-    distance,
-    distances,
     foreground,
     mask_divergence,
     vehicle_divergence,
@@ -56,13 +54,6 @@ def test_a_batch_without_vehicles_has_no_foreground() -> None:
     boxes, kinds = torch.tensor([[[1.0, 1, 9, 9]]]), torch.tensor([[-2]])
     assert not foreground(targets(boxes, kinds, [True]), 4, 8).any()
     assert not foreground(targets(boxes, kinds * 0, [False]), 4, 8).any()
-
-
-def test_the_distance_is_the_mean_of_those_of_its_pixels() -> None:
-    student, teacher = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    assert distances(student, teacher).shape == (2, 4, 5)
-    # With the same weight everywhere, vehicles weigh nothing.
-    assert distances(student, teacher).mean().item() == distance(student, teacher).item()
 
 
 def logits(seed: int) -> torch.Tensor:
