@@ -37,12 +37,12 @@ def study_values(results: Path) -> dict[str, Any]:
 
 
 def headline(results: Path) -> dict[str, Any] | None:
-    """What the README says of the study: its students' costs as shares of the reference's, and the
-    changes in points with their intervals on all frames that were held out. None: not measured."""
+    """What the README says of the study: costs of its first student as shares of the reference's,
+    and changes in points with their intervals on all that was held out. None: not measured."""
     study = _measured(results, STUDY)
     if study is None:
         return None
-    [student] = [name for name, one in study["rows"].items() if one["kind"] == "student"]
+    student = next(name for name, one in study["rows"].items() if one["kind"] == "student")
     own, reference = study["rows"][student], study["rows"][study["reference"]]
     times = own["latency_ms"], reference["latency_ms"]
     changes = [

@@ -144,7 +144,8 @@ def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
     learnt = [(one.start_from, one.distillation and one.distillation.teacher) for one in recipes]
     for checkpoint in {path for paths in learnt for path in paths if path}:
         for title in load_spec(checkpoint).data:
-            root, split = title.split()[:2]  # a source's title goes on with what it takes of these
+            # A source's title: root, split, what it takes of it. Other makers' may be one word.
+            root, split = [*title.split(), "", ""][:2]
             if root == study.held_out.root.name or (root, split) in reported:
                 raise UserError(f"{checkpoint} has seen {title}, of which images are reported")
 

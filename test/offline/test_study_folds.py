@@ -91,7 +91,7 @@ def test_what_a_network_starts_from_or_learns_after_has_not_seen_it_either(
     own = study(set={field: "start"})
     fold = folds_of(own.held_out)[0]
     spec = model_spec("tiny", ["vehicle"], 128, 192)
-    for data in (["other val"], ["other val", seen]):
+    for data in (["other val", "COCO"], ["other val", "COCO", seen]):
         spec = replace(spec, data=data)
         save_checkpoint(Path("start"), spec, spec.build())
         if seen not in data:
