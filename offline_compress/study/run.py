@@ -24,10 +24,9 @@ from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation import latency
 from offline_compress.evaluation.evidence_file import read_attributes, read_evidence
 from offline_compress.export import deployed
-from offline_compress.models.registry import load_checkpoint, load_spec
-from offline_compress.pipeline.folder import weights
+from offline_compress.models.registry import ModelSpec
 from offline_compress.pipeline.row import ENGINES
-from offline_compress.pipeline.stages import decide, digest_of, refuse_losses, run_stages
+from offline_compress.pipeline.stages import decide, refuse_losses, run_stages
 from offline_compress.study.comparison import (
     Answers,
     Judged,
@@ -38,7 +37,7 @@ from offline_compress.study.comparison import (
     pooled,
 )
 from offline_compress.study.folds import HELD_OUT, fold_recipe, folds_of, judged_sets, refuse_leaks
-from offline_compress.study.networks import EVIDENCE, MODEL_FILE, Network, networks_of
+from offline_compress.study.networks import EVIDENCE, Network, networks_of, read_judged
 from offline_compress.study.study import TEACHER, Study, load_study
 from offline_compress.training.accelerator import start_accelerator
 
@@ -112,12 +111,12 @@ def run_networks(
         raise UserError("a study is for one process; others may carry out other folds: --fold")
     if threads:
         torch.set_num_threads(threads)
-    folds = [fold for fold in folds_of(study.held_out) if fold.drive in chosen.drives]
-    for fold in folds:
-        rows = [row.set for row in study.rows if row.name in chosen.rows]
-        recipes = [fold_recipe(study, fold, one) for one in ({}, *rows)]
-        refuse_leaks(study, fold, recipes)
-    networks = chosen.networks()
+    networks = to_make(chosen.networks())
+    for fold in folds_of(study.held_out):
+        if rows := {one.row for one in networks if one.drive == fold.drive}:
+            changes = [row.set for row in study.rows if row.name in rows]
+            recipes = [fold_recipe(study, fold, one) for one in ({}, *changes)]
+            refuse_leaks(study, fold, recipes)
     for number, network in enumerate(networks, 1):
         with held(network.folder.parent):
             if not redo:
@@ -127,9 +126,33 @@ def run_networks(
             run_stages(network.stages, network.folder, say)
 
 
+def to_make(networks: Sequence[Network]) -> list[Network]:
+    """Those that are not on record, and what they start from, in order.
+
+    Raises UserError if one starts from a network that is on record without its weights.
+    """
+    needed: list[Network] = []
+    for network in reversed(networks):
+        after = next((one for one in needed if network.checkpoint in one.starts_from), None)
+        recorded = network.judging is not None and network.judging.on_record()
+        if recorded and after:
+            raise UserError(
+                f"{network.folder} holds no weights, only what was judged, and {after.name} starts "
+                f"from them: delete {network.folder.parent} to make the whole fold again"
+            )
+        if not recorded if network.judging else after:
+            needed.insert(0, network)
+    return needed
+
+
 def missing(networks: Sequence[Network]) -> list[Network]:
     """Those that are not judged yet, or not as the study says now."""
-    return [one for one in networks if one.judged and not decide(one.stages[-1], one.folder).skip]
+    return [
+        one
+        for one in networks
+        if (judging := one.judging)
+        and not (judging.on_record() or decide(judging, one.folder).skip)
+    ]
 
 
 def plan(chosen: Chosen) -> dict[str, Any]:
@@ -147,7 +170,7 @@ def plan(chosen: Chosen) -> dict[str, Any]:
             {
                 "name": network.name,
                 "stages": {stage.name: getattr(stage, "samples", 0) for stage in network.stages},
-                "judged": sum(images[network.drive].values()) if network.judged else 0,
+                "judged": sum(images[network.drive].values()) if network.judging else 0,
             }
             for network in chosen.networks()
         ],
@@ -165,7 +188,7 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
         raise UserError(f"tables need the reference: --row {study.reference}")
     if len(chosen.drives) < 2:
         raise UserError("thresholds are chosen on other drives: give two folds or more")
-    answers = _answers(study, [one for one in networks if one.judged and one.row in chosen.rows])
+    answers = _answers(study, _judged_of(chosen))
     limits = {
         row: {seed: cross_fitted(one[HELD_OUT]) for seed, one in seeds.items()}
         for row, seeds in answers.items()
@@ -203,19 +226,22 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
 
 
 def measure_latency(chosen: Chosen, count: Count) -> None:
-    """Time every shape of the chosen networks, all in turn, unless that is done already."""
-    networks = [one for one in chosen.networks() if one.judged and one.row in chosen.rows]
-    shapes = {_shape(one.checkpoint): one.checkpoint for one in networks}
-    if shapes.keys() == _latencies(chosen.out).keys():
+    """Time every shape of the chosen networks, all in turn, unless that is done already.
+
+    Speed does not depend on weights: networks that are only on record are timed as well.
+    """
+    judged = [read_judged(one.folder) for one in _judged_of(chosen)]
+    specs = {_shape(one): ModelSpec(**one["spec"]) for one in judged}
+    if specs.keys() == _latencies(chosen.out).keys():
         return
     graphs: dict[latency.Key, NetworkGraph] = {}
-    for shape, checkpoint in shapes.items():
-        spec = load_spec(checkpoint)
-        graph = deployed(load_checkpoint(checkpoint), spec.height, spec.width)
+    for shape, spec in specs.items():
+        torch.manual_seed(0)
+        graph = deployed(spec.build(), spec.height, spec.width)
         graphs |= {(shape, engine): graph for engine in ENGINES}
     found = latency.interleaved(graphs, count)
     content = {
-        shape: {engine: found.summary((shape, engine)) for engine in ENGINES} for shape in shapes
+        shape: {engine: found.summary((shape, engine)) for engine in ENGINES} for shape in specs
     }
     write_text_atomic(chosen.out / LATENCY_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -229,10 +255,14 @@ def _latencies(out: Path) -> dict[str, dict[str, dict[str, float]]]:
         return {}
 
 
-def _shape(checkpoint: Path) -> str:
-    """The same for networks that differ in their weights alone."""
-    spec = load_spec(checkpoint)
-    of = [spec.architecture, spec.arguments, spec.shapes, spec.height, spec.width]
+def _judged_of(chosen: Chosen) -> list[Network]:
+    return [one for one in chosen.networks() if one.judging and one.row in chosen.rows]
+
+
+def _shape(judged: Mapping[str, Any]) -> str:
+    """The same for networks that differ in their weights alone, given what is known of them."""
+    spec = judged["spec"]
+    of = [spec[name] for name in ("architecture", "arguments", "shapes", "height", "width")]
     return sha256_hex(json.dumps(of, sort_keys=True).encode())[:16]
 
 
@@ -268,10 +298,10 @@ def _about(
     out: Path,
 ) -> dict[str, Any]:
     """What the networks of a row are: means over folds and seeds."""
-    own = [one for one in networks if one.row == row and one.judged]
-    models = [json.loads((one.folder / MODEL_FILE).read_text()) for one in own]
+    own = [one for one in networks if one.row == row and one.judging]
+    models = [read_judged(one.folder) for one in own]
     timed = _latencies(out)
-    shapes = [_shape(one.checkpoint) for one in own]
+    shapes = [_shape(one) for one in models]
     known = all(shape in timed for shape in shapes)
     kind = next((one.kind for one in study.rows if one.name == row), TEACHER)
     return {
@@ -288,7 +318,7 @@ def _about(
             "all seeds" if seed is None else f"seed {seed}": dict(one)
             for seed, one in limits.items()
         },
-        "weights": {one.name: digest_of(weights(one.checkpoint)) for one in own},
+        "weights": {one.name: model["sha256"] for one, model in zip(own, models, strict=True)},
     }
 
 
