@@ -17,8 +17,8 @@ from mtc_perception.util.progress import Progress
 from offline_compress.evaluation.accuracy import evaluate_subject
 from offline_compress.evaluation.evidence_file import write_evidence
 from offline_compress.evaluation.subject import open_subject
-from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.models.registry import load_spec
+from offline_compress.pipeline.folder import RunFolder, weights
 from offline_compress.pipeline.stages import Stage, as_json, digest_of
 from offline_compress.pipeline.training_stages import Prune, training_fields
 from offline_compress.pruning.plan import read_plan
