@@ -75,7 +75,7 @@ class Prune(RunStage):
             **recipe.model_dump(mode="json", include=DATA_FIELDS),
             "compress": compress,
         }
-        if run.compress.prune.epochs_between:
+        if run.compress.prune.epochs_between and run.compress.prune.steps > 1:
             # The teacher stands for the networks that are pruned from it.
             between = recover_between_recipe(recipe, run.teacher, run.teacher, 1)
             inputs["recovery"] = training_fields(between)

@@ -1,6 +1,7 @@
 """A study in miniature: what it leaves, that it survives kills, and what it refuses."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from mtc_perception.util.errors import UserError
 from offline_compress.evaluation.evidence_file import read_evidence
 from offline_compress.pruning.plan import read_plan
-from offline_compress.study.run import claim
+from offline_compress.study.run import Chosen, claim, missing, to_make
 from offline_compress.study.study import load_study
 from support.tiny_study import run, write_study
 
@@ -68,6 +69,39 @@ def test_what_is_done_is_not_done_again(workspace: Path) -> None:
     result = json.loads((workspace / OUT / "result.json").read_text())
     assert result["rows"]["half"]["latency_ms"]["openvino"] > 0
     assert "<svg" in (workspace / OUT / "report.html").read_text()
+
+
+def test_weights_are_not_needed_for_tables(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("drives", "other", "check", "recipe.yaml", "study.yaml"):
+        (tmp_path / name).symlink_to(workspace / name)
+    for pattern in ("study.yaml", "*/*/judged.json", "*/*/evidence/*.npz"):
+        for path in (workspace / OUT).glob(pattern):
+            copy = tmp_path / path.relative_to(workspace)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    assert run(tmp_path, "--no-latency") == 0
+    first, second = (
+        json.loads((folder / OUT / "result.json").read_text()) for folder in (workspace, tmp_path)
+    )
+    assert first["lines"] == second["lines"]
+    assert first["rows"]["half"]["weights"] == second["rows"]["half"]["weights"]
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+    monkeypatch.chdir(tmp_path)
+    study = load_study(Path("study.yaml"))
+    more = study.model_copy(update={"seeds": [0, 1, 2]})
+    words = "teacher holds no weights, only what was judged, and [ns]o[ru]th half starts from them"
+    with pytest.raises(UserError, match=words):
+        to_make(Chosen.of(more, OUT, rows=["half"]).networks())
+    # Other terms: nothing that is there is taken for an answer.
+    other = study.model_copy(update={"set": {"schedule.learning_rate": 0.01}})
+    assert len(to_make(Chosen.of(other, OUT).networks())) == 2 * (1 + 2 + 3 + 3)
+    # A changed file of evidence is none.
+    evidence = OUT / "south" / "control-s1" / "evidence" / "other.npz"
+    evidence.write_bytes(evidence.read_bytes()[:-1])
+    assert [one.name for one in missing(Chosen.of(study, OUT).networks())] == ["south control-s1"]
 
 
 def test_margins_are_stated_before_the_run(
