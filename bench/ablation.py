@@ -28,7 +28,7 @@ from mtc_perception.util.files import write_text_atomic
 from mtc_perception.util.progress import Progress
 from mtc_perception.util.strict import Strict
 from offline_compress.pipeline.folder import LOG_FILE
-from offline_compress.recipe.recipe import load_recipe
+from offline_compress.recipe.recipe import changes_of, load_recipe
 from offline_compress.report.compression_report import settings_tables, terminal_table, write_report
 from offline_compress.report.compression_rows import compression_json, read_rows, settings_of
 
@@ -95,7 +95,7 @@ def jobs_of(matrix: Matrix) -> list[Job]:
     for row in matrix.rows:
         for seed in row.seeds or matrix.seeds:
             changes = matrix.set | row.set | {"compress.seed": seed}
-            texts = [f"{field}={_yaml(value)}" for field, value in changes.items()]
+            texts = changes_of(changes)
             name = f"{row.name}-s{seed}"
             recipe = load_recipe(matrix.recipe, texts).model_dump_json()
             if recipe in known:
@@ -108,11 +108,6 @@ def jobs_of(matrix: Matrix) -> list[Job]:
                 arguments += ["--set", text]
             jobs.append(Job(name, folder, [*arguments, "--out", str(folder)]))
     return jobs
-
-
-def _yaml(value: object) -> str:
-    """A value in one line of YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def run_jobs(jobs: Sequence[Job], program: Sequence[str], console: Console) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Recipes: validated YAML files that say everything a training run depends on."""
 
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -173,6 +174,14 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         wrong = "; ".join(_complaint(e["type"], e["loc"], e["msg"]) for e in error.errors())
         raise UserError(f"recipe {path}: {wrong}") from None
+
+
+def changes_of(fields: Mapping[str, Any]) -> list[str]:
+    """Fields by dotted name as the changes that `load_recipe` and `--set` take."""
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in fields.items()
+    ]
 
 
 def quantisation(changes: Sequence[str]) -> Quantisation:

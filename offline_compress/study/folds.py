@@ -1,6 +1,5 @@
 """What a fold learns from and is judged by: all drives but one, and that one."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,7 +14,7 @@ from offline_compress.evaluation.conditions import with_conditions
 from offline_compress.models.registry import load_spec
 from offline_compress.ready import make_ready
 from offline_compress.recipe.parts import DataSource
-from offline_compress.recipe.recipe import Recipe, load_recipe
+from offline_compress.recipe.recipe import Recipe, changes_of, load_recipe
 from offline_compress.study.study import HeldOut, Study
 
 HELD_OUT = "held_out"
@@ -82,7 +81,7 @@ def fold_recipe(study: Study, fold: Fold, changes: Mapping[str, Any] | None = No
     for a recipe that does not learn from that data set, or that chooses by it.
     """
     fields = study.set | dict(changes or {})
-    recipe = load_recipe(study.recipe, [f"{name}={_yaml(one)}" for name, one in fields.items()])
+    recipe = load_recipe(study.recipe, changes_of(fields))
     root = study.held_out.root.resolve()
     own = [source for source in recipe.train if source.root.resolve() == root]
     others = [source for source in recipe.train if source.root.resolve() != root]
@@ -156,8 +155,3 @@ def _stems(root: Path, split: str) -> list[str]:
 
 def _fits(stem: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(stem, pattern) for pattern in patterns)
-
-
-def _yaml(value: object) -> str:
-    """A value in one line of YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
