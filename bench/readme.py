@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bench.study import headline, study_values, write_picture
+from bench.study import headline, study_values, write_pictures
 from bench.tables import read_results, render, with_numbers
 from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
@@ -64,7 +64,7 @@ def main() -> int:
         return 2
     README.write_text(with_numbers(README.read_text(), table, "bench.readme"))
     BENCHMARKS.write_text(page)
-    write_picture(results)
+    write_pictures(results)
     return 0
 
 

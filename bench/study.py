@@ -10,10 +10,11 @@ from mtc_perception.metrics.figures import Figure, figures
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.report.compression_charts import Panel, networks
 from offline_compress.study.comparison import FIGURES
-from offline_compress.study.report import lines_tables, networks_table
+from offline_compress.study.report import changes_picture, lines_tables, networks_table
 
 STUDY = "study_camvid"
 PICTURE = Path("docs/pictures/accuracy_latency.svg")
+CHANGES_PICTURE = Path("docs/pictures/study_changes.svg")
 _SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _CHANGE = "change", "low", "high"
 _ENGINE = "onnxruntime"
@@ -33,6 +34,7 @@ def study_values(results: Path) -> dict[str, Any]:
         "peers_accuracy": peers,
         "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
         "picture": bool(study and panels(study, peers)),
+        "changes_picture": bool(study and changes_picture(study)),
     }
 
 
@@ -63,10 +65,14 @@ def _brief(figure: Figure) -> str:
     return figure.title.removeprefix("detection ").removesuffix(" at the score threshold")
 
 
-def write_picture(results: Path) -> None:
-    """Write the picture, if there is a study that was timed."""
+def write_pictures(results: Path) -> None:
+    """Write the study's changes, and all networks over latency if they were timed."""
     study, peers = (_measured(results, name) for name in (STUDY, PEERS))
-    if study and (found := panels(study, peers)):
+    if not study:
+        return
+    for picture in changes_picture(study):
+        CHANGES_PICTURE.write_text(picture)
+    if found := panels(study, peers):
         PICTURE.write_text(networks(found, "ms, ONNX Runtime, fp32"))
 
 
@@ -100,10 +106,11 @@ def _public(peers: Result, name: str, figure: Figure) -> dict[str, tuple[float, 
 
 
 def markdown(table: TextTable) -> str:
-    """A table of text as Markdown."""
+    """A table of text as Markdown, whose cells have one line."""
     rows = [row for section in table.sections for row in section]
     lines = [table.columns, ["---"] * len(table.columns), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    flat = ([cell.replace("\n", ", ") for cell in cells] for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in flat)
 
 
 def _measured(results: Path, name: str) -> Result | None:

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from mtc_perception.metrics.figures import HEADLINES
 from mtc_perception.metrics.figures import Figure as Accuracy
@@ -18,7 +19,7 @@ from offline_compress.report.compression_rows import Row, Setting
 # Okabe and Ito: told apart by everyone.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": "#9aa5b1",
@@ -29,6 +30,7 @@ _STYLE: Any = {
     "ytick.color": "#616e7c",
     "svg.fonttype": "none",
 }
+_NEAR_TICKS, _FAR_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 5)
 ROW_HEIGHT_IN = 0.24
 HIGHEST_RISE = 10.0
 """Fraction of a loss at which a rise is drawn that is higher."""
@@ -44,7 +46,7 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
     """
     rows = [row for setting in settings for row in setting.rows]
     most = max(x(row, who) for row in rows for who in ("teacher", "student"))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         page = Figure(figsize=(10.5, 6.4), layout="constrained")
         panels = page.subplots(2, len(HEADLINES) // 2).flat
         for axes, accuracy in zip(panels, HEADLINES, strict=True):
@@ -55,7 +57,7 @@ def trade_off(settings: Sequence[Setting], x_title: str, x: Callable[[Row, str],
             axes.grid(color="#e4e7eb", linewidth=0.7)
         handles, labels = axes.get_legend_handles_labels()
         page.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-        return _svg(page)
+        return svg(page)
 
 
 def _trade_off(
@@ -99,7 +101,7 @@ def networks(panels: Sequence[Panel], x_title: str, columns: int = 2) -> str:
     them; a line through those that no other one dominates, as SVG."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.marks))
     rows = -(-len(panels) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         page = Figure(figsize=(10.5, 0.8 + 3.0 * rows), layout="constrained")
         drawn: dict[str, Any] = {}
         for axes, panel in zip(
@@ -113,7 +115,7 @@ def networks(panels: Sequence[Panel], x_title: str, columns: int = 2) -> str:
             best = front(list(panel.marks.values()))
             axes.plot(*zip(*best, strict=True), color="#9aa5b1", linewidth=1, zorder=0)
             axes.set_title(panel.title, loc="left", fontsize=10)
-            axes.set_xscale("log")
+            _logarithmic(axes, [cost for cost, _ in panel.marks.values()])
             axes.set_xlabel(x_title)
             axes.grid(color="#e4e7eb", linewidth=0.7)
         for axes in list(page.axes)[len(panels) :]:
@@ -121,7 +123,16 @@ def networks(panels: Sequence[Panel], x_title: str, columns: int = 2) -> str:
         known = [name for name in names if name in drawn]
         handles = [drawn[name] for name in known]
         page.legend(handles, known, loc="outside lower center", ncols=4, frameon=False)
-        return _svg(page)
+        return svg(page)
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis across, its numbers as people write them."""
+    near = max(values) < 5 * min(values)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=_NEAR_TICKS if near else _FAR_TICKS))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def front(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -135,7 +146,7 @@ def front(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def channels(kept: Mapping[str, tuple[int, int]]) -> str:
     """Bars of the channels that remain of each group (remaining, of the teacher's), as SVG."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         page = Figure(figsize=(10.5, 1.0 + ROW_HEIGHT_IN * len(kept)), layout="constrained")
         axes = page.subplots()
         rows = range(len(kept))
@@ -146,7 +157,7 @@ def channels(kept: Mapping[str, tuple[int, int]]) -> str:
         axes.set_yticks(rows, list(kept), fontsize=8)
         axes.set_ylim(len(kept) - 0.4, -0.6)
         axes.set_xlabel("channels")
-        return _svg(page)
+        return svg(page)
 
 
 def loss_over_cost(sensitivity: Sensitivity, kept: Mapping[str, int], by_time: bool) -> str:
@@ -156,7 +167,7 @@ def loss_over_cost(sensitivity: Sensitivity, kept: Mapping[str, int], by_time: b
     parts = {name.split(".")[0]: None for name in sensitivity.groups}
     colors = {part: COLORS[number % len(COLORS)] for number, part in enumerate(parts)}
     ends = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         page = Figure(figsize=(10.5, 6.4), layout="constrained")
         axes = page.subplots()
         for name, widths in sensitivity.groups.items():
@@ -182,7 +193,7 @@ def loss_over_cost(sensitivity: Sensitivity, kept: Mapping[str, int], by_time: b
         axes.set_ylabel("rise of the loss, %")
         axes.grid(color="#e4e7eb", linewidth=0.7)
         page.legend(loc="outside lower center", ncols=len(parts), frameon=False)
-        return _svg(page)
+        return svg(page)
 
 
 def conflict_map(conflict: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -194,7 +205,7 @@ def conflict_map(conflict: Mapping[str, Mapping[str, float | None]]) -> str:
             for one in conflict.values()
         ]
     )
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         page = Figure(figsize=(10.5, 1.0 + ROW_HEIGHT_IN * len(conflict)), layout="constrained")
         axes = page.subplots()
         picture = axes.imshow(values, cmap="magma_r", vmin=0, aspect="auto")
@@ -213,10 +224,11 @@ def conflict_map(conflict: Mapping[str, Mapping[str, float | None]]) -> str:
         axes.set_yticks(range(len(conflict)), list(conflict), fontsize=8)
         axes.set_xticks(range(len(pairs)), pairs)
         page.colorbar(picture, ax=axes, label="mean of max(0, -cos)", pad=0.01)
-        return _svg(page)
+        return svg(page)
 
 
-def _svg(page: Figure) -> str:
+def svg(page: Figure) -> str:
+    """A picture as an SVG element, the same whenever it is drawn."""
     buffer = io.StringIO()
     page.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -14,6 +14,7 @@ from mtc_perception.util.files import write_text_atomic
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.report.compression_charts import Panel, networks
 from offline_compress.report.compression_report import ENGINE_WORDS, SvgChart, terminal_table
+from offline_compress.study.changes_chart import ChangesPanel, changes
 from offline_compress.study.comparison import FIGURES
 from offline_compress.study.run import RESULT_FILE
 
@@ -27,13 +28,16 @@ Result = Mapping[str, Any]
 def write_result(out: Path, result: Result) -> None:
     """Write result.json and the page, atomically."""
     write_text_atomic(out / RESULT_FILE, json.dumps(result, indent=2) + "\n")
-    charts = [SvgChart("Accuracy over latency", _words(result), one) for one in _picture(result)]
+    words = f"Points against {result['reference']}, with intervals; shaded: within the margin."
+    charts = [SvgChart("Changes", words, one) for one in changes_picture(result)]
+    over = [SvgChart("Accuracy over latency", _words(result), one) for one in _picture(result)]
     page = render(
         __package__ or "",
         _TEMPLATE,
         result=result,
         tables=[networks_table(result), *lines_tables(result)],
         charts=charts,
+        charts_below=over,
         bootstrap={
             "resamples": RESAMPLES,
             "confidence": CONFIDENCE,
@@ -104,10 +108,32 @@ def _cell(figure: Mapping[str, Any] | None) -> str:
     words = f"{figure['value']:.3f}"
     if figure.get("change") is None:
         return words
-    words += f", {100 * figure['change']:+.1f}"
+    words += f"\n{100 * figure['change']:+.1f}"
     if figure["low"] is not None:
         words += f" ({100 * figure['low']:+.1f} to {100 * figure['high']:+.1f})"
-    return words + (f", {figure['verdict']}" if figure["verdict"] else "")
+    return words + (f"\n{figure['verdict']}" if figure["verdict"] else "")
+
+
+def changes_picture(result: Result) -> list[str]:
+    """The changes on all images of each set, if there is a row beside the reference."""
+    names = [name for name in result["rows"] if name != result["reference"]]
+    panels = []
+    for line in result["lines"]:
+        if line["part"] != "all":
+            continue
+        rows = {
+            name: {
+                figure.title: (100 * one["change"], 100 * one["low"], 100 * one["high"])
+                for figure in FIGURES
+                if (one := line["rows"][name].get(figure.name)) and one.get("low") is not None
+            }
+            for name in names
+        }
+        known = [one for one in FIGURES if any(one.title in row for row in rows.values())]
+        margins = {one.title: result["margins_points"].get(one.name) for one in known}
+        if margins:
+            panels.append(ChangesPanel(f"{line['set']}: {line['images']} images", margins, rows))
+    return [changes(panels)] if panels else []
 
 
 def _words(result: Result) -> str:
