@@ -49,20 +49,20 @@ def peers_accuracy(
     timed: bool,
 ) -> dict[str, Any]:
     """Accuracy of bundles of public networks on a study's frames and on `data`, and of our `models`
-    on `data` alone: they may have learnt from the study's drives. Times are those of fp32.
+    on `data` alone: they may have learnt from the study's drives. All in fp32.
 
     Raises UserError if a bundle or a data set is missing, or if two peers have one name.
     """
     ours_on = {source.title: labelled_split(source, "evaluate on") for source in data}
     samples = (reported(load_study(study)) if study else {}) | ours_on
-    subjects = {(one := open_subject(path, precision=FP32)).identity["name"]: one for path in peers}
-    if len(subjects) < len(peers):
-        raise UserError("two of the bundles have one name: give them --name as they are wrapped")
-    sets = dict.fromkeys(subjects, samples)
-    for path in models:
-        one = open_subject(path)
-        name = f"{one.identity['name']}, {one.engine.precision}"
-        subjects[name], sets[name] = one, ours_on
+    subjects: dict[str, Subject] = {}
+    sets: dict[str, Mapping[str, Sequence[Sample]]] = {}
+    for path in (*peers, *models):
+        one = open_subject(path, precision=FP32)
+        name = one.identity["name"]
+        if name in subjects:
+            raise UserError("two of the bundles have one name: give them --name as they are made")
+        subjects[name], sets[name] = one, ours_on if path in models else samples
     networks: dict[str, Any] = {}
     content: dict[str, Any] = {
         "images": {name: len(one) for name, one in samples.items()},

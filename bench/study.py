@@ -17,8 +17,7 @@ PICTURE = Path("docs/pictures/accuracy_latency.svg")
 CHANGES_PICTURE = Path("docs/pictures/study_changes.svg")
 _SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _CHANGE = "change", "low", "high"
-_ENGINE = "onnxruntime"
-"""On which the public networks are timed, too."""
+_ENGINE = "openvino"
 
 
 def study_values(results: Path) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def study_values(results: Path) -> dict[str, Any]:
         "study_whole": [(one.title, markdown(one)) for one in whole],
         "peers_accuracy": peers,
         "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
-        "picture": bool(study and panels(study, peers)),
+        "picture": bool(peers and panels(peers)),
         "changes_picture": bool(study and changes_picture(study)),
     }
 
@@ -66,43 +65,29 @@ def _brief(figure: Figure) -> str:
 
 
 def write_pictures(results: Path) -> None:
-    """Write the study's changes, and all networks over latency if they were timed."""
+    """Write the study's changes, and the accuracy of all networks over latency."""
     study, peers = (_measured(results, name) for name in (STUDY, PEERS))
-    if not study:
-        return
-    for picture in changes_picture(study):
+    for picture in changes_picture(study) if study else ():
         CHANGES_PICTURE.write_text(picture)
-    if found := panels(study, peers):
-        PICTURE.write_text(networks(found, "ms, ONNX Runtime, fp32"))
+    if peers and (found := panels(peers)):
+        PICTURE.write_text(networks(found, "ms, OpenVINO, fp32"))
 
 
-def panels(study: Result, peers: Result | None) -> list[Panel]:
-    """Figures on all frames of each set over latency: the study's rows, and the public networks on
-    the same frames. None where the study was not timed."""
-    rows = study["rows"]
-    if not all(one["latency_ms"] for one in rows.values()):
-        return []
+def panels(peers: Result) -> list[Panel]:
+    """Figures on the frames of each set over latency, of public networks and ours. None where they
+    were not timed."""
     found = []
-    for line in study["lines"]:
-        for figure in _SHOWN if line["part"] == "all" else ():
+    for name in peers["images"]:
+        for figure in _SHOWN:
             marks = {
-                name: (rows[name]["latency_ms"][_ENGINE], row[figure.name]["value"])
-                for name, row in line["rows"].items()
-                if row.get(figure.name, {}).get("value") is not None
+                network: (one["latency_ms"][_ENGINE], value)
+                for network, one in peers["networks"].items()
+                if "latency_ms" in one
+                and (value := figure.of(one["sets"].get(name, {}))) is not None
             }
             if marks:
-                marks |= _public(peers, line["set"], figure) if peers else {}
-                found.append(Panel(f"{line['set']}: {figure.title}", marks))
+                found.append(Panel(f"{name}: {figure.title}", marks))
     return found
-
-
-def _public(peers: Result, name: str, figure: Figure) -> dict[str, tuple[float, float]]:
-    marks = {}
-    for network, one in peers["networks"].items():
-        value = figure.of(one["sets"].get(name, {}))
-        if value is not None and "latency_ms" in one:
-            marks[network] = (one["latency_ms"][_ENGINE], value)
-    return marks
 
 
 def markdown(table: TextTable) -> str:

@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> Path:
 def test_each_is_scored_in_what_it_does(tmp_path: Path, data: Path) -> None:
     masks = write_toy_bundle(tmp_path / "m.mtc", tasks=("drivable", "lane"), name="masks")
     boxes = write_toy_bundle(tmp_path / "b.mtc", tasks=("detection",), name="boxes")
-    ours = write_toy_bundle(tmp_path / "o.mtc")
+    ours = write_toy_bundle(tmp_path / "o.mtc", name="ours")
     where = ("--results", str(tmp_path), "--no-latency", "--data", str(data))
     assert main([str(masks), str(boxes), "--model", str(ours), *where]) == 0
     found = json.loads((tmp_path / "peers_accuracy.json").read_text())
@@ -33,10 +33,10 @@ def test_each_is_scored_in_what_it_does(tmp_path: Path, data: Path) -> None:
     assert {name: set(one) for name, one in sets.items()} == {
         "masks": {"drivable", "lane"},
         "boxes": {"detection"},
-        "toy, fp32": {"detection", "drivable", "lane"},
+        "ours": {"detection", "drivable", "lane"},
     }
     assert sets["masks"]["drivable"]["miou"] == 1.0
-    assert sets["toy, fp32"] == sets["masks"] | sets["boxes"]
+    assert sets["ours"] == sets["masks"] | sets["boxes"]
     assert "latency_ms" not in found["networks"]["masks"]
 
 
