@@ -56,6 +56,8 @@ _BAYER = {
     "bayer_grbg8": cv2.COLOR_BayerGB2RGB,
 }
 SUPPORTED_ENCODINGS: tuple[str, ...] = (*_DIRECT, *_YUV, *_BAYER)
+# What image_transport says it has packed: a Bayer pattern, and not to which colours it was changed.
+_PACKED_BAYER = re.compile(r"\s*(bayer_\w+)\s*;.*\bcompressed\s*", re.DOTALL)
 
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _REDUCTIONS = (8, 4, 2)
@@ -106,12 +108,9 @@ def view_image(encoding: str, height: int, width: int, step: int, data: ByteData
     if encoding in _YUV:
         if width % 2:
             raise ImageError(f"{encoding} needs an even width, got {width}")
-        pixels, code = _view(height, width, 2, step, data), _YUV[encoding]
-    else:
-        pixels, code = _view(height, width, 1, step, data), _BAYER[encoding]
-        if height < 2 or width < 2:
-            raise ImageError(f"{encoding} needs at least 2 x 2 pixels, got {width} x {height}")
-    return SourceImage(_converted(pixels, code), "rgb")
+        pixels = _view(height, width, 2, step, data)
+        return SourceImage(_converted(pixels, _YUV[encoding]), "rgb")
+    return _from_bayer(encoding, _view(height, width, 1, step, data))
 
 
 def decode_compressed(
@@ -122,8 +121,8 @@ def decode_compressed(
     They are turned as the file's EXIF says, so that they are what people see who look at the file.
     `fit` is what the image is going to be scaled into: a JPEG of at least twice as many pixels in
     both directions as that needs is decoded at half, a quarter or an eighth of its size, never to
-    less than is needed. `called` is what a message calls
-    its format, to be named where that is none of these.
+    less than is needed. `called` is what a message calls its format, to be named where that is none
+    of these; where it says that a Bayer pattern was packed as it is, that is converted to RGB.
 
     Raises ImageError for every other kind, and where something is missing or damaged as far as that
     can be seen: in a JPEG lost data nearly always, in a PNG any change, in a WebP only its end.
@@ -134,7 +133,9 @@ def decode_compressed(
     # Cameras may pad behind the end mark, so it is looked for rather than expected last.
     if end is not None and raw.rfind(end) < 0:
         raise ImageError(f"{header.kind} image is truncated after {len(raw)} bytes")
-    reduction = _reduction(header, fit)
+    packed = _PACKED_BAYER.fullmatch(called)
+    bayer = packed[1] if packed and packed[1] in _BAYER else ""
+    reduction = _reduction(header, None if bayer else fit)
     size = -(-header.stored_height // reduction), -(-header.stored_width // reduction)
     if header.kind == "JPEG":
         pixels = _decode_jpeg(raw, None if reduction == 1 else size)
@@ -144,6 +145,8 @@ def decode_compressed(
         pixels = _decode_other(raw, header.kind)
     if pixels.shape[:2] != size:
         raise ImageError(f"{header.kind} image is not of the size that its header says")
+    if bayer and (pixels[..., :1] == pixels[..., 1:]).all():  # or somebody has made colours of it
+        return _from_bayer(bayer, np.ascontiguousarray(pixels[..., 0]))
     return SourceImage(
         _turned(pixels, header.orientation),
         "rgb" if header.kind == "JPEG" else "bgr",
@@ -262,6 +265,13 @@ def _view(
     )
     pixels.flags.writeable = False
     return pixels
+
+
+def _from_bayer(encoding: str, pixels: npt.NDArray[np.uint8]) -> SourceImage:
+    height, width = pixels.shape[:2]
+    if height < 2 or width < 2:
+        raise ImageError(f"{encoding} needs at least 2 x 2 pixels, got {width} x {height}")
+    return SourceImage(_converted(pixels, _BAYER[encoding]), "rgb")
 
 
 def _converted(pixels: npt.NDArray[np.uint8], code: int) -> npt.NDArray[np.uint8]:

@@ -31,6 +31,7 @@ from mtc_perception.datasets.split_files import (
     IMAGE_SUFFIXES,
     image_files,
     image_paths,
+    spelling,
     unread_images,
     visible,
 )
@@ -187,7 +188,10 @@ def _indexed(root: Path, split: str) -> tuple[list[Sample], Labels, list[Problem
     )
     for paths in sources:
         lost = sorted(paths.keys() - images.keys())
-        problems += [_without_image(paths[stem], stem, folder) for stem in lost]
+        bare = {spelling(stem): stem for stem in images.keys() - paths.keys()} if lost else {}
+        problems += [
+            _without_image(paths[stem], stem, folder, bare.get(spelling(stem))) for stem in lost
+        ]
         if lost and len(lost) == len(paths):
             reason = f"labels fit no image of {folder}: the first is that of {lost[0]}"
             problems.append(Problem("labels fit no image", paths[lost[0]], reason))
@@ -199,7 +203,11 @@ def _indexed(root: Path, split: str) -> tuple[list[Sample], Labels, list[Problem
     return samples, labels, problems
 
 
-def _without_image(path: Path, stem: str, folder: Path) -> Problem:
+def _without_image(path: Path, stem: str, folder: Path, meant: str | None = None) -> Problem:
+    """`meant` is the stem of the image that it may be of, by another spelling."""
+    if meant is not None:
+        reason = f"a label of {stem}, and there is an image {meant}: give them one name"
+        return Problem("label of another spelling", path, reason, meant)
     return Problem("label without image", path, f"no image {folder / stem}.*")
 
 

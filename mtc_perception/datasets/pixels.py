@@ -28,6 +28,7 @@ _SUBPIXEL_BITS = 4
 _PNG_COLOUR_TYPE = 25
 """Byte of a PNG file that says how its pixels are stored."""
 _PNG_PALETTE = 3
+_OPAQUE = 255
 
 BORDER_PX = 1.5
 """How far a label may reach out of its image: data sets count pixels from 0, 0.5 or 1."""
@@ -96,7 +97,8 @@ def read_mask_values(source: MaskFile, size: tuple[int, int]) -> npt.NDArray[np.
     """The grey values of a mask file of an image of `size`, uint8 [H, W]. Raises LayoutError.
 
     Values that could only be guessed are refused: palette indices, of which cv2 makes colours,
-    16-bit values, and colours that are no grey. Colour maps are read as their brightness.
+    16-bit values, colours that are no grey, what is partly transparent, which may be the mask, and
+    other files than PNG, which may be exact only nearly. Colour maps are read as their brightness.
     """
     path = source.path
     data = np.frombuffer(_content(path, "unreadable mask"), np.uint8)
@@ -120,12 +122,16 @@ def read_mask_values(source: MaskFile, size: tuple[int, int]) -> npt.NDArray[np.
 
 def _not_grey(data: npt.NDArray[np.uint8], pixels: npt.NDArray[Any]) -> str | None:
     """How an image is stored if not as 8-bit grey values; `data` is its file, `pixels` decoded."""
-    if data[:4].tobytes() == b"\x89PNG" and data[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
+    if data[:4].tobytes() != b"\x89PNG":
+        return "something else than PNG"
+    if data[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
         return "palette indices"
     if pixels.dtype != np.uint8:
         return f"{8 * pixels.itemsize}-bit values"
     if pixels.ndim == 3 and (pixels[..., :1] != pixels[..., 1:3]).any():
         return "colours"
+    if pixels.ndim == 3 and (pixels[..., 3:] != _OPAQUE).any():
+        return "partly transparent pixels"
     return None
 
 

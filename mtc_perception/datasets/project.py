@@ -49,11 +49,7 @@ def coco_labels(content: Any, path: Path) -> Labels:
     except ValueError as error:
         problems.append(unreadable(path, "not a COCO file", error))
         return labels
-    names = {
-        kind: str(name) if (name := _field(one, "name")) is not None else ""
-        for one in categories
-        if _is_identifier(kind := _field(one, "id"))
-    }
+    names = _names(categories, path, problems)
     alone = next(iter(names.values())) if len(names) == 1 else ""
     stems = _stems(images, path, problems)
     written = {_written(identifier): stem for identifier, stem in stems.items()}
@@ -111,6 +107,20 @@ def coco_labels(content: Any, path: Path) -> Labels:
 
 
 _Corners = tuple[float, float, float, float]
+
+
+def _names(categories: list[Any], path: Path, problems: list[Problem]) -> dict[Any, str]:
+    """The names of categories by identifier; appends those that share one."""
+    names: dict[Any, str] = {}
+    for one in categories:
+        if not _is_identifier(identifier := _field(one, "id")):
+            continue
+        name = "" if (given := _field(one, "name")) is None else str(given)
+        first = names.setdefault(identifier, name)
+        if first != name:
+            reason = f"categories {first} and {name} have one id, {identifier}"
+            problems.append(Problem("duplicate name", path, reason))
+    return names
 
 
 def _stems(images: list[Any], path: Path, problems: list[Problem]) -> dict[Any, str]:
@@ -195,6 +205,8 @@ def _around(polygons: Any) -> _Corners:
     """The box around polygons, `[[x, y, x, y, ...], ...]`. Raises ValueError."""
     if not isinstance(polygons, list) or not all(isinstance(one, list) for one in polygons):
         raise ValueError("it has neither a bbox nor polygons")
+    if any(len(one) % 2 for one in polygons):
+        raise ValueError("it has a polygon that is not made of pairs x, y")
     xs = [number(value) for one in polygons for value in one[::2]]
     ys = [number(value) for one in polygons for value in one[1::2]]
     if not xs or not ys:

@@ -26,6 +26,7 @@ Kind = Literal[
     "unexpected mask values",
     "label outside the image",
     "label without image",
+    "label of another spelling",
     "image without label",
 ]
 HARMLESS: frozenset[Kind] = frozenset(

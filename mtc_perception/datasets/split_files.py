@@ -1,10 +1,11 @@
 """Files of one split: images and masks by stem, small label files decoded."""
 
 import json
-import math
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from mtc_perception.datasets.sample import MaskCoding, MaskFile, MaskSource, Problem
 from mtc_perception.util.files import read_regular
@@ -12,6 +13,8 @@ from mtc_perception.util.files import read_regular
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 OTHER_SUFFIXES = (".bmp", ".tif", ".tiff", ".gif", ".heic", ".avif")
 """Of images that nothing here reads."""
+_TOO_LARGE = 1e30
+"""So that sums of a few numbers are still ones that float32 holds."""
 
 
 def visible(folder: Path) -> Iterator[Path]:
@@ -77,10 +80,14 @@ def label_files(folder: Path, suffix: str, problems: list[Problem]) -> dict[str,
 
 
 def mask_files(folder: Path, coding: MaskCoding, problems: list[Problem]) -> dict[str, MaskSource]:
-    """The PNG masks of a folder by stem; appends empty and double files."""
-    return {
-        stem: MaskFile(path, coding) for stem, path in label_files(folder, ".png", problems).items()
-    }
+    """The PNG masks of a folder by stem; appends empty and double files, and other images."""
+    found = label_files(folder, ".png", problems)
+    for path in visible(folder) if folder.is_dir() else ():
+        suffix, stem = path.suffix.lower(), _composed(path.stem)
+        if suffix in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES) and suffix != ".png" and stem not in found:
+            reason = f"no {suffix} is read as a mask: convert it to PNG"
+            problems.append(Problem("unreadable mask", path, reason, stem))
+    return {stem: MaskFile(path, coding) for stem, path in found.items()}
 
 
 def read_json(path: Path, problems: list[Problem], stem: str | None = None) -> Any:
@@ -104,25 +111,42 @@ def unreadable(path: Path, what: str, error: Exception, stem: str | None = None)
 
 
 def stem_of(name: str) -> str:
-    """The stem of an image that a label file names, by a path of Windows or any other."""
-    return PurePosixPath(name.replace("\\", "/")).stem
+    """The stem of an image that a label file names, by a path of Windows or any other.
+
+    Some leave the suffix out, and what is behind a dot is part of the name then.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    known = path.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
+    return _composed(path.stem if known else path.name)
+
+
+def spelling(stem: str) -> str:
+    """The same for stems that differ in capitals, and in the escapes of addresses, alone."""
+    return unquote(stem).casefold()
 
 
 def number(value: Any) -> float:
     """A finite number of a JSON file. Raises ValueError for everything else, texts of one too."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is no number")
+    if not abs(value) < _TOO_LARGE:  # nor is NaN
+        raise ValueError(f"{value!r} is no number that can be used")
     return float(value)
 
 
 def _by_stem(paths: list[Path], what: str, problems: list[Problem]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        first = found.setdefault(path.stem, path)
+        first = found.setdefault(_composed(path.stem), path)
         if first is not path:
             reason = f"another {what} has the same stem ({first.name})"
             problems.append(Problem("duplicate name", path, reason))
     return found
+
+
+def _composed(name: str) -> str:
+    """A name as most systems write it: those of macOS part letters from their accents."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_empty(path: Path) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.datasets.pixels import other_size
 from mtc_perception.datasets.project import coco_labels
 from mtc_perception.datasets.sample import HARMLESS, BrokenFile, Labels, Problem
 from mtc_perception.datasets.split_files import images_below, read_json, stem_of
-from offline_compress.convert.frames import Box, Frame, FrameLabels
+from offline_compress.convert.frames import Box, Frame, FrameLabels, refused
 
 _PREFIX, _ROBOFLOW = "instances_", "_annotations.coco.json"
 
@@ -34,9 +35,9 @@ def frames(download: Path) -> list[Frame]:
         for image in images_below(folder):
             if image not in listed:
                 reason = f"{path.name} does not list it: its objects are unknown"
-                unlisted = BrokenFile(Problem("image without label", image, reason))
+                unlisted = Problem("image without label", image, reason)
                 # It is called by its whole path, for its stem may be that of another.
-                found.append(Frame(split, str(image), image, partial(_refused, unlisted)))
+                found.append(Frame(split, str(image), image, partial(refused, unlisted)))
     return found
 
 
@@ -89,21 +90,20 @@ def _frames(split: str, path: Path, folders: Sequence[Path]) -> Iterator[Frame]:
 
 
 def _check_names(categories: Sequence[Any], path: Path) -> None:
-    names: dict[Any, str] = {}
     for one in categories:
         identifier, name = (one.get("id"), one.get("name")) if isinstance(one, dict) else (one, "")
         if not isinstance(name, str) or not name.strip():
             raise LayoutError(f"{path}: category {identifier} has no name: give it one")
-        if names.setdefault(identifier, name) != name:
-            raise LayoutError(
-                f"{path}: categories {names[identifier]} and {name} have one id, {identifier}"
-            )
 
 
 def _image(folders: Sequence[Path], name: str) -> Path:
-    """Where an image lies: exports name paths of Windows, and of the machine they come from."""
-    given = Path(name.replace("\\", "/"))
-    places = [folder / one for one in (given, given.name) for folder in folders]
+    """Where an image lies: exports name paths of Windows, and of the machine they come from.
+
+    Systems write accents in one of two forms.
+    """
+    forms = [Path(normalize(form, name.replace("\\", "/"))) for form in ("NFC", "NFD")]
+    given = [one for form in forms for one in (form, form.name)]
+    places = [folder / one for one in given for folder in folders]
     return next((place for place in places if place.is_file()), places[0])
 
 
@@ -119,7 +119,3 @@ def _labels(
         boxes=tuple(Box((x1, y1, x2, y2), name, crowd) for (x1, y1, x2, y2), name, crowd in rows),
         problems=odd,
     )
-
-
-def _refused(error: BrokenFile, _size: tuple[int, int]) -> FrameLabels:
-    raise error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mtc_perception.datasets.sample import Problem
+from mtc_perception.datasets.sample import BrokenFile, Problem
 
 Mask = npt.NDArray[np.bool_]
 Corners = tuple[float, float, float, float]
@@ -46,3 +46,8 @@ class Frame:
     image: Path
     labels: Callable[[tuple[int, int]], FrameLabels]
     """Reads the labels of the image, given its height and width. Raises LayoutError."""
+
+
+def refused(problem: Problem, _size: tuple[int, int]) -> FrameLabels:
+    """The labels of an image of which it is known before that they cannot be used."""
+    raise BrokenFile(problem)

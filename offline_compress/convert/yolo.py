@@ -1,10 +1,11 @@
 """YOLO text: a YAML file that names classes and splits, `images/` and `labels/` beside each other.
 
 A line of a label file is `class cx cy w h`, or a class and a polygon, in fractions of the image. An
-image without a file has no object.
+image without a file has no object. Where the YAML file says `kpt_shape`, key points follow a box.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import yaml
 
 from mtc_perception.datasets.layout import LayoutError
 from mtc_perception.datasets.sample import BrokenFile, Problem
-from mtc_perception.datasets.split_files import images_below
+from mtc_perception.datasets.split_files import images_below, label_files, spelling, stem_of
 from mtc_perception.util.files import read_regular
-from offline_compress.convert.frames import Box, Frame, FrameLabels
+from offline_compress.convert.frames import Box, Frame, FrameLabels, refused
 
 _SPLITS = ("train", "val", "test")
 
@@ -30,6 +31,7 @@ def frames(download: Path) -> list[Frame]:
         if "valid" in content:  # as some exports call it
             content.setdefault("val", content["valid"])
         splits = {split: content[split] for split in _SPLITS if content.get(split)}
+        key_points = math.prod(shape) if (shape := content.get("kpt_shape")) else 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         words = " ".join(str(error).split())
         raise LayoutError(
@@ -42,13 +44,18 @@ def frames(download: Path) -> list[Frame]:
             for place in (given if isinstance(given, list) else [given])
         ]
         images = [image for folder in folders for image in images_below(folder)]
-        labels = list(map(_label_file, images))
-        if images and not any(label.exists() for label in labels):
-            raise LayoutError(f"no image of {folders[0]} has a label: {labels[0]} does not exist")
-        found += [
-            Frame(split, image.stem, image, partial(_labels, label, names))
-            for image, label in zip(images, labels, strict=True)
-        ]
+        labels, misspelt, others = _label_files(images)
+        if images and not labels:
+            missing = f"{_label_file(images[0])} does not exist"
+            why = next((str(one) for one in misspelt.values()), missing)
+            raise LayoutError(f"no image of {folders[0]} has a label: {why}")
+        for image in images:
+            # What is of no image is told with the first one.
+            odd, others = others, ()
+            read = partial(_labels, labels.get(image), names, key_points, odd)
+            if problem := misspelt.get(image):
+                read = partial(refused, problem)
+            found.append(Frame(split, stem_of(image.name), image, read))
     if not found:
         raise LayoutError(f"{config} names no folder with images: {', '.join(map(str, splits))}")
     return found
@@ -68,8 +75,15 @@ def _config(download: Path) -> Path:
 def _names(given: Any) -> Mapping[int, str]:
     if not isinstance(given, dict | list):  # of a text, each letter would be a class
         raise ValueError(f"names is {given!r}, neither a list nor numbers with a name each")
-    pairs = given.items() if isinstance(given, dict) else enumerate(given)
-    return {int(number): str(name) for number, name in pairs}
+    names: dict[int, str] = {}
+    for number, name in given.items() if isinstance(given, dict) else enumerate(given):
+        # To YAML, `no` is false.
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise ValueError(f"the name of class {number} is {name!r}: put it in quotes")
+        if isinstance(number, float | bool) or int(number) in names:
+            raise ValueError(f"names has {number!r}, where each class has a whole number once")
+        names[int(number)] = str(name)
+    return names
 
 
 def _folder(download: Path, config: Path, path: Any, place: str) -> Path:
@@ -78,7 +92,10 @@ def _folder(download: Path, config: Path, path: Any, place: str) -> Path:
     # Exports name `../train/images` for what lies beside the file.
     tried.append(download / place.removeprefix("../"))
     if (folder := next((one for one in tried if one.is_dir()), None)) is None:
-        raise LayoutError(f"{config}: {place} is no folder of images, nor is {tried[-1]}")
+        raise LayoutError(
+            f"{config}: {place} is no folder of images, nor is {tried[-1]}; of a list of images, "
+            "give the folder"
+        )
     return folder
 
 
@@ -92,22 +109,68 @@ def _label_file(image: Path) -> Path:
     raise LayoutError(f"{image} is in no folder images/, beside which labels/ would be")
 
 
-def _labels(path: Path, names: Mapping[int, str], size: tuple[int, int]) -> FrameLabels:
+def _label_files(
+    images: Sequence[Path],
+) -> tuple[dict[Path, Path], dict[Path, Problem], tuple[Problem, ...]]:
+    """The label files of images; what is wrong where an image's has another spelling; and those
+    of no image.
+
+    Raises LayoutError where two files are an image's.
+    """
+    folders: dict[Path, dict[str, Path]] = {}
+    labels: dict[Path, Path] = {}
+    double: list[Problem] = []
+    for image in images:
+        folder = _label_file(image).parent
+        if folder not in folders:
+            folders[folder] = label_files(folder, ".txt", double)
+        if own := folders[folder].get(stem_of(image.name)):
+            labels[image] = own
+    if double:
+        raise LayoutError(str(double[0]))
+    used = set(labels.values())
+    rest = {label: stem for found in folders.values() for stem, label in found.items()}
+    rest = {label: stem for label, stem in rest.items() if label not in used}
+    bare = {
+        (_label_file(image).parent, spelling(stem_of(image.name))): image
+        for image in images
+        if image not in labels
+    }
+    misspelt: dict[Path, Problem] = {}
+    others: list[Problem] = []
+    for label, stem in rest.items():
+        if meant := bare.get((label.parent, spelling(stem))):
+            reason = f"a label of {stem}, and there is an image {meant.name}: give them one name"
+            misspelt[meant] = Problem("label of another spelling", label, reason)
+        else:
+            others.append(Problem("label without image", label, f"no image {stem}.*"))
+    return labels, misspelt, tuple(others)
+
+
+def _labels(
+    path: Path | None,
+    names: Mapping[int, str],
+    key_points: int,
+    odd: tuple[Problem, ...],
+    size: tuple[int, int],
+) -> FrameLabels:
+    if path is None:
+        return FrameLabels(boxes=(), problems=odd)
     height, width = size
     boxes = []
     try:
-        lines = read_regular(path).decode("utf-8-sig").splitlines() if path.exists() else []
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
         for number, line in enumerate(lines, start=1):
             if words := line.split():
-                name, (x1, y1, x2, y2) = _row(number, words, names)
+                name, (x1, y1, x2, y2) = _row(number, words, names, key_points)
                 boxes.append(Box((x1 * width, y1 * height, x2 * width, y2 * height), name))
     except (OSError, ValueError) as error:
         raise BrokenFile(Problem("unreadable labels", path, str(error))) from None
-    return FrameLabels(boxes=tuple(boxes))
+    return FrameLabels(boxes=tuple(boxes), problems=odd)
 
 
 def _row(
-    number: int, words: list[str], names: Mapping[int, str]
+    number: int, words: list[str], names: Mapping[int, str], key_points: int
 ) -> tuple[str, tuple[float, float, float, float]]:
     """Name and corners, in fractions of the image, of one line. Raises ValueError."""
     try:
@@ -116,6 +179,10 @@ def _row(
         raise ValueError(f"line {number} is not made of numbers") from None
     if kind not in names:
         raise ValueError(f"line {number} is of class {words[0]}, which has no name")
+    if key_points:
+        if len(values) != 4 + key_points:
+            raise ValueError(f"line {number} has {len(words)} columns, kpt_shape {5 + key_points}")
+        del values[4:]
     if not all(-0.01 <= value <= 1.01 for value in values):  # nor is what is no number
         raise ValueError(f"line {number} has no fractions of the image")
     if len(values) == 4:

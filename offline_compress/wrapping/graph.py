@@ -14,6 +14,7 @@ from onnx import TensorProto, compose, helper, version_converter
 from onnx.utils import Extractor
 from torch import nn
 
+from mtc_perception.core.bundle import MOST_PIXELS
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import read_regular
 from offline_compress.export import OPSET
@@ -89,6 +90,8 @@ def fixed(
             raise UserError(f"{name} leaves the {side} of its input open: give input.{side}")
         if found and given and found != given:
             raise UserError(f"input.{side} is {given}, that of the network {found}: leave it out")
+        if found and found > MOST_PIXELS:
+            raise UserError(f"{name}: its input has {side} {found}, at most {MOST_PIXELS} can be")
         sizes.append(found or given or 0)
     result = onnx.ModelProto()
     result.CopyFrom(model)

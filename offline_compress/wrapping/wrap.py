@@ -55,6 +55,11 @@ def wrap(given: onnx.ModelProto, name: str, described: NetworkMap) -> tuple[byte
     found = answers(network, before(image).numpy())
     check_outputs(found, described)
     names = described.outputs
+    if broken := [one for one in names if found[one].isnan().any()]:
+        raise UserError(
+            f"{name}: output {broken[0]} has values that are no numbers, for an image as cameras "
+            "give it: export the network anew, from weights that are finite"
+        )
     behind = Behind(described, names, (height, width))
     examples = [found[name] for name in names]
     shapes = {

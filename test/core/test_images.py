@@ -92,6 +92,20 @@ def test_bayer_patterns(pattern: str) -> None:
     np.testing.assert_array_equal(image.pixels, np.broadcast_to([200, 120, 40], (8, 10, 3)))
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_bayer_pattern_that_was_packed_as_it_is_becomes_colours(suffix: str) -> None:
+    mosaic = np.tile(np.array([[200, 120], [120, 40]], np.uint8), (32, 64))
+    data = cv2.imencode(suffix, mosaic, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
+    image = decode_compressed(data, InputSize(16, 32), f"bayer_rggb8; {kind} compressed ")
+    assert image.format == "rgb"
+    assert np.abs(image.pixels.astype(int) - [200, 120, 40]).max() <= 3
+    colours = cv2.imencode(suffix, np.full((8, 8, 3), (10, 20, 30), np.uint8))[1].tobytes()
+    for called in ("bayer_rggb8; jpeg compressed bgr8", "bayer_rggb8; jpeg compressed "):
+        image = decode_compressed(colours, None, called)
+        assert image.pixels[0, 0].max() - image.pixels[0, 0].min() > 10
+
+
 @pytest.mark.parametrize("encoding", SUPPORTED_ENCODINGS)
 @pytest.mark.parametrize(("height", "width"), [(0, 4), (4, 0), (0, 0)])
 def test_empty_images(encoding: str, height: int, width: int) -> None:

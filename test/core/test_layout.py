@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +178,10 @@ def test_two_masks_of_one_image_are_refused(root: Path) -> None:
     ("change", "reason"),
     [
         ({"bbox": [1, float("nan"), 1, 2]}, r"bbox is \[1, nan, 1, 2\]: nan is no number"),
+        ({"bbox": [1, 1, 10**400, 2]}, "0 is no number that can be used"),
+        ({"bbox": [1e308, 1, 1e308, 2]}, r"1e\+308 is no number that can be used"),
+        ({"bbox": None, "segmentation": [[1, 1, 5, 1, 5, 5, 1]]}, "not made of pairs x, y"),
+        ({"bbox": None, "segmentation": {"size": [6, 8], "counts": "0"}}, "nor polygons"),
         ({"bbox": [1, 1, 2]}, r"bbox is \[1, 1, 2\]"),
         ({"bbox": ["1", 1, 2, 2]}, r"bbox .* '1' is no number"),
         ({"bbox": [1, 1, True, 2]}, r"bbox .* True is no number"),
@@ -260,6 +266,7 @@ def entries(*names: str) -> list[dict]:
         (r"..\images\train\a.png", r"..\images\train\b.png"),
         (r"C:\data\a.png", "/data/images/train/b.png"),
         ("train/a.jpg", "b.png"),
+        ("train/a", "b"),
     ],
 )
 def test_paths_in_a_coco_file_end_in_the_name_of_the_image(
@@ -289,6 +296,57 @@ def test_labels_of_nobody_in_particular_are_refused(
     write_coco(root, images=images)
     with pytest.raises(LayoutError, match=rf"det/train\.json: {reason}"):
         read_split(root, "train")
+
+
+def test_categories_of_one_id_are_refused(root: Path) -> None:
+    write_coco(root, categories=[{"id": 1, "name": "car"}, {"id": 1.0, "name": "person"}])
+    with pytest.raises(LayoutError, match=r"train\.json: categories car and person have one id, 1"):
+        read_split(root, "train")
+
+
+def test_what_is_behind_a_dot_is_no_suffix_unless_it_is_that_of_an_image(root: Path) -> None:
+    for stem in "ab":
+        shutil.copy(root / "images/train/c.png", root / f"images/train/cam.{stem}.png")
+    write_coco(root, images=entries("cam.a", "cam.b"))
+    samples = read_split(root, "train")
+    assert [one.stem for one in samples if one.boxes is not None] == ["cam.a", "cam.b"]
+
+
+@pytest.mark.parametrize(("disk", "listed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_written_in_either_form(root: Path, disk: str, listed: str) -> None:
+    image, mask, name = (unicodedata.normalize(form, "Öl") for form in (disk, listed, listed))
+    (root / "images/train/a.png").rename(root / f"images/train/{image}.png")
+    (root / "lane/train/a.png").rename(root / f"lane/train/{mask}.png")
+    write_coco(root, images=entries(f"{name}.png", "b.png"))
+    [sample] = (one for one in read_split(root, "train") if one.stem == "Öl")
+    assert sample.boxes is not None
+    assert sample.lane is not None
+
+
+@pytest.mark.parametrize(("image", "listed"), [("a x", "a%20x"), ("a%20x", "a x"), ("a", "A")])
+def test_a_label_of_another_spelling_is_named(root: Path, image: str, listed: str) -> None:
+    (root / "images/train/a.png").rename(root / f"images/train/{image}.png")
+    (root / "lane/train/a.png").unlink()
+    write_coco(root, images=entries(f"{listed}.png", "b.png"))
+    problems: list[Problem] = []
+    samples = read_split(root, "train", problems)
+    assert [one.stem for one in samples if one.boxes is not None] == ["b"]
+    assert [str(one).partition("json: ")[2] for one in problems] == [
+        f"a label of {listed}, and there is an image {image}: give them one name"
+    ]
+
+
+def test_masks_that_are_no_png_files_are_named(root: Path) -> None:
+    (root / "lane/train/a.png").rename(root / "lane/train/b.JPG")
+    with pytest.raises(LayoutError, match=r"b\.JPG: no \.jpg is read as a mask: convert it to PNG"):
+        read_split(root, "train")
+    (root / "lane/train/a.jpg").touch()
+    (root / "lane/train/b.JPG").rename(root / "lane/train/b.png")
+    problems: list[Problem] = []
+    a, b, _ = read_split(root, "train", problems)
+    assert a.lane is None
+    assert b.lane is not None
+    assert [problem.path.name for problem in problems] == ["a.jpg"]
 
 
 def test_a_broken_entry_of_a_coco_file_costs_no_other_one(root: Path) -> None:

@@ -373,8 +373,8 @@ def palette_png(indices: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
 
 
-def encoded(pixels: np.ndarray) -> bytes:
-    return cv2.imencode(".png", pixels)[1].tobytes()
+def encoded(pixels: np.ndarray, suffix: str = ".png") -> bytes:
+    return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -383,6 +383,8 @@ def encoded(pixels: np.ndarray) -> bytes:
         (palette_png(np.full(SIZE, 2)), "stored as palette indices: convert it to 8-bit grey"),
         (encoded(np.full(SIZE, 2, np.uint16)), "stored as 16-bit values"),
         (encoded(np.tile(np.array([0, 1, 2], np.uint8), (*SIZE, 1))), "stored as colours"),
+        (encoded(np.full((*SIZE, 4), 1, np.uint8)), "stored as partly transparent pixels"),
+        (encoded(np.zeros(SIZE, np.uint8), ".jpg"), "stored as something else than PNG"),
         (encoded(np.full(SIZE, 255, np.uint8)), "values 255 .expected: 0 direct"),
     ],
 )

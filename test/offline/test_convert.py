@@ -388,9 +388,59 @@ def test_yaml_of_yolo_is_not_guessed_at(tmp_path: Path) -> None:
     result = converted("yolo", tmp_path / "download")
     assert not result.problems
     assert result.splits.keys() == {"train", "val"}
-    write_text(config, "train: images/train\nnames: forklift\n")
-    with pytest.raises(LayoutError, match="names is 'forklift', neither a list nor numbers"):
-        convert("yolo", tmp_path / "download", tmp_path / "b", None, lambda *_: None)
+    for names, reason in (
+        ("forklift", "names is 'forklift', neither a list nor numbers"),
+        ("[no, car]", "the name of class 0 is False: put it in quotes"),
+        ("[null, car]", "the name of class 0 is None"),
+        ("{1: car, '1': bus}", "names has '1', where each class has a whole number once"),
+        ("{0.5: car}", "names has 0.5, where"),
+    ):
+        write_text(config, f"train: images/train\nnames: {names}\n")
+        with pytest.raises(LayoutError, match=reason):
+            convert("yolo", tmp_path / "download", tmp_path / "b", None, lambda *_: None)
+
+
+def test_key_points_of_yolo_are_no_polygons(tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    DOWNLOADS["yolo"](download)
+    config = download / "data.yaml"
+    write_text(config, config.read_text() + "kpt_shape: [2, 3]\n")
+    for split in ("train", "val"):
+        write_text(download / f"labels/{split}/a.txt", "1 .5 .5 .25 .5 .1 .1 2 0 0 0\n")
+    converted("yolo", download)
+    sample = labelled(tmp_path / "out", "train")
+    assert sample.boxes is not None
+    assert sample.boxes.tolist() == [[WIDTH * 3 / 8, HEIGHT / 4, WIDTH * 5 / 8, HEIGHT * 3 / 4]]
+    write_text(download / "labels/train/a.txt", "1 .5 .5 .25 .5\n")
+    [problem] = convert("yolo", download, tmp_path / "b", None, lambda *_: None).broken
+    assert problem.reason == "line 1 has 5 columns, kpt_shape 11"
+
+
+@pytest.mark.parametrize("image", ["a.JPG", "Ü.jpg", "U\u0308.jpg"])
+def test_labels_of_yolo_are_found_however_they_are_written(image: str, tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    DOWNLOADS["yolo"](download)
+    (download / "images/train/a.jpg").rename(download / "images/train" / image)
+    label = "a.TXT" if image == "a.JPG" else "Ü.txt"
+    (download / "labels/train/a.txt").rename(download / "labels/train" / label)
+    assert not converted("yolo", download).problems
+    assert sum(len(one.boxes) for one in read_split(tmp_path / "out", "train")) == 2
+
+
+def test_labels_of_yolo_of_no_image_are_told_and_make_no_negatives(tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    DOWNLOADS["yolo"](download)
+    for label in ("B.txt", "x.txt"):
+        shutil.copy(download / "labels/train/a.txt", download / "labels/train" / label)
+    result = converted("yolo", download)
+    assert [str(one).partition("train/")[2] for one in result.problems] == [
+        "x.txt: no image x.*",
+        "B.txt: a label of B, and there is an image b.jpg: give them one name",
+    ]
+    assert [one.stem for one in read_split(tmp_path / "out", "train")] == ["a"]
+    (download / "labels/train/a.txt").rename(download / "labels/train/A.txt")
+    with pytest.raises(LayoutError, match=r"A\.txt: a label of A, and there is an image a\.jpg"):
+        convert("yolo", download, tmp_path / "b", None, lambda *_: None)
 
 
 def test_a_box_of_kitti_that_is_no_number_is_broken(tmp_path: Path) -> None:

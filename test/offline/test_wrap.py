@@ -287,6 +287,23 @@ def test_a_module_that_does_not_fit(
     assert not (tmp_path / "o.mtc").exists()
 
 
+def test_a_network_that_answers_with_no_numbers_is_refused(tmp_path: Path) -> None:
+    model = TwoMasks()
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.fill_(torch.nan)
+    path = write_onnx(model, tmp_path / "two.onnx", 64, 96)
+    with pytest.raises(UserError, match=r"two\.onnx: output da has values that are no numbers"):
+        wrap(read_network(path), str(path), load_map(MAPS / "twinlitenet_plus.yaml"))
+
+
+def test_a_network_for_too_large_images_is_refused_before_it_runs() -> None:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 20000])
+    given = helper.make_model(helper.make_graph([], "empty", [image], []))
+    with pytest.raises(UserError, match="net: its input has width 20000, at most 8192"):
+        wrap(given, "net", NetworkMap(lane=Mask(output="lane")))
+
+
 @pytest.mark.parametrize("values", ["softmax", "sigmoid", "argmax"])
 def test_small_masks_are_brought_to_the_inputs_size(tmp_path: Path, values: str) -> None:
     model = TwoMasks()

@@ -35,6 +35,41 @@ from support.replay_rig import evaluate, read
 from support.small_disk import on_small_disk
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"no zstd", "cannot be decompressed"), (zstd.compress(b"x"), "cannot be read as a rosbag2")],
+)
+def test_a_packed_file_that_cannot_be_read_is_named_itself(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.db3.zstd"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=rf"^{path} {reason}"):
+        open_source(path)
+
+
+def test_files_that_were_unpacked_or_packed_since_are_those_that_are_listed(tmp_path: Path) -> None:
+    bag = split_bag(tmp_path)
+    for index in (2, 5):
+        file = bag / f"split_{index}.mcap"
+        file.with_name(f"{file.name}.zstd").write_bytes(zstd.compress(file.read_bytes()))
+        file.unlink()
+    metadata = bag / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("split_7.mcap", "split_7.mcap.zstd"))
+    frames, notes = read(open_source(bag))
+    assert len(frames) == 12
+    assert not notes
+
+
+def test_metadata_with_a_text_in_place_of_the_files_is_damaged(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", {"/cam": (IMAGE, images())})
+    text = "rosbag2_bagfile_information:\n  relative_file_paths: bag.mcap\n"
+    (bag / "metadata.yaml").write_text(text)
+    frames, [note] = read(open_source(bag))
+    assert len(frames) == COUNT
+    assert str(note).endswith("relative_file_paths is 'bag.mcap', no list")
+
+
 def noise_bag(
     path: Path,
     count: int,

@@ -154,7 +154,12 @@ class BagFiles:
                     unpack_file(packed, file, notes)
                 except OSError as error:
                     raise SourceError(f"{packed} cannot be decompressed: {error}") from None
-            storage = self._open(file, notes)
+                try:
+                    storage = self._open(file, notes)
+                except SourceError as error:  # of a file that nobody has seen
+                    raise SourceError(str(error).replace(str(file), str(packed))) from None
+            else:
+                storage = self._open(file, notes)
             stack.callback(storage.close)
             yield storage
 
@@ -180,7 +185,9 @@ class BagFiles:
         try:
             content = yaml.safe_load(read_regular(self.path / METADATA).decode())
             names = content["rosbag2_bagfile_information"]["relative_file_paths"]
-            listed = [self.path / PurePath(name).name for name in names]
+            if not isinstance(names, list):
+                raise TypeError(f"relative_file_paths is {names!r}, no list")
+            listed = [self._as_it_is(self.path / PurePath(name).name) for name in names]
         except FileNotFoundError:
             self._notes.add("no metadata", f"{self.path.name} has no {METADATA}")
             return self._each_once(there)
@@ -194,6 +201,13 @@ class BagFiles:
                 self._notes.add("missing file", f"{file.name}, which {METADATA} lists")
         # Whoever renames a file seldom edits the metadata.
         return self._each_once(found or there)
+
+    def _as_it_is(self, file: Path) -> Path:
+        """A listed file; where it was packed or unpacked since, what became of it."""
+        other = file.with_name(f"{file.name}{_PACKED}")
+        if file.suffix == _PACKED:
+            other = file.with_suffix("")
+        return other if other.is_file() and not file.is_file() else file
 
     def _each_once(self, files: Sequence[Path]) -> list[Path]:
         """The files; those that are there unpacked as well, as after playing them, once."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from mtc_perception.core.truth import GroundTruth
 from mtc_perception.datasets.layout import Sample, known_truth, label_splits, read_labels, split_of
 from mtc_perception.datasets.sample import LayoutError, Problem
+from mtc_perception.datasets.split_files import stem_of
 from mtc_perception.replay.recordings.recording import (
     NS_PER_S,
     FrameSource,
@@ -67,7 +68,7 @@ class LabelFolder:
     def find(self, frame: SourceFrame) -> Sample | None:
         """The labels of an image: of a file by its name, else as the folder's names have it."""
         if frame.name or not self.by_stamp:
-            return self._samples.get(frame.name or Path(frame.frame_id).stem)
+            return self._samples.get(frame.name or stem_of(frame.frame_id))
         at = bisect_left(self._stamps_ns, frame.stamp_ns)
         near = self._stamps_ns[max(at - 1, 0) : at + 1]
         best = min(near, key=lambda ns: abs(ns - frame.stamp_ns))

@@ -17,7 +17,7 @@ from mtc_perception.datasets.layout import (
     split_of,
 )
 from mtc_perception.datasets.sample import Problem
-from mtc_perception.datasets.split_files import OTHER_SUFFIXES, unread_images
+from mtc_perception.datasets.split_files import OTHER_SUFFIXES, stem_of, unread_images
 from mtc_perception.replay.recordings.bag import Bag
 from mtc_perception.replay.recordings.bag_files import first_bytes, is_bag, refuse_foreign
 from mtc_perception.replay.recordings.bag_labels import TruthTopics, find_truth_topics
@@ -159,7 +159,7 @@ class FolderSource:
                 notes.add("unreadable image", f"{file}: {error.strerror}")
                 data = b""  # an image that cannot be decoded, as any other
             yield SourceFrame(
-                index, _stamp_ns(index, self.info.rate_hz), encoded(file, data), file.stem
+                index, _stamp_ns(index, self.info.rate_hz), encoded(file, data), stem_of(file.name)
             )
 
 

@@ -203,6 +203,8 @@ def unpack_file(packed: Path, target: Path, notes: Notes) -> None:
                     )
                 out.write(block)
         except (EOFError, zstd.ZstdError) as error:
+            if not out.tell():
+                raise SourceError(f"{packed} cannot be decompressed: {error}") from None
             notes.add("truncated file", f"{packed.name}: {' '.join(str(error).split())}")
 
 
