@@ -35,6 +35,7 @@ PARTS = {
     "gates": r"/model/\w+_gates",
     "decoder: sampling": r"/model/detection_head/layers\.\d+/cross_attention/",
     "decoder: rest of the layers": r"/model/detection_head/(layers|box_heads|score_heads|position)",
+    "decoder: choice of queries": r"/model/detection_head/(ReduceMax|TopK|Unsqueeze|Gather)",
     "detection head: rest": r"/model/detection_head",
     "masks": r"/model/(mask_|drivable_head|lane_head)",
     "pixels in, answers out": r"",

@@ -79,7 +79,8 @@ def _for_tensorrt(entries: Mapping[str, Variant]) -> VariantOrder:
         for key, entry in entries.items()
         if entry.precision == precision and key not in passed_over
     ]
-    return VariantOrder(order or list(entries), passed_over=passed_over if order else {})
+    others = [key for key in entries if key not in passed_over]
+    return VariantOrder(order or others, passed_over=passed_over)
 
 
 def _share(assessment: Assessment, engine: EngineName, cpu: CpuClass) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mtc_perception.core.bundle import Bundle, read_bundle
+from mtc_perception.core.bundle import Assessment, Bundle, read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.engines.tensorrt import missing as missing_engine
 from mtc_perception.engines.tensorrt.build import BuildSettings, build_variant, default_flavour
@@ -94,6 +94,20 @@ def test_damage_hides_no_sound_engine_of_either_library(
     found = stored_engine(network, ADA, store, notes.append)
     assert found == (rtx, b"ahead of time")
     assert notes == [f"{path}: is damaged, its sha256 is not its record's" for path in damaged]
+
+
+def test_nothing_is_built_of_what_lost_too_much(bundle: Bundle) -> None:
+    lossy = Assessment(
+        measured_on="roads val",
+        lost_points={"lane.iou": 2.0},
+        tolerance_points=0.3,
+        within_tolerance=False,
+        timings=[],
+    )
+    only = {"fp16": bundle.variant("fp32").model_copy(update={"assessment": lossy})}
+    bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"variants": only}))
+    with pytest.raises(EngineError, match=r"fp16: lost 2\.0 points of lane\.iou, 0\.3"):
+        build(bundle)
 
 
 @needs_rtx

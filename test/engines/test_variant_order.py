@@ -1,5 +1,6 @@
 """Which variants are tried, and in which order; what a machine is good for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_tensorrt_is_given_no_precision_that_was_not_validated_there() -> None:
     assert variant_order(ASSESSED, "tensorrt", "int8", VNNI).variants == ["int8-trt"]
     lossy = variant_order(bundle(fp16=assessment(within=False)), "tensorrt", None, VNNI)
     assert lossy.variants == ["fp32"]
+
+
+def test_no_engine_takes_a_lossy_variant_unasked_even_if_it_has_no_other() -> None:
+    for engine, key in (("tensorrt", "int8-trt"), ("openvino", "int8-openvino")):
+        lossy = bundle(**{key.replace("-", "_"): assessment(within=False)})
+        only = {key: lossy.manifest.variants[key]}
+        lossy = replace(lossy, manifest=lossy.manifest.model_copy(update={"variants": only}))
+        order = variant_order(lossy, engine, None, VNNI)  # type: ignore[arg-type]
+        assert order.variants == []
+        assert order.passed_over == {key: "lost 1.3 points of detection.map50, 0.3 are allowed"}
+        assert variant_order(lossy, engine, "int8", VNNI).variants == [key]  # type: ignore[arg-type]
 
 
 def test_a_bundle_without_assessment_keeps_its_own_order() -> None:

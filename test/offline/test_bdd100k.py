@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from mtc_perception.core.bundle import read_bundle
+from mtc_perception.core.engine import Network
 from mtc_perception.core.input_size import InputSize
 from offline_compress.models.registry import load_spec
+from offline_compress.quantization.int8_tensorrt import build, can_build
 from offline_compress.recipe.recipe import load_recipe
 from support import mini_data
 from support.checkout import ROOT
@@ -88,6 +90,8 @@ def test_the_whole_recipe_runs_in_two_processes(tmp_path: Path) -> None:
     bundle = read_bundle(compressed / "rmt_ppad_l_student.mtc")
     assert set(bundle.manifest.variants) == {"fp32", "int8-ort"}
     assert bundle.manifest.input.size == InputSize(64, 96)
+    if can_build():
+        assert build(Network.of(bundle, "fp32"))["engine_bytes"] > 1000
     (report,) = json.loads((compressed / "quantise.json").read_text()).values()
     assert report["metrics"]["lane"]["images"] == 1
     assert not list(compressed.rglob("latency.json")), "a budget of parameters times nothing"

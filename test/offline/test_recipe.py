@@ -30,6 +30,22 @@ def test_recipes_in_the_repository_are_valid(path: Path) -> None:
     assert recipe.model in MODELS
 
 
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("rmt_*.yaml")), ids=lambda path: path.stem)
+def test_query_decoders_end_on_crops_as_large_as_their_input(path: Path) -> None:
+    """Their boxes are fractions of what they see: of small crops alone they would not fit."""
+    recipe = load_recipe(path)
+    if path.stem == "rmt_ppad_n_start":  # rmt_ppad_n goes on with it.
+        return
+    size = recipe.input.height, recipe.input.width
+    endings = [(recipe.crop, recipe.closing)]
+    if recipe.compress:
+        recover = recipe.compress.recover
+        endings.append((recover.crop or recipe.crop, recover.closing or recipe.closing))
+    for crop, closing in endings:
+        last = (closing and closing.crop) or crop
+        assert (last.height, last.width) == size
+
+
 @pytest.mark.parametrize(
     ("place", "key", "words"),
     [

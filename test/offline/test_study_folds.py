@@ -15,6 +15,7 @@ from offline_compress.models.registry import model_spec, save_checkpoint
 from offline_compress.recipe.parts import DataSource
 from offline_compress.study.folds import (
     HELD_OUT,
+    Fold,
     fold_recipe,
     folds_of,
     judged_sets,
@@ -22,6 +23,7 @@ from offline_compress.study.folds import (
 )
 from offline_compress.study.study import Study, load_study
 from support import tiny_study
+from support.checkout import ROOT
 from support.labelled_roads import DataSet, road
 
 
@@ -128,3 +130,19 @@ def test_a_mistake_in_a_study_is_one_line(change: dict[str, Any], words: str) ->
     Path("study.yaml").write_text(yaml.safe_dump(tiny_study.study() | change))
     with pytest.raises(UserError, match=words):
         load_study(Path("study.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config" / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_studies_in_the_repository_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study(path)
+    assert study.name == path.stem
+    for source in (*study.set["train"], *study.set["validate_on"]):
+        assert source.get("split") != "val", "a set that is reported, or chosen by"
+    fold = Fold("drive", [DataSource(root=study.held_out.root, split="train")], [])
+    for row in study.rows:
+        recipe = fold_recipe(study, fold, row.set)
+        # All recoveries are of one length.
+        assert recipe.compression().recover == fold_recipe(study, fold).compression().recover

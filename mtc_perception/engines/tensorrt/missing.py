@@ -26,7 +26,11 @@ def build_missing_engine(bundle: Bundle, precision: str | None, tell: Tell) -> s
     Builds once at most, whether or not the new engine then loads. Raises BundleError, and
     EngineError where TensorRT or a GPU is missing or the build fails.
     """
-    variant = variant_order(bundle, "tensorrt", precision, cpu_class()).variants[0]
+    order = variant_order(bundle, "tensorrt", precision, cpu_class())
+    if not order.variants:
+        reasons = "; ".join(f"{key}: {why}" for key, why in order.passed_over.items())
+        raise EngineError(f"{bundle.path}: no variant for TensorRT kept its tolerance: {reasons}")
+    variant = order.variants[0]
     flavour, device, store = default_flavour((CURRENT,)), current_device(), EngineStore()
     try:
         # Sound bytes are not enough: another driver's engine may not load.
