@@ -21,13 +21,14 @@ from rich.table import Table
 from torch import nn
 
 from bench.common import write_result
+from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
 from offline_compress.channels.surgery import shorten_decoder
 from offline_compress.data.labelled import evenly, labelled_sets
-from offline_compress.evaluation.latency import conditions, interleaved
+from offline_compress.evaluation.latency import Key, conditions, interleaved
 from offline_compress.export import deployed
 from offline_compress.models.decoder import QueryDecoder
 from offline_compress.models.registry import ModelSpec, load_checkpoint, load_spec
@@ -88,7 +89,8 @@ def measure(
         raise UserError(f"{spec.name} has no query decoder")
     tried = shorter(len(decoder.layers), decoder.queries)
     validate = validator(sets)
-    accuracy, networks = {}, {}
+    accuracy: dict[Short, dict[str, float | None]] = {}
+    networks: dict[Key, Network] = {}
     for short in dict.fromkeys(one for row in tried.values() for one in row):
         network, own = shorten_decoder(model, spec, short.layers, short.queries)
         metrics = validate(network, own, partial(progress.count, f"evaluating {short}"))
