@@ -9,13 +9,12 @@ from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")
-EVALUATED = ("mtc_nano", "mtc_small", "mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
+EVALUATED = ("mtc_nano", "mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
 """Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
 _RESULTS = (
     *EVALUATED,
     "compression",
     "compression_mtc_nano",
-    "compression_mtc_small",
     "compression_rmt_ppad_n",
     "end_to_end",
     "engines",
