@@ -29,6 +29,7 @@ STYLE: Any = {
     "xtick.color": "#616e7c",
     "ytick.color": "#616e7c",
     "svg.fonttype": "none",
+    "svg.hashsalt": "mtc_perception",
 }
 _NEAR_TICKS, _FAR_TICKS = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 2, 5)
 ROW_HEIGHT_IN = 0.24
