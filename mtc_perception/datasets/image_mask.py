@@ -22,6 +22,7 @@ A_YOLOM_CLASSES = {2: "car", 3: "bus", 4: "truck", 9: "train"}
 """Those that A-YOLOM merges into vehicles (its README); others are `class 0`, `class 1`, ..."""
 RMT_PPAD_CLASSES = {0: VEHICLE}
 """The label download of RMT-PPAD has one."""
+_MOST_CLASSES = 10_000
 _ROUNDED = 1e-4
 """How far a fraction of the image may reach out of 0..1: the digits of labels are few."""
 
@@ -110,8 +111,8 @@ def _row(words: list[str], classes: frozenset[int] | None) -> list[float]:
             also = ", as of polygons"
         raise ValueError(f"{len(words)} columns{also}, where class cx cy w h are expected")
     kind, *box = map(float, words)
-    if not kind.is_integer() or kind < 0:
-        raise ValueError(f"class {words[0]} is no whole number")
+    if not kind.is_integer() or not 0 <= kind < _MOST_CLASSES:
+        raise ValueError(f"class {words[0]} is no whole number below {_MOST_CLASSES}")
     if classes is not None and kind not in classes:
         raise ValueError(f"class {kind:g}, but only 0 (vehicle) is expected")
     for word, value in zip(words[1:], box, strict=True):

@@ -99,14 +99,24 @@ def coco_labels(content: Any, path: Path) -> Labels:
     labels.origin = dict.fromkeys(labels.boxes, path)
     for entry in images:
         stem = stems.get(identifier) if _is_identifier(identifier := _field(entry, "id")) else None
-        size = _field(entry, "height"), _field(entry, "width")
+        size = _side(entry, "height"), _side(entry, "width")
         # Exports that do not know the size write 0.
-        if stem in labels.boxes and all(isinstance(one, int | float) and one > 0 for one in size):
+        if stem in labels.boxes and all(size):
             labels.sizes[stem] = size
     return labels
 
 
 _Corners = tuple[float, float, float, float]
+_TOO_LONG = 1_000_000
+"""Pixels of a side that no image has."""
+
+
+def _side(entry: Any, name: str) -> int:
+    """A side of a listed image, which some write as a text; 0 where it is not known."""
+    given = _field(entry, name)
+    if isinstance(given, str) and given.strip().isdecimal():
+        given = int(given[:9])
+    return int(given) if isinstance(given, int | float) and 0 < given < _TOO_LONG else 0
 
 
 def _names(categories: list[Any], path: Path, problems: list[Problem]) -> dict[Any, str]:

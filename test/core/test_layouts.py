@@ -215,6 +215,7 @@ def box_frame(**box: object) -> str:
         (mini.rmt_ppad, "labels/train/a.txt", "\n0 .5 .5 wide .1", "line 2: .*'wide'"),
         (mini.rmt_ppad, "labels/train/a.txt", "3 .5 .5 .1 .1", "class 3, but only 0"),
         (mini.rmt_ppad, "labels/train/a.txt", "0.9 .5 .5 .1 .1", "class 0.9 is no whole number"),
+        (mini.a_yolom, "detection-object/labels/train/a.txt", "1e300 .5 .5 .1 .1", "whole number"),
         (mini.rmt_ppad, "labels/train/a.txt", "-1 .5 .5 .1 .1", "class -1 is no whole number"),
         (mini.rmt_ppad, "labels/train/a.txt", "nan .5 .5 .1 .1", "class nan is no whole number"),
         (mini.rmt_ppad, "labels/train/a.txt", "0 .5 .5 nan .1", "nan is no fraction"),

@@ -144,7 +144,7 @@ def test_damage_is_named(damage, kind: str, file: str, tmp_path: Path) -> None:
     assert problem.path == root / file
 
 
-def sized(root: Path, width: int, height: int) -> None:
+def sized(root: Path, width: object, height: object) -> None:
     """The detection file says of what size its images are."""
     content = json.loads((root / "det/train.json").read_text())
     for entry in content["images"]:
@@ -161,6 +161,10 @@ def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
     assert problem.kind == other.kind == "labels of another size"
     assert problem.path == root / "images/train/a.jpg"
     assert "its labels are of 32x18, the image is 64x36" in problem.reason
+    sized(root, "32", "18")  # as some write them
+    assert [one.kind for one in check(root).broken] == [problem.kind] * 2
+    sized(root, "?", "18")
+    assert check(root).broken == []
 
 
 def test_labels_of_an_image_before_its_exif_turned_it_are_named(tmp_path: Path) -> None:
