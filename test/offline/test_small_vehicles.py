@@ -17,7 +17,7 @@ SIZES = {
     "camvid": (480, 360),
     "cityscapes": (512, 256),
     "own": (640, 384),
-    "roads": (640, 384),
+    "synthetic": (640, 384),
     "tour_roads": (416, 256),
 }
 """Width and height of the images of the first set that a recipe draws from."""
