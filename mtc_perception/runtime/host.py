@@ -1,7 +1,6 @@
 """The engine in charge of the frames: what takes over when it fails, how another one comes in."""
 
 import math
-import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -9,6 +8,7 @@ from mtc_perception.core.bundle import EngineName
 from mtc_perception.engines.load import CPU_ENGINES
 from mtc_perception.engines.open import open_engine, try_engine
 from mtc_perception.runtime.perceiver import Perceiver, Selection, open_perceiver
+from mtc_perception.util.daemon_thread import DaemonThread
 from mtc_perception.util.deadline import Deadline, Task
 from mtc_perception.util.errors import EngineError, UserError, one_line
 
@@ -145,7 +145,7 @@ class PerceiverLoader:
     def __init__(self, on_done: Callable[[], None]) -> None:
         """`on_done` is called by the loading thread as `take` becomes possible."""
         self._on_done = on_done
-        self._thread: threading.Thread | None = None
+        self._thread: DaemonThread | None = None
         self._deadline = Deadline(LOAD_S)
         self._loaded: Perceiver | UserError | None = None
         self.selection: Selection | None = None
@@ -161,9 +161,7 @@ class PerceiverLoader:
             raise EngineError(f"busy loading {self.selection}: try again when that is done")
         self.selection = selection
         self._deadline = Deadline(LOAD_S)
-        self._thread = threading.Thread(
-            target=self._run, args=(selection, pause), name="engine loader", daemon=True
-        )
+        self._thread = DaemonThread("engine loader", partial(self._run, selection, pause))
         self._thread.start()
 
     def take(self) -> Perceiver:

@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from mtc_perception.core.bundle import Limits
@@ -19,6 +20,7 @@ from mtc_perception.runtime.frames import (
 )
 from mtc_perception.runtime.host import EngineHost, release
 from mtc_perception.runtime.perceiver import Perceiver
+from mtc_perception.util.daemon_thread import DaemonThread
 from mtc_perception.util.errors import EngineError, ImageError, one_line
 
 LOOK_S = 0.1
@@ -91,13 +93,13 @@ class InferenceWorker:
         self._on_late = on_late
         self._lock = threading.Lock()
         """Who changes the thread in charge, or ends a frame or its perceiving, has it."""
-        self._thread: threading.Thread | None = None
+        self._thread: DaemonThread | None = None
         self._under_way: Frame | None = None
         self._since_s = 0.0
         self._perceiving: Perceiver | None = None
         self._stopped = threading.Event()
         self._begin()
-        self._watch = threading.Thread(target=self._look_after, name="watch", daemon=True)
+        self._watch = DaemonThread("watch", self._look_after)
         self._watch.start()
 
     def late(self) -> str:
@@ -131,9 +133,7 @@ class InferenceWorker:
         return False
 
     def _begin(self, hung: Frame | None = None) -> None:
-        self._thread = threading.Thread(
-            target=self._run, args=(hung,), name="inference", daemon=True
-        )
+        self._thread = DaemonThread("inference", partial(self._run, hung))
         self._thread.start()
 
     def _look_after(self) -> None:

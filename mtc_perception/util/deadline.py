@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from mtc_perception.util.daemon_thread import DaemonThread
+
 _Result = TypeVar("_Result")
 _POLL_S = 0.05
 _GRACE_S = 0.5
@@ -47,7 +49,7 @@ class Task(Generic[_Result]):
         self._given_up = False
         self._returned: list[_Result] = []
         self._raised: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = DaemonThread(name, self._run)
         self._thread.start()
 
     def result(self, deadline: Deadline, tick: Callable[[], object] = lambda: None) -> _Result:

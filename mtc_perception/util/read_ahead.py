@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from typing_extensions import Self
 
+from mtc_perception.util.daemon_thread import DaemonThread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _ITEM_S = 5.0
@@ -58,7 +60,7 @@ class ReadAhead(Generic[Item]):
         self._closed = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
+        self._thread = DaemonThread("read-ahead", self._read)
         self._thread.start()
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from mtc_perception.replay.recordings.recording import (
     SourceError,
     SourceFrame,
 )
+from mtc_perception.util.daemon_thread import DaemonThread
 
 _PATIENCE_S = 2.0
 """For a read that is under way when nobody wants images any more."""
@@ -52,7 +53,7 @@ class _Newest:
         self._pixels: npt.NDArray[np.uint8] | None = None
         self._over = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, daemon=True, name="camera")
+        self._thread = DaemonThread("camera", self._read)
         self._thread.start()
 
     def take(self) -> npt.NDArray[np.uint8] | None:
