@@ -1,8 +1,10 @@
 """What every measurement shares: timing an engine and writing a result."""
 
 import json
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +14,9 @@ from mtc_perception.core.bundle import Bundle, sha256_hex
 from mtc_perception.core.engine import Engine
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.core.timing import percentiles
+from mtc_perception.util.errors import UserError
 from mtc_perception.util.files import write_text_atomic
+from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 from mtc_perception.util.provenance import provenance
 
@@ -35,6 +39,25 @@ def time_engine(engine: Engine, runs: int) -> list[float]:
 def brief(times_ms: list[float]) -> dict[str, float]:
     """Percentiles rounded to what can be told apart."""
     return {name: round(value, 3) for name, value in percentiles(times_ms).items()}
+
+
+def ends_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
+    """A measurement's `main`, of which a mistake of the user's is a line and exit code 2, and
+    Ctrl-C or SIGTERM a line and 130."""
+
+    @wraps(main)
+    def ending(arguments: Sequence[str] | None = None) -> int:
+        handle_interrupts()
+        try:
+            return main(arguments)
+        except (UserError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+    return ending
 
 
 def tracked(items: Iterable[Item], what: str, console: Console) -> Iterator[Item]:

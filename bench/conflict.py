@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bench.common import ends_in_one_line
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.util.errors import UserError
@@ -189,6 +190,7 @@ def conflict_result(
     }
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m bench.conflict", description=__doc__)
@@ -198,18 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images-per-gradient", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--json", type=Path, default=Path("results/conflict.json"))
     options = parser.parse_args(arguments)
-    try:
-        result = conflict_result(
-            options.checkpoint, options.data, options.images, options.images_per_gradient
-        )
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(options.json, json.dumps(result, indent=2) + "\n")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    result = conflict_result(
+        options.checkpoint, options.data, options.images, options.images_per_gradient
+    )
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(options.json, json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["rows"], indent=2))
     return 0
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures
@@ -137,6 +137,7 @@ def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Table]:
     return shown
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.decoder", description=__doc__)
@@ -147,19 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     args = parser.parse_args(arguments)
     console = Console()
-    try:
-        spec, model = load_spec(args.checkpoint), load_checkpoint(args.checkpoint)
-        source = DataSource(root=args.data, split=args.split)
-        labelled = labelled_sets([source], "measure the decoder by", spec.class_map)
-        sets = {name: evenly(samples, args.images) for name, samples in labelled.items()}
-        with Progress(alone=True) as progress:
-            found = measure(spec, model, sets, progress)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    spec, model = load_spec(args.checkpoint), load_checkpoint(args.checkpoint)
+    source = DataSource(root=args.data, split=args.split)
+    labelled = labelled_sets([source], "measure the decoder by", spec.class_map)
+    sets = {name: evenly(samples, args.images) for name, samples in labelled.items()}
+    with Progress(alone=True) as progress:
+        found = measure(spec, model, sets, progress)
     for table in tables(found):
         console.print(table)
     content = {

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from mtc_perception.core.tasks import TASKS
-from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
 from offline_compress.data.batch import Batch, collate
 from offline_compress.data.dataset import TrainingSet, View
@@ -98,6 +97,7 @@ def _mean(rows: list[list[float]]) -> list[float]:
     return [round(value, 4) for value in torch.tensor(rows).mean(0).tolist()]
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -114,17 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console()
     rows = []
-    try:
-        with Progress(console=console) as progress:
-            for name in options.models:
-                for kind in get_args(MaskLoss):
-                    rows += measure(name, kind, options.data, sorted(options.marks), progress)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with Progress(console=console) as progress:
+        for name in options.models:
+            for kind in get_args(MaskLoss):
+                rows += measure(name, kind, options.data, sorted(options.marks), progress)
     shown = ("model", "mask_loss", "step", *(f"{task}_norm" for task in TASKS))
     table = Table(*shown)
     for row in rows:

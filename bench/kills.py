@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from mtc_perception.engines.tensorrt.store import EngineStore
 from mtc_perception.node.parameters import default_bundle
-from mtc_perception.util.errors import ReplayError, UserError
+from mtc_perception.util.errors import ReplayError
 from mtc_perception.util.files import replacing_folder, write_text_atomic
 
 KILLS, SEED, MINUTES = 100, 15, 8.0
@@ -296,6 +296,7 @@ def command(words: list[str], folder: Path, log: str) -> None:
         engine.main()
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if all results were equal, 1 if not, or if there is more to do; 2 for a mistake."""
     parser = argparse.ArgumentParser(
@@ -315,17 +316,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = options.jobs or list(JOBS)
     end_s = time.monotonic() + 60 * options.minutes
     kills = Kills(options.out, options.seed, default_bundle())
-    try:
-        kills.prepare(jobs)
-        trials: dict[str, list[dict[str, Any]]] = {name: [] for name in jobs}
-        for number in range(options.kills):
-            for name in jobs:
-                if _count(trials) < options.kills and time.monotonic() < end_s:
-                    trials[name].append(kills.trial(name, number))
-                    print(f"{_count(trials)} of {options.kills} kills: {name} {trials[name][-1]}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    kills.prepare(jobs)
+    trials: dict[str, list[dict[str, Any]]] = {name: [] for name in jobs}
+    for number in range(options.kills):
+        for name in jobs:
+            if _count(trials) < options.kills and time.monotonic() < end_s:
+                trials[name].append(kills.trial(name, number))
+                print(f"{_count(trials)} of {options.kills} kills: {name} {trials[name][-1]}")
     equal = all(trial["equal"] for done in trials.values() for trial in done)
     if not equal:
         print(f"some results differ: see {options.out}", file=sys.stderr)

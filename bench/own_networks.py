@@ -13,12 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from bench.tables import read_results, render, rewrite, with_numbers
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.engine import Network
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 from offline_compress.evaluation.latency import conditions, interleaved
 from offline_compress.quantization.assess import FP32
@@ -62,6 +61,7 @@ def with_table(page: str, results: Path) -> str:
     return with_numbers(page, render(f"{NAME}.md.j2", found=found), f"bench.{NAME}")
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -77,19 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
-    handle_interrupts()
-    try:
-        with Progress(alone=True) as progress:
-            content = collected(options.runs, options.latency, progress)
-        path = write_result(options.results, NAME, content)
-        Console().print(f"wrote {path}", highlight=False)
-        return rewrite(PAGE, lambda page, _: with_table(page, options.results))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with Progress(alone=True) as progress:
+        content = collected(options.runs, options.latency, progress)
+    path = write_result(options.results, NAME, content)
+    Console().print(f"wrote {path}", highlight=False)
+    return rewrite(PAGE, lambda page, _: with_table(page, options.results))
 
 
 if __name__ == "__main__":

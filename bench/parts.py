@@ -19,11 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import tracked, write_result
+from bench.common import ends_in_one_line, tracked, write_result
 from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.openvino import runtime
-from mtc_perception.util.errors import UserError
 from offline_compress.evaluation.latency import THREADS
 from offline_compress.export import deployed
 from offline_compress.models.registry import load_checkpoint, load_spec
@@ -112,6 +111,7 @@ def measure(checkpoint: Path, console: Console) -> dict[str, Any]:
     return {"network": spec.name, "checkpoint": str(checkpoint), "ms": engines}
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.parts", description=__doc__)
@@ -119,14 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     args = parser.parse_args(arguments)
     console = Console()
-    try:
-        rows = [measure(path, console) for path in args.checkpoint]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    rows = [measure(path, console) for path in args.checkpoint]
     for engine in ENGINES:
         found = [row["ms"][engine] for row in rows]
         table = Table("part", *(f"{path.name}, ms" for path in args.checkpoint), title=engine)

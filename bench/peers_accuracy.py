@@ -13,14 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures, nested
 from mtc_perception.util.errors import UserError
-from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_split
 from offline_compress.evaluation.accuracy import evaluate_subject
@@ -132,6 +131,7 @@ def table(content: dict[str, Any]) -> TextTable:
     return TextTable("Accuracy on the same frames", columns, sections)
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
@@ -161,20 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give --study or --data")
     sources = [DataSource(root=root, split=options.split) for root in options.data]
     console = Console()
-    handle_interrupts()
-    try:
-        content = peers_accuracy(
-            options.peers, options.model, options.study, sources, options.latency
-        )
-        console.print(terminal_table(table(content)))
-        path = write_result(options.results, NAME, content)
-        console.print(f"wrote {path}", highlight=False)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    content = peers_accuracy(options.peers, options.model, options.study, sources, options.latency)
+    console.print(terminal_table(table(content)))
+    path = write_result(options.results, NAME, content)
+    console.print(f"wrote {path}", highlight=False)
     return 0
 
 

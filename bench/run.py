@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.common import ends_in_one_line
 from bench.end_to_end import bench_end_to_end
 from bench.engines import bench_engines
 from bench.host import bench_host
@@ -16,8 +17,6 @@ from bench.replay_parts import PARTS
 from mtc_perception.core.bundle import read_bundle
 from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
-from mtc_perception.util.errors import UserError
-from mtc_perception.util.interrupts import handle_interrupts
 
 BENCHES = (
     "engines",
@@ -36,6 +35,7 @@ RECORDED_S = 10.0
 """Length of the drive that `make demo` makes as well."""
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every target was met, 1 if one was missed, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -77,48 +77,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = options.only or BENCHES
     console = Console()
     met = True
-    handle_interrupts()
-    try:
-        bundle = read_bundle(options.bundle or default_bundle())
-        if "engines" in wanted:
-            met = bench_engines(bundle, options.results, console)
-        if "host" in wanted:
-            bench_host(bundle, synthetic_bag(Path("out"), RECORDED_S), options.results, console)
-        if "end_to_end" in wanted:
-            bag = synthetic_bag(Path("out"), RECORDED_S)
-            met = bench_end_to_end(bundle, bag, options.results, options.seconds, console) and met
-        if "replay" in wanted:
-            bag = synthetic_bag(Path("out"), RECORDED_S)
-            results, seconds = options.results, options.seconds
-            met = bench_replay(bundle, bag, results, seconds, options.part, console) and met
-        if "teacher" in wanted:
-            from bench.teacher import bench_teacher  # PyTorch, which the others do without
+    bundle = read_bundle(options.bundle or default_bundle())
+    if "engines" in wanted:
+        met = bench_engines(bundle, options.results, console)
+    if "host" in wanted:
+        bench_host(bundle, synthetic_bag(Path("out"), RECORDED_S), options.results, console)
+    if "end_to_end" in wanted:
+        bag = synthetic_bag(Path("out"), RECORDED_S)
+        met = bench_end_to_end(bundle, bag, options.results, options.seconds, console) and met
+    if "replay" in wanted:
+        bag = synthetic_bag(Path("out"), RECORDED_S)
+        results, seconds = options.results, options.seconds
+        met = bench_replay(bundle, bag, results, seconds, options.part, console) and met
+    if "teacher" in wanted:
+        from bench.teacher import bench_teacher  # PyTorch, which the others do without
 
-            bench_teacher(options.results, console)
-        if "training" in wanted:
-            from bench.training import bench_training
+        bench_teacher(options.results, console)
+    if "training" in wanted:
+        from bench.training import bench_training
 
-            bench_training(options.results, console)
-        if "data_loading" in wanted:
-            from bench.data_loading import bench_data_loading
+        bench_training(options.results, console)
+    if "data_loading" in wanted:
+        from bench.data_loading import bench_data_loading
 
-            bench_data_loading(options.results, console)
-        if "scoring" in wanted:
-            from bench.scoring import bench_scoring
+        bench_data_loading(options.results, console)
+    if "scoring" in wanted:
+        from bench.scoring import bench_scoring
 
-            met = bench_scoring(options.results, console) and met
-        if "tensorrt" in wanted:
-            from bench.tensorrt import bench_tensorrt
+        met = bench_scoring(options.results, console) and met
+    if "tensorrt" in wanted:
+        from bench.tensorrt import bench_tensorrt
 
-            bench_tensorrt(options.results, console)
-        if "jpeg" in wanted and options.data is not None:
-            met = bench_jpeg(bundle, options.data, options.results, console) and met
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        bench_tensorrt(options.results, console)
+    if "jpeg" in wanted and options.data is not None:
+        met = bench_jpeg(bundle, options.data, options.results, console) and met
     return 0 if met else 1
 
 

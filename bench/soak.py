@@ -12,13 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from bench.soak_figures import unexplained, verdicts
 from bench.soak_run import CAMERAS, PHASES, Plan, Seen, soak
 from mtc_perception.node.parameters import default_bundle
 from mtc_perception.replay.recordings.synthetic_drive import SYNTHETIC_RATE_HZ, synthetic_bag
-from mtc_perception.util.errors import UserError
-from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 
 PHASE_S = 3.0
@@ -61,6 +59,7 @@ def result_of(plan: Plan, seen: Seen) -> dict[str, Any]:
     }
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if nothing grew and everything is explained, 1 if not, 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(
@@ -81,22 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rate <= 0:
         parser.error("--rate must be positive")
     console = Console()
-    handle_interrupts()
-    try:
-        plan = Plan(
-            default_bundle(),
-            synthetic_bag(Path("out"), RECORDED_S),
-            options.rate,
-            options.seed,
-            PHASE_S,
-        )
-        content = result_of(plan, _soaked(plan, 60 * options.minutes, console))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    plan = Plan(
+        default_bundle(),
+        synthetic_bag(Path("out"), RECORDED_S),
+        options.rate,
+        options.seed,
+        PHASE_S,
+    )
+    content = result_of(plan, _soaked(plan, 60 * options.minutes, console))
     _show(content, console)
     console.print(f"wrote {write_result(options.results, 'soak', content)}", highlight=False)
     return 0 if all(verdict["met"] for verdict in content["targets"].values()) else 1

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import tracked, write_result
+from bench.common import ends_in_one_line, tracked, write_result
 from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.engine import Outputs
 from mtc_perception.core.input_size import InputSize
@@ -106,6 +106,7 @@ def _nested(boxes: torch.Tensor) -> int:
     return int((both > NESTED * torch.minimum(area[:, None], area)).triu(1).sum())
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.suppression", description=__doc__)
@@ -115,15 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     console = Console()
     rows: list[dict[str, Any]] = []
-    try:
-        for root in args.data:
-            rows += measure(args.checkpoint, root, console)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    for root in args.data:
+        rows += measure(args.checkpoint, root, console)
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))

@@ -13,9 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from bench.tables import Result, read_results, render, with_numbers
-from mtc_perception.util.errors import UserError
 from offline_compress.data.targets import Targets
 from offline_compress.export import normalise
 from offline_compress.losses.task_losses import task_losses
@@ -88,6 +87,7 @@ def table(result: Result) -> str:
     return render("training_cost.md.j2", **result)
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a mistake of the user's."""
     parser = argparse.ArgumentParser(prog="python -m bench.training_cost", description=__doc__)
@@ -99,11 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     results, console = Path("results"), Console()
-    try:
-        recipe = load_recipe(options.recipe)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    recipe = load_recipe(options.recipe)
     size = {name: LARGER_INPUT[name] for name in ("height", "width")}
     larger = Recipe.model_validate(recipe.model_dump() | {"input": LARGER_INPUT, "crop": size})
     with console.status("counting one step"):

@@ -9,15 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.common import write_result
+from bench.common import ends_in_one_line, write_result
 from bench.fuzz.runner import MOST_GROWTH, Fuzzed, corpus_of, fuzz, input_of, targets
-from mtc_perception.util.interrupts import handle_interrupts
 from mtc_perception.util.progress import Progress
 
 INPUTS = 10_000
 FOUND = Path("out", "fuzz")
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every input was answered as declared, else 1."""
     parser = argparse.ArgumentParser(
@@ -38,17 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     chosen = {name: every[name] for name in options.only or every}
     console = Console()
-    handle_interrupts()
     fuzzed: dict[str, Fuzzed] = {}
-    try:
-        with Progress(console=console) as progress:
-            for name, target in chosen.items():
-                inputs = max(1, round(options.inputs * target.share))
-                tick = progress.ticker(f"fuzz, {name}", inputs + len(corpus_of(target)))
-                fuzzed[name] = fuzz(target, options.seed, inputs, tick)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with Progress(console=console) as progress:
+        for name, target in chosen.items():
+            inputs = max(1, round(options.inputs * target.share))
+            tick = progress.ticker(f"fuzz, {name}", inputs + len(corpus_of(target)))
+            fuzzed[name] = fuzz(target, options.seed, inputs, tick)
     for name, one in fuzzed.items():
         _keep(name, options.seed, one)
     console.print(_table(fuzzed))
