@@ -47,7 +47,8 @@ def ends_in_one_line(main: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(main)
     def ending(arguments: Sequence[str] | None = None) -> int:
-        handle_interrupts()
+        if main.__module__ == "__main__":  # not in a test, whose signals are its own
+            handle_interrupts()
         try:
             return main(arguments)
         except (UserError, OSError) as error:

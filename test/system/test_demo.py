@@ -267,7 +267,6 @@ def test_the_bench_fails_where_a_target_is_missed(
     # Whether this machine meets the targets is not for a test to say.
     monkeypatch.setattr(bench.run, "synthetic_bag", lambda *_: Path("bag"))
     monkeypatch.setattr(bench.run, "bench_end_to_end", lambda *_: met)
-    monkeypatch.setattr(bench.run, "handle_interrupts", lambda: None)
     assert bench.run.main(["end_to_end"]) == code
 
 
