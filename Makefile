@@ -13,7 +13,7 @@ export PYTHON
 
 RUN := source tools/ros_env.sh &&
 # A module's tests stay together: they share what they build.
-PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile

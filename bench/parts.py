@@ -1,4 +1,4 @@
-"""`python -m bench.parts CHECKPOINT...`: milliseconds of each part of a network, on CPU engines.
+"""`python -m bench.parts NETWORK...`: milliseconds of each part of a network, on CPU engines.
 
 The engines' own profiles say how long each operation took; operations are those of the part whose
 module their name has, fused ones by the name that they kept. Profiling adds a little to
@@ -18,21 +18,33 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from bench.common import ends_in_one_line, tracked, write_result
 from mtc_perception.core.engine import Network
 from mtc_perception.core.self_test import self_test_frame
 from mtc_perception.engines.openvino import runtime
 from offline_compress.evaluation.latency import THREADS
-from offline_compress.export import deployed
-from offline_compress.models.registry import load_checkpoint, load_spec
+from offline_compress.export import count_parameters, deployed
+from offline_compress.models.registry import (
+    MODELS,
+    ModelSpec,
+    load_checkpoint,
+    load_spec,
+    model_spec,
+)
+from offline_compress.recipe.parts import InputPx
 
 RUNS, WARM_UP = 40, 5
+INPUT = InputPx(height=384, width=640)
+"""Of a network without a checkpoint."""
 PARTS = {
     "backbone": r"/model/backbone/",
+    "encoder: attention": r"/model/encoder/attend/",
     "encoder": r"/model/encoder/",
     "gates": r"/model/\w+_gates",
     "decoder: sampling": r"/model/detection_head/layers\.\d+/cross_attention/",
+    "decoder: attention among queries": r"/model/detection_head/layers\.\d+/self_attention/",
     "decoder: rest of the layers": r"/model/detection_head/(layers|box_heads|score_heads|position)",
     "decoder: choice of queries": r"/model/detection_head/(ReduceMax|TopK|Unsqueeze|Gather)",
     "detection head: rest": r"/model/detection_head",
@@ -89,6 +101,8 @@ def profile_onnxruntime(network: Network) -> Profile:
 
 
 ENGINES = {"openvino": profile_openvino, "onnxruntime": profile_onnxruntime}
+ENGINE = "openvino"
+"""Whose parts are listed; the other has them, too."""
 
 
 def by_part(profile: Profile) -> dict[str, float]:
@@ -100,35 +114,52 @@ def by_part(profile: Profile) -> dict[str, float]:
     return {part: round(time_ms, 3) for part, time_ms in found.items() if time_ms}
 
 
-def measure(checkpoint: Path, console: Console) -> dict[str, Any]:
+def loaded(word: str) -> tuple[ModelSpec, nn.Module]:
+    """A checkpoint, or a network of the registry by its name: random weights take as long."""
+    if word in MODELS:
+        spec = model_spec(word, ["vehicle"], INPUT.height, INPUT.width)
+        return spec, spec.build().eval()
+    return load_spec(Path(word)), load_checkpoint(Path(word))
+
+
+def measure(word: str, console: Console) -> dict[str, Any]:
     """Milliseconds by engine and part. Raises UserError for what is no checkpoint."""
-    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    spec, model = loaded(word)
     network = deployed(model, spec.height, spec.width)
     engines = {
-        name: by_part(ENGINES[name](network))
-        for name in tracked(tuple(ENGINES), f"{checkpoint}", console)
+        name: by_part(ENGINES[name](network)) for name in tracked(tuple(ENGINES), word, console)
     }
-    return {"network": spec.name, "checkpoint": str(checkpoint), "ms": engines}
+    return {
+        "network": Path(word).name,
+        "architecture": spec.name,
+        "params": count_parameters(model),
+        "ms": engines,
+    }
 
 
 @ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.parts", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, nargs="+")
+    parser.add_argument(
+        "network",
+        nargs="+",
+        help=f"folder of a checkpoint, or one of {', '.join(MODELS)} with random weights",
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     args = parser.parse_args(arguments)
     console = Console()
-    rows = [measure(path, console) for path in args.checkpoint]
+    rows = [measure(word, console) for word in args.network]
+    parts = [part for part in PARTS if any(part in row["ms"][ENGINE] for row in rows)]
     for engine in ENGINES:
         found = [row["ms"][engine] for row in rows]
-        table = Table("part", *(f"{path.name}, ms" for path in args.checkpoint), title=engine)
-        for part in PARTS:
-            if any(part in one for one in found):
-                table.add_row(part, *(f"{one.get(part, 0):.2f}" for one in found))
+        table = Table("part", *(f"{row['network']}, ms" for row in rows), title=engine)
+        for part in parts:
+            table.add_row(part, *(f"{one.get(part, 0):.2f}" for one in found))
         table.add_row("sum", *(f"{sum(one.values()):.2f}" for one in found), style="bold")
         console.print(table)
-    content = {"conditions": {"batch": 1, "threads": THREADS, "runs": RUNS}, "networks": rows}
+    conditions = {"batch": 1, "threads": THREADS, "runs": RUNS}
+    content = {"conditions": conditions, "parts": parts, "networks": rows}
     console.print(f"wrote {write_result(args.results, 'parts', content)}")
     return 0
 

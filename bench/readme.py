@@ -19,6 +19,7 @@ _RESULTS = (
     "end_to_end",
     "engines",
     "jpeg",
+    "parts",
     "replay",
     "teacher",
     "tensorrt",

@@ -29,12 +29,13 @@ def assess(
     from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS
     from offline_compress.quantization import assess as variants
     from offline_compress.quantization.quantise import evaluator
+    from offline_compress.ready import require_data
     from offline_compress.recipe.parts import DataSource
 
     found = read_bundle(bundle)
-    samples = labelled_split(
-        DataSource(root=data, split=split), "evaluate on", found.manifest.class_map
-    )
+    source = DataSource(root=data, split=split)
+    require_data([source])
+    samples = labelled_split(source, "evaluate on", found.manifest.class_map)
     with Progress(alone=True) as progress:
         manifest = variants.assess(
             found,

@@ -40,9 +40,9 @@ def study(
 ) -> None:
     """Leave one drive out, in turn: train, prune and recover on the others, judge on that one.
 
-    Every row of the study in every fold with every seed, then tables with paired intervals and
-    verdicts by the study's margins: result.json and report.html. The same command goes on where it
-    was stopped.
+    Every row of the study in every fold with every seed, or the given ones, then their tables with
+    paired intervals and verdicts by the study's margins: result.json and report.html. The same
+    command goes on where it was stopped.
 
     Example: [bold]mtc-compress study config/studies/camvid.yaml --plan[/bold]
     """
@@ -64,8 +64,8 @@ def study(
     with stoppable():
         if not only_tables:
             run.run_networks(chosen, threads, redo, print)
-            if todo := run.missing(run.Chosen.of(loaded, out).networks()):
-                print(f"the tables follow when all is judged; {len(todo)} networks are left")
+            if reason := run.why_no_tables(chosen):
+                print(f"judged; {reason}")
                 return
         with Progress(alone=True) as progress:
             if time and not only_tables:

@@ -10,6 +10,7 @@ from mtc_perception.datasets.layout import Sample
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import evenly, source_samples
 from offline_compress.quantization.bundling import Judges, add_quantised
+from offline_compress.ready import require_data
 from offline_compress.recipe.compression import Quantisation
 from offline_compress.recipe.parts import DataSource
 
@@ -34,9 +35,12 @@ class VariantData:
         """Of a data set, for a network of these classes. Raises LayoutError for one that is
         missing, broken or without labels, and UserError for labels that no class takes."""
         settings = settings or Quantisation()
-        judges = Judges.of([DataSource(root=data, split=split)], settings.judged_images, classes)
-        calibration = source_samples(DataSource(root=data, split=calibration_split))
-        return cls(evenly(calibration, settings.images), judges, settings)
+        judged, calibration = (
+            DataSource(root=data, split=one) for one in (split, calibration_split)
+        )
+        require_data([judged, calibration])
+        judges = Judges.of([judged], settings.judged_images, classes)
+        return cls(evenly(source_samples(calibration), settings.images), judges, settings)
 
 
 def add_variants_of(data: VariantData, bundle: Path, out: Path | None = None) -> Manifest:

@@ -12,7 +12,7 @@ from mtc_perception.util.errors import UserError
 from offline_compress.data.labelled import require_classes, source_samples
 from offline_compress.evaluation.conditions import with_conditions
 from offline_compress.models.registry import load_spec
-from offline_compress.ready import make_ready
+from offline_compress.ready import make_ready, require_data
 from offline_compress.recipe.parts import DataSource
 from offline_compress.recipe.recipe import Recipe, changes_of, load_recipe
 from offline_compress.study.study import HeldOut, Study
@@ -33,8 +33,9 @@ class Fold:
 
 
 def folds_of(held_out: HeldOut) -> list[Fold]:
-    """A fold for every drive. Raises UserError for a drive without images, and for images that are
-    of no drive or of two."""
+    """A fold for every drive. Raises UserError for a data set that is missing, a drive without
+    images, and images that are of no drive or of two."""
+    require_data([DataSource(root=held_out.root, split=split) for split in held_out.splits])
     stems = {split: _stems(held_out.root, split) for split in held_out.splits}
     for split, found in stems.items():
         for stem in found:

@@ -102,10 +102,13 @@ def lines_tables(result: Result) -> Iterator[TextTable]:
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
-    """A value; beside the reference, the change in points, its interval, and the verdict."""
+    """A value ± its deviation over the seeds; beside the reference, the change in points, its
+    interval, and the verdict."""
     if figure is None or figure["value"] is None:
         return ""
     words = f"{figure['value']:.3f}"
+    if figure.get("deviation") is not None:
+        words += f" ± {figure['deviation']:.3f}"
     if figure.get("change") is None:
         return words
     words += f"\n{100 * figure['change']:+.1f}"

@@ -177,6 +177,15 @@ def plan(chosen: Chosen) -> dict[str, Any]:
     }
 
 
+def why_no_tables(chosen: Chosen) -> str:
+    """What a part of a study lacks for tables of its own; empty if nothing."""
+    if chosen.study.reference not in chosen.rows:
+        return f"tables need the reference: --row {chosen.study.reference}"
+    if len(chosen.drives) < 2:
+        return "tables need two folds or more, as thresholds are chosen on other drives"
+    return ""
+
+
 def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
     """The result of the chosen networks, all of which are judged. Raises UserError if one is not,
     or if the reference is none of the rows."""
@@ -184,10 +193,8 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
     networks = chosen.networks()
     if todo := missing(networks):
         raise UserError(f"{todo[0].name} is not judged yet, and {len(todo) - 1} more")
-    if study.reference not in chosen.rows:
-        raise UserError(f"tables need the reference: --row {study.reference}")
-    if len(chosen.drives) < 2:
-        raise UserError("thresholds are chosen on other drives: give two folds or more")
+    if reason := why_no_tables(chosen):
+        raise UserError(reason)
     answers = _answers(study, _judged_of(chosen))
     limits = {
         row: {seed: cross_fitted(one[HELD_OUT]) for seed, one in seeds.items()}

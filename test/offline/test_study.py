@@ -33,7 +33,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     area="offline",
     row="a study is killed, several times",
     answer="The same command goes on with the network and the stage at which it was.",
-    diagnostics="Each stage says where it goes on; the tables follow when all is judged.",
+    diagnostics="Each stage says where it goes on; the tables follow.",
 )
 def test_every_row_is_judged_on_the_drive_that_it_never_saw(workspace: Path) -> None:
     result = json.loads((workspace / OUT / "result.json").read_text())

@@ -17,6 +17,7 @@ def test_operations_count_where_their_names_lie() -> None:
             "/model/backbone/stem/conv/Conv": 1.0,
             "/model/detection_gates.0/Mul": 2.0,
             "/model/detection_head/layers.1/cross_attention/GridSample": 4.0,
+            "/model/detection_head/layers.1/self_attention/MatMul": 256.0,
             "/model/detection_head/layers.1/feed_forward/MatMul": 8.0,
             "/model/detection_head/TopK": 16.0,
             "/model/detection_head/project.0/conv/Conv": 128.0,
@@ -28,6 +29,7 @@ def test_operations_count_where_their_names_lie() -> None:
         "backbone": 1.0,
         "gates": 2.0,
         "decoder: sampling": 4.0,
+        "decoder: attention among queries": 256.0,
         "decoder: rest of the layers": 8.0,
         "decoder: choice of queries": 16.0,
         "detection head: rest": 128.0,
@@ -51,7 +53,13 @@ def test_every_part_of_a_network_takes_its_time(
     for engine in ENGINES:
         dense, queries = (row["ms"][engine] for row in rows)
         assert {"backbone", "encoder", "detection head: rest", "masks"} <= dense.keys()
-        own = {"gates", "decoder: sampling", "decoder: choice of queries"}
+        own = {
+            "gates",
+            "encoder: attention",
+            "decoder: sampling",
+            "decoder: attention among queries",
+            "decoder: choice of queries",
+        }
         assert own <= queries.keys() - dense.keys()
         assert engine in told
         assert min(*dense.values(), *queries.values()) > 0
