@@ -37,7 +37,13 @@ from offline_compress.study.comparison import (
     pooled,
 )
 from offline_compress.study.folds import HELD_OUT, fold_recipe, folds_of, judged_sets, refuse_leaks
-from offline_compress.study.networks import EVIDENCE, Network, networks_of, read_judged
+from offline_compress.study.networks import (
+    EVIDENCE,
+    Network,
+    named_sources,
+    networks_of,
+    read_judged,
+)
 from offline_compress.study.study import TEACHER, Study, load_study
 from offline_compress.training.accelerator import start_accelerator
 
@@ -79,17 +85,22 @@ class Chosen:
         ]
 
 
+def with_names(study: Study) -> dict[str, Any]:
+    """The study as JSON, data sets by their names: machines differ in where they lie."""
+    content = study.model_dump(mode="json")
+    content["held_out"]["root"] = study.held_out.root.resolve().name
+    content["evaluate_on"] = named_sources(study.evaluate_on)
+    return content
+
+
 def claim(study: Study, out: Path) -> None:
     """Make the folder that of the study. Raises UserError if it is that of another one, or of other
     margins: what is equivalent is said before anything is known."""
-    path = out / STUDY_FILE
-    content = study.model_dump(mode="json")
+    path, content = out / STUDY_FILE, with_names(study)
     if path.is_file():
-        before = load_study(path)
-        fixed = {"name", "held_out", "reference", "margins"}
-        changes = differences(
-            *(one.model_dump(mode="json", include=fixed) for one in (before, study))
-        )
+        before = with_names(load_study(path))
+        fixed = ("name", "held_out", "reference", "margins")
+        changes = differences(*({key: one[key] for key in fixed} for one in (before, content)))
         if changes:
             raise UserError(
                 f"{out} holds a study with other terms: {changes[0]}; give another --out"
@@ -221,7 +232,7 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": study.name,
-        "study": study.model_dump(mode="json"),
+        "study": with_names(study),
         "folds": chosen.drives,
         "reference": study.reference,
         "margins_points": dict(study.margins),

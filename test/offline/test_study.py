@@ -110,6 +110,8 @@ def test_margins_are_stated_before_the_run(
     monkeypatch.chdir(workspace)
     stated = load_study(Path("study.yaml"))
     claim(stated, OUT)
+    elsewhere = stated.held_out.model_copy(update={"root": Path("elsewhere/drives")})
+    claim(stated.model_copy(update={"held_out": elsewhere}), OUT)
     later = stated.model_copy(update={"margins": stated.margins | {"detection.map50": 15.0}})
     words = r"other terms: margins.detection.map50 was 1.5 and is 15.0; give another --out"
     with pytest.raises(UserError, match=words):
