@@ -1,7 +1,8 @@
 """`python -m bench.own_networks RUNS`: what the examples left, as tables of docs/own_network.md.
 
-RUNS holds the output folders of examples/twinlitenet.py, yolop.py and hybridnets.py, by these
-names: figures, and the network before and after the cut as bundles, which are timed in turn.
+RUNS holds the output folders of examples/twinlitenet.py, yolop.py and hybridnets.py, or some of
+them, by these names: figures, and the network before and after the cut as bundles, which are timed
+in turn.
 """
 
 import argparse
@@ -24,19 +25,20 @@ from offline_compress.quantization.assess import FP32
 
 NAME, PAGE = "own_networks", Path("docs/own_network.md")
 EXAMPLES = ("twinlitenet", "yolop", "hybridnets")
+FIGURES = "figures.json"
 ENGINE = "openvino"
 
 
 def collected(runs: Path, timed: bool, progress: Progress) -> dict[str, Any]:
-    """Figures of every example, and of both its networks parameters, multiply-accumulates and, if
-    `timed`, milliseconds. Raises UserError for an example that has not run."""
+    """Figures of every example that has run, and of both its networks parameters,
+    multiply-accumulates and, if `timed`, milliseconds. Raises UserError if none has run."""
     found: dict[str, Any] = {}
-    for example in EXAMPLES:
-        folder = runs / example
-        try:
-            figures = json.loads((folder / "figures.json").read_text())
-        except FileNotFoundError:
-            raise UserError(f"{folder} has no figures: run examples/{example}.py first") from None
+    folders = {example: runs / example for example in EXAMPLES}
+    ran = {name: folder for name, folder in folders.items() if (folder / FIGURES).is_file()}
+    if not ran:
+        raise UserError(f"{runs} has no figures of {', '.join(EXAMPLES)}: run examples/ first")
+    for example, folder in ran.items():
+        figures = json.loads((folder / FIGURES).read_text())
         bundles = {name: read_bundle(folder / f"{name}.mtc") for name in ("whole", "small")}
         size = bundles["small"].manifest.input
         found[example] = {

@@ -64,7 +64,10 @@ class Chosen:
     def of(
         cls, study: Study, out: Path, drives: Sequence[str] = (), rows: Sequence[str] = ()
     ) -> "Chosen":
-        """None given: all. Raises UserError for a name that the study does not have."""
+        """None given: all. The teacher is always there, as all others need it.
+
+        Raises UserError for a name that the study does not have.
+        """
         for kind, known, given in (
             ("fold", list(study.held_out.drives), drives),
             ("row", study.row_names, rows),
@@ -72,7 +75,8 @@ class Chosen:
             if unknown := [name for name in given if name not in known]:
                 raise UserError(f"no {kind} {unknown[0]} in the study: {', '.join(known)}")
         folds = [drive for drive in study.held_out.drives if drive in drives or not drives]
-        return cls(study, out, folds, [row for row in study.row_names if row in rows or not rows])
+        chosen = {TEACHER, *rows} if rows else set(study.row_names)
+        return cls(study, out, folds, [row for row in study.row_names if row in chosen])
 
     def networks(self) -> list[Network]:
         """All that is to be made, fold by fold, a fold's teacher first. Raises UserError."""
@@ -81,7 +85,7 @@ class Chosen:
             network
             for fold in folds
             for network in networks_of(self.study, fold, self.out)
-            if network.row == TEACHER or network.row in self.rows
+            if network.row in self.rows
         ]
 
 
@@ -274,7 +278,7 @@ def _latencies(out: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _judged_of(chosen: Chosen) -> list[Network]:
-    return [one for one in chosen.networks() if one.judging and one.row in chosen.rows]
+    return [one for one in chosen.networks() if one.judging]
 
 
 def _shape(judged: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from mtc_perception.util.errors import UserError
 from offline_compress.evaluation.evidence_file import read_evidence
 from offline_compress.pruning.plan import read_plan
-from offline_compress.study.run import Chosen, claim, missing, to_make
+from offline_compress.study.run import Chosen, claim, missing, tables, to_make, why_no_tables
 from offline_compress.study.study import load_study
 from support.tiny_study import run, write_study
 
@@ -118,6 +118,17 @@ def test_margins_are_stated_before_the_run(
         claim(later, OUT)
     with pytest.raises(UserError, match="drives is not empty and holds no study"):
         claim(stated, Path("drives"))
+
+
+def test_a_part_has_tables_of_its_own(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    study = load_study(Path("study.yaml"))
+    part = Chosen.of(study, OUT, rows=["control"])
+    assert part.rows == ["teacher", "control"]
+    assert why_no_tables(part) == ""
+    assert list(tables(part, lambda *_: None)["rows"]) == ["teacher", "control"]
+    assert "need two folds" in why_no_tables(Chosen.of(study, OUT, drives=["north"]))
+    assert "--row control" in why_no_tables(Chosen.of(study, OUT, rows=["half"]))
 
 
 def test_rows_that_are_not_chosen_need_not_be_possible(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def test_half_of_a_network_goes_and_is_told(
     assert f"| YOLOP, 96x64, random weights | {figures['groups']} |" in page
     assert main([".", "--no-latency"]) == 0
     assert Path("docs/own_network.md").read_text() == page
-    shutil.rmtree("yolop")
+    for gone in ("yolop", "hybridnets"):
+        shutil.rmtree(gone)
+    assert main([".", "--no-latency"]) == 0
+    page = Path("docs/own_network.md").read_text()
+    assert "| pruned, against trained as long | -0.5 |" in page
+    assert "have not been run" in page
+    shutil.rmtree("twinlitenet")
     assert main(["."]) == 2
-    assert "yolop has no figures: run examples/yolop.py first" in capsys.readouterr().err
+    assert "no figures of twinlitenet, yolop, hybridnets: run examples/" in capsys.readouterr().err
