@@ -32,8 +32,8 @@ description = mtc.Description(
 )
 
 
-def recover(network, teacher, step, epochs=8, whole=2):
-    train(network, teacher, batches, epochs, f"recovery {step.number}", whole)
+def recover(network, teacher, step, epochs=6):
+    train(network, teacher, batches, epochs, f"recovery {step.number}")
 
 
 torch.set_flush_denormal(True)  # processors are slow with the least of its weights
@@ -42,7 +42,7 @@ weights = torch.load(checkout / "pretrained" / "best.pth", map_location="cpu")
 public.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
 judge = partial(evaluate, sets=sets)
 # The network learns these roads first, or pruning would be compared with another task.
-adapted = mtc.control(public, description, 1, partial(recover, epochs=3, whole=0), out / "adapted")
+adapted = mtc.control(public, description, 1, partial(recover, epochs=3), out / "adapted")
 half = mtc.Budget(latency=0.5)
 rules = mtc.PruningRules(budget=half, steps=1, least_channels=4, round_to=4, largest_rise=None)
 scored = list(islice(batches, 8))

@@ -46,24 +46,19 @@ def loss(logits, aim):
     return entropy + 1 - both / either.clamp(min=1)
 
 
-def train(network, teacher, batches, epochs, title, whole=0):
-    """On a part of each image, which takes less time, but for the last `whole` epochs; what the
-    teacher says needs no labels."""
+def train(network, teacher, batches, epochs, title):
+    """On a part of each image, which takes less time; what the teacher says needs no labels."""
     random.seed(0)
     torch.manual_seed(0)
     device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    order = [
-        (CROP if epoch < epochs - whole else SIZE.width, number)
-        for epoch in range(epochs)
-        for number in torch.randperm(len(batches))
-    ]
+    order = [number for _ in range(epochs) for number in torch.randperm(len(batches))]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, len(order))
     with Progress() as progress:
-        for width, number in progress.track(order, title):
-            left = random.randrange(0, SIZE.width - width + 1, 8)
+        for number in progress.track(order, title):
+            left = random.randrange(0, SIZE.width - CROP + 1, 8)
             images, masks = (
-                part[..., left : left + width] for part in tensors(batches[number], device)
+                part[..., left : left + CROP] for part in tensors(batches[number], device)
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=BF16):
                 outputs, lesson = network(images), teacher.loss(images)
