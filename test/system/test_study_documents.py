@@ -9,9 +9,11 @@ import pytest
 from bench.readme import benchmarks, readme_table
 from bench.study import markdown, panels, study_values
 from bench.tables import render
+from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.provenance import provenance
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.report.compression_charts import networks
+from offline_compress.study.networks import read_judged
 from offline_compress.study.report import write_result
 from support.checkout import ROOT
 
@@ -82,6 +84,20 @@ def test_a_study_stands_in_the_documents_with_its_intervals(results: Path) -> No
     short = render("method_study.md.j2", **study_values(results))
     assert "camvid, all: 9 images" in short
     assert "camvid, a: 9 images" not in short
+
+
+def test_the_evidence_of_the_committed_study_is_kept() -> None:
+    study = json.loads((ROOT / "results" / "study_camvid.json").read_text())
+    networks = {
+        name: digest for row in study["rows"].values() for name, digest in row["weights"].items()
+    }
+    assert {name.split()[0] for name in networks} == set(study["folds"])
+    for name, digest in networks.items():
+        folder = ROOT.joinpath("results", "studies", "camvid", *name.split())
+        judged = read_judged(folder)
+        assert judged["sha256"] == digest
+        kept = {one.stem: sha256_hex(one.read_bytes()) for one in folder.glob("evidence/*.npz")}
+        assert kept == judged["evidence"]
 
 
 def test_what_is_not_measured_is_not_shown(tmp_path: Path) -> None:
