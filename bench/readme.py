@@ -1,4 +1,5 @@
-"""`python -m bench.readme`: write docs/benchmarks.md and the README's table from results/*.json."""
+"""`python -m bench.readme`: write docs/benchmarks.md, the README's table and the times of the tour
+from results/*.json."""
 
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from mtc_perception.metrics.figures import BRIEF, HEADLINES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")
+TOUR = Path("docs/tour.md")
 EVALUATED = ("mtc_nano", "mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
 """Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
 _RESULTS = (
@@ -55,16 +57,22 @@ def benchmarks(results: Path) -> str:
     )
 
 
+def tour_table(results: Path) -> str:
+    """The times of docs/tour.md as Markdown, from the committed result alone."""
+    return render("tour.md.j2", **read_results(results, ["compression_mtc_tour"]))
+
+
 def main() -> int:
-    """Rewrite both pages in the working directory; 2 if a result is missing."""
+    """Rewrite the pages in the working directory; 2 if a result is missing."""
     results = Path("results")
     try:
-        table, page = readme_table(results), benchmarks(results)
+        table, page, times = readme_table(results), benchmarks(results), tour_table(results)
     except FileNotFoundError as error:
         print(f"error: {error.filename} is missing: measure it first", file=sys.stderr)
         return 2
     README.write_text(with_numbers(README.read_text(), table, "bench.readme"))
     BENCHMARKS.write_text(page)
+    TOUR.write_text(with_numbers(TOUR.read_text(), times, "bench.readme"))
     write_pictures(results)
     return 0
 

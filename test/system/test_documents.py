@@ -13,7 +13,7 @@ import mtc_perception
 from bench import architecture, faults, recipe_fields
 from bench.common import identity
 from bench.method import with_evidence
-from bench.readme import BENCHMARKS, benchmarks, readme_table
+from bench.readme import BENCHMARKS, TOUR, benchmarks, readme_table, tour_table
 from bench.renderer import with_table
 from bench.replay_example import example
 from bench.tables import read_results, with_numbers
@@ -44,6 +44,7 @@ def test_the_numbers_are_those_of_the_results() -> None:
         "README.md"
     )
     assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
+    assert with_numbers(text(str(TOUR)), tour_table(RESULTS), "bench.readme") == text(str(TOUR))
     assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
     assert with_table(text("docs/data.md"), RESULTS) == text("docs/data.md")
     (counted,) = read_results(RESULTS, ["training_cost"]).values()
