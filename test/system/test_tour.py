@@ -66,10 +66,13 @@ def small(words: list[str]) -> list[str]:
         return [*words, "--threads", "1", *sets]
     if "--seconds" in words:
         return [*words, "--seconds", "0.3", "--size", "96x64"]
+    if "demo" in words:
+        return [*words, "--seconds", "1"]
     return words
 
 
 @pytest.mark.slow
+@pytest.mark.dds
 def test_the_tour_goes_from_nothing_to_a_bundle_and_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +83,8 @@ def test_the_tour_goes_from_nothing_to_a_bundle_and_its_report(
         monkeypatch.setattr(latency, name, least)
     told = commands(PAGE)
     assert [words[1] for words in told] == [
-        *("run", "check-data", "report", "predict", "synth", "evaluate", "evaluate", "compare")
+        *("run", "check-data", "report", "predict"),
+        *("synth", "evaluate", "evaluate", "compare", "demo"),
     ]
     for program, *words in map(small, told):
         ended = CliRunner().invoke(PROGRAMS[program], words, catch_exceptions=False)
@@ -92,3 +96,4 @@ def test_the_tour_goes_from_nothing_to_a_bundle_and_its_report(
     assert len(pictures) == 2
     assert list((tmp_path / "out" / "compression").glob("*.html"))
     assert (tmp_path / "out" / "replay" / "tour_int8" / "against_tour_fp32" / "index.html").exists()
+    assert (tmp_path / "out" / "tour_node" / "index.html").exists()
