@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from offline_compress.importance.multi_task import description_of
 from offline_compress.importance.scores import pair_names, pairs
 from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource, InputPx
+from offline_compress.report.compression_rows import Spread
 
 PAIRS, PAIR_NAMES = pairs(TASKS), pair_names(TASKS)
 BATCH = 8
@@ -115,29 +117,32 @@ class Comparison:
         self._real.append(np.stack([own[a, b] for a, b in PAIRS]))
         if self._before:
             other = channel_cosines(self._before, self._sum, self._model, self._groups)
-            self._null += [np.stack([other[a, b] for a, b in PAIRS])]
-            self._null += [np.stack([other[b, a] for a, b in PAIRS])]
+            both_ways = np.stack([[other[a, b], other[b, a]] for a, b in PAIRS], 1)
+            self._null.append(np.maximum(0, -both_ways).mean(0))
             self._same.append(np.stack([other[t, t] for t in range(len(TASKS))]))
 
     def row(self) -> dict[str, Any]:
-        """Means over the channels that both tasks reach."""
-        conflict, by_chance = (
-            np.maximum(0, -np.array(maps)).mean(0) for maps in (self._real, self._null)
-        )
-        shared = np.isfinite(conflict) & np.isfinite(by_chance)
+        """Means over the channels that both tasks reach, as mean and deviation over the sets; what
+        is compared with the set before, over all but the first."""
+        cosines, by_chance = np.array(self._real), np.array(self._null)
+        conflict = np.maximum(0, -cosines)
+        maps = conflict.mean(0), by_chance.mean(0)
+        shared = np.isfinite(maps[0]) & np.isfinite(maps[1])
         return {
             "sets": len(self._real),
             "gcp": _by(PAIR_NAMES, conflict),
             "null": _by(PAIR_NAMES, by_chance),
-            "cosine": _by(PAIR_NAMES, np.mean(self._real, 0)),
-            "same_task_cosine": _by(TASKS, np.mean(self._same, 0)),
-            "correlation": float(np.corrcoef(conflict[shared], by_chance[shared])[0, 1]),
+            "gcp_over_null": _by(PAIR_NAMES, conflict[1:] - by_chance),
+            "cosine": _by(PAIR_NAMES, cosines),
+            "same_task_cosine": _by(TASKS, np.array(self._same)),
+            "correlation": float(np.corrcoef(maps[0][shared], maps[1][shared])[0, 1]),
         }
 
 
-def _by(names: Sequence[str], values: NDArray[np.float64]) -> Mapping[str, float]:
-    """Name -> mean over the channels that are known."""
-    return {name: float(np.nanmean(own)) for name, own in zip(names, values, strict=True)}
+def _by(names: Sequence[str], maps: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+    """Name -> mean over the known channels of each set, of `maps` [sets, names, C]."""
+    of_sets = np.nanmean(maps, -1).T
+    return {name: asdict(Spread.of(own.tolist())) for name, own in zip(names, of_sets, strict=True)}
 
 
 def conflict_result(

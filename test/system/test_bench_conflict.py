@@ -57,18 +57,28 @@ def test_sets_are_compared_with_themselves_and_the_next() -> None:
     )
     row = comparison.row()
     assert row["sets"] == 2
-    assert row["same_task_cosine"]["detection"] == pytest.approx(
+    assert row["same_task_cosine"]["detection"]["mean"] == pytest.approx(
         np.mean([cosine(first[0], second[0], c) for c in range(3)]), abs=1e-6
     )
-    lanes = [[cosine(own[0], own[2], c) for own in (first, second)] for c in (0, 2)]
-    assert row["cosine"]["detection/lane"] == pytest.approx(np.mean(lanes), abs=1e-6)
-    assert row["gcp"]["detection/lane"] == pytest.approx(
-        np.mean(np.maximum(0, -np.array(lanes))), abs=1e-6
-    )
+    lanes = np.array([[cosine(own[0], own[2], c) for c in (0, 2)] for own in (first, second)])
+    assert_spread(row["cosine"]["detection/lane"], lanes.mean(1))
+    conflicts = np.maximum(0, -lanes).mean(1)
+    assert_spread(row["gcp"]["detection/lane"], conflicts)
     null = [[cosine(first[a], second[b], c) for a, b in ((0, 2), (2, 0))] for c in (0, 2)]
-    assert row["null"]["detection/lane"] == pytest.approx(
-        np.mean(np.maximum(0, -np.array(null))), abs=1e-6
-    )
+    by_chance = np.mean(np.maximum(0, -np.array(null)))
+    assert row["null"]["detection/lane"]["mean"] == pytest.approx(by_chance, abs=1e-6)
+    # The first set has none before it to be compared with.
+    assert row["gcp_over_null"]["detection/lane"] == {
+        "mean": pytest.approx(conflicts[1] - by_chance, abs=1e-6),
+        "deviation": None,
+        "count": 1,
+    }
+
+
+def assert_spread(found: dict[str, float], values: np.ndarray) -> None:
+    assert found["mean"] == pytest.approx(values.mean(), abs=1e-6)
+    assert found["deviation"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+    assert found["count"] == len(values)
 
 
 @pytest.mark.slow
@@ -82,7 +92,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*command, "--images-per-gradient", "1", "3", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [(row["images_per_gradient"], row["sets"]) for row in rows] == [(1, 6), (3, 2)]
-    assert all(0 <= value <= 1 for row in rows for value in row["gcp"].values())
+    assert all(0 <= value["mean"] <= 1 for row in rows for value in row["gcp"].values())
     assert main([*command, "--images-per-gradient", "4", "--json", str(out)]) == 2
     assert (
         "--images-per-gradient 4: give a multiple of 4, and at most half" in capsys.readouterr().err
