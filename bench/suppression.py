@@ -1,4 +1,4 @@
-"""`python -m bench.suppression`: what rules for duplicate boxes do to a network's accuracy.
+"""`python -m bench.suppression`: what rules for duplicate boxes do to the accuracy of networks.
 
 The candidates of every image are computed once and suppressed by each rule: by the overlap alone,
 and with the rule for boxes inside better ones as well.
@@ -87,6 +87,7 @@ def measure(checkpoint: Path, root: Path, console: Console) -> list[dict[str, An
         figures, sweep = metric.compute(), metric.sweep(np.arange(0.05, 0.95, 0.01).tolist())
         rows.append(
             {
+                "network": checkpoint.name,
                 "data": root.name,
                 "rule": name,
                 "map50": figures.map50,
@@ -110,14 +111,15 @@ def _nested(boxes: torch.Tensor) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench.suppression", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, action="append", required=True, metavar="ROOT")
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     args = parser.parse_args(arguments)
     console = Console()
     rows: list[dict[str, Any]] = []
-    for root in args.data:
-        rows += measure(args.checkpoint, root, console)
+    for checkpoint in args.checkpoints:
+        for root in args.data:
+            rows += measure(checkpoint, root, console)
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))

@@ -27,12 +27,15 @@ def test_all_rules_are_scored_on_every_data_set(
         root.mkdir()
         noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
         DataSet(root).add("one", noise, boxes=[[8, 8, 40, 40]])
-    arguments = [str(tmp_path / "tiny"), "--results", str(tmp_path)]
+    save_checkpoint(tmp_path / "other", SPEC, SPEC.build())
+    arguments = [str(tmp_path / "tiny"), str(tmp_path / "other"), "--results", str(tmp_path)]
     for root in roots:
         arguments += ["--data", str(root)]
     assert main(arguments) == 0
     rows = json.loads((tmp_path / "suppression.json").read_text())["rows"]
-    assert [(row["data"], row["rule"]) for row in rows] == [(d, r) for d in "ab" for r in RULES]
+    assert [(row["network"], row["data"], row["rule"]) for row in rows] == [
+        (network, data, rule) for network in ("tiny", "other") for data in "ab" for rule in RULES
+    ]
     assert all(0 <= row["map50"] <= 1 for row in rows)
 
     queries = replace(
