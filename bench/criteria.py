@@ -1,7 +1,8 @@
-"""`python -m bench.criteria RUN TEACHER`: how much the criteria disagree about channels.
+"""`python -m bench.criteria RECIPE CHECKPOINT`: how much the criteria disagree about channels.
 
-Before anything is trained: from the scores of the first step of a pruning, which of the channels
-each criterion would keep if half of them went, and the order in which it puts them.
+Before anything is cut: which of the channels each criterion would keep if half of them went, and
+the order in which it puts them. The criteria are scored on one half of the calibration images, and
+the reference on the other one too: what differs by no more than that is chance.
 """
 
 import argparse
@@ -15,16 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from mtc_perception.util.errors import UserError
-from mtc_perception.util.files import write_text_atomic
-from mtc_perception.util.provenance import provenance
+from bench.common import ends_in_one_line, write_result
+from mtc_perception.core.bundle import sha256_hex
+from mtc_perception.util.progress import Progress
 from offline_compress.channels.groups import channel_groups
-from offline_compress.importance import criterion_scores, load
+from offline_compress.importance import criterion_scores, measure
+from offline_compress.importance.calibration import calibration_batches
 from offline_compress.importance.multi_task import description_of
-from offline_compress.models.registry import load_checkpoint
-from offline_compress.recipe.compression import Criterion
+from offline_compress.models.registry import WEIGHTS_FILE, load_checkpoint, load_spec
+from offline_compress.recipe.compression import Criterion, Scoring
+from offline_compress.recipe.recipe import Recipe, load_recipe
 
-REFERENCE = "tci_max"
+NAME = "criteria"
+REFERENCE, REPEATED = "tci_max", "tci_max on the other images"
 CRITERIA: dict[str, tuple[Criterion, float]] = {
     "tci_max": ("tci_max", 0.0),
     "tci_max, conflict 0.3": ("tci_max", 0.3),
@@ -56,26 +60,42 @@ def _better_half(values: NDArray[np.float64]) -> set[int]:
     return set(np.argsort(values, kind="stable")[-(len(values) // 2) :].tolist())
 
 
-def criteria_result(scores_path: Path, teacher: Path) -> dict[str, Any]:
+def criteria_result(recipe: Recipe, checkpoint: Path, images: int) -> dict[str, Any]:
     """What `results/criteria.json` holds. Raises UserError."""
-    scores, model = load(scores_path), load_checkpoint(teacher)
-    groups = channel_groups(model, description_of(model))
-    values = {
-        name: np.concatenate(
-            list(criterion_scores(scores, groups, model, criterion, conflict, seed=0).values())
-        )
-        for name, (criterion, conflict) in CRITERIA.items()
-    }
+    spec, model = load_spec(checkpoint), load_checkpoint(checkpoint)
+    description = description_of(model)
+    groups = channel_groups(model, description)
+    batches = list(calibration_batches(recipe, Scoring(images=images)))
+    with Progress(alone=True) as progress:
+        # Every batch is mixed like the whole, so that every second one is, too.
+        halves = [
+            measure(
+                model,
+                groups,
+                batches[half::2],
+                description,
+                count=progress.counter(f"scoring, half {half + 1}"),
+            )
+            for half in (0, 1)
+        ]
+    scores = halves[0]
+
+    def values(number: int, criterion: Criterion, conflict: float) -> NDArray[np.float64]:
+        found = criterion_scores(halves[number], groups, model, criterion, conflict, seed=0)
+        return np.concatenate(list(found.values()))
+
+    by_criterion = {name: values(0, *how) for name, how in CRITERIA.items()}
+    by_criterion[REPEATED] = values(1, *CRITERIA[REFERENCE])
     prunable = [group.name for group in groups if not group.protected]
     conflict = np.concatenate([scores.conflict[name].mean(0) for name in prunable])
     return {
-        "teacher": teacher.parent.name,
+        "network": spec.name,
+        "sha256": sha256_hex((checkpoint / WEIGHTS_FILE).read_bytes()),
         "images": scores.images,
         "channels": len(conflict),
         "conflict_percentiles": _percentiles(conflict),
-        "importance_percentiles": _percentiles(values[REFERENCE]),
-        "criteria": disagreement(values),
-        **provenance(),
+        "importance_percentiles": _percentiles(by_criterion[REFERENCE]),
+        "criteria": disagreement(by_criterion),
     }
 
 
@@ -83,21 +103,18 @@ def _percentiles(values: NDArray[np.float64]) -> dict[str, float]:
     return {f"p{part}": float(np.percentile(values, part)) for part in (5, 50, 95)}
 
 
+@ends_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 2 for a mistake of the user's."""
+    """0, 2 for a mistake of the user's, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m bench.criteria", description=__doc__)
-    parser.add_argument("run", type=Path, help="a run of `mtc-compress run`")
-    parser.add_argument("teacher", type=Path, help="the checkpoint that it pruned")
-    parser.add_argument("--json", type=Path, default=Path("results/criteria.json"))
+    parser.add_argument("recipe", type=Path, help="whose training images are scored on")
+    parser.add_argument("checkpoint", type=Path, help="a trained network")
+    parser.add_argument("--images", type=int, default=128, help="of both halves (%(default)s)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        scores = options.run / "prune" / "step_1" / "scores.safetensors"
-        result = criteria_result(scores, options.teacher)
-        write_text_atomic(options.json, json.dumps(result, indent=2) + "\n")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(result["criteria"], indent=2))
+    content = criteria_result(load_recipe(options.recipe), options.checkpoint, options.images)
+    print(json.dumps(content["criteria"], indent=2))
+    print(f"wrote {write_result(options.results, NAME, content)}")
     return 0
 
 
