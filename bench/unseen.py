@@ -26,7 +26,7 @@ from mtc_perception.metrics.detection import DetectionMetric
 from mtc_perception.metrics.tasks import FINE_SWEEP, best_threshold
 from mtc_perception.util.errors import UserError
 from offline_compress.data.bonnet import MOST_HIDDEN
-from offline_compress.data.labelled import labelled_sets
+from offline_compress.data.labelled import evenly, labelled_sets
 from offline_compress.evaluation.accuracy import RawPerception, infer
 from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, open_subject
 from offline_compress.quantization.assess import FP32
@@ -158,10 +158,16 @@ def _at(metric: DetectionMetric, score: float, name: str) -> float | None:
     return None if np.isnan(value) else value
 
 
-def unseen(networks: Sequence[Path], roots: Sequence[Path], console: Console) -> dict[str, Any]:
-    """What `results/unseen.json` holds. Raises UserError."""
+def unseen(
+    networks: Sequence[Path], roots: Sequence[Path], images: int | None, console: Console
+) -> dict[str, Any]:
+    """What `results/unseen.json` holds, of so many `images` of each set at even distances (None:
+    all). Raises UserError."""
     sources = [DataSource(root=root, split="val") for root in roots]
-    sets = labelled_sets(sources, "score")
+    sets = {
+        name: evenly(samples, images or len(samples))
+        for name, samples in labelled_sets(sources, "score").items()
+    }
     found: dict[str, Any] = {}
     for path in networks:
         subject = open_subject(path, precision=FP32)
@@ -181,10 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.unseen", description=__doc__)
     parser.add_argument("networks", type=Path, nargs="+", help="bundles and checkpoints")
     parser.add_argument("--data", type=Path, action="append", required=True, metavar="ROOT")
+    parser.add_argument("--images", type=int, help="of each set, evenly spread (all)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
     console = Console()
-    content = unseen(options.networks, options.data, console)
+    content = unseen(options.networks, options.data, options.images, console)
     console.print_json(data=content["networks"])
     console.print(f"wrote {write_result(options.results, NAME, content)}", highlight=False)
     return 0
