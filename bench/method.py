@@ -1,8 +1,6 @@
 """`python -m bench.method`: write the tables of docs/method.md anew from results/*.json."""
 
 import sys
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,9 @@ from bench.criteria import REFERENCE
 from bench.study import study_values
 from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.tasks import TASKS
-from mtc_perception.metrics.figures import HEADLINES, SCORED, Figure, figures, task_scores
+from mtc_perception.metrics.figures import SCORED, task_scores
 from offline_compress.importance.criteria import task_shares
 from offline_compress.importance.scores import pair_names
-from offline_compress.report.compression_rows import Row, settings_of
 
 PAGE = Path("docs/method.md")
 CHANNELS = ("A", "B", "C", "D")
@@ -27,37 +24,21 @@ IMPORTANCE = np.array(
 CONFLICT = np.array([0.0, 0.1, 0.0, 0.6])
 COST_MS = np.array([0.02, 0.02, 0.01, 0.06])
 CONFLICT_WEIGHT = 0.3
-SCORED_BEFORE = figures("detection.recall", "detection.map50", "drivable.miou", "lane.iou")
 
 
 def with_evidence(page: str, results: Path) -> str:
     """The page with its example and its tables, from the committed results alone."""
-    found = read_results(results, ("ablation", "criteria", "compression_mtc_nano", "conflict"))
-    page = with_numbers(page, example(found.pop("compression_mtc_nano")), "bench.method", "example")
-    page = with_numbers(page, null_test(found.pop("conflict")), "bench.method", "conflict")
-    page = with_numbers(page, evidence(**found), "bench.method")
+    found = read_results(results, ("compression_mtc_nano", "criteria", "conflict"))
+    page = with_numbers(page, example(found["compression_mtc_nano"]), "bench.method", "example")
+    page = with_numbers(page, agreement(found["criteria"]), "bench.method", "criteria")
+    page = with_numbers(page, null_test(found["conflict"]), "bench.method", "conflict")
     studied = render("method_study.md.j2", **study_values(results))
     return with_numbers(page, studied, "bench.method", "study")
 
 
-def evidence(ablation: Result, criteria: Result) -> str:
-    """The tables of an ablation and of the criteria's agreement, as Markdown."""
-    scored = scored_in(ablation)
-    teacher = task_scores(ablation["teacher"], scored)
-    settings = []
-    for setting, summary in zip(settings_of(ablation["rows"]), ablation["settings"], strict=True):
-        cuts = [setting.spread(partial(_as_cut, teacher, task)) for task in TASKS]
-        settings.append((summary, [asdict(cut) if cut else None for cut in cuts]))
-    return render(
-        "method.md.j2",
-        ablation=ablation,
-        settings=settings,
-        as_cut_of=TASKS,
-        scored=scored,
-        headlines=HEADLINES,
-        criteria=criteria,
-        reference=REFERENCE,
-    )
+def agreement(criteria: Result) -> str:
+    """The table of how far criteria agree, as Markdown."""
+    return render("method_criteria.md.j2", criteria=criteria, reference=REFERENCE)
 
 
 def null_test(conflict: Result) -> str:
@@ -84,8 +65,7 @@ def example(compression: Result) -> str:
         for i, name in enumerate(CHANNELS)
     ]
     [row] = compression["rows"]
-    scored = scored_in(row)
-    scores = {name: task_scores(row[name], scored) for name in ("teacher", "student")}
+    scores = {name: task_scores(row[name]) for name in ("teacher", "student")}
     return render(
         "method_example.md.j2",
         channels=channels,
@@ -93,24 +73,13 @@ def example(compression: Result) -> str:
         weight=CONFLICT_WEIGHT,
         row=row,
         scores=scores | {"pruned": row["pruned"]},
-        scored=scored,
+        scored=SCORED,
     )
-
-
-def scored_in(result: Result) -> tuple[Figure, ...]:
-    """What the scores of a result are means of; until schema 3 of the vehicles other figures."""
-    return SCORED if result["schema"] > 3 else SCORED_BEFORE
 
 
 def _place(values: NDArray[np.float64], index: int) -> int:
     """Place of one value, counted from the least, 1."""
     return int((values < values[index]).sum()) + 1
-
-
-def _as_cut(teacher: dict[str, float], task: str, row: Row) -> float | None:
-    """Points that a task has lost when pruning ends; None if its score is not known."""
-    after, before = row["pruned"].get(task), teacher.get(task)
-    return None if after is None or before is None else 100 * (after - before)
 
 
 def main() -> int:

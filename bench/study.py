@@ -17,6 +17,10 @@ PICTURE = Path("docs/pictures/accuracy_latency.svg")
 CHANGES_PICTURE = Path("docs/pictures/study_changes.svg")
 _SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _CHANGE = "change", "low", "high"
+_STRETCH = {"params": 0.65, "gmacs": 0.57}
+"""Shares to be saved, a bar after PAGCP (arXiv 2303.11923)."""
+_STRETCH_FIGURE, _STRETCH_POINTS = "detection.map50_95", 1.5
+"""What that may cost."""
 _ENGINE = "openvino"
 
 
@@ -30,6 +34,8 @@ def study_values(results: Path) -> dict[str, Any]:
         "study": study,
         "study_tables": [(one.title, markdown(one)) for one in tables],
         "study_whole": [(one.title, markdown(one)) for one in whole],
+        "intervals": intervals(study) if study else 0,
+        "stretch": stretch(study) if study else [],
         "peers_accuracy": peers,
         "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
         "picture": bool(peers and panels(peers)),
@@ -58,6 +64,38 @@ def headline(results: Path) -> dict[str, Any] | None:
         "time_share": times[0]["openvino"] / times[1]["openvino"] if all(times) else None,
         "changes": changes,
     }
+
+
+def intervals(study: Result) -> int:
+    """How many a study reports."""
+    rows = [row for line in study["lines"] for row in line["rows"].values()]
+    return sum("low" in figure for row in rows for figure in row.values())
+
+
+def stretch(study: Result) -> list[dict[str, Any]]:
+    """How each student stands to `_STRETCH` on all that was held out: what it saves of each cost,
+    its loss with the interval in points, and a verdict on each."""
+    reference = study["rows"][study["reference"]]
+    found = []
+    for name, row in study["rows"].items():
+        figure = study["lines"][0]["rows"][name].get(_STRETCH_FIGURE)
+        if row["kind"] != "student" or figure is None:
+            continue
+        saved = {cost: 1 - row[cost] / reference[cost] for cost in _STRETCH}
+        change, low, high = (100 * figure[key] for key in _CHANGE)
+        verdict = "missed" if high < -_STRETCH_POINTS else "not shown"
+        found.append(
+            {
+                "row": name,
+                "costs": {
+                    cost: {"saved": share, "reached": share >= _STRETCH[cost]}
+                    for cost, share in saved.items()
+                },
+                "change": [change, low, high],
+                "verdict": "reached" if low >= -_STRETCH_POINTS else verdict,
+            }
+        )
+    return found
 
 
 def _brief(figure: Figure) -> str:

@@ -1,6 +1,6 @@
 """The figures of results: where each stands, what people call it, and which way is better."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -174,11 +174,11 @@ def nested(
     return found
 
 
-def judged(metrics: Mapping[str, Any], scored: Sequence[Figure] = SCORED) -> dict[str, float]:
-    """The `scored` figures by name, of every task for which all of them are defined."""
+def judged(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The `SCORED` figures by name, of every task for which all of them are defined."""
     found: dict[str, float] = {}
     for task in TASKS:
-        values = {figure.name: figure.of(metrics) for figure in scored if figure.task == task}
+        values = {figure.name: figure.of(metrics) for figure in SCORED if figure.task == task}
         known = {name: value for name, value in values.items() if value is not None}
         if len(known) == len(values):
             found |= known
@@ -206,6 +206,6 @@ def means_by_task(judged: Mapping[str, float]) -> dict[str, float]:
     return {task: sum(values) / len(values) for task, values in by_task.items()}
 
 
-def task_scores(metrics: Mapping[str, Any], scored: Sequence[Figure] = SCORED) -> dict[str, float]:
-    """Mean of the `scored` figures of every task for which all of them are defined, 0..1."""
-    return means_by_task(judged(metrics, scored))
+def task_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Mean of the `SCORED` figures of every task for which all of them are defined, 0..1."""
+    return means_by_task(judged(metrics))

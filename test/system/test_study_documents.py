@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.readme import benchmarks, readme_table
-from bench.study import markdown, panels, study_values
+from bench.study import intervals, markdown, panels, stretch, study_values
 from bench.tables import render
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.provenance import provenance
@@ -84,6 +84,29 @@ def test_a_study_stands_in_the_documents_with_its_intervals(results: Path) -> No
     short = render("method_study.md.j2", **study_values(results))
     assert "camvid, all: 9 images" in short
     assert "camvid, a: 9 images" not in short
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(-0.014, 0.01, "reached"), (-0.02, 0.0, "not shown"), (-0.03, -0.016, "missed")],
+)
+def test_the_stretch_has_a_verdict_on_each_of_its_parts(
+    low: float, high: float, verdict: str
+) -> None:
+    study = result()
+    assert intervals(study) == 4
+    assert stretch(study) == []  # nothing is known of mAP50-95
+    study["lines"][0]["rows"]["half"]["detection.map50_95"] = figure(
+        0.3, change=(low + high) / 2, low=low, high=high
+    )
+    study["rows"]["half"] |= {"params": 0.7e6, "gmacs": 1.3}
+    [one] = stretch(study)
+    assert {name: cost["reached"] for name, cost in one["costs"].items()} == {
+        "params": True,
+        "gmacs": False,
+    }
+    assert one["costs"]["params"]["saved"] == pytest.approx(0.65)
+    assert one["verdict"] == verdict
 
 
 def test_the_evidence_of_the_committed_study_is_kept() -> None:
