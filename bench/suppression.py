@@ -31,12 +31,15 @@ from offline_compress.models.decoder import QueryDetections
 from offline_compress.models.registry import load_checkpoint, load_spec
 from offline_compress.recipe.parts import DataSource
 
+NAME = "suppression"
+DEPLOYED = "inside 0.85, IoU 0.4"
+"""What bundles are exported with: the defaults of `export.suppress`."""
 RULES: dict[str, dict[str, float]] = {
     "IoU 0.5": {"most_iou": 0.5, "most_inside": 1.0},
     "IoU 0.6": {"most_iou": 0.6, "most_inside": 1.0},
     "IoU 0.7": {"most_iou": 0.7, "most_inside": 1.0},
     "inside 0.9": {"most_inside": 0.9, "inside_from_iou": 0.0},
-    "inside 0.85, IoU 0.4": {"most_inside": 0.85, "inside_from_iou": 0.4},
+    DEPLOYED: {},
 }
 """Arguments of `export.suppress`."""
 SHOWN = 0.3
@@ -124,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
     console.print(table)
-    console.print(f"wrote {write_result(args.results, 'suppression', {'rows': rows})}")
+    console.print(f"wrote {write_result(args.results, NAME, {'rows': rows})}")
     return 0
 
 

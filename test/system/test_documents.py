@@ -12,6 +12,7 @@ from catkin_pkg.changelog import get_changelog_from_path
 import mtc_perception
 from bench import architecture, faults, recipe_fields
 from bench.common import identity
+from bench.evaluation import with_tables
 from bench.method import with_evidence
 from bench.readme import BENCHMARKS, TOUR, benchmarks, readme_table, tour_table
 from bench.renderer import with_table
@@ -46,6 +47,7 @@ def test_the_numbers_are_those_of_the_results() -> None:
     assert text(str(BENCHMARKS)) == benchmarks(RESULTS)
     assert with_numbers(text(str(TOUR)), tour_table(RESULTS), "bench.readme") == text(str(TOUR))
     assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
+    assert with_tables(text("docs/evaluation.md"), RESULTS) == text("docs/evaluation.md")
     assert with_table(text("docs/data.md"), RESULTS) == text("docs/data.md")
     (counted,) = read_results(RESULTS, ["training_cost"]).values()
     training = with_numbers(text("docs/training.md"), table(counted), "bench.training_cost")
