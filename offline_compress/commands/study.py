@@ -19,6 +19,10 @@ def study(
         list[str] | None,
         typer.Option("--row", help="Only this row, after its teacher; may be repeated."),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Row that the tables compare with; default: the study's."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell the stages, their samples and images.")
     ] = False,
@@ -56,7 +60,7 @@ def study(
     from offline_compress.study import report, run
 
     out = out or Path("runs", "studies", loaded.name)
-    chosen = run.Chosen.of(loaded, out, folds or (), rows or ())
+    chosen = run.Chosen.of(loaded, out, folds or (), rows or (), reference)
     if plan:
         Console().print(report.plan_table(run.plan(chosen)))
         return

@@ -3,7 +3,7 @@
 What is held out is pooled: every image of every drive, judged by the network that never saw its
 drive. The score threshold of a network is the one with the best F1 over the *other* drives, as the
 networks of the same row and seed answer there: what a drive is reported at was not chosen on it.
-Masks are taken at 0.5.
+Of a single drive, figures at a threshold are therefore not known. Masks are taken at 0.5.
 
 Images are resampled, in blocks within drives (`metrics.bootstrap`), the same ones for two rows that
 are compared. Every seed, and on a further set every fold's network, is weighed with the same
@@ -80,13 +80,13 @@ class Judged:
     stems: list[str]
     evidence: list[ImageEvidence]
     thresholds: list[float]
-    """The score threshold of each image's network."""
+    """The score threshold of each image's network; empty where none was chosen."""
 
     def estimates(self, images: Places) -> dict[str, Estimate]:
         """`FIGURES` of some of the images, as far as they are labelled."""
         evidence = [self.evidence[image] for image in images]
         found = mask_estimates(evidence) | detection_estimates(evidence)
-        if "detection.map50" in found:
+        if self.thresholds and "detection.map50" in found:
             limits = [self.thresholds[image] for image in images]
             deployed = [_deployed(one, limit) for one, limit in zip(evidence, limits, strict=True)]
             found |= deployed_estimates(*deployed_counts(evidence, deployed))
@@ -95,7 +95,10 @@ class Judged:
 
 def cross_fitted(held_out: Sequence[Answers]) -> dict[str, float]:
     """The score threshold of each drive's network, given what is held out of all: the best for F1
-    over the other drives. The neutral one where no vehicle is labelled there."""
+    over the other drives. The neutral one where no vehicle is labelled there; none of a single
+    drive."""
+    if len(held_out) < 2:
+        return {}
     limits = {}
     for own in held_out:
         metric = DetectionMetric()
@@ -113,7 +116,7 @@ def pooled(held_out: Sequence[Answers], limits: Mapping[str, float]) -> Judged:
     return Judged(
         [stem for one in held_out for stem in one.stems],
         [image for one in held_out for image in one.evidence],
-        [limits[one.drive] for one in held_out for _ in one.stems],
+        [limits[one.drive] for one in held_out for _ in one.stems] if limits else [],
     )
 
 

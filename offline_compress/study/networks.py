@@ -208,9 +208,11 @@ def networks_of(study: Study, fold: Fold, out: Path) -> Iterator[Network]:
         start, of = teacher, [teacher]
         first: Stage | None = None
         if row.kind == "student":
-            start, first = run.pruned, Prunes(run)
+            by = study.pruning_row(row)
+            prune = RunFolder(_recipe(study, fold, by, teacher), out / fold.drive / by.name)
+            start, first = prune.pruned, None if row.pruned_by else Prunes(prune)
             of = [teacher, start]
-            pruned_by = run.compress.model_dump(mode="json", include={"scoring", "prune", "seed"})
+            pruned_by = prune.compress.model_dump(mode="json", include={"scoring", "prune", "seed"})
             made_by |= {"prune": pruned_by}
         elif row.kind == "direct":
             start = folder / "train" / "last"

@@ -59,34 +59,43 @@ class Chosen:
     out: Path
     drives: list[str]
     rows: list[str]
+    reference: str
+    """The row that the tables compare the others with."""
 
     @classmethod
     def of(
-        cls, study: Study, out: Path, drives: Sequence[str] = (), rows: Sequence[str] = ()
+        cls,
+        study: Study,
+        out: Path,
+        drives: Sequence[str] = (),
+        rows: Sequence[str] = (),
+        reference: str | None = None,
     ) -> "Chosen":
-        """None given: all. The teacher is always there, as all others need it.
+        """None given: all, and the study's reference. The teacher is always there, as all others
+        need it.
 
         Raises UserError for a name that the study does not have.
         """
         for kind, known, given in (
             ("fold", list(study.held_out.drives), drives),
             ("row", study.row_names, rows),
+            ("row", study.row_names, [reference] if reference else []),
         ):
             if unknown := [name for name in given if name not in known]:
                 raise UserError(f"no {kind} {unknown[0]} in the study: {', '.join(known)}")
         folds = [drive for drive in study.held_out.drives if drive in drives or not drives]
         chosen = {TEACHER, *rows} if rows else set(study.row_names)
-        return cls(study, out, folds, [row for row in study.row_names if row in chosen])
+        names = [row for row in study.row_names if row in chosen]
+        return cls(study, out, folds, names, reference or study.reference)
 
     def networks(self) -> list[Network]:
         """All that is to be made, fold by fold, a fold's teacher first. Raises UserError."""
         folds = [fold for fold in folds_of(self.study.held_out) if fold.drive in self.drives]
-        return [
-            network
-            for fold in folds
-            for network in networks_of(self.study, fold, self.out)
-            if network.row in self.rows
-        ]
+        known = [one for fold in folds for one in networks_of(self.study, fold, self.out)]
+        chosen = [one for one in known if one.row in self.rows]
+        starts = {path for one in chosen for path in one.starts_from}
+        # What a row recovers may be the pruned network of a row that is not asked for.
+        return [one for one in known if one in chosen or one.checkpoint in starts]
 
 
 def with_names(study: Study) -> dict[str, Any]:
@@ -194,10 +203,8 @@ def plan(chosen: Chosen) -> dict[str, Any]:
 
 def why_no_tables(chosen: Chosen) -> str:
     """What a part of a study lacks for tables of its own; empty if nothing."""
-    if chosen.study.reference not in chosen.rows:
-        return f"tables need the reference: --row {chosen.study.reference}"
-    if len(chosen.drives) < 2:
-        return "tables need two folds or more, as thresholds are chosen on other drives"
+    if chosen.reference not in chosen.rows:
+        return f"tables need the reference: --row {chosen.reference}"
     return ""
 
 
@@ -221,7 +228,7 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
             row: [_judged(name, one, limits[row][seed]) for seed, one in seeds.items()]
             for row, seeds in answers.items()
         }
-        first = next(iter(answers[study.reference].values()))[name]
+        first = next(iter(answers[chosen.reference].values()))[name]
         title = study.held_out.root.resolve().name if name == HELD_OUT else name
         work += [(part, rows) for part in parts_of(title, first if name == HELD_OUT else first[:1])]
     done, total, lines = 0, len(work) * len(answers), []
@@ -232,13 +239,13 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
         count("resampling", done, total)
 
     for part, rows in work:
-        lines.append(compare(part, rows, study.reference, study.margins, tick))
+        lines.append(compare(part, rows, chosen.reference, study.margins, tick))
     return {
         "schema": SCHEMA,
         "name": study.name,
         "study": with_names(study),
         "folds": chosen.drives,
-        "reference": study.reference,
+        "reference": chosen.reference,
         "margins_points": dict(study.margins),
         "rows": {row: _about(study, row, networks, limits[row], chosen.out) for row in answers},
         "lines": lines,

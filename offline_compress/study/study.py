@@ -40,6 +40,22 @@ class Row(Strict):
     direct: another network through the very trainings of teacher and control."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Fields of the recipe by dotted name, as `mtc-compress run --set` takes them."""
+    pruned_by: Name | None = None
+    """A student's row before, whose pruned network this one recovers in another way; None: its own.
+    """
+
+    @model_validator(mode="after")
+    def _recovers(self) -> "Row":
+        if self.pruned_by is None:
+            return self
+        if self.kind != "student":
+            raise ValueError(f"row {self.name}: pruned_by is for a student")
+        if other := [name for name in self.set if not name.startswith("compress.recover.")]:
+            raise ValueError(
+                f"row {self.name}: {other[0]} has no say in a row with pruned_by, which changes "
+                "compress.recover alone"
+            )
+        return self
 
 
 class Study(Strict):
@@ -72,9 +88,20 @@ class Study(Strict):
             raise ValueError(f"two rows have the name {twice.pop()}")
         if self.reference not in names:
             raise ValueError(f"the reference {self.reference} is none of {', '.join(names)}")
+        own: set[str | None] = {None}
+        for row in self.rows:
+            if row.pruned_by not in own:
+                raise ValueError(
+                    f"row {row.name}: pruned_by is to name a student before it that is pruned"
+                )
+            own |= {row.name} if row.kind == "student" and not row.pruned_by else set()
         if unknown := sorted(self.margins.keys() - ACCURACY.keys()):
             raise ValueError(f"margins: no figure {unknown[0]}; known: {', '.join(ACCURACY)}")
         return self
+
+    def pruning_row(self, row: Row) -> Row:
+        """The row that a student's network is pruned by."""
+        return next((one for one in self.rows if one.name == row.pruned_by), row)
 
     @property
     def row_names(self) -> list[str]:

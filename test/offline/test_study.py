@@ -37,9 +37,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_row_is_judged_on_the_drive_that_it_never_saw(workspace: Path) -> None:
     result = json.loads((workspace / OUT / "result.json").read_text())
-    assert list(result["rows"]) == ["teacher", "control", "half", "direct"]
-    assert [one["networks"] for one in result["rows"].values()] == [2, 4, 4, 4]
+    assert list(result["rows"]) == ["teacher", "control", "half", "taught", "direct"]
+    assert [one["networks"] for one in result["rows"].values()] == [2, 4, 4, 4, 4]
     assert result["rows"]["half"]["params"] <= 0.7 * result["rows"]["teacher"]["params"]
+    # One pruned network, two recoveries.
+    assert result["rows"]["taught"]["params"] == result["rows"]["half"]["params"]
+    weights = [result["rows"][name]["weights"].values() for name in ("half", "taught")]
+    assert not set(weights[0]) & set(weights[1])
+    assert not (workspace / OUT / "north" / "taught").exists()
     lines = {(one["set"], one["part"]): one for one in result["lines"]}
     # Of the four images of drive A, of two splits, every second one.
     assert lines["drives", "north"]["images"] == 3
@@ -97,7 +102,7 @@ def test_weights_are_not_needed_for_tables(
         to_make(Chosen.of(more, OUT, rows=["half"]).networks())
     # Other terms: nothing that is there is taken for an answer.
     other = study.model_copy(update={"set": {"schedule.learning_rate": 0.01}})
-    assert len(to_make(Chosen.of(other, OUT).networks())) == 2 * (1 + 2 + 3 + 3)
+    assert len(to_make(Chosen.of(other, OUT).networks())) == 2 * (1 + 2 + 3 + 2 + 3)
     # A changed file of evidence is none.
     evidence = OUT / "south" / "control-s1" / "evidence" / "other.npz"
     evidence.write_bytes(evidence.read_bytes()[:-1])
@@ -127,8 +132,25 @@ def test_a_part_has_tables_of_its_own(workspace: Path, monkeypatch: pytest.Monke
     assert part.rows == ["teacher", "control"]
     assert why_no_tables(part) == ""
     assert list(tables(part, lambda *_: None)["rows"]) == ["teacher", "control"]
-    assert "need two folds" in why_no_tables(Chosen.of(study, OUT, drives=["north"]))
+    alone = tables(Chosen.of(study, OUT, drives=["north"]), lambda *_: None)
+    [line] = [one for one in alone["lines"] if (one["set"], one["part"]) == ("other", "all")]
+    # No other drive to choose a threshold on.
+    assert {"detection.map50", "drivable.miou"} <= line["rows"]["half"].keys()
+    assert not [name for name in line["rows"]["half"] if name.endswith("threshold")]
     assert "--row control" in why_no_tables(Chosen.of(study, OUT, rows=["half"]))
+    with pytest.raises(UserError, match="no row quarter in the study: teacher, control, half"):
+        Chosen.of(study, OUT, reference="quarter")
+
+
+def test_two_students_are_compared(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    study = load_study(Path("study.yaml"))
+    pair = Chosen.of(study, OUT, rows=["half", "taught"], reference="half")
+    found = tables(pair, lambda *_: None)
+    assert found["reference"] == "half"
+    [line] = [one for one in found["lines"] if (one["set"], one["part"]) == ("drives", "all")]
+    assert "change" not in line["rows"]["half"]["drivable.miou"]
+    assert line["rows"]["taught"]["drivable.miou"].keys() >= {"change", "low", "high", "verdict"}
 
 
 def test_rows_that_are_not_chosen_need_not_be_possible(tmp_path: Path) -> None:

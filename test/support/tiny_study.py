@@ -53,7 +53,7 @@ def recipe() -> dict[str, Any]:
 
 
 def study() -> dict[str, Any]:
-    """A control, a student, and a network trained directly."""
+    """A control, a student, the same recovered in another way, and a network trained directly."""
     return {
         "name": "mini",
         "recipe": "recipe.yaml",
@@ -69,6 +69,12 @@ def study() -> dict[str, Any]:
         "rows": [
             {"name": "control", "kind": "control"},
             {"name": "half", "kind": "student"},
+            {
+                "name": "taught",
+                "kind": "student",
+                "pruned_by": "half",
+                "set": {"compress.recover.distillation": {"weight": 0, "masks": 1}},
+            },
             {"name": "direct", "kind": "direct", "set": {"schedule.epochs": 2}},
         ],
         "reference": "control",
