@@ -15,7 +15,6 @@ from rich.console import Console
 
 from bench.common import ends_in_one_line, write_result
 from mtc_perception.core.bundle import read_bundle
-from mtc_perception.core.class_map import VEHICLE_CLASSES
 from mtc_perception.core.engine import Network
 from mtc_perception.datasets.layout import Sample
 from mtc_perception.metrics.figures import figures, nested
@@ -29,39 +28,30 @@ from offline_compress.evaluation.subject import CHECKPOINT_THRESHOLDS, Subject, 
 from offline_compress.quantization.assess import FP32, TIMED_ON
 from offline_compress.recipe.parts import DataSource
 from offline_compress.report.compression_report import terminal_table
-from offline_compress.study.folds import HELD_OUT, folds_of, judged_sets
-from offline_compress.study.study import Study, load_study
 
 NAME = "peers_accuracy"
-FIGURES = figures(
-    *("detection.map50", "detection.map50_95"),
-    *("detection.recall_at_best_f1", "detection.precision_at_best_f1"),
-    *("drivable.miou", "lane.iou"),
-)
+FIGURES = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
+"""None at a score threshold: the best one of these images would be chosen on them."""
 
 
 def peers_accuracy(
     peers: Sequence[Path],
     models: Sequence[Path],
-    study: Path | None,
     data: Sequence[DataSource],
     timed: bool,
 ) -> dict[str, Any]:
-    """Accuracy of bundles of public networks on a study's frames and on `data`, and of our `models`
-    on `data` alone: they may have learnt from the study's drives. All in fp32.
+    """Accuracy of bundles of public networks, and of our `models`, on `data`, all in fp32.
 
     Raises UserError if a bundle or a data set is missing, or if two peers have one name.
     """
-    ours_on = {source.title: labelled_split(source, "evaluate on") for source in data}
-    samples = (reported(load_study(study)) if study else {}) | ours_on
+    samples = {source.title: labelled_split(source, "evaluate on") for source in data}
     subjects: dict[str, Subject] = {}
-    sets: dict[str, Mapping[str, Sequence[Sample]]] = {}
     for path in (*peers, *models):
         one = open_subject(path, precision=FP32)
         name = one.identity["name"]
         if name in subjects:
             raise UserError("two of the bundles have one name: give them --name as they are made")
-        subjects[name], sets[name] = one, ours_on if path in models else samples
+        subjects[name] = one
     networks: dict[str, Any] = {}
     content: dict[str, Any] = {
         "images": {name: len(one) for name, one in samples.items()},
@@ -74,7 +64,7 @@ def peers_accuracy(
                 "tasks": list(subject.tasks),
                 "params": subject.params,
                 "gmacs": subject.gmacs,
-                "sets": _on_each(subject, sets[name], name, progress),
+                "sets": _on_each(subject, samples, name, progress),
             }
         if timed:
             graphs = _graphs(dict(zip(subjects, [*peers, *models], strict=True)))
@@ -84,17 +74,6 @@ def peers_accuracy(
                 networks[name].setdefault("latency_ms", {})[engine] = median_ms
             content["latency_conditions"] = conditions() | {"precision": FP32}
     return content
-
-
-def reported(study: Study) -> dict[str, list[Sample]]:
-    """The frames that a study reports, by the names that it gives the sets."""
-    found: dict[str, list[Sample]] = {}
-    for fold in folds_of(study.held_out):
-        sets = judged_sets(study, fold, VEHICLE_CLASSES)
-        own = sets.pop(HELD_OUT)
-        found.setdefault(study.held_out.root.resolve().name, []).extend(own)
-        found |= sets
-    return found
 
 
 def _graphs(bundles: Mapping[str, Path]) -> dict[Key, Network]:
@@ -141,13 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "peers", type=Path, nargs="+", help="bundles of others, made by `mtc-compress wrap`"
     )
-    parser.add_argument("--study", type=Path, help="study whose frames they are evaluated on")
     parser.add_argument(
-        "--data", type=Path, action="append", default=[], help="data set; may be repeated"
+        "--data", type=Path, action="append", required=True, help="data set; may be repeated"
     )
     parser.add_argument("--split", default="val", help="of every data set (%(default)s)")
     parser.add_argument(
-        "--model", type=Path, action="append", default=[], help="bundle of ours, on --data alone"
+        "--model", type=Path, action="append", default=[], help="bundle of ours; may be repeated"
     )
     parser.add_argument(
         "--latency",
@@ -157,11 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="(%(default)s)")
     options = parser.parse_args(arguments)
-    if not (options.study or options.data):
-        parser.error("give --study or --data")
     sources = [DataSource(root=root, split=options.split) for root in options.data]
     console = Console()
-    content = peers_accuracy(options.peers, options.model, options.study, sources, options.latency)
+    content = peers_accuracy(options.peers, options.model, sources, options.latency)
     console.print(terminal_table(table(content)))
     path = write_result(options.results, NAME, content)
     console.print(f"wrote {path}", highlight=False)

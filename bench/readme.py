@@ -4,15 +4,20 @@ from results/*.json."""
 import sys
 from pathlib import Path
 
-from bench.study import headline, study_values, write_pictures
+from bench.model_card import bundles, points, set_words, spread
+from bench.peers_accuracy import FIGURES as UNTHRESHOLDED
+from bench.shipped import NAME as SHIPPED
+from bench.shipped import PRECISIONS, TEACHERS
+from bench.study import brief, headline, markdown, study_values, write_pictures
 from bench.tables import read_results, render, with_numbers
-from mtc_perception.metrics.figures import BRIEF, HEADLINES
+from offline_compress.evaluation.evaluation_report import TextTable
+from offline_compress.study.comparison import FIGURES
 
 README = Path("README.md")
 BENCHMARKS = Path("docs/benchmarks.md")
 TOUR = Path("docs/tour.md")
-EVALUATED = ("mtc_nano", "mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
-"""Networks with a committed `metrics.json` of `mtc-compress evaluate` on CamVid `val`."""
+EVALUATED = ("mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
+"""Networks of earlier recipes with a committed `metrics.json` of `mtc-compress evaluate`."""
 _RESULTS = (
     *EVALUATED,
     "compression",
@@ -30,17 +35,32 @@ _RESULTS = (
 
 
 def readme_table(results: Path) -> str:
-    """The README's table as Markdown, from the committed results alone."""
+    """The README's tables as Markdown, from the committed results alone."""
     found = read_results(results, _RESULTS)
-    [shipped] = found["compression_mtc_nano"]["settings"]
     peers = [one for one in found["engines"]["peers"]["networks"] if one["tasks"] == "all three"]
     return render(
         "readme.md.j2",
         **found,
-        shipped=shipped,
+        bundles=bundles(results),
+        accuracy=markdown(accuracy_table(results)),
         study=headline(results),
         peer=min(peers, key=lambda one: min(one["openvino_ms"])),
     )
+
+
+def accuracy_table(results: Path) -> TextTable:
+    """Every bundle in fp32 on every data set, each figure with its change against the teacher."""
+    [found] = read_results(results, (SHIPPED,)).values()
+    rows = []
+    for bundle in TEACHERS:
+        network = found["networks"][f"{bundle} {PRECISIONS[0]}"]
+        for name, figures in network["sets"].items():
+            cells = []
+            for figure in FIGURES:
+                one = figures.get(figure.name)
+                cells.append(f"{spread(one)}; {points(one['change'])}" if one else "")
+            rows.append([f"`{bundle}`, {set_words(name, found['sets'][name])}", *cells])
+    return TextTable("", ["", *map(brief, FIGURES)], [rows])
 
 
 def benchmarks(results: Path) -> str:
@@ -51,9 +71,9 @@ def benchmarks(results: Path) -> str:
         "benchmarks.md.j2",
         **found,
         **study_values(results),
+        models=" ".join(f"--model models/{name}.mtc" for name in TEACHERS),
         evaluated=evaluated,
-        headlines=HEADLINES,
-        brief=BRIEF,
+        figures=UNTHRESHOLDED,
     )
 
 

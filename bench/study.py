@@ -1,12 +1,15 @@
 """What documents show of a study and of public networks: tables, and all of them in one picture."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.peers_accuracy import FIGURES as SHOWN
 from bench.peers_accuracy import NAME as PEERS
 from bench.peers_accuracy import table as peers_table
+from bench.peers_study import NAME as PEERS_STUDY
 from bench.tables import Result, read_results
-from mtc_perception.metrics.figures import Figure, figures
+from mtc_perception.metrics.figures import Figure
 from offline_compress.evaluation.evaluation_report import TextTable
 from offline_compress.report.compression_charts import Panel, networks
 from offline_compress.study.comparison import FIGURES
@@ -15,7 +18,6 @@ from offline_compress.study.report import changes_picture, lines_tables, network
 STUDY = "study_camvid"
 PICTURE = Path("docs/pictures/accuracy_latency.svg")
 CHANGES_PICTURE = Path("docs/pictures/study_changes.svg")
-_SHOWN = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _CHANGE = "change", "low", "high"
 _STRETCH = {"params": 0.65, "gmacs": 0.57}
 """Shares to be saved, a bar after PAGCP (arXiv 2303.11923)."""
@@ -25,9 +27,9 @@ _ENGINE = "openvino"
 
 
 def study_values(results: Path) -> dict[str, Any]:
-    """What templates show: `study` and `peers_accuracy`, each None where it is not measured yet;
-    their tables as Markdown, and whether there is a picture."""
-    study, peers = (_measured(results, name) for name in (STUDY, PEERS))
+    """What templates show: `study`, `peers_accuracy` and `peers_study`, each None where it is not
+    measured yet; their tables as Markdown, and whether there is a picture."""
+    study, peers, beside = (_measured(results, name) for name in (STUDY, PEERS, PEERS_STUDY))
     tables = [networks_table(study), *lines_tables(study)] if study else []
     whole = [one for one in tables if ", all: " in one.title]
     return {
@@ -38,9 +40,24 @@ def study_values(results: Path) -> dict[str, Any]:
         "stretch": stretch(study) if study else [],
         "peers_accuracy": peers,
         "peers_accuracy_table": markdown(peers_table(peers)) if peers else "",
+        "peers_study": beside,
+        "peers_study_tables": [
+            (one.title, markdown(one)) for one in (peers_study_tables(beside) if beside else ())
+        ],
         "picture": bool(peers and panels(peers)),
         "changes_picture": bool(study and changes_picture(study)),
     }
+
+
+def peers_study_tables(found: Result) -> Iterator[TextTable]:
+    """Public networks beside a study's reference, but for single drives; on every set those that do
+    a task that is labelled there."""
+    lines = [
+        line | {"rows": {name: row for name, row in line["rows"].items() if row}}
+        for line in found["lines"]
+        if line["part"] not in found["folds"]
+    ]
+    return lines_tables({"lines": lines})
 
 
 def headline(results: Path) -> dict[str, Any] | None:
@@ -53,7 +70,7 @@ def headline(results: Path) -> dict[str, Any] | None:
     own, reference = study["rows"][student], study["rows"][study["reference"]]
     times = own["latency_ms"], reference["latency_ms"]
     changes = [
-        (_brief(figure), *(100 * line["rows"][student][figure.name][key] for key in _CHANGE))
+        (brief(figure), *(100 * line["rows"][student][figure.name][key] for key in _CHANGE))
         for line in study["lines"][:1]
         for figure in FIGURES
         if figure.name in line["rows"][student]
@@ -98,7 +115,8 @@ def stretch(study: Result) -> list[dict[str, Any]]:
     return found
 
 
-def _brief(figure: Figure) -> str:
+def brief(figure: Figure) -> str:
+    """A figure's title where tasks need no name."""
     return figure.title.removeprefix("detection ").removesuffix(" at the score threshold")
 
 
@@ -116,7 +134,7 @@ def panels(peers: Result) -> list[Panel]:
     were not timed."""
     found = []
     for name in peers["images"]:
-        for figure in _SHOWN:
+        for figure in SHOWN:
             marks = {
                 network: (one["latency_ms"][_ENGINE], value)
                 for network, one in peers["networks"].items()

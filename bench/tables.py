@@ -1,6 +1,7 @@
 """Numbers in documents: Jinja2 templates in bench/templates/, filled from results/*.json."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,6 +73,21 @@ def _machine(result: Result) -> str:
     return f"{one['cpu']}, {one['cores']} cores"
 
 
+def _commit(result: Result) -> str:
+    """The commit that a result was made at, as people write it."""
+    commit, plus, _ = result["commit"].partition("+")
+    return commit[:7] + (" with changes" if plus else "")
+
+
+def _command(result: Result) -> str:
+    """The command that wrote a result, data sets by name: machines differ in where they lie."""
+    program, *words = shlex.split(result["command"])
+    if program.endswith(".py"):  # as results named modules of `bench` before
+        program = f"python -m bench.{program.removesuffix('.py')}"
+    named = (Path(word).name if "/data/" in word else word for word in words)
+    return f"{program} {shlex.join(named)}".rstrip()
+
+
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
@@ -86,6 +102,8 @@ _ENVIRONMENT.filters |= {
     "spread": _spread,
     "span": _span,
     "machine": _machine,
+    "commit": _commit,
+    "command": _command,
 }
 
 

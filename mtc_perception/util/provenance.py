@@ -35,9 +35,17 @@ def provenance() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
-        "command": command_line([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line([*_program(), *sys.argv[1:]]),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _program() -> list[str]:
+    """How this program was started: by its name, or as a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return [Path(sys.argv[0]).name]
+    return ["python", "-m", spec.name.removesuffix(".__main__")]
 
 
 def command_line(words: Sequence[str]) -> str:

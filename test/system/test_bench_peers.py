@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import peers_study
+from bench.judging import answers
 from bench.peers_accuracy import main
+from bench.study import peers_study_tables
+from offline_compress.evaluation.evidence_file import write_evidence
+from offline_compress.evaluation.subject import Subject, open_subject
+from offline_compress.study.folds import folds_of, judged_sets
+from offline_compress.study.networks import EVIDENCE
+from offline_compress.study.study import Study, load_study
 from support.labelled_roads import DataSet, road
 from support.tiny_study import write_study
 from support.toy_bundle import write_toy_bundle
@@ -43,14 +51,45 @@ def test_each_is_scored_in_what_it_does(tmp_path: Path, data: Path) -> None:
 def test_public_networks_on_the_frames_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = write_study(tmp_path)
-    bundle = write_toy_bundle(tmp_path / "m.mtc", name="public")
+    path = write_study(tmp_path)
     monkeypatch.chdir(tmp_path)
-    where = ("--results", str(tmp_path), "--no-latency", "--study", str(study))
-    assert main([str(bundle), *where]) == 0
-    found = json.loads((tmp_path / "peers_accuracy.json").read_text())
+    blind = open_subject(write_toy_bundle(tmp_path / "b.mtc", tasks=("drivable", "lane")))
+    masks = write_toy_bundle(tmp_path / "m.mtc", tasks=("drivable", "lane"), name="masks")
+    whole = write_toy_bundle(tmp_path / "w.mtc", name="whole")
+    study = load_study(path)
+    write_record(study, open_subject(whole))
+    (tmp_path / "study_mini.json").write_text(json.dumps({"folds": list(study.held_out.drives)}))
+    asked = ([str(masks), str(whole)], ["--study", str(path), "--results", str(tmp_path)])
+    assert peers_study.main([*asked[0], *asked[1]]) == 0
+    found = json.loads((tmp_path / "peers_study.json").read_text())
     # Of drive A every second image of a split, of drive B all.
-    assert found["images"] == {"drives": 7, "other": 2}
+    parts = {f"{one['set']} {one['part']}": one["images"] for one in found["lines"]}
+    assert parts == {
+        **{"drives all": 7, "drives north": 3, "drives south": 4},
+        **{"drives light day": 4, "drives light dusk": 3, "other all": 2},
+    }
+    rows = found["lines"][0]["rows"]
+    assert set(rows["masks"]) == {"drivable.miou", "lane.iou"}
+    assert {"detection.map50", "detection.recall_at_threshold"} < set(rows["whole"])
+    # The record is of the same network: nothing has changed, and that is known for certain.
+    assert {one["change"] for one in rows["whole"].values()} == {0.0}
+    assert "change" not in rows["control"]["drivable.miou"]
+    tables = list(peers_study_tables(found))
+    assert "drives, north: 3 images, " not in " ".join(one.title for one in tables)
+
+    write_record(study, blind, images=1)
+    assert peers_study.main([*asked[0], *asked[1]]) == 2
+
+
+def write_record(study: Study, subject: Subject, images: int | None = None) -> None:
+    """What the study's reference says, as if it was judged, of the first images of every set."""
+    for fold in folds_of(study.held_out):
+        for name, samples in judged_sets(study, fold, subject.class_map).items():
+            one = answers(subject, samples[:images], fold.drive)
+            for seed in study.seeds:
+                folder = Path("studies", study.name, fold.drive, f"control-s{seed}", EVIDENCE)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_evidence(folder / f"{name}.npz", one.stems, one.evidence, one.attributes)
 
 
 def test_two_of_one_name_are_refused(

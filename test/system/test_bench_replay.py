@@ -112,9 +112,10 @@ def test_the_readme_names_what_was_missed(tmp_path: Path) -> None:
         "workers": {"what": "two bags", "targets": {"two": target(False, "x 1.5", ">= x 1.7")}},
     }
     result = {"bundle": "nano.mtc", "parts": parts, "machine": {"cpu": "A CPU", "cores": 2}}
+    result["command"] = "run.py replay --data /here/data/camvid"
     (tmp_path / "replay.json").write_text(json.dumps(result))
     text = benchmarks(tmp_path)
     assert "| live | all | >= 99 % |" in text
     assert "| two | x 1.5 | >= x 1.7 (missed) |" in text
     assert "`nano.mtc`" in text
-    assert "A CPU, 2 cores" in text
+    assert "`python -m bench.run replay --data camvid`; A CPU, 2 cores" in text

@@ -14,9 +14,12 @@ from bench import architecture, faults, recipe_fields
 from bench.common import identity
 from bench.evaluation import with_tables
 from bench.method import with_evidence
+from bench.model_card import PAGE as MODEL_CARD
+from bench.model_card import with_figures
 from bench.readme import BENCHMARKS, TOUR, benchmarks, readme_table, tour_table
 from bench.renderer import with_table
 from bench.replay_example import example
+from bench.shipped import TEACHERS
 from bench.tables import read_results, with_numbers
 from bench.training_cost import table
 from mtc_perception.commands import engine
@@ -48,6 +51,8 @@ def test_the_numbers_are_those_of_the_results() -> None:
     assert with_numbers(text(str(TOUR)), tour_table(RESULTS), "bench.readme") == text(str(TOUR))
     assert with_evidence(text("docs/method.md"), RESULTS) == text("docs/method.md")
     assert with_tables(text("docs/evaluation.md"), RESULTS) == text("docs/evaluation.md")
+    card = text(str(MODEL_CARD))
+    assert with_figures(card, RESULTS) == card
     assert with_table(text("docs/data.md"), RESULTS) == text("docs/data.md")
     (counted,) = read_results(RESULTS, ["training_cost"]).values()
     training = with_numbers(text("docs/training.md"), table(counted), "bench.training_cost")
@@ -60,6 +65,37 @@ def test_speeds_are_those_of_what_is_shipped() -> None:
     shipped = identity(read_bundle(default_bundle()))
     for name, result in read_results(RESULTS, ["end_to_end", "engines", "jpeg", "replay"]).items():
         assert shipped.items() <= result.items(), f"python -m bench.run {name}"
+
+
+def test_figures_are_those_of_what_is_shipped() -> None:
+    [shipped] = read_results(RESULTS, ["shipped"]).values()
+    bundles = {path.stem for path in ROOT.glob("models/*.mtc")}
+    assert bundles == set(TEACHERS)
+    for name in bundles:
+        variants = read_bundle(ROOT / "models" / f"{name}.mtc").manifest.variants
+        for precision, variant in (("fp32", "fp32"), ("int8", "int8-openvino")):
+            measured = shipped["networks"][f"{name} {precision}"]["sha256"]
+            assert measured == variants[variant].sha256, "python -m bench.shipped"
+
+
+def test_public_networks_stand_beside_the_reference_of_the_committed_study() -> None:
+    study, beside = read_results(RESULTS, ["study_camvid", "peers_study"]).values()
+    assert beside["folds"] == study["folds"], "python -m bench.peers_study"
+    reference = study["reference"]
+    assert beside["reference"] == reference
+    for one, other in zip(study["lines"], beside["lines"], strict=True):
+        for key in ("set", "part", "images", "objects"):
+            assert one[key] == other[key]
+        values = [
+            {name: figure["value"] for name, figure in line["rows"][reference].items()}
+            for line in (one, other)
+        ]
+        assert values[0] == pytest.approx(values[1])
+
+
+def test_no_document_names_a_machine_s_folders() -> None:
+    for path in DOCUMENTS:
+        assert "/tmp/" not in path.read_text(), path
 
 
 def test_the_readme_is_short() -> None:
