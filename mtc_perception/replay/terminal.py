@@ -59,6 +59,7 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """The figures of a run."""
+    live = result["mode"] == "live"
     streams = len(result["streams"])
     table = Table(
         title=f"{result['bundle']['name']} on {streams} stream{'s' * (streams > 1)}, "
@@ -78,15 +79,15 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for words, value in live_rows(result):
         table.add_row(words, value)
     table.add_section()
-    for words, value in metric_rows(result):
+    for words, value in metric_rows(result, live):
         table.add_row(words, value)
-    if rows := metric_rows(result.get("answered", {})):
+    if rows := metric_rows(result.get("answered", {}), live):
         table.add_section()
         for words, value in rows:
             table.add_row(f"{words}, of the answers alone", value)
     if "agreement" in result:
         table.add_section()
-        for words, value in metric_rows(result["agreement"]):
+        for words, value in metric_rows(result["agreement"], live):
             table.add_row(f"{words}, against {result['reference']['name']}", value)
     if "stability" in result:
         table.add_section()

@@ -26,7 +26,13 @@ from mtc_perception.replay.report.charts import (
 )
 from mtc_perception.replay.report.compare_page import redraw, write_comparison
 from mtc_perception.replay.report.run_page import write_page
-from mtc_perception.replay.report.views import most_changed, pair_streams, read_streams
+from mtc_perception.replay.report.views import (
+    large_found,
+    metric_rows,
+    most_changed,
+    pair_streams,
+    read_streams,
+)
 from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream import gallery
@@ -74,9 +80,50 @@ def test_the_page_stands_alone(run: Path) -> None:
     assert f"s0-drivable-{WORST}" in targets
     assert {*targets} == {*re.findall(r'figure id="([^"]+)"', page)}
     result = json.loads((run / "result.json").read_text())
-    for task, name in (("detection", "map50"), ("drivable", "miou"), ("lane", "iou")):
-        assert f"{result[task][name]:.3f}" in page
+    cards = re.findall(r'class="card ">\s*<b>([^<]+)</b><span>([^<]+)', page)
+    for task, key, words in (
+        ("detection", "recall_at_threshold", "detection recall at the score threshold"),
+        ("detection", "precision_at_threshold", "detection precision at the score threshold"),
+        ("drivable", "miou", "drivable mIoU"),
+        ("lane", "iou", "lane IoU"),
+    ):
+        assert (f"{result[task][key]:.3f}", words) in cards
     assert page.count("<polyline") == 1
+
+
+def test_of_a_live_node_no_figure_stands_that_its_threshold_cuts_off(run: Path) -> None:
+    result = read_result(run)
+    whole, live = (dict(metric_rows(result, live=one)) for one in (False, True))
+    assert all("at the score threshold" in one for one in live if "recall" in one)
+    assert not any("mAP" in one or "best F1" in one for one in live)
+    assert {one for one in whole if "vehicle" not in one} - {*live} >= {
+        "detection mAP50",
+        "detection mAP50-95",
+        "detection best F1",
+    }
+
+
+def test_large_objects_are_counted_apart(run: Path, tmp_path: Path) -> None:
+    """A vehicle that nobody finds counts against recall, but is no large one if it is tiny."""
+    [plain] = read_streams(run, read_result(run))
+    assert large_found([plain]) == ""  # none is small
+    shutil.copytree(run, tmp_path / "run")
+    [file] = tmp_path.glob("run/streams/*/frames.jsonl")
+    lines = []
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        if record.get("truth_boxes"):
+            record["truth_boxes"].append([0.0, 0.0, 31.0, 60.0])
+            record["truth_ignore"].append(False)
+            record["evidence"]["detection"]["objects"][0] += 1
+        lines.append(json.dumps(record) + "\n")
+    file.write_text("".join(lines))
+    [view] = read_streams(tmp_path / "run", read_result(run))
+    assert view.detection.objects == 2 * plain.detection.objects
+    words = large_found([view])
+    recall = read_result(run)["detection"]["recall_at_threshold"]
+    assert words.startswith(f"of the {plain.detection.objects} labelled objects at least 32 pixels")
+    assert f" {recall:.1%} were found; the other {plain.detection.objects} are smaller" in words
 
 
 def test_the_page_shows_the_video(run: Path, stream: Path) -> None:
