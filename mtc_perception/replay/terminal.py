@@ -18,6 +18,11 @@ from mtc_perception.replay.results.run_result import tasks_of, unanswered_stream
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.progress import Progress
 
+_NARROW = 100
+"""Columns of a terminal in which a comparison's longest names do not fit in one line."""
+_LONGEST_NAME = 23
+"""Of a figure, that fits in 80 columns."""
+
 
 class RunProgress:
     """Shows how far each stream of a run is."""
@@ -102,6 +107,12 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def _in_two_lines(name: str) -> str:
+    """A figure's dotted name, ended at a dot where a narrow terminal would end it in a word."""
+    before, dot, last = name.rpartition(".")
+    return f"{before}{dot}\n{last}" if len(name) > _LONGEST_NAME else name
+
+
 def show_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     """What changed, figure by figure, and in which images most."""
     against = comparison["against"]
@@ -118,7 +129,7 @@ def show_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for row in comparison["figures"]:
         interval = "" if row["low"] is None else f"{row['low']:+.3f} {row['high']:+.3f}"
         table.add_row(
-            row["name"],
+            row["name"] if console.width >= _NARROW else _in_two_lines(row["name"]),
             *(_text(row[side], ".3f") for side in ("a", "b")),
             _text(row["change"], "+.3f"),
             interval,

@@ -1,6 +1,7 @@
 """Pages and pictures of runs, from a real bag through a real engine."""
 
 import base64
+import io
 import itertools
 import json
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.packed_mask import PackedMask
@@ -27,7 +29,7 @@ from mtc_perception.replay.report.charts import (
 from mtc_perception.replay.report.compare_page import redraw, write_comparison
 from mtc_perception.replay.report.run_page import write_page
 from mtc_perception.replay.report.views import (
-    large_found,
+    large_objects,
     metric_rows,
     most_changed,
     pair_streams,
@@ -38,6 +40,7 @@ from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream import gallery
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.stream.lockstep import ReplayedImage
+from mtc_perception.replay.terminal import show_comparison
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive
@@ -106,7 +109,7 @@ def test_of_a_live_node_no_figure_stands_that_its_threshold_cuts_off(run: Path) 
 def test_large_objects_are_counted_apart(run: Path, tmp_path: Path) -> None:
     """A vehicle that nobody finds counts against recall, but is no large one if it is tiny."""
     [plain] = read_streams(run, read_result(run))
-    assert large_found([plain]) == ""  # none is small
+    assert large_objects([plain]) is None  # none is small
     shutil.copytree(run, tmp_path / "run")
     [file] = tmp_path.glob("run/streams/*/frames.jsonl")
     lines = []
@@ -120,10 +123,15 @@ def test_large_objects_are_counted_apart(run: Path, tmp_path: Path) -> None:
     file.write_text("".join(lines))
     [view] = read_streams(tmp_path / "run", read_result(run))
     assert view.detection.objects == 2 * plain.detection.objects
-    words = large_found([view])
+    large = large_objects([view])
+    assert large is not None
+    count = plain.detection.objects
+    assert (large.objects, large.smaller) == (count, count)
     recall = read_result(run)["detection"]["recall_at_threshold"]
-    assert words.startswith(f"of the {plain.detection.objects} labelled objects at least 32 pixels")
-    assert f" {recall:.1%} were found; the other {plain.detection.objects} are smaller" in words
+    assert large.found == round(recall * count)
+    words = f"{large.found} of the {count} labelled objects at least 32 pixels wide and high"
+    assert large.explanation.startswith(words)
+    assert words in write_page(tmp_path / "run").read_text()
 
 
 def test_the_page_shows_the_video(run: Path, stream: Path) -> None:
@@ -274,6 +282,21 @@ def test_labels_of_a_folder_are_drawn_beside_the_answers(tmp_path: Path, toy_bun
         assert not redraw(stream.result, stream.result, wanted, perceivers, lambda: None)[
             0
         ].faithful
+
+
+def test_a_comparison_fits_80_columns_without_breaking_words(run: Path, other_run: Path) -> None:
+    comparison = compare_runs(run, other_run, lambda *_: None)
+    console = Console(width=80, file=io.StringIO())
+    show_comparison(console, comparison)
+    [*cells] = (line.split("│")[1].strip() for line in _printed(console) if line.startswith("│"))
+    assert "".join(cells) == "".join(row["name"] for row in comparison["figures"])
+    assert not any(one.endswith(("_", "thr")) for one in cells)
+    assert "recall_at_threshold" in cells
+
+
+def _printed(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
 
 
 def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) -> None:

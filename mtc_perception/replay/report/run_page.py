@@ -19,9 +19,10 @@ from mtc_perception.replay.report.charts import (
 )
 from mtc_perception.replay.report.views import (
     DEPLOYED,
+    LargeObjects,
     StreamView,
     frame_rows,
-    large_found,
+    large_objects,
     latency_rows,
     live_rows,
     metric_rows,
@@ -84,18 +85,19 @@ def write_page(run: Path) -> Path:
     result = read_result(run)
     streams = read_streams(run, result)
     chosen = _worst_of_all(streams)
+    large = large_objects(streams)
     text = render(
         __package__ or "",
         _TEMPLATE,
         title=result.get("scenario") or run.name,
         result=result,
-        cards=list(_cards(result)),
+        cards=list(_cards(result, large)),
         streams=[_charts(stream, chosen) for stream in streams[:MOST_STREAMS]],
         more_streams=max(len(streams) - MOST_STREAMS, 0),
         latencies=latency_rows(times_ms(result)),
         stages=stage_bar(_stages(result["latency_ms"])),
         frames=frame_rows(result),
-        figures=list(_figures(result, large_found(streams))),
+        figures=list(_figures(result, large)),
         chart=precision_chart(result, streams),
         stream_columns=["stream", *_STREAM_COLUMNS],
         stream_rows=[_stream_row(one) for one in result["streams"]],
@@ -106,7 +108,7 @@ def write_page(run: Path) -> Path:
     return write_text_atomic(run / PAGE_FILE, text)
 
 
-def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
+def _cards(result: Mapping[str, Any], large: LargeObjects | None) -> Iterator[Card]:
     checks = result.get("checks") or []
     if checks:
         passed = sum(bool(check["passed"]) for check in checks)
@@ -124,6 +126,8 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
             yield Card(f"{value:.{0 if value >= 100 else 1}f} ms", f"end to end, {quantile}")
     if result["mode"] == "lockstep" and result["frames_per_s"]:
         yield Card(f"{result['frames_per_s']:.1f}", "images per second")
+    if large:
+        yield Card(large.share, large.words)
     for figure in DEPLOYED:
         if figure.task in result:
             value = figure.of(result)
@@ -131,14 +135,14 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
 
 
 def _figures(
-    result: Mapping[str, Any], large: str
+    result: Mapping[str, Any], large: LargeObjects | None
 ) -> Iterator[tuple[str, list[tuple[str, str]], str]]:
     """(heading, rows, words below) of the tables of figures."""
     live = result["mode"] == "live"
     accuracy = metric_rows(result, live)
     words = f"Over {result['labelled_frames']} labelled images; one without an answer is a miss."
     if large:
-        words += f" {large[0].upper()}{large[1:]}."
+        words += f" {large.explanation}."
     if accuracy:
         yield "Accuracy", accuracy, words
     else:

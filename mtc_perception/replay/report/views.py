@@ -239,23 +239,40 @@ def metric_rows(metrics: Mapping[str, Any], live: bool) -> list[tuple[str, str]]
     return rows
 
 
-def large_found(streams: Sequence[StreamView]) -> str:
-    """How many of the large objects were found, in a sentence; empty without small ones or large.
+@dataclass(frozen=True, slots=True)
+class LargeObjects:
+    """How many there are of those of `LARGE_PX`, and of others, and how many were found."""
+
+    objects: int
+    found: int
+    smaller: int
+
+    @property
+    def share(self) -> str:
+        return f"{self.found / self.objects:.3f}"
+
+    @property
+    def words(self) -> str:
+        return f"objects of {LARGE_PX:g} pixels and more, found"
+
+    @property
+    def explanation(self) -> str:
+        return (
+            f"{self.found} of the {self.objects} labelled objects at least {LARGE_PX:g} pixels"
+            f" wide and high were found ({self.share}); the other {self.smaller} are smaller"
+        )
+
+
+def large_objects(streams: Sequence[StreamView]) -> LargeObjects | None:
+    """Those of all `streams`; None without any, or where all are large.
 
     Recall counts a vehicle a few pixels wide as much as the one in front.
     """
-    objects, found = 0, 0
-    for stream in streams:
-        evidence = stream.large.evidence()
-        objects += evidence.objects
-        found += int((evidence.right & 1).sum())
-    whole = sum(stream.detection.objects for stream in streams)
-    if not 0 < objects < whole:
-        return ""
-    return (
-        f"of the {objects} labelled objects at least {LARGE_PX:g} pixels wide and high "
-        f"{found / objects:.1%} were found; the other {whole - objects} are smaller"
-    )
+    parts = [stream.large.evidence() for stream in streams]
+    objects = sum(part.objects for part in parts)
+    found = sum(int((part.right & 1).sum()) for part in parts)
+    smaller = sum(stream.detection.objects for stream in streams) - objects
+    return LargeObjects(objects, found, smaller) if objects and smaller > 0 else None
 
 
 def live_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
