@@ -52,7 +52,8 @@ def summary(
         "lane": any(one.lane is not None for samples in drawn for one in samples),
     }
     if lost := [task for task, known in labelled.items() if not known]:
-        lines.append(f"learns not   {', '.join(lost)}: no labels, so answers will mean nothing")
+        fate = "what it knew may fade" if recipe.start_from else "answers will mean nothing"
+        lines.append(f"learns not   {', '.join(lost)}: no labels, so {fate}")
     lines += [
         f"judged by    {name}: {labels_in_words(samples)}" for name, samples in judged.items()
     ]

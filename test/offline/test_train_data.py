@@ -65,6 +65,12 @@ def test_what_no_data_teaches_is_said(
     Trainer(recipe, tmp_path / "run").run()
     told = capsys.readouterr().out
     assert "learns not   drivable, lane: no labels, so answers will mean nothing" in told
+    further = tiny_recipe(
+        dataset, train=[source], validate_on=[source], start_from=str(tmp_path / "run" / "last")
+    )
+    Trainer(further, tmp_path / "further").run()
+    told = capsys.readouterr().out
+    assert "learns not   drivable, lane: no labels, so what it knew may fade" in told
 
 
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:
