@@ -124,7 +124,8 @@ class ClassMap(Strict):
         by_index: dict[int | None, list[str]] = {}
         for category in sorted(set(categories)):
             by_index.setdefault(self.index(category), []).append(category)
-        owners = {**dict(enumerate(self.names)), EVERY_CLASS: "ignored", None: "background"}
+        owners: dict[int | None, str] = dict(enumerate(self.names))
+        owners |= {EVERY_CLASS: "ignored", None: "background"}
         return "; ".join(
             f"{owner}: {', '.join(by_index[index])}"
             for index, owner in owners.items()
