@@ -275,8 +275,8 @@ def export_bundle(
 ) -> Manifest:
     """Export a checkpoint as a bundle with one fp32 variant; returns the manifest written.
 
-    `accuracy` and `thresholds_chosen_on` are recorded as given; `name` defaults to that of the
-    network.
+    `accuracy` and `thresholds_chosen_on` are recorded as given; `name` defaults to that of
+    `out`: many networks are of one architecture.
 
     The golden self-test values are measured by running the exported graph itself.
     Raises UserError when the checkpoint does not load or holds non-finite weights.
@@ -288,7 +288,7 @@ def export_bundle(
     golden = measure_self_test(run_self_test(engine))
     engine.close()
     manifest = Manifest(
-        name=name or spec.name,
+        name=name or out.stem,
         version=__version__,
         variants={
             "fp32": Variant(

@@ -119,6 +119,19 @@ class ClassMap(Strict):
                 f"the classes are {self}: leave out a class, or name what it takes in `classes`"
             )
 
+    def takers(self, categories: Iterable[str]) -> str:
+        """What becomes of the `categories` of labels: of which class each is, or of none."""
+        by_index: dict[int | None, list[str]] = {}
+        for category in sorted(set(categories)):
+            by_index.setdefault(self.index(category), []).append(category)
+        owners: dict[int | None, str] = dict(enumerate(self.names))
+        owners |= {EVERY_CLASS: "ignored", None: "background"}
+        return "; ".join(
+            f"{owner}: {', '.join(by_index[index])}"
+            for index, owner in owners.items()
+            if index in by_index
+        )
+
     def objects(self, truth: GroundTruth) -> Objects:
         """The labelled boxes of an image without those of background; `truth.boxes` is not None.
 

@@ -62,6 +62,7 @@ def demo(
     from mtc_perception.core.bundle import read_bundle
     from mtc_perception.replay.recordings.synthetic_drive import synthetic_bag
     from mtc_perception.replay.report.run_page import PAGE_FILE
+    from mtc_perception.replay.report.views import large_objects, read_streams
     from mtc_perception.replay.results.run_result import stream_folder, unanswered_streams
     from mtc_perception.replay.run.evaluation import evaluate_run
     from mtc_perception.replay.run.runners import run_serial
@@ -109,6 +110,8 @@ def demo(
     console = Console()
     show_result(console, result)
     _explain(console, summary, seconds)
+    if large := large_objects(read_streams(out, result)):
+        console.print(large.explanation, highlight=False)
     files = [out / PAGE_FILE, out / SUMMARY_FILE]
     [stream] = result["streams"]
     if video := find_video(stream_folder(out, stream), ANNOTATED):

@@ -18,6 +18,11 @@ from mtc_perception.replay.results.run_result import tasks_of, unanswered_stream
 from mtc_perception.replay.stream.task import StreamTask
 from mtc_perception.util.progress import Progress
 
+_NARROW = 100
+"""Columns of a terminal in which a comparison's longest names do not fit in one line."""
+_LONGEST_NAME = 23
+"""Of a figure, that fits in 80 columns."""
+
 
 class RunProgress:
     """Shows how far each stream of a run is."""
@@ -59,6 +64,7 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """The figures of a run."""
+    live = result["mode"] == "live"
     streams = len(result["streams"])
     table = Table(
         title=f"{result['bundle']['name']} on {streams} stream{'s' * (streams > 1)}, "
@@ -78,15 +84,15 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for words, value in live_rows(result):
         table.add_row(words, value)
     table.add_section()
-    for words, value in metric_rows(result):
+    for words, value in metric_rows(result, live):
         table.add_row(words, value)
-    if rows := metric_rows(result.get("answered", {})):
+    if rows := metric_rows(result.get("answered", {}), live):
         table.add_section()
         for words, value in rows:
             table.add_row(f"{words}, of the answers alone", value)
     if "agreement" in result:
         table.add_section()
-        for words, value in metric_rows(result["agreement"]):
+        for words, value in metric_rows(result["agreement"], live):
             table.add_row(f"{words}, against {result['reference']['name']}", value)
     if "stability" in result:
         table.add_section()
@@ -99,6 +105,12 @@ def result_table(result: Mapping[str, Any]) -> Table:
             if task in tasks_of(result):
                 table.add_row(words, "undefined" if value is None else f"{value:.3f}")
     return table
+
+
+def _in_two_lines(name: str) -> str:
+    """A figure's dotted name, ended at a dot where a narrow terminal would end it in a word."""
+    before, dot, last = name.rpartition(".")
+    return f"{before}{dot}\n{last}" if len(name) > _LONGEST_NAME else name
 
 
 def show_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
@@ -117,7 +129,7 @@ def show_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
     for row in comparison["figures"]:
         interval = "" if row["low"] is None else f"{row['low']:+.3f} {row['high']:+.3f}"
         table.add_row(
-            row["name"],
+            row["name"] if console.width >= _NARROW else _in_two_lines(row["name"]),
             *(_text(row[side], ".3f") for side in ("a", "b")),
             _text(row["change"], "+.3f"),
             interval,

@@ -1,6 +1,7 @@
 """How the command-line programs end."""
 
 import errno
+import inspect
 import json
 import os
 import sys
@@ -8,6 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+import typer
 
 from mtc_perception.util.errors import UserError, printable
 
@@ -22,6 +25,8 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
     installed, which `extra` of this package (see setup.py) brings. Typer itself makes exit code
     130 of Ctrl-C.
     """
+    if isinstance(app, typer.Typer):
+        _fill_help(app)
     try:
         app()
     except ModuleNotFoundError as error:
@@ -34,6 +39,16 @@ def run_app(app: Callable[[], object], extra: str = "") -> None:
         # A full disk, a folder without permission: nothing that a traceback would explain better.
         _tell(f"error: {_words(error)}")
         raise SystemExit(2) from None
+
+
+def _fill_help(app: typer.Typer) -> None:
+    """Typer keeps the line ends of docstrings, which stand anywhere in a narrower terminal."""
+    for command in app.registered_commands:
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance:
+            _fill_help(group.typer_instance)
 
 
 def _tell(line: str) -> None:

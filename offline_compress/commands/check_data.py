@@ -74,7 +74,7 @@ def _figures(split: "SplitReport") -> dict[str, str]:
         "labelled for drivable": str(split.labelled["drivable"]),
         "labelled for lane": str(split.labelled["lane"]),
         "boxes": str(split.boxes),
-        "of": _most(split.categories),
+        "boxes of": _most(split.categories),
         "ignore regions": str(split.ignore_regions),
     }
     for task in ("drivable", "lane"):

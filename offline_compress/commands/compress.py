@@ -279,10 +279,10 @@ def _quantize_network(
     classes = (load_spec(checkpoint) if checkpoint else read_bundle(network).manifest).class_map
     images = VariantData.of(data, classes, split, calibration_split, settings)
     with tempfile.TemporaryDirectory() as folder:
-        if checkpoint:
+        if checkpoint and out:
             from offline_compress.pipeline.delivery_stages import export_evaluated
 
-            network = Path(folder, "exported.mtc")
+            network = Path(folder, out.name)
             judged = [DataSource(root=data, split=split)]
             export_evaluated(checkpoint, network, judged, judged)
         manifest = add_variants_of(images, network, out)

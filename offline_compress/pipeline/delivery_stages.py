@@ -187,7 +187,7 @@ def export_evaluated(
     name: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on `validate_on` and export it to `out`, with the thresholds that suit
-    it best on `tune_on`; returns the metric JSON. `name` defaults to that of the network."""
+    it best on `tune_on`; returns the metric JSON. `name` defaults to that of `out`."""
     with Progress(alone=True) as progress:
         metrics = tuned = _checkpoint_metrics(checkpoint, validate_on, progress)
         if tune_on != validate_on:

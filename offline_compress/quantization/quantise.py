@@ -245,7 +245,10 @@ def _int8(
                 model,
                 layers,
                 frames[:: -(-len(frames) // RANKING_FRAMES)],
-                partial(count, f"ranking the layers of {variant}"),
+                partial(
+                    count,
+                    f"{variant} loses {attempts[-1].worst:.1f} points: ranking its layers",
+                ),
             )
         kept = [one.layer for one in ranked[:in_float]]
     best = min(attempts, key=lambda attempt: attempt.worst)

@@ -127,11 +127,11 @@ def judged_sets(study: Study, fold: Fold, classes: ClassMap) -> dict[str, list[S
 
 def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
     """Raise UserError if an image that the networks of a fold are judged on is among those that a
-    recipe learns from or chooses by, or if a recipe starts from a checkpoint, or learns after one,
-    that has seen the data set of which drives are held out, or a split that is reported.
+    recipe learns from or chooses by; and as `refuse_seen`.
 
     Renders the roads that are missing.
     """
+    refuse_seen(study, recipes)
     sets = judged_sets(study, fold, recipes[0].class_map)
     judged = {sample.image_path.resolve() for samples in sets.values() for sample in samples}
     sources = [one for recipe in recipes for one in (*recipe.train, *recipe.validate_on)]
@@ -140,6 +140,11 @@ def refuse_leaks(study: Study, fold: Fold, recipes: Sequence[Recipe]) -> None:
         for sample in source_samples(source):
             if sample.image_path.resolve() in judged:
                 raise UserError(f"{sample.image_path} is reported, and is in {source.title}")
+
+
+def refuse_seen(study: Study, recipes: Sequence[Recipe]) -> None:
+    """Raise UserError if a checkpoint that a recipe starts from, or learns after, is missing or has
+    seen the data set of which drives are held out, or a split that is reported."""
     reported = {(source.root.name, source.split) for source in study.evaluate_on}
     learnt = [(one.start_from, one.distillation and one.distillation.teacher) for one in recipes]
     for checkpoint in {path for paths in learnt for path in paths if path}:

@@ -5,7 +5,7 @@ some of them in one folder.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from offline_compress.export import deployed
 from offline_compress.models.registry import ModelSpec
 from offline_compress.pipeline.row import ENGINES
 from offline_compress.pipeline.stages import decide, refuse_losses, run_stages
+from offline_compress.recipe.recipe import Recipe
 from offline_compress.study.comparison import (
     Answers,
     Judged,
@@ -36,7 +37,15 @@ from offline_compress.study.comparison import (
     parts_of,
     pooled,
 )
-from offline_compress.study.folds import HELD_OUT, fold_recipe, folds_of, judged_sets, refuse_leaks
+from offline_compress.study.folds import (
+    HELD_OUT,
+    Fold,
+    fold_recipe,
+    folds_of,
+    judged_sets,
+    refuse_leaks,
+    refuse_seen,
+)
 from offline_compress.study.networks import (
     EVIDENCE,
     Network,
@@ -138,9 +147,7 @@ def run_networks(
     networks = to_make(chosen.networks())
     for fold in folds_of(study.held_out):
         if rows := {one.row for one in networks if one.drive == fold.drive}:
-            changes = [row.set for row in study.rows if row.name in rows]
-            recipes = [fold_recipe(study, fold, one) for one in ({}, *changes)]
-            refuse_leaks(study, fold, recipes)
+            refuse_leaks(study, fold, _recipes(study, fold, rows))
     for number, network in enumerate(networks, 1):
         with held(network.folder.parent):
             if not redo:
@@ -148,6 +155,12 @@ def run_networks(
             network.folder.mkdir(exist_ok=True)
             say(f"{number}/{len(networks)} {network.name}")
             run_stages(network.stages, network.folder, say)
+
+
+def _recipes(study: Study, fold: Fold, rows: Collection[str]) -> list[Recipe]:
+    """That of the study and those of its `rows`, in one fold."""
+    changes = [row.set for row in study.rows if row.name in rows]
+    return [fold_recipe(study, fold, one) for one in ({}, *changes)]
 
 
 def to_make(networks: Sequence[Network]) -> list[Network]:
@@ -180,12 +193,16 @@ def missing(networks: Sequence[Network]) -> list[Network]:
 
 
 def plan(chosen: Chosen) -> dict[str, Any]:
-    """What is to be done: stages with their training samples, and the images that are judged."""
+    """What is to be done: stages with their training samples, and the images that are judged.
+
+    Raises UserError if a checkpoint to begin with is missing or has seen what is reported.
+    """
     study = chosen.study
     images: dict[str, dict[str, int]] = {}
     for fold in folds_of(study.held_out):
         if fold.drive in chosen.drives:
             recipe = fold_recipe(study, fold)
+            refuse_seen(study, _recipes(study, fold, chosen.rows))
             sets = judged_sets(study, fold, recipe.class_map)
             images[fold.drive] = {name: len(samples) for name, samples in sets.items()}
     return {

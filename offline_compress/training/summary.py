@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mtc_perception.datasets.sample import Sample
-from offline_compress.data.labelled import labels_in_words
+from offline_compress.data.labelled import categories_of, labels_in_words
 from offline_compress.models.registry import ModelSpec
 from offline_compress.recipe.recipe import Recipe
 
@@ -22,7 +22,8 @@ def summary(
     accelerator: Accelerator,
     out: Path,
 ) -> str:
-    """A line each: network, data sets with what is labelled in them, device, length, folder.
+    """A line each: network, data sets with what is labelled in them, what becomes of their
+    categories, device, length, folder.
 
     `drawn` are the samples of each source of `recipe.train`, `judged` those of each set to validate
     on.
@@ -43,13 +44,16 @@ def summary(
         lines.append(
             f"learns from  {source.title}: {labels_in_words(samples)}; {share:.0%} of the samples"
         )
+    if categories := {name for samples in drawn for name in categories_of(samples)}:
+        lines.append(f"classes      {recipe.class_map.takers(categories)}")
     labelled = {
         "detection": any(one.boxes is not None for samples in drawn for one in samples),
         "drivable": any(one.drivable is not None for samples in drawn for one in samples),
         "lane": any(one.lane is not None for samples in drawn for one in samples),
     }
     if lost := [task for task, known in labelled.items() if not known]:
-        lines.append(f"learns not   {', '.join(lost)}: no labels, so answers will mean nothing")
+        fate = "what it knew may fade" if recipe.start_from else "answers will mean nothing"
+        lines.append(f"learns not   {', '.join(lost)}: no labels, so {fate}")
     lines += [
         f"judged by    {name}: {labels_in_words(samples)}" for name, samples in judged.items()
     ]

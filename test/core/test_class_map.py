@@ -64,6 +64,12 @@ def test_labels_that_no_class_takes_are_told_with_the_classes() -> None:
     ClassMap.of([]).require(["car"], "roads, to a network that detects nothing")
 
 
+def test_what_becomes_of_categories_is_told() -> None:
+    told = ROAD_USERS.takers(["van", "car", "child", "trailer", "car"])
+    assert told == "car: car, van; person: child; ignored: trailer"
+    assert VEHICLE_CLASSES.takers(["car", "pedestrian"]) == "vehicle: car; background: pedestrian"
+
+
 def test_a_class_without_labels_is_told_with_the_labels() -> None:
     with pytest.raises(UserError, match="no label is of class person; the labels are of car, van"):
         ROAD_USERS.require_all(["van", "car"])

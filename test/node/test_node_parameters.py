@@ -169,6 +169,27 @@ def test_without_ros_the_node_says_what_is_missing(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: rclpy is missing: source a ROS 2 installation")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "usage: perception_node [--ros-args -p NAME:=VALUE"),
+        (["-h", "--ros-args", "-p", "autostart:=true"], 0, "usage: perception_node"),
+        (["--autostart"], 2, "error: what --autostart means is not known: parameters are given as"),
+    ],
+)
+def test_what_is_not_for_ros_starts_no_node(arguments: list[str], code: int, said: str) -> None:
+    program = "import mtc_perception.node as n; raise SystemExit(n.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert (done.stderr if code else done.stdout).startswith(said)
+
+
 @pytest.mark.fault(
     area="lifecycle",
     row="a threshold is set so high that nothing can be found",

@@ -112,6 +112,7 @@ def test_a_part_of_a_vehicle_is_no_second_one_and_neighbours_are() -> None:
 def test_manifest_tells_the_truth(checkpoint: Path, tmp_path: Path) -> None:
     manifest = export_bundle(checkpoint, tmp_path / "t.mtc", THRESHOLDS, None)
     assert read_bundle(tmp_path / "t.mtc").manifest == manifest
+    assert manifest.name == "t", "of the bundle, not of its architecture"
     assert manifest.training.data == ["roads train"]
     assert manifest.training.licence == "test"
     assert [step.step for step in manifest.lineage] == ["train", "train", "export"]

@@ -31,6 +31,7 @@ def test_a_checkpoint_becomes_a_bundle_that_gets_further_variants(
     assert mtc_compress("quantize", checkpoint, "--out", out, *data, *variants("int8-ort")) == 0
     assert "int8-ort: " in capsys.readouterr().out
     first = read_bundle(out).manifest
+    assert first.name == "own"
     assert list(first.variants) == ["fp32", "int8-ort"]
     assert first.thresholds_chosen_on == "roads train, 6 images"
     accuracy = first.variants["fp32"].accuracy

@@ -161,6 +161,16 @@ def test_rows_that_are_not_chosen_need_not_be_possible(tmp_path: Path) -> None:
     assert not (tmp_path / OUT / "north" / "direct-s0").exists()
 
 
+def test_a_plan_tells_what_the_study_cannot_begin_with(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = {"name": "direct", "kind": "direct", "set": {"start_from": "not made yet"}}
+    write_study(tmp_path, rows=[{"name": "control", "kind": "control"}, missing])
+    assert run(tmp_path, "--plan") == 2
+    assert "not made yet" in capfd.readouterr().err
+    assert run(tmp_path, "--plan", "--row", "control") == 0
+
+
 def test_a_student_that_is_not_pruned_is_none(tmp_path: Path) -> None:
     guard = {"detection": 1e-6, "drivable": 1e-6, "lane": 1e-6}
     rows = [{"name": "half", "kind": "student"}]

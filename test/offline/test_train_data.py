@@ -38,19 +38,20 @@ def test_a_training_begins_with_what_it_is_about_to_do(
     trainer = Trainer(recipe, tmp_path / "run")
     parameters = sum(parameter.numel() for parameter in trainer.learner.model.parameters())
     trainer.run()
-    told = capsys.readouterr().out.splitlines()[:7]
+    told = capsys.readouterr().out.splitlines()[:8]
     assert told[0] == (
         f"network      tiny: {parameters / 1e6:.2f} M parameters, for 192x128, from random weights"
     )
     name = dataset.name
-    assert told[1:4] == [
+    assert told[1:5] == [
         f"learns from  {name} train: 6 images with boxes, drivable, lane; 75% of the samples",
         "learns from  bare train: 6 images with boxes, drivable in 5; 25% of the samples",
+        "classes      vehicle: vehicle",
         f"judged by    {name}: 6 images with boxes, drivable, lane",
     ]
-    assert re.fullmatch(r"computes     CPU, \d+ threads?, (bf16|fp32)", told[4])
-    assert told[5].startswith("for          2 epochs of 8 samples, batch 4;")
-    assert told[6] == f"into         {tmp_path / 'run'}"
+    assert re.fullmatch(r"computes     CPU, \d+ threads?, (bf16|fp32)", told[5])
+    assert told[6].startswith("for          2 epochs of 8 samples, batch 4;")
+    assert told[7] == f"into         {tmp_path / 'run'}"
 
 
 def test_what_no_data_teaches_is_said(
@@ -64,6 +65,12 @@ def test_what_no_data_teaches_is_said(
     Trainer(recipe, tmp_path / "run").run()
     told = capsys.readouterr().out
     assert "learns not   drivable, lane: no labels, so answers will mean nothing" in told
+    further = tiny_recipe(
+        dataset, train=[source], validate_on=[source], start_from=str(tmp_path / "run" / "last")
+    )
+    Trainer(further, tmp_path / "further").run()
+    told = capsys.readouterr().out
+    assert "learns not   drivable, lane: no labels, so what it knew may fade" in told
 
 
 def test_validation_is_that_of_evaluate(dataset: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pages and pictures of runs, from a real bag through a real engine."""
 
 import base64
+import io
 import itertools
 import json
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mtc_perception.core.bundle import Thresholds
 from mtc_perception.core.packed_mask import PackedMask
@@ -26,12 +28,19 @@ from mtc_perception.replay.report.charts import (
 )
 from mtc_perception.replay.report.compare_page import redraw, write_comparison
 from mtc_perception.replay.report.run_page import write_page
-from mtc_perception.replay.report.views import most_changed, pair_streams, read_streams
+from mtc_perception.replay.report.views import (
+    large_objects,
+    metric_rows,
+    most_changed,
+    pair_streams,
+    read_streams,
+)
 from mtc_perception.replay.results.comparison import compare_runs
 from mtc_perception.replay.results.run_result import read_result
 from mtc_perception.replay.stream import gallery
 from mtc_perception.replay.stream.gallery import Gallery, draw_record, read_worst
 from mtc_perception.replay.stream.lockstep import ReplayedImage
+from mtc_perception.replay.terminal import show_comparison
 from mtc_perception.runtime.perceiver_pool import PerceiverPool
 from mtc_perception.util.errors import UserError
 from support import replay_drive as drive
@@ -74,9 +83,55 @@ def test_the_page_stands_alone(run: Path) -> None:
     assert f"s0-drivable-{WORST}" in targets
     assert {*targets} == {*re.findall(r'figure id="([^"]+)"', page)}
     result = json.loads((run / "result.json").read_text())
-    for task, name in (("detection", "map50"), ("drivable", "miou"), ("lane", "iou")):
-        assert f"{result[task][name]:.3f}" in page
+    cards = re.findall(r'class="card ">\s*<b>([^<]+)</b><span>([^<]+)', page)
+    for task, key, words in (
+        ("detection", "recall_at_threshold", "detection recall at the score threshold"),
+        ("detection", "precision_at_threshold", "detection precision at the score threshold"),
+        ("drivable", "miou", "drivable mIoU"),
+        ("lane", "iou", "lane IoU"),
+    ):
+        assert (f"{result[task][key]:.3f}", words) in cards
     assert page.count("<polyline") == 1
+
+
+def test_of_a_live_node_no_figure_stands_that_its_threshold_cuts_off(run: Path) -> None:
+    result = read_result(run)
+    whole, live = (dict(metric_rows(result, live=one)) for one in (False, True))
+    assert all("at the score threshold" in one for one in live if "recall" in one)
+    assert not any("mAP" in one or "best F1" in one for one in live)
+    assert {one for one in whole if "vehicle" not in one} - {*live} >= {
+        "detection mAP50",
+        "detection mAP50-95",
+        "detection best F1",
+    }
+
+
+def test_large_objects_are_counted_apart(run: Path, tmp_path: Path) -> None:
+    """A vehicle that nobody finds counts against recall, but is no large one if it is tiny."""
+    [plain] = read_streams(run, read_result(run))
+    assert large_objects([plain]) is None  # none is small
+    shutil.copytree(run, tmp_path / "run")
+    [file] = tmp_path.glob("run/streams/*/frames.jsonl")
+    lines = []
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        if record.get("truth_boxes"):
+            record["truth_boxes"].append([0.0, 0.0, 31.0, 60.0])
+            record["truth_ignore"].append(False)
+            record["evidence"]["detection"]["objects"][0] += 1
+        lines.append(json.dumps(record) + "\n")
+    file.write_text("".join(lines))
+    [view] = read_streams(tmp_path / "run", read_result(run))
+    assert view.detection.objects == 2 * plain.detection.objects
+    large = large_objects([view])
+    assert large is not None
+    count = plain.detection.objects
+    assert (large.objects, large.smaller) == (count, count)
+    recall = read_result(run)["detection"]["recall_at_threshold"]
+    assert large.found == round(recall * count)
+    words = f"{large.found} of the {count} labelled objects at least 32 pixels wide and high"
+    assert large.explanation.startswith(words)
+    assert words in write_page(tmp_path / "run").read_text()
 
 
 def test_the_page_shows_the_video(run: Path, stream: Path) -> None:
@@ -227,6 +282,21 @@ def test_labels_of_a_folder_are_drawn_beside_the_answers(tmp_path: Path, toy_bun
         assert not redraw(stream.result, stream.result, wanted, perceivers, lambda: None)[
             0
         ].faithful
+
+
+def test_a_comparison_fits_80_columns_without_breaking_words(run: Path, other_run: Path) -> None:
+    comparison = compare_runs(run, other_run, lambda *_: None)
+    console = Console(width=80, file=io.StringIO())
+    show_comparison(console, comparison)
+    [*cells] = (line.split("│")[1].strip() for line in _printed(console) if line.startswith("│"))
+    assert "".join(cells) == "".join(row["name"] for row in comparison["figures"])
+    assert not any(one.endswith(("_", "thr")) for one in cells)
+    assert "recall_at_threshold" in cells
+
+
+def _printed(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
 
 
 def test_a_comparison_without_the_recording_says_so(run: Path, other_run: Path) -> None:

@@ -14,10 +14,15 @@ PROGRAM = """
 import time, typer
 from mtc_perception.util.command_line import run_app
 from mtc_perception.util.errors import BundleError
-app = typer.Typer(pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 @app.command()
 def program(how: str) -> None:
+    '''Ends.
+
+    A paragraph whose first line is short
+    and goes on in another.
+    '''
     if how == "mistake":
         raise BundleError("road.mtc: no such bundle")
     if how == "folder":
@@ -43,6 +48,11 @@ def start(how: str, **environment: str) -> "subprocess.Popen[str]":
         text=True,
         env=os.environ | environment,
     )
+
+
+def test_help_fills_its_lines() -> None:
+    told, _ = start("--help", COLUMNS="80", TERM="dumb").communicate(timeout=60)
+    assert " A paragraph whose first line is short and goes on in another." in told
 
 
 @pytest.mark.parametrize(

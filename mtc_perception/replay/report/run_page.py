@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 from mtc_perception.core.overlay import color_key
-from mtc_perception.metrics.figures import figures
 from mtc_perception.pages import render
 from mtc_perception.pages.pictures import Picture, PictureGroup, data_uri
 from mtc_perception.replay.records.image_figures import FIGURE_WORDS
@@ -19,8 +18,11 @@ from mtc_perception.replay.report.charts import (
     stage_bar,
 )
 from mtc_perception.replay.report.views import (
+    DEPLOYED,
+    LargeObjects,
     StreamView,
     frame_rows,
+    large_objects,
     latency_rows,
     live_rows,
     metric_rows,
@@ -41,15 +43,14 @@ MOST_STREAMS = 20
 _PICTURES = 4
 """Per figure, over all streams."""
 _STAGES = ("receive", "wait", "read", "preprocess", "inference", "decode", "publish")
-_CARDS = figures("detection.map50", "detection.map50_95", "drivable.miou", "lane.iou")
 _STREAM_COLUMNS = {
     "images": ("frames_in",),
     "processed": ("frames_processed",),
     "dropped": ("frames_dropped",),
     "p50, ms": ("latency_ms", "end_to_end", "p50"),
     "p95, ms": ("latency_ms", "end_to_end", "p95"),
-    "mAP50": ("detection", "map50"),
-    "mAP50-95": ("detection", "map50_95"),
+    "recall": ("detection", "recall_at_threshold"),
+    "precision": ("detection", "precision_at_threshold"),
     "drivable mIoU": ("drivable", "miou"),
     "lane IoU": ("lane", "iou"),
 }
@@ -84,18 +85,19 @@ def write_page(run: Path) -> Path:
     result = read_result(run)
     streams = read_streams(run, result)
     chosen = _worst_of_all(streams)
+    large = large_objects(streams)
     text = render(
         __package__ or "",
         _TEMPLATE,
         title=result.get("scenario") or run.name,
         result=result,
-        cards=list(_cards(result)),
+        cards=list(_cards(result, large)),
         streams=[_charts(stream, chosen) for stream in streams[:MOST_STREAMS]],
         more_streams=max(len(streams) - MOST_STREAMS, 0),
         latencies=latency_rows(times_ms(result)),
         stages=stage_bar(_stages(result["latency_ms"])),
         frames=frame_rows(result),
-        figures=list(_figures(result)),
+        figures=list(_figures(result, large)),
         chart=precision_chart(result, streams),
         stream_columns=["stream", *_STREAM_COLUMNS],
         stream_rows=[_stream_row(one) for one in result["streams"]],
@@ -106,7 +108,7 @@ def write_page(run: Path) -> Path:
     return write_text_atomic(run / PAGE_FILE, text)
 
 
-def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
+def _cards(result: Mapping[str, Any], large: LargeObjects | None) -> Iterator[Card]:
     checks = result.get("checks") or []
     if checks:
         passed = sum(bool(check["passed"]) for check in checks)
@@ -124,31 +126,34 @@ def _cards(result: Mapping[str, Any]) -> Iterator[Card]:
             yield Card(f"{value:.{0 if value >= 100 else 1}f} ms", f"end to end, {quantile}")
     if result["mode"] == "lockstep" and result["frames_per_s"]:
         yield Card(f"{result['frames_per_s']:.1f}", "images per second")
-    for figure in _CARDS:
+    if large:
+        yield Card(large.share, large.words)
+    for figure in DEPLOYED:
         if figure.task in result:
             value = figure.of(result)
             yield Card("undefined" if value is None else f"{value:.3f}", figure.title)
 
 
-def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]], str]]:
+def _figures(
+    result: Mapping[str, Any], large: LargeObjects | None
+) -> Iterator[tuple[str, list[tuple[str, str]], str]]:
     """(heading, rows, words below) of the tables of figures."""
-    accuracy = metric_rows(result)
+    live = result["mode"] == "live"
+    accuracy = metric_rows(result, live)
     words = f"Over {result['labelled_frames']} labelled images; one without an answer is a miss."
-    if result["mode"] == "live":
-        words += (
-            " Detections below the deployed score are not known: recall and mAP are without them."
-        )
+    if large:
+        words += f" {large.explanation}."
     if accuracy:
         yield "Accuracy", accuracy, words
     else:
         yield "Accuracy", [], "No ground truth."
-    if rows := metric_rows(result.get("answered", {})):
+    if rows := metric_rows(result.get("answered", {}), live):
         yield "Accuracy of the answers alone", rows, "Without the images that got none."
     if agreement := result.get("agreement"):
-        rows = metric_rows(agreement)
+        rows = metric_rows(agreement, live)
         yield "Agreement with the reference network", rows, "Its answers taken for labels."
-    if live := live_rows(result):
-        yield "The node, live", live, ""
+    if rows := live_rows(result):
+        yield "The node, live", rows, ""
     stability = result.get("stability") or {}
     rows = [
         (words, f"{stability[task][name]:.3f}")

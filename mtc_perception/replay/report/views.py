@@ -24,7 +24,21 @@ from mtc_perception.replay.results.run_result import stream_folder
 from mtc_perception.replay.stream.gallery import APART, PICTURES, Worst, read_worst
 from mtc_perception.replay.stream.task import StreamResult
 
-_ACCURACY = figures("detection.recall_at_threshold", "detection.precision_at_threshold") + BRIEF
+DEPLOYED = figures(
+    *("detection.recall_at_threshold", "detection.precision_at_threshold"),
+    *("drivable.miou", "lane.iou"),
+)
+"""Of the answers as the vehicle gets them: what pages begin with."""
+LARGE_PX = 32.0
+"""Of the image: what both sides of a large object have at least."""
+_DEPLOYED_DETECTION = DEPLOYED[:2]
+_WHOLE_DETECTION = tuple(
+    # `recall` says nothing of one network: with every detection counted it is near 1 of any.
+    one
+    for one in BRIEF
+    if one.task == "detection" and one.key != "recall"
+)
+_MASKS = tuple(one for one in BRIEF if one.task != "detection")
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +63,9 @@ class StreamView:
     """Against the labels."""
     agreement: DetectionMetric = field(default_factory=DetectionMetric)
     """Against the reference network."""
+    large: DetectionMetric = field(default_factory=DetectionMetric)
+    """The deployed detections against labels of at least `LARGE_PX`, smaller ones to be ignored;
+    whatever their classes."""
 
     @property
     def times_s(self) -> list[float]:
@@ -83,6 +100,12 @@ def _read_stream(folder: Path) -> StreamView:
         ):
             if evidence is not None and evidence.detection is not None:
                 metric.add(evidence.detection)
+        if record.truth_boxes is not None:
+            sides = record.truth_boxes[:, 2:] - record.truth_boxes[:, :2]
+            ignore = sides.min(axis=1, initial=np.inf) < LARGE_PX
+            if record.truth_ignore is not None:
+                ignore |= record.truth_ignore
+            view.large.update(record.boxes, record.scores, record.truth_boxes, ignore)
     names = {name for one in found for name in one}
     view.figures = {
         name: [one.get(name, np.nan) for one in found] for name in FIGURE_WORDS if name in names
@@ -197,19 +220,59 @@ def _pair(first: StreamView, second: StreamView) -> StreamPair:
     return StreamPair(first, second, places, known)
 
 
-def metric_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) of every accuracy figure there is."""
+def metric_rows(metrics: Mapping[str, Any], live: bool) -> list[tuple[str, str]]:
+    """(what, value) of the accuracy figures that there are.
+
+    A `live` node publishes no detection below its score threshold: figures over all thresholds
+    would be cut off there, and worse than the network is.
+    """
     rows = []
-    for figure in _ACCURACY:
-        if figure.task in result:
-            value = figure.of(result)
+    for figure in _DEPLOYED_DETECTION + (() if live else _WHOLE_DETECTION) + _MASKS:
+        if figure.task in metrics:
+            value = figure.of(metrics)
             rows.append((figure.title, "undefined" if value is None else f"{value:.3f}"))
-    for name, one in result.get("detection", {}).get("classes", {}).items():
-        for figure in CLASS_FIGURES:
+    for name, one in metrics.get("detection", {}).get("classes", {}).items():
+        for figure in _DEPLOYED_DETECTION if live else CLASS_FIGURES:
             value = figure.of({"detection": one})
             label = f"{name}, {figure.label}"
             rows.append((label, "undefined" if value is None else f"{value:.3f}"))
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class LargeObjects:
+    """How many there are of those of `LARGE_PX`, and of others, and how many were found."""
+
+    objects: int
+    found: int
+    smaller: int
+
+    @property
+    def share(self) -> str:
+        return f"{self.found / self.objects:.3f}"
+
+    @property
+    def words(self) -> str:
+        return f"objects of {LARGE_PX:g} pixels and more, found"
+
+    @property
+    def explanation(self) -> str:
+        return (
+            f"{self.found} of the {self.objects} labelled objects at least {LARGE_PX:g} pixels"
+            f" wide and high were found ({self.share}); the other {self.smaller} are smaller"
+        )
+
+
+def large_objects(streams: Sequence[StreamView]) -> LargeObjects | None:
+    """Those of all `streams`; None without any, or where all are large.
+
+    Recall counts a vehicle a few pixels wide as much as the one in front.
+    """
+    parts = [stream.large.evidence() for stream in streams]
+    objects = sum(part.objects for part in parts)
+    found = sum(int((part.right & 1).sum()) for part in parts)
+    smaller = sum(stream.detection.objects for stream in streams) - objects
+    return LargeObjects(objects, found, smaller) if objects and smaller > 0 else None
 
 
 def live_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
