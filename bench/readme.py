@@ -21,7 +21,6 @@ EVALUATED = ("mtc_xs_tuned", "mtc_s", "rmt_ppad_n")
 _RESULTS = (
     *EVALUATED,
     "compression",
-    "compression_mtc_nano",
     "compression_rmt_ppad_n",
     "end_to_end",
     "engines",
@@ -71,6 +70,7 @@ def benchmarks(results: Path) -> str:
         "benchmarks.md.j2",
         **found,
         **study_values(results),
+        bundles=bundles(results),
         models=" ".join(f"--model models/{name}.mtc" for name in TEACHERS),
         evaluated=evaluated,
         figures=UNTHRESHOLDED,
