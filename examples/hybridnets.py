@@ -1,7 +1,7 @@
 """HybridNets with random weights: which channels may go, half of its work cut, and a bundle.
 
 git clone https://github.com/datvuthanh/HybridNets  # followed and cut at commit 8735a69
-pip install -r HybridNets/requirements.txt
+pip install -r HybridNets/requirements.txt timm==0.6.13  # it does not import with timm 1
 python examples/hybridnets.py HybridNets runs/hybridnets
 mtc-replay predict photo.jpg --bundle runs/hybridnets/small.mtc
 """

@@ -39,6 +39,7 @@ def proven_groups(model: nn.Module, description: Description) -> list[ChannelGro
             free = [group for group in groups if group.size > 1 and not group.protected]
             if not trial.difference(free):
                 return groups
+            trial.require_repeatable()
             reasons = reasons or trial.failures(free)
     first = next(iter(reasons.values()))
     names = ", ".join(reasons)
@@ -59,14 +60,29 @@ class _Trial:
             self._network, self._dtype = network.to(dtype), dtype
             self._inputs = tuple(_noise(value, dtype) for value in description.example)
             try:
-                if all(answer.isfinite().all() for answer in self._answers(self._network)):
+                first = self._answers(self._network)
+                if all(answer.isfinite().all() for answer in first):
                     break
             except RuntimeError:  # of a network that wants its own precision
                 continue
         else:
             raise UserError("the network fails on random pixels, or its answers are not finite")
+        if not first:
+            raise UserError(
+                "the network returns no tensors in eval mode, or empty ones; give `answers`, which "
+                "picks what must keep its channels"
+            )
         self._trains = not self._failure_in_training(copy.deepcopy(self._network))
         """Whether it runs in training mode in this precision."""
+
+    def require_repeatable(self) -> None:
+        """Raise UserError for a network with which nothing can be compared."""
+        first, again = self._answers(self._network), self._answers(self._network)
+        if not self._alike(again, first):
+            raise UserError(
+                "the network answers one image in two ways in eval mode; let it return the same "
+                "tensors each time"
+            )
 
     def failures(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
         """Group -> why it cannot be cut, of those that cannot."""
@@ -92,13 +108,19 @@ class _Trial:
                 found = self._answers(cut)
             except Exception as error:
                 return f"the network fails without ({_line(error)})"
-            for one, other in zip(found, self._answers(unread), strict=True):
-                limit = TOLERANCE[self._dtype] * (1 + float(other.abs().max()))
-                if one.shape != other.shape or not float((one - other).abs().max()) <= limit:
-                    return "the network computes something else without"
+            if not self._alike(found, self._answers(unread)):
+                return "the network computes something else without"
         if self._trains and (failure := self._failure_in_training(cut)):
             return f"in training mode the network fails without ({failure})"
         return ""
+
+    def _alike(self, found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+        return len(found) == len(wanted) and all(
+            one.shape == other.shape
+            and float((one - other).abs().max())
+            <= TOLERANCE[self._dtype] * (1 + float(other.abs().max()))
+            for one, other in zip(found, wanted, strict=True)
+        )
 
     @torch.no_grad()
     def _answers(self, network: nn.Module) -> list[torch.Tensor]:

@@ -12,11 +12,8 @@ FIXED_KERNELS = 2
 """Least input channels of a layer that leaves out resampling kernels (one channel, not learnt)."""
 
 
-def folded(graph: bytes) -> onnx.ModelProto:
-    """The graph with constant parts evaluated and every node named; standard operators only.
-
-    The tools look for weights among the initialisers and refer to nodes by name.
-    """
+def evaluated(graph: bytes) -> onnx.ModelProto:
+    """The graph with its constant parts evaluated."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
@@ -24,7 +21,15 @@ def folded(graph: bytes) -> onnx.ModelProto:
         path = Path(folder, "folded.onnx")
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        model = onnx.load(path)
+        return onnx.load(path)
+
+
+def folded(graph: bytes) -> onnx.ModelProto:
+    """The graph with constant parts evaluated and every node named; standard operators only.
+
+    The tools look for weights among the initialisers and refer to nodes by name.
+    """
+    model = evaluated(graph)
     standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(standard)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto
 
+from offline_compress.quantization.graph import evaluated
+
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -23,9 +25,10 @@ def count_parameters(model: onnx.ModelProto) -> int:
 def count_gmacs(model: onnx.ModelProto) -> float:
     """Multiply-accumulates of convolutions and matrix products for one image, in 1e9.
 
-    `model` has inputs of fixed sizes. Products whose sizes are not known do not count.
+    `model` has inputs of fixed sizes. Sizes that the graph computes, as of padding that keeps them,
+    are known once that is evaluated. Products whose sizes are not known then do not count.
     """
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    graph = onnx.shape_inference.infer_shapes(evaluated(model.SerializeToString())).graph
     shapes = {
         one.name: [size.dim_value for size in one.type.tensor_type.shape.dim]
         for one in (*graph.input, *graph.value_info, *graph.output)

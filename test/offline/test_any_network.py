@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -423,6 +424,37 @@ class Wrong(nn.Module):
 def test_a_network_that_does_not_run_is_told_so() -> None:
     with pytest.raises(UserError, match=r"does not run on `example` in eval mode: .*channels"):
         proven_groups(Wrong(), described())
+
+
+class Answers(nn.Module):
+    """A network that returns what is made of its logits."""
+
+    def __init__(self, make: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.make, self.stem, self.head = make, nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> object:
+        return self.make(self.head(self.stem(image)))
+
+
+TURNS = cycle((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda _x: None, "returns no tensors in eval mode"),
+        (lambda x: x[:0], "returns no tensors in eval mode, or empty ones"),
+        (lambda x: (x,) * next(TURNS), "answers one image in two ways"),
+        (F.dropout, "answers one image in two ways"),
+    ],
+    ids=["nothing", "empty", "by turns", "random"],
+)
+def test_answers_that_prove_nothing_are_refused(
+    make: Callable[[torch.Tensor], object], reason: str
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        proven_groups(Answers(make), described())
 
 
 class TwoNames(AnyNetwork):

@@ -259,6 +259,25 @@ def test_a_single_tensor_is_an_output(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "one.mtc").manifest.input.size == (32, 64, "letterbox")
 
 
+class Padded(torch.nn.Module):
+    """As EfficientNet, which reckons its padding from the image's size at each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = torch.nn.Conv2d(3, 64, 3, 2), torch.nn.Conv2d(64, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        padded = torch.nn.functional.pad(image, (0, width % 2 + 1, 0, height % 2 + 1))
+        return self.head(self.stem(padded))
+
+
+def test_work_is_counted_behind_sizes_that_the_graph_computes(tmp_path: Path) -> None:
+    described = NetworkMap(lane=Mask(output="output"))
+    manifest = wrap_module(Padded(), torch.zeros(1, 3, 64, 96), described, tmp_path / "a.mtc")
+    assert manifest.gmacs == round(32 * 48 * 64 * (27 + 2) / 1e9, 3)
+
+
 class Branching(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(image).abs()[:, :2]

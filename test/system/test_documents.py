@@ -10,7 +10,7 @@ import typer
 from catkin_pkg.changelog import get_changelog_from_path
 
 import mtc_perception
-from bench import architecture, faults, recipe_fields
+from bench import architecture, faults, own_networks, recipe_fields
 from bench.common import identity
 from bench.evaluation import with_tables
 from bench.method import with_evidence
@@ -59,6 +59,8 @@ def test_the_numbers_are_those_of_the_results() -> None:
     assert training == text("docs/training.md")
     replay = with_numbers(text("docs/replay.md"), example(RESULTS), "bench.replay_example")
     assert replay == text("docs/replay.md")
+    page = text(str(own_networks.PAGE))
+    assert own_networks.with_table(page, RESULTS) == page
 
 
 def test_speeds_are_those_of_what_is_shipped() -> None:
