@@ -68,6 +68,10 @@ def test_half_of_a_network_goes_and_is_told(
     for gone in ("yolop", "hybridnets"):
         shutil.rmtree(gone)
     assert main([".", "--no-latency"]) == 0
+    assert Path("docs/own_network.md").read_text() == page, "what was measured before is gone"
+    for gone in ("yolop", "hybridnets"):
+        Path(f"results/own_{gone}.json").unlink()
+    assert main([".", "--no-latency"]) == 0
     page = Path("docs/own_network.md").read_text()
     assert "| pruned, against trained as long | -0.5 |" in page
     assert "have not been run" in page
