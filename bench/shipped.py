@@ -39,7 +39,7 @@ from offline_compress.recipe.parts import DataSource
 from offline_compress.study.comparison import Answers, cross_fitted, pooled
 
 NAME = "shipped"
-TEACHERS = {"mtc_nano": "mtc_m"}
+TEACHERS = {"mtc_nano": "mtc_m", "mtc_small": "mtc_m"}
 """Every bundle of `models`, and the checkpoint in `models/checkpoints` that it was pruned from."""
 DATA = ("camvid", "cityscapes", "idd")
 ENGINE, PRECISIONS = "openvino", ("fp32", "int8")
