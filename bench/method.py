@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.criteria import REFERENCE
-from bench.study import study_values
+from bench.study import students_values, study_values
 from bench.tables import Result, read_results, render, rewrite, with_numbers
 from mtc_perception.core.tasks import TASKS
 from mtc_perception.metrics.figures import SCORED, task_scores
@@ -33,7 +33,9 @@ def with_evidence(page: str, results: Path) -> str:
     page = with_numbers(page, agreement(found["criteria"]), "bench.method", "criteria")
     page = with_numbers(page, null_test(found["conflict"]), "bench.method", "conflict")
     studied = render("method_study.md.j2", **study_values(results))
-    return with_numbers(page, studied, "bench.method", "study")
+    page = with_numbers(page, studied, "bench.method", "study")
+    students = render("method_students.md.j2", **students_values(results))
+    return with_numbers(page, students, "bench.method", "students")
 
 
 def agreement(criteria: Result) -> str:

@@ -15,7 +15,8 @@ from offline_compress.report.compression_charts import Panel, networks
 from offline_compress.study.comparison import FIGURES
 from offline_compress.study.report import changes_picture, lines_tables, networks_table
 
-STUDY = "study_camvid"
+STUDY, STUDENTS = "study_camvid", "study_camvid_students"
+"""Students against the control, and students that were made in other ways against the first."""
 PICTURE = Path("docs/pictures/accuracy_latency.svg")
 CHANGES_PICTURE = Path("docs/pictures/study_changes.svg")
 _CHANGE = "change", "low", "high"
@@ -31,11 +32,10 @@ def study_values(results: Path) -> dict[str, Any]:
     measured yet; their tables as Markdown, and whether there is a picture."""
     study, peers, beside = (_measured(results, name) for name in (STUDY, PEERS, PEERS_STUDY))
     tables = [networks_table(study), *lines_tables(study)] if study else []
-    whole = [one for one in tables if ", all: " in one.title]
     return {
         "study": study,
         "study_tables": [(one.title, markdown(one)) for one in tables],
-        "study_whole": [(one.title, markdown(one)) for one in whole],
+        "study_whole": _whole_sets(study) if study else [],
         "intervals": intervals(study) if study else 0,
         "stretch": stretch(study) if study else [],
         "peers_accuracy": peers,
@@ -47,6 +47,20 @@ def study_values(results: Path) -> dict[str, Any]:
         "picture": bool(peers and panels(peers)),
         "changes_picture": bool(study and changes_picture(study)),
     }
+
+
+def students_values(results: Path) -> dict[str, Any]:
+    """What `method_students.md.j2` shows: the result, None where it is not measured yet, and its
+    tables."""
+    found = _measured(results, STUDENTS)
+    networks = [("Networks", markdown(networks_table(found)))] if found else []
+    return {"study": found, "tables": networks + _whole_sets(found) if found else []}
+
+
+def _whole_sets(study: Result) -> list[tuple[str, str]]:
+    """Titles and tables of all images of each set."""
+    tables = [one for one in lines_tables(study) if ", all: " in one.title]
+    return [(one.title, markdown(one)) for one in tables]
 
 
 def peers_study_tables(found: Result) -> Iterator[TextTable]:

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from bench.readme import benchmarks, readme_table
-from bench.study import intervals, markdown, panels, stretch, study_values
+from bench.study import (
+    STUDENTS,
+    STUDY,
+    intervals,
+    markdown,
+    panels,
+    stretch,
+    students_values,
+    study_values,
+)
 from bench.tables import render
 from mtc_perception.core.bundle import sha256_hex
 from mtc_perception.util.provenance import provenance
@@ -109,8 +118,9 @@ def test_the_stretch_has_a_verdict_on_each_of_its_parts(
     assert one["verdict"] == verdict
 
 
-def test_the_evidence_of_the_committed_study_is_kept() -> None:
-    study = json.loads((ROOT / "results" / "study_camvid.json").read_text())
+@pytest.mark.parametrize("name", [STUDY, STUDENTS])
+def test_the_evidence_of_the_committed_study_is_kept(name: str) -> None:
+    study = json.loads((ROOT / "results" / f"{name}.json").read_text())
     networks = {
         name: digest for row in study["rows"].values() for name, digest in row["weights"].items()
     }
@@ -125,6 +135,7 @@ def test_the_evidence_of_the_committed_study_is_kept() -> None:
 
 def test_what_is_not_measured_is_not_shown(tmp_path: Path) -> None:
     assert "Not measured yet" in render("method_study.md.j2", **study_values(tmp_path))
+    assert "Not measured yet" in render("method_students.md.j2", **students_values(tmp_path))
     assert study_values(tmp_path)["study_tables"] == []
 
 
