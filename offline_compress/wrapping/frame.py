@@ -73,13 +73,14 @@ def best(
     most = min(wanted.max_detections, scores.shape[1])
     count = max(CANDIDATES, CANDIDATES_PER_DETECTION * most) if wanted.iou else most
     scores, index = scores.topk(min(count, scores.shape[1]), 1)
-    boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    # Not `gather`: in front of it OpenVINO 2026.4 forgets that boxes were sliced of longer rows.
+    boxes = boxes[:, index[0]]
     labels = labels.gather(1, index)
     limit = torch.tensor([size[1], size[0]] * 2, dtype=boxes.dtype)
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     if wanted.iou:
         scores = suppress(boxes, scores, labels, wanted.iou, _NEVER)
         scores, index = scores.topk(most, 1)
-        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        boxes = boxes[:, index[0]]
         labels = labels.gather(1, index)
     return boxes, scores.clamp(0, 1), labels.to(torch.int32)

@@ -252,6 +252,41 @@ def test_a_module_of_pytorch_with_a_head_of_its_own(tmp_path: Path, engine: Engi
     check_mask(found.lane, softmax(expected["masks"]["all"][1].numpy(), 1)[0, 1])
 
 
+class Rows(torch.nn.Module):
+    """A box of each cell, concatenated with its score, as HybridNets leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1)
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        cells = self.cells(image / 255).flatten(2).transpose(1, 2)
+        middle, half = 20 + 9 * cells[..., :2], 4 + 9 * cells[..., 2:4].abs()
+        corners = torch.cat((middle - half, middle + half), -1)
+        return {"rows": torch.cat((corners[..., [1, 0, 3, 2]], cells[..., 4:].sigmoid()), -1)}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_boxes_that_were_concatenated_with_their_scores(
+    tmp_path: Path, engine: EngineChoice
+) -> None:
+    torch.manual_seed(0)
+    model = Rows().eval()
+    boxes = Boxes(
+        decoder="boxes", output="rows", form="corners", objectness=False, classes={"car": (0,)}
+    )
+    described = NetworkMap(detection=boxes)
+    wrap_module(model, torch.zeros(1, 3, 64, 96), described, tmp_path / "rows.mtc")
+    frame = self_test_frame(64, 96)
+    with torch.no_grad():
+        rows = model(torch.from_numpy(frame).permute(2, 0, 1)[None].float())["rows"][0].numpy()
+    best = rows[rows[:, 4].argmax()]
+    with open_perceiver(Selection(tmp_path / "rows.mtc", engine, threads=1)) as perceiver:
+        found = answer(perceiver.engine, frame)
+    np.testing.assert_allclose(found.scores[0, 0], best[4], atol=CLOSE)
+    np.testing.assert_allclose(found.boxes[0, 0], best[:4].clip(0), atol=1e-3)
+
+
 def test_a_single_tensor_is_an_output(tmp_path: Path) -> None:
     model = torch.nn.Conv2d(3, 2, 3, padding=1)
     described = NetworkMap(drivable=Mask(output="output"))
