@@ -217,7 +217,7 @@ def test_a_camera_is_watched_for_a_while(toy_bundle: Path, tmp_path: Path) -> No
     with camera() as address:
         assert predict(toy_bundle, out, address, "--seconds", 1) == 0
     found = lines(out)
-    assert found[0]["input"] == "http"
+    assert (found[0]["input"], found[0]["stamp_s"]) == ("http", 0)
     assert found[-1]["stamp_s"] < 1
     assert 20 <= frames_of(out / "http.webm") <= 32, "it lasts as long as it was watched"
 

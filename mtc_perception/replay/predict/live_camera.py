@@ -31,13 +31,14 @@ def live_frames(word: str) -> Iterator[SourceFrame]:
         what = f"camera {word}" if word.isdecimal() else word
         raise SourceError(f"{what} cannot be opened: is it there, and not in use elsewhere?")
     newest = _Newest(capture)
-    begin_ns = time.monotonic_ns()
-    index = 0
+    index = begin_ns = 0
     try:
         while (pixels := newest.take()) is not None:
+            taken_ns = time.monotonic_ns()
+            begin_ns = begin_ns or taken_ns
             height, width = pixels.shape[:2]
             raw = RawPixels("bgr8", height, width, 3 * width, pixels.reshape(-1))
-            yield SourceFrame(index, time.monotonic_ns() - begin_ns, raw)
+            yield SourceFrame(index, taken_ns - begin_ns, raw)
             index += 1
     finally:
         newest.close()
