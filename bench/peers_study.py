@@ -20,20 +20,16 @@ from bench.judging import answers
 from bench.tables import read_results
 from mtc_perception.util.errors import UserError
 from mtc_perception.util.progress import Progress
-from offline_compress.evaluation.evidence_file import read_attributes, read_evidence
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.quantization.assess import FP32
 from offline_compress.study.comparison import (
     Answers,
-    Judged,
     compare,
     cross_fitted,
     parts_of,
-    pooled,
 )
 from offline_compress.study.folds import HELD_OUT, folds_of, judged_sets
-from offline_compress.study.networks import EVIDENCE
-from offline_compress.study.run import Chosen
+from offline_compress.study.run import Chosen, answers_on_record, judged_on
 from offline_compress.study.study import Study, load_study
 
 NAME = "peers_study"
@@ -47,11 +43,11 @@ def peers_study(peers: Mapping[str, Subject], chosen: Chosen, progress: Progress
     Raises UserError if the reference is not on record, or was judged on other images.
     """
     study = chosen.study
-    reference = _on_record(chosen)
+    own = [one for one in chosen.networks() if one.row == study.reference]
+    reference = list(answers_on_record(study, own)[study.reference].values())
     found = {name: _answers(subject, name, chosen, progress) for name, subject in peers.items()}
-    seeds: dict[str, list[Sets]] = {study.reference: reference} | {
-        name: [sets] for name, sets in found.items()
-    }
+    seeds: dict[str, list[Sets]] = {study.reference: [*reference]}
+    seeds |= {name: [sets] for name, sets in found.items()}
     limits = {row: [cross_fitted(one[HELD_OUT]) for one in of] for row, of in seeds.items()}
     lines = []
     for name in (HELD_OUT, *study.further_sets):
@@ -60,7 +56,7 @@ def peers_study(peers: Mapping[str, Subject], chosen: Chosen, progress: Progress
             if [one.stems for one in sets[name]] != [one.stems for one in first]:
                 raise UserError(f"{peer} and {study.reference} were judged on other images: {name}")
         rows = {
-            row: [_judged(name, *one) for one in zip(of, limits[row], strict=True)]
+            row: [judged_on(name, *one) for one in zip(of, limits[row], strict=True)]
             for row, of in seeds.items()
         }
         title = study.held_out.root.resolve().name if name == HELD_OUT else name
@@ -79,20 +75,6 @@ def peers_study(peers: Mapping[str, Subject], chosen: Chosen, progress: Progress
     }
 
 
-def _on_record(chosen: Chosen) -> list[Sets]:
-    """What the reference's networks say, seed by seed."""
-    study = chosen.study
-    seeds: dict[int | None, dict[str, list[Answers]]] = {}
-    for network in chosen.networks():
-        if network.row == study.reference and network.judging:
-            for name in (HELD_OUT, *study.further_sets):
-                path = network.folder / EVIDENCE / f"{name}.npz"
-                stems, evidence = read_evidence(path)
-                one = Answers(network.drive, network.seed, stems, evidence, read_attributes(path))
-                seeds.setdefault(network.seed, {}).setdefault(name, []).append(one)
-    return list(seeds.values())
-
-
 def _answers(subject: Subject, name: str, chosen: Chosen, progress: Progress) -> Sets:
     """What a public network says. On further sets, whose images are the same in all folds, it is
     asked once."""
@@ -109,13 +91,6 @@ def _answers(subject: Subject, name: str, chosen: Chosen, progress: Progress) ->
                 counted = progress.track(samples, words, unit="img")
                 known.append(answers(subject, counted, fold.drive))
     return found
-
-
-def _judged(name: str, sets: Sets, limits: Mapping[str, float]) -> list[Judged]:
-    """All drives as one, or, on a further set, each fold on its own."""
-    if name == HELD_OUT:
-        return [pooled(sets[name], limits)]
-    return [pooled([one], limits) for one in sets[name]]
 
 
 def chosen_of(study: Study, record: Path, results: Path) -> Chosen:

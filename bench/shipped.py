@@ -23,20 +23,13 @@ from rich.console import Console
 from bench.common import ends_in_one_line, write_result
 from bench.judging import answers
 from mtc_perception.datasets.layout import Sample
-from mtc_perception.metrics.bootstrap import (
-    Resamples,
-    Values,
-    blocks_of_images,
-    drive_of,
-    interval,
-    strata_of,
-)
+from mtc_perception.metrics.bootstrap import Values, blocks_of_images, drive_of, interval
 from mtc_perception.metrics.masks import number
 from mtc_perception.util.progress import Progress
 from offline_compress.data.labelled import labelled_sets
 from offline_compress.evaluation.subject import Subject, open_subject
 from offline_compress.recipe.parts import DataSource
-from offline_compress.study.comparison import Answers, cross_fitted, pooled
+from offline_compress.study.comparison import Answers, cross_fitted, pooled, resampling
 
 NAME = "shipped"
 TEACHERS = {"mtc_nano": "mtc_m", "mtc_small": "mtc_m"}
@@ -58,9 +51,10 @@ def networks_of(models: Path, teachers: Mapping[str, str]) -> dict[str, Compared
 
     Raises UserError if one is missing.
     """
-    found = {}
+    found: dict[str, Compared] = {}
     for bundle, teacher in teachers.items():
-        found[teacher] = Compared(open_subject(models / "checkpoints" / teacher))
+        if teacher not in found:
+            found[teacher] = Compared(open_subject(models / "checkpoints" / teacher))
         reference = teacher
         for precision in PRECISIONS:
             subject = open_subject(models / f"{bundle}.mtc", ENGINE, precision)
@@ -128,11 +122,8 @@ def halved(one: Answers) -> list[Answers]:
 def _resampled(halves: Sequence[Answers], limits: Mapping[str, float]) -> dict[str, Values]:
     """Figures by name: [weights], the first of all images as they are."""
     judged = pooled(halves, limits)
-    drives = [drive_of(stem) for stem in judged.stems]
-    blocks = blocks_of_images(drives)
-    strata = strata_of(drives, blocks, [""] * len(drives))
-    weights = [np.ones(len(drives)), *Resamples(blocks, strata)]
-    estimates = judged.estimates(np.arange(len(drives)))
+    weights = resampling(judged.stems)
+    estimates = judged.estimates(np.arange(len(judged.stems)))
     return {name: np.array([one(weight) for weight in weights]) for name, one in estimates.items()}
 
 
@@ -144,8 +135,7 @@ def _spread(values: Values) -> dict[str, float | None]:
 def _change(values: Values, reference: Values | None) -> dict[str, Any]:
     if reference is None:
         return {}
-    found = _spread(values - reference)
-    return {"change": {"value": found["value"], "low": found["low"], "high": found["high"]}}
+    return {"change": _spread(values - reference)}
 
 
 @ends_in_one_line

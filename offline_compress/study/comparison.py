@@ -149,10 +149,7 @@ def compare(
     intervals are fractions.
     """
     judged = rows[reference][0][0]
-    drives = [drive_of(judged.stems[image]) for image in part.images]
-    blocks = blocks_of_images(drives)
-    strata = strata_of(drives, blocks, [part.set] * len(drives))
-    weights = [np.ones(len(drives)), *Resamples(blocks, strata)]
+    weights = resampling([judged.stems[image] for image in part.images])
     found = {}
     for row, seeds in rows.items():
         found[row] = _resampled(seeds, part.images, weights)
@@ -176,6 +173,14 @@ def compare(
             for row, own in found.items()
         },
     }
+
+
+def resampling(stems: Sequence[str]) -> list[Values]:
+    """How often each image of a set counts: once each, then in every resample of blocks."""
+    drives = [drive_of(stem) for stem in stems]
+    blocks = blocks_of_images(drives)
+    # Of one set, whatever its name.
+    return [np.ones(len(drives)), *Resamples(blocks, strata_of(drives, blocks, [""] * len(drives)))]
 
 
 def _resampled(

@@ -101,10 +101,9 @@ class Chosen:
         """All that is to be made, fold by fold, a fold's teacher first. Raises UserError."""
         folds = [fold for fold in folds_of(self.study.held_out) if fold.drive in self.drives]
         known = [one for fold in folds for one in networks_of(self.study, fold, self.out)]
-        chosen = [one for one in known if one.row in self.rows]
-        starts = {path for one in chosen for path in one.starts_from}
+        starts = {path for one in known if one.row in self.rows for path in one.starts_from}
         # What a row recovers may be the pruned network of a row that is not asked for.
-        return [one for one in known if one in chosen or one.checkpoint in starts]
+        return [one for one in known if one.row in self.rows or one.checkpoint in starts]
 
 
 def with_names(study: Study) -> dict[str, Any]:
@@ -234,7 +233,7 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
         raise UserError(f"{todo[0].name} is not judged yet, and {len(todo) - 1} more")
     if reason := why_no_tables(chosen):
         raise UserError(reason)
-    answers = _answers(study, _judged_of(chosen))
+    answers = answers_on_record(study, networks)
     limits = {
         row: {seed: cross_fitted(one[HELD_OUT]) for seed, one in seeds.items()}
         for row, seeds in answers.items()
@@ -242,7 +241,7 @@ def tables(chosen: Chosen, count: NamedCount) -> dict[str, Any]:
     work: list[tuple[Part, dict[str, list[list[Judged]]]]] = []
     for name in (HELD_OUT, *study.further_sets):
         rows = {
-            row: [_judged(name, one, limits[row][seed]) for seed, one in seeds.items()]
+            row: [judged_on(name, one, limits[row][seed]) for seed, one in seeds.items()]
             for row, seeds in answers.items()
         }
         first = next(iter(answers[chosen.reference].values()))[name]
@@ -312,12 +311,14 @@ def _shape(judged: Mapping[str, Any]) -> str:
     return sha256_hex(json.dumps(of, sort_keys=True).encode())[:16]
 
 
-def _answers(
+def answers_on_record(
     study: Study, networks: Sequence[Network]
 ) -> dict[str, dict[int | None, dict[str, list[Answers]]]]:
-    """Row -> seed -> set -> what the network of every fold says."""
+    """Row -> seed -> set -> what the network of every fold says, of those that are judged."""
     found: dict[str, dict[int | None, dict[str, list[Answers]]]] = {}
     for network in networks:
+        if not network.judging:
+            continue
         sets = found.setdefault(network.row, {}).setdefault(network.seed, {})
         for name in (HELD_OUT, *study.further_sets):
             path = network.folder / EVIDENCE / f"{name}.npz"
@@ -327,7 +328,7 @@ def _answers(
     return found
 
 
-def _judged(
+def judged_on(
     name: str, sets: Mapping[str, Sequence[Answers]], limits: Mapping[str, float]
 ) -> list[Judged]:
     """All drives as one, or, on a further set, the network of every fold."""
